@@ -1,0 +1,40 @@
+"""Runs the migrations, on the connection of `node-timeout migrate` or on one of alembic's own."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+
+from node_timeout.adapters.database import create_engine
+from node_timeout.adapters.schema import VERSION_TABLE
+from node_timeout.adapters.tables import metadata
+from node_timeout.settings import Settings
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        # Other tables of the same database are none of our business.
+        include_name=lambda name, kind, _parents: kind != "table" or name in metadata.tables,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def connect() -> None:
+    engine = create_engine(Settings().database_url.get_secret_value())
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+        await connection.commit()
+    await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    asyncio.run(connect())

@@ -1,0 +1,92 @@
+"""Durable deadlines for the nodes of any workflow engine. The public names, and nothing else.
+
+They are imported when first used, so that the command line answers fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from node_timeout.app import NodeTimeout as NodeTimeout
+    from node_timeout.app import apply_node_timeout_configs as apply_node_timeout_configs
+    from node_timeout.app import apply_node_timeout_configs as apply_node_timout_configs
+    from node_timeout.blocking import BlockingNodeTimeout as BlockingNodeTimeout
+    from node_timeout.blocking import (
+        batch_create_node_timeout_config as batch_create_node_timeout_config,
+    )
+    from node_timeout.errors import EngineUnavailableError as EngineUnavailableError
+    from node_timeout.errors import ExchangeUnavailableError as ExchangeUnavailableError
+    from node_timeout.errors import InvalidInputError as InvalidInputError
+    from node_timeout.errors import InvalidNodeRunError as InvalidNodeRunError
+    from node_timeout.errors import InvalidPipelineTreeError as InvalidPipelineTreeError
+    from node_timeout.errors import InvalidTimeoutConfigError as InvalidTimeoutConfigError
+    from node_timeout.errors import LedgerError as LedgerError
+    from node_timeout.errors import LedgerUnavailableError as LedgerUnavailableError
+    from node_timeout.errors import NodeRunSupersededError as NodeRunSupersededError
+    from node_timeout.errors import NodeTimeoutError as NodeTimeoutError
+    from node_timeout.errors import PoolUnavailableError as PoolUnavailableError
+    from node_timeout.errors import QueueMismatchError as QueueMismatchError
+    from node_timeout.errors import SchemaError as SchemaError
+    from node_timeout.errors import SettingsError as SettingsError
+    from node_timeout.errors import StrategyError as StrategyError
+    from node_timeout.errors import StrategyRefusedError as StrategyRefusedError
+    from node_timeout.errors import TemporaryError as TemporaryError
+    from node_timeout.errors import UnreadableMessageError as UnreadableMessageError
+    from node_timeout.node import NodeRun as NodeRun
+    from node_timeout.node import TimedOutNode as TimedOutNode
+    from node_timeout.settings import Settings as Settings
+    from node_timeout.strategy import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
+    from node_timeout.strategy import ForcedFailStrategy as ForcedFailStrategy
+    from node_timeout.strategy import NodeTimeoutStrategy as NodeTimeoutStrategy
+    from node_timeout.strategy import StrategyResult as StrategyResult
+    from node_timeout.timeout_config import TimeoutConfig as TimeoutConfig
+
+_ROOMS = {
+    "app": ("NodeTimeout", "apply_node_timeout_configs"),
+    "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
+    "errors": (
+        "EngineUnavailableError",
+        "ExchangeUnavailableError",
+        "InvalidInputError",
+        "InvalidNodeRunError",
+        "InvalidPipelineTreeError",
+        "InvalidTimeoutConfigError",
+        "LedgerError",
+        "LedgerUnavailableError",
+        "NodeRunSupersededError",
+        "NodeTimeoutError",
+        "PoolUnavailableError",
+        "QueueMismatchError",
+        "SchemaError",
+        "SettingsError",
+        "StrategyError",
+        "StrategyRefusedError",
+        "TemporaryError",
+        "UnreadableMessageError",
+    ),
+    "node": ("NodeRun", "TimedOutNode"),
+    "settings": ("Settings",),
+    "strategy": (
+        "ForcedFailAndSkipStrategy",
+        "ForcedFailStrategy",
+        "NodeTimeoutStrategy",
+        "StrategyResult",
+    ),
+    "timeout_config": ("TimeoutConfig",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+# The spelling that users of the original import.
+_ALIASES = {"apply_node_timout_configs": "apply_node_timeout_configs"}
+
+__all__ = [*_ROOM_OF, *_ALIASES]  # noqa: PLE0604 - all of them are text
+
+
+def __getattr__(name: str) -> Any:
+    name = _ALIASES.get(name, name)
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

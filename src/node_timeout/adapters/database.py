@@ -1,0 +1,190 @@
+"""Connections to the database: which driver, which isolation, which errors are temporary."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import DataError as SqlDataError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from node_timeout.errors import (
+    LedgerError,
+    LedgerUnavailableError,
+    NodeTimeoutError,
+    SchemaError,
+    SettingsError,
+)
+
+logger = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 30.0
+CONNECT_SECONDS = 10
+TRANSACTION_TRIES = 5
+
+DRIVERS = {
+    "postgresql": ("postgresql+asyncpg", "postgres"),
+    "postgres": ("postgresql+asyncpg", "postgres"),
+    "mysql": ("mysql+aiomysql", "mysql"),
+    "mariadb": ("mariadb+aiomysql", "mysql"),
+    "sqlite": ("sqlite+aiosqlite", "sqlite"),
+}
+
+# Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
+RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
+RETRIED_MYSQL_CODES = {1205, 1213}
+
+
+def async_url(url: str) -> URL:
+    """Pick the async driver of a plain URL; one that names its driver is left alone."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError("database_url is not a database URL") from error
+    if "+" not in parsed.drivername:
+        if parsed.drivername not in DRIVERS:
+            raise SettingsError(
+                f"database_url has the unknown scheme {parsed.drivername!r}, "
+                f"use one of {', '.join(sorted(DRIVERS))}"
+            )
+        parsed = parsed.set(drivername=DRIVERS[parsed.drivername][0])
+    return parsed
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """Build an engine; nothing is connected yet. Raises `SettingsError`."""
+    parsed = async_url(url)
+    family = parsed.get_backend_name()
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if family == "sqlite":
+        options["connect_args"] = {"timeout": STATEMENT_SECONDS}
+    else:
+        timeout = "timeout" if "asyncpg" in parsed.drivername else "connect_timeout"
+        options |= {
+            "isolation_level": "READ COMMITTED",
+            "pool_recycle": 1800,
+            "pool_timeout": CONNECT_SECONDS,
+            "connect_args": {timeout: CONNECT_SECONDS},
+        }
+    try:
+        engine = create_async_engine(parsed, **options)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        extra = DRIVERS.get(family, ("", family))[1]
+        raise SettingsError(
+            f"no driver for database_url {parsed.drivername}://…: {error}; "
+            f"pip install 'node-timeout[{extra}]'"
+        ) from error
+    if family == "sqlite":
+        _prepare_sqlite(engine)
+    return engine
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    """Write-ahead log, and transactions that take the write lock at once: no lock upgrades."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class HasEngine(Protocol):
+    engine: AsyncEngine
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=HasEngine)
+
+Method = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
+
+
+def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
+    """Make a method that takes a connection into one that runs in a transaction of its own.
+
+    Deadlocks and the like are tried again. Raises `LedgerUnavailableError` for what a later try
+    may cure, `SchemaError` for missing tables, `LedgerError` for what the database refuses.
+    """
+
+    @wraps(body)
+    async def method(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for attempt in range(1, TRANSACTION_TRIES + 1):
+            try:
+                async with _translated(), self.engine.begin() as connection:
+                    return await body(self, connection, *args, **kwargs)
+            except LedgerUnavailableError as error:
+                if attempt == TRANSACTION_TRIES or not _lost_a_race(error.__cause__):
+                    raise
+            await asyncio.sleep(random.random() * 0.02 * attempt)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    return method
+
+
+def _lost_a_race(error: BaseException | None) -> bool:
+    original = getattr(error, "orig", None)
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    code = next(iter(getattr(original, "args", ())), None)
+    return (
+        state in RETRIED_SQLSTATES
+        or code in RETRIED_MYSQL_CODES
+        or "database is locked" in str(original)
+    )
+
+
+@contextlib.asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            yield
+    except NodeTimeoutError:
+        raise
+    except Exception as error:
+        raise translate(error) from error
+
+
+def translate(error: Exception) -> Exception:
+    """The error of this package that a driver's error means; other errors are returned as is."""
+    text = _first_line(getattr(error, "orig", None) or error)
+    if isinstance(error, ProgrammingError | DBAPIError) and _no_such_table(text):
+        return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
+    if isinstance(error, IntegrityError | SqlDataError | ProgrammingError):
+        return LedgerError(f"database: {text}")
+    driver = type(error).__module__.partition(".")[0]
+    if isinstance(error, SQLAlchemyError | OSError | TimeoutError) or driver in {
+        "asyncpg",
+        "aiomysql",
+        "pymysql",
+        "sqlite3",
+    }:
+        return LedgerUnavailableError(f"database: {text}")
+    return error
+
+
+def _no_such_table(text: str) -> bool:
+    return any(sign in text for sign in ("no such table", "UndefinedTable", "1146"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -1,0 +1,18 @@
+-- Put node runs into the pool and wake the scanners if the earliest deadline moved forward.
+-- KEYS[1]  executing pool (ZSET)
+-- ARGV[1]  'NX' leaves members alone that are present, 'ANY' moves them as well
+-- ARGV[2]  wake-up channel
+-- ARGV[3…] score, member, score, member, … (at most 1,000 pairs)
+-- Returns  how many members were added
+local before = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+local added
+if ARGV[1] == 'NX' then
+  added = redis.call('ZADD', KEYS[1], 'NX', unpack(ARGV, 3))
+else
+  added = redis.call('ZADD', KEYS[1], unpack(ARGV, 3))
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+if first and (not before or tonumber(first) < tonumber(before)) then
+  redis.call('PUBLISH', ARGV[2], first)
+end
+return added

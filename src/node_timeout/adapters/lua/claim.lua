@@ -1,0 +1,21 @@
+-- Lease due members, oldest first: their score becomes the lease's expiry, none leaves the pool.
+-- KEYS[1]  executing pool (ZSET)
+-- ARGV[1]  how many at most (1 to 1,000)
+-- ARGV[2]  length of the lease, seconds
+-- Returns  {now, lease, next score or '', member, score before, member, score before, …};
+--          numbers as text with 17 digits, which is exact for a double
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local lease = string.format('%.17g', now + tonumber(ARGV[2]))
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.17g', now),
+  'WITHSCORES', 'LIMIT', 0, ARGV[1])
+if #due > 0 then
+  local leased = {}
+  for i = 1, #due, 2 do
+    leased[i] = lease
+    leased[i + 1] = due[i]
+  end
+  redis.call('ZADD', KEYS[1], 'XX', unpack(leased))
+end
+local next_score = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or ''
+return {string.format('%.17g', now), lease, next_score, unpack(due)}

@@ -1,0 +1,119 @@
+"""The dispatch exchange inside one process, for ``dev`` and ``demo``.
+
+Its confirm means *handled*: `publish` returns when a consumer has acknowledged the message. Until
+then the nodes are leased in the pool, so that even here a crash loses nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from node_timeout.errors import ExchangeUnavailableError
+from node_timeout.ports import Delivery
+
+logger = logging.getLogger(__name__)
+
+
+class MemoryExchange:
+    """See `node_timeout.ports.Exchange` for the contract."""
+
+    def __init__(self) -> None:
+        self.dead: list[tuple[bytes, str]] = []
+        self._waiting: dict[str, list[MemoryDelivery]] = {}
+        self._arrived = asyncio.Condition()
+
+    async def close(self) -> None:
+        return
+
+    async def ensure(self) -> None:
+        return
+
+    async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
+        delivery = MemoryDelivery(exchange=self, queue=queue, body=body)
+        await self.enqueue(delivery)
+        try:
+            await asyncio.wait_for(delivery.handled.wait(), time_limit)
+        except TimeoutError as error:
+            raise ExchangeUnavailableError(
+                f"queue {queue!r} did not handle a message within {time_limit:g} s"
+            ) from error
+
+    async def dead_letter(self, body: bytes, reason: str) -> None:
+        self.dead.append((body, reason))
+
+    async def enqueue(self, delivery: "MemoryDelivery") -> None:
+        async with self._arrived:
+            self._waiting.setdefault(delivery.queue, []).append(delivery)
+            self._arrived.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator["MemoryConsumer"]:
+        consumer = MemoryConsumer(self, list(prefetch))
+        try:
+            yield consumer
+        finally:
+            # What a connection's end does to a broker: the unacknowledged go back.
+            for delivery in consumer.unsettled:
+                await self.enqueue(delivery)
+
+    async def take(self, queues: list[str], limit: int) -> list["MemoryDelivery"]:
+        """Wait for messages in any of the queues and take them."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: any(self._waiting.get(name) for name in queues))
+            taken: list[MemoryDelivery] = []
+            for name in queues:
+                waiting = self._waiting.get(name, [])
+                room = limit - len(taken)
+                taken += waiting[:room]
+                del waiting[:room]
+            return taken
+
+    async def depths(self) -> dict[str, int]:
+        return {name: len(waiting) for name, waiting in self._waiting.items()}
+
+
+class MemoryConsumer:
+    """See `node_timeout.ports.Consumer`."""
+
+    def __init__(self, exchange: MemoryExchange, queues: list[str]) -> None:
+        self.unsettled: set[MemoryDelivery] = set()
+        self._exchange = exchange
+        self._queues = queues
+
+    async def get(self, limit: int) -> list[Delivery]:
+        taken = await self._exchange.take(self._queues, limit)
+        for delivery in taken:
+            self.unsettled.add(delivery)
+            delivery.consumer = self
+        return list(taken)
+
+    async def stop(self) -> None:
+        self._queues = []
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class MemoryDelivery:
+    """See `node_timeout.ports.Delivery`."""
+
+    exchange: MemoryExchange
+    queue: str
+    body: bytes
+    handled: asyncio.Event = field(default_factory=asyncio.Event)
+    consumer: MemoryConsumer | None = None
+
+    async def ack(self) -> None:
+        if self._settle():
+            self.handled.set()
+
+    async def requeue(self) -> None:
+        if self._settle():
+            await self.exchange.enqueue(self)
+
+    def _settle(self) -> bool:
+        """False if the consumer has gone: the message is already back in its queue."""
+        if self.consumer is None or self not in self.consumer.unsettled:
+            return False
+        self.consumer.unsettled.discard(self)
+        return True

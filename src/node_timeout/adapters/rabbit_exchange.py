@@ -1,0 +1,300 @@
+"""The dispatch exchange in RabbitMQ.
+
+What is declared, all of it durable:
+
+    <dispatch_exchange>        direct  each queue is bound by its own name
+    every queue                        dead-letters to the next
+    <dispatch_exchange>.dead   fanout
+    <dispatch_queue>.dead      queue   messages that cannot be read, header x-node-timeout-reason
+
+Publishing and consuming use a connection each: a broker short of memory blocks publishers, and
+must still hear our acknowledgements.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import (
+    AbstractChannel,
+    AbstractConnection,
+    AbstractExchange,
+    AbstractIncomingMessage,
+    AbstractQueue,
+)
+from aiormq.exceptions import (
+    AMQPError,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
+
+from node_timeout.errors import ExchangeUnavailableError, QueueMismatchError
+from node_timeout.ports import Delivery
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+DEAD = ".dead"
+REASON_HEADER = "x-node-timeout-reason"
+MAX_REASON_LENGTH = 1000
+# A closed channel or connection shows itself as any of these.
+FAILURES = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
+
+
+class RabbitExchange:
+    """See `node_timeout.ports.Exchange` for the contract. The first queue is the dispatch queue."""
+
+    def __init__(
+        self, url: str, *, exchange: str, queues: Sequence[str], queue_type: str, name: str = ""
+    ) -> None:
+        self._url = url
+        self._exchange_name = exchange
+        self._queues = queues
+        self._queue_type = queue_type
+        self._name = name
+        self._dead_queue = queues[0] + DEAD
+        self._publisher: _Publisher | None = None
+        self._lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        await self._drop_publisher()
+
+    async def ensure(self) -> None:
+        await self._ready()
+
+    async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
+        publisher = await self._ready()
+        await self._send(publisher.exchange, queue, body, {}, time_limit)
+
+    async def dead_letter(self, body: bytes, reason: str) -> None:
+        publisher = await self._ready()
+        headers = {REASON_HEADER: reason[:MAX_REASON_LENGTH]}
+        await self._send(publisher.dead, self._dead_queue, body, headers, CONNECT_SECONDS)
+
+    async def _send(
+        self,
+        exchange: AbstractExchange,
+        queue: str,
+        body: bytes,
+        headers: dict[str, Any],
+        time_limit: float,
+    ) -> None:
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            headers=headers,
+        )
+        try:
+            async with asyncio.timeout(time_limit):
+                await exchange.publish(message, queue, mandatory=True)
+        except FAILURES as error:
+            # A nack or a return leaves the channel sound, but the queue may be gone: declare anew.
+            if isinstance(error, DeliveryError) and self._publisher:
+                self._publisher.declared = False
+            else:
+                await self._drop_publisher()
+            raise _unavailable(error) from error
+
+    async def _ready(self) -> "_Publisher":
+        async with self._lock:
+            try:
+                if self._publisher is None or self._publisher.channel.is_closed:
+                    await self._drop_publisher()
+                    self._publisher = await self._open_publisher()
+                if not self._publisher.declared:
+                    await self._declare(self._publisher)
+            except FAILURES as error:
+                await self._drop_publisher()
+                raise _unavailable(error) from error
+            return self._publisher
+
+    async def _open_publisher(self) -> "_Publisher":
+        connection = await self._connect("publish")
+        try:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        except BaseException:
+            await _close(connection)
+            raise
+        return _Publisher(connection, channel)
+
+    async def _connect(self, purpose: str) -> AbstractConnection:
+        properties: dict[str, Any] = {
+            "connection_name": f"node-timeout {purpose} {self._name}".strip()
+        }
+        return await aio_pika.connect(
+            self._url, timeout=CONNECT_SECONDS, client_properties=properties
+        )
+
+    async def _drop_publisher(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        if publisher:
+            await _close(publisher.connection)
+
+    async def _declare(self, publisher: "_Publisher") -> None:
+        channel, kind = publisher.channel, aio_pika.ExchangeType
+        dead_exchange = self._exchange_name + DEAD
+        what = f"exchange {dead_exchange!r}"
+        try:
+            publisher.dead = await channel.declare_exchange(
+                dead_exchange, kind.FANOUT, durable=True
+            )
+            what = f"exchange {self._exchange_name!r}"
+            publisher.exchange = await channel.declare_exchange(
+                self._exchange_name, kind.DIRECT, durable=True
+            )
+            what = f"queue {self._dead_queue!r}"
+            arguments: dict[str, Any] = {"x-queue-type": self._queue_type}
+            dead_queue = await channel.declare_queue(
+                self._dead_queue, durable=True, arguments=arguments
+            )
+            await dead_queue.bind(publisher.dead)
+            arguments["x-dead-letter-exchange"] = dead_exchange
+            for name in self._queues:
+                what = f"queue {name!r}"
+                queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+                await queue.bind(publisher.exchange, name)
+        except ChannelPreconditionFailed as error:
+            await self._drop_publisher()
+            raise QueueMismatchError(
+                f"{what} exists with other arguments: {error}; delete it, or choose another name"
+            ) from error
+        publisher.declared = True
+
+    @contextlib.asynccontextmanager
+    async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator["RabbitConsumer"]:
+        await self._ready()  # declares the queues
+        try:
+            connection = await self._connect("consume")
+        except FAILURES as error:
+            raise _unavailable(error) from error
+        consumer = RabbitConsumer()
+        try:
+            try:
+                await consumer.start(connection, prefetch)
+            except FAILURES as error:
+                raise _unavailable(error) from error
+            yield consumer
+        finally:
+            await _close(connection)
+
+    async def depths(self) -> dict[str, int]:
+        publisher = await self._ready()
+        depths: dict[str, int] = {}
+        for name in [*self._queues, self._dead_queue]:
+            try:
+                channel = await publisher.connection.channel()
+                queue = await channel.declare_queue(name, passive=True)
+                depths[name] = queue.declaration_result.message_count or 0
+                await channel.close()
+            except ChannelNotFoundEntity:
+                continue
+            except FAILURES as error:
+                raise _unavailable(error) from error
+        return depths
+
+
+class _Publisher:
+    """An open connection to publish on."""
+
+    exchange: AbstractExchange
+    dead: AbstractExchange
+
+    def __init__(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+        self.connection = connection
+        self.channel = channel
+        self.declared = False
+
+
+class RabbitConsumer:
+    """See `node_timeout.ports.Consumer`. A channel for each queue, with its own prefetch."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
+        self._consuming: list[tuple[AbstractQueue, str]] = []
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost.add_done_callback(lambda lost: lost.exception())  # it may never be awaited
+
+    async def start(self, connection: AbstractConnection, prefetch: Mapping[str, int]) -> None:
+        for name, count in prefetch.items():
+            channel = await connection.channel(publisher_confirms=False)
+            channel.close_callbacks.add(self._on_close)
+            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._on_cancel)
+            await channel.set_qos(prefetch_count=count)
+            queue = await channel.get_queue(name)
+            tag = await queue.consume(self._receiver(name))
+            self._consuming.append((queue, tag))
+
+    def _receiver(self, queue: str) -> Any:
+        async def receive(message: AbstractIncomingMessage) -> None:
+            self._arrived.put_nowait(RabbitDelivery(message, queue))
+
+        return receive
+
+    def _on_close(self, _channel: Any, error: BaseException | None) -> None:
+        self._lose(f"the connection was closed: {error or 'no reason given'}")
+
+    def _on_cancel(self, _frame: Any) -> None:
+        self._lose("the broker ended the consumer, its queue may have been deleted")
+
+    def _lose(self, why: str) -> None:
+        if not self._lost.done():
+            self._lost.set_exception(ExchangeUnavailableError(f"RabbitMQ: {why}"))
+
+    async def get(self, limit: int) -> list[Delivery]:
+        first = asyncio.ensure_future(self._arrived.get())
+        try:
+            await asyncio.wait((first, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                await self._lost
+            deliveries: list[Delivery] = [first.result()]
+        except BaseException:
+            # A delivery that has just come stays unacknowledged and comes again.
+            first.cancel()
+            raise
+        while len(deliveries) < limit and not self._arrived.empty():
+            deliveries.append(self._arrived.get_nowait())
+        return deliveries
+
+    async def stop(self) -> None:
+        for queue, tag in self._consuming:
+            with contextlib.suppress(*FAILURES):
+                await queue.cancel(tag, timeout=CONNECT_SECONDS)
+        while not self._arrived.empty():
+            await self._arrived.get_nowait().requeue()
+
+
+class RabbitDelivery:
+    """See `node_timeout.ports.Delivery`."""
+
+    __slots__ = ("_message", "body", "queue")
+
+    def __init__(self, message: AbstractIncomingMessage, queue: str) -> None:
+        self._message = message
+        self.body = message.body
+        self.queue = queue
+
+    async def ack(self) -> None:
+        with contextlib.suppress(*FAILURES):
+            await self._message.ack()
+
+    async def requeue(self) -> None:
+        with contextlib.suppress(*FAILURES):
+            await self._message.reject(requeue=True)
+
+
+def _unavailable(error: BaseException) -> ExchangeUnavailableError:
+    return ExchangeUnavailableError(f"RabbitMQ: {str(error) or type(error).__name__}")
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await connection.close()
+    except FAILURES as error:
+        logger.debug("closing a connection: %s", error)

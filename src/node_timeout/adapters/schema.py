@@ -1,0 +1,92 @@
+"""The schema's version: read, compared with this package's migrations, brought to head."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.adapters.database import create_engine, transaction, translate
+from node_timeout.errors import SchemaError
+
+VERSION_TABLE = "node_timeout_alembic_version"
+
+
+class Schema:
+    """The tables of one database."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = create_engine(url)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    @transaction
+    async def revision(self, connection: AsyncConnection) -> str | None:
+        """The revision the database is at, None before the first."""
+        return await connection.run_sync(_revision)
+
+    async def check(self) -> str:
+        """Return the revision. Raises `SchemaError` unless it is this package's."""
+        found, head = await self.revision(), head_revision()
+        if found != head:
+            raise SchemaError(
+                f"the database is at revision {found or 'none'}, this version needs {head}; "
+                f"run: node-timeout migrate"
+            )
+        return head
+
+    async def migrate(self, revision: str = "head") -> str | None:
+        """Upgrade (or downgrade, given an older revision or "base"); return where it is then."""
+        try:
+            async with self.engine.connect() as connection:
+                await connection.run_sync(_migrate, revision)
+        except Exception as error:
+            raise translate(error) from error
+        return await self.revision()
+
+
+def head_revision() -> str:
+    """The newest revision of this package."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    if head is None:
+        raise SchemaError("this installation has no migrations")
+    return head
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration with this package's migrations, wherever it is installed."""
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    return config
+
+
+def _migrations() -> Path:
+    package = Path(__file__).parents[1]
+    installed, checkout = package / "migrations", package.parents[1] / "migrations"
+    return installed if installed.is_dir() else checkout
+
+
+def _revision(connection: Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _migrate(connection: Connection, revision: str) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    script = ScriptDirectory.from_config(config)
+    current = _revision(connection)
+    known = {each.revision for each in script.walk_revisions()}
+    if current is not None and current not in known:
+        raise SchemaError(f"the database is at revision {current}, which this version does not know")
+    older = revision == "base" or (
+        current is not None
+        and revision != "head"
+        and revision in {each.revision for each in script.iterate_revisions(current, "base")}
+    )
+    (command.downgrade if older else command.upgrade)(config, revision)
+    connection.commit()

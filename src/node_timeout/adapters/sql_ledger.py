@@ -1,0 +1,532 @@
+"""The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.adapters.database import create_engine, transaction
+from node_timeout.adapters.tables import configs as config_table
+from node_timeout.adapters.tables import ledger
+from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention, Taking
+from node_timeout.timeout_config import TimeoutConfig
+
+KEYS_PER_STATEMENT = 500
+HOUR = 3600.0
+CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
+UNKNOWN = ""
+"""Root pipeline and action of a node run that has no config."""
+
+
+class SqlLedger:
+    """See `node_timeout.ports.Ledger` for the contract."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = create_engine(url)
+
+        self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    @transaction
+    async def save_configs(
+        self,
+        connection: AsyncConnection,
+        root_pipeline_id: str,
+        configs: Sequence[TimeoutConfig],
+        disabled: Sequence[str],
+    ) -> None:
+        rows = [config.as_dict() for config in sorted(configs, key=lambda each: each.node_id)]
+        columns = ("root_pipeline_id", "action", "timeout")
+        for chunk in _chunks(rows):
+            await connection.execute(
+                self._upsert(config_table, lambda new: {name: new[name] for name in columns}),
+                list(chunk),
+            )
+        for nodes in _chunks(sorted(disabled)):
+            await connection.execute(
+                delete(config_table).where(
+                    config_table.c.node_id.in_(nodes),
+                    config_table.c.root_pipeline_id == root_pipeline_id,
+                )
+            )
+
+    @transaction
+    async def configs(
+        self, connection: AsyncConnection, node_ids: Sequence[str]
+    ) -> dict[str, TimeoutConfig]:
+        return await self._configs(connection, node_ids)
+
+    async def _configs(
+        self, connection: AsyncConnection, node_ids: Iterable[str]
+    ) -> dict[str, TimeoutConfig]:
+        found: dict[str, TimeoutConfig] = {}
+        for chunk in _chunks(sorted(set(node_ids))):
+            rows = await connection.execute(
+                select(config_table).where(config_table.c.node_id.in_(chunk))
+            )
+            for row in rows:
+                found[row.node_id] = TimeoutConfig(
+                    node_id=row.node_id,
+                    root_pipeline_id=row.root_pipeline_id,
+                    action=row.action,
+                    seconds=row.timeout,
+                )
+        return found
+
+    @transaction
+    async def arm(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
+    ) -> list[DueRun]:
+        configs = await self._configs(connection, (run.node_id for run in runs))
+        wanted = _in_order(run for run in runs if run.node_id in configs)
+        # A cancelled run that goes on (resumed) gets the time it had left when it was cancelled.
+        resumed_at = ledger.c.deadline + (self._value(now) - ledger.c.finished_at)
+        cancelled = ledger.c.state == self._value(RunState.CANCELLED.value)
+        # MySQL assigns from left to right, and each assignment sees those before it.
+        changes = {
+            "due_at": resumed_at,
+            "deadline": resumed_at,
+            "finished_at": null(),
+            "state": self._value(RunState.ARMED.value),
+        }
+        armed: list[DueRun] = []
+        for chunk in _chunks(wanted):
+            rows = [
+                _row(run, configs[run.node_id], RunState.ARMED, now + configs[run.node_id].seconds)
+                for run in chunk
+            ]
+            await connection.execute(
+                self._upsert(ledger, lambda _: changes, only=cancelled), rows
+            )
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
+                    _keys(chunk), ledger.c.state == RunState.ARMED
+                )
+            )
+            armed += [_due(row) for row in found]
+        return armed
+
+    @transaction
+    async def disarm(
+        self, connection: AsyncConnection, node_ids: Sequence[str], now: float
+    ) -> list[NodeRun]:
+        cancelled: list[NodeRun] = []
+        for chunk in _chunks(sorted(set(node_ids))):
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version)
+                .where(ledger.c.node_id.in_(chunk), ledger.c.state == RunState.ARMED)
+                .order_by(ledger.c.node_id, ledger.c.version)
+                .with_for_update()
+            )
+            runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
+            if runs:
+                await connection.execute(
+                    sql_update(ledger)
+                    .where(_keys(runs))
+                    .values(state=RunState.CANCELLED, due_at=None, finished_at=now)
+                )
+            cancelled += runs
+        return cancelled
+
+    @transaction
+    async def take(
+        self,
+        connection: AsyncConnection,
+        due: Sequence[DueRun],
+        *,
+        now: float,
+        lease_seconds: float,
+        max_attempts: int,
+    ) -> Taking:
+        lease = now + lease_seconds
+        configs = await self._configs(connection, (each.run.node_id for each in due))
+        rows = await self._lock(connection, (each.run for each in due))
+        missing = [each for each in due if each.run not in rows]
+        if missing:
+            await self._adopt(connection, missing, configs, now)
+            rows |= await self._lock(connection, (each.run for each in missing))
+        sorter = _Sorter(configs, now, max_attempts)
+        for run, row in rows.items():
+            sorter.sort(run, row)
+        for chunk in _chunks([node.run for node in sorter.taken]):
+            await connection.execute(
+                sql_update(ledger)
+                .where(_keys(chunk))
+                .values(
+                    state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1
+                )
+            )
+        for outcome in sorter.given_up:
+            await connection.execute(
+                sql_update(ledger)
+                .where(_keys([outcome.node.run]))
+                .values(state=RunState.DEAD, due_at=None, finished_at=now, message=outcome.message)
+            )
+        return Taking(
+            taken=tuple(sorter.taken),
+            lease=lease,
+            later=tuple(sorter.later),
+            dropped=sorter.dropped,
+            given_up=tuple(sorter.given_up),
+            stolen=sorter.stolen,
+        )
+
+    async def _lock(
+        self, connection: AsyncConnection, runs: Iterable[NodeRun]
+    ) -> dict[NodeRun, LedgerRow]:
+        """Lock the rows in key order, so that two workers do not wait for each other."""
+        locked: dict[NodeRun, LedgerRow] = {}
+        for chunk in _chunks(_in_order(runs)):
+            found = await connection.execute(
+                select(ledger)
+                .where(_keys(chunk))
+                .order_by(ledger.c.node_id, ledger.c.version)
+                .with_for_update()
+            )
+            for row in found:
+                locked[NodeRun(node_id=row.node_id, version=row.version)] = _ledger_row(row)
+        return locked
+
+    async def _adopt(
+        self,
+        connection: AsyncConnection,
+        missing: Sequence[DueRun],
+        configs: dict[str, TimeoutConfig],
+        now: float,
+    ) -> None:
+        """Open rows for runs that the engine put into the pool itself, unless others just did."""
+        rows = [
+            _row(each.run, configs.get(each.run.node_id), RunState.ARMED, min(each.due_at, now))
+            for each in sorted(missing, key=lambda each: each.run.member)
+        ]
+        for chunk in _chunks(rows):
+            await connection.execute(self._upsert(ledger, None), list(chunk))
+
+    @transaction
+    async def record(
+        self,
+        connection: AsyncConnection,
+        outcomes: Sequence[Outcome],
+        *,
+        lease: float,
+        now: float,
+    ) -> int:
+        alike: dict[tuple[RunState, str, float | None, bool], list[NodeRun]] = {}
+        for each in sorted(outcomes, key=lambda outcome: outcome.node.run.member):
+            key = (each.state, each.message, each.due_at, each.called)
+            alike.setdefault(key, []).append(each.node.run)
+        recorded = 0
+        for (state, message, due_at, called), runs in alike.items():
+            for chunk in _chunks(runs):
+                result = await connection.execute(
+                    sql_update(ledger)
+                    .where(
+                        _keys(chunk),
+                        ledger.c.state == RunState.EXECUTING,
+                        ledger.c.due_at == lease,
+                    )
+                    .values(
+                        state=state,
+                        message=message,
+                        due_at=due_at,
+                        finished_at=None if state is RunState.ARMED else now,
+                        attempts=ledger.c.attempts - (0 if called else 1),
+                    )
+                )
+                recorded += result.rowcount
+        return recorded
+
+    @transaction
+    async def open_runs(
+        self, connection: AsyncConnection, after: DueRun | None, limit: int
+    ) -> list[DueRun]:
+        query = _due_runs(limit).where(ledger.c.state == RunState.ARMED)
+        if after is not None:
+            query = query.where(ledger.c.due_at >= after.due_at, _is_after(after))
+        return [_due(row) for row in await connection.execute(query)]
+
+    @transaction
+    async def expired_runs(
+        self, connection: AsyncConnection, before: float, limit: int
+    ) -> list[DueRun]:
+        query = _due_runs(limit).where(
+            ledger.c.state == RunState.EXECUTING, ledger.c.due_at < before
+        )
+        return [_due(row) for row in await connection.execute(query)]
+
+    @transaction
+    async def postpone(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
+    ) -> None:
+        for chunk in _chunks(_in_order(runs)):
+            await connection.execute(
+                sql_update(ledger)
+                .where(_keys(chunk), ledger.c.state == RunState.ARMED)
+                .values(due_at=now)
+            )
+
+    @transaction
+    async def purge(
+        self, connection: AsyncConnection, now: float, retention: Retention, limit: int
+    ) -> int:
+        purged = 0
+        for state, seconds in (
+            (RunState.HANDLED, retention.handled_seconds),
+            (RunState.STALE, retention.handled_seconds),
+            (RunState.CANCELLED, retention.cancelled_seconds),
+        ):
+            expired = and_(ledger.c.state == state, ledger.c.finished_at < now - seconds)
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version)
+                .where(expired)
+                .order_by(ledger.c.finished_at)
+                .limit(limit)
+            )
+            runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
+            for chunk in _chunks(_in_order(runs)):
+                result = await connection.execute(delete(ledger).where(_keys(chunk), expired))
+                purged += result.rowcount
+        return purged
+
+    @transaction
+    async def replay(
+        self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
+    ) -> list[DueRun]:
+        query = select(ledger.c.node_id, ledger.c.version).where(ledger.c.state == RunState.DEAD)
+        if order.node_id is not None:
+            query = query.where(ledger.c.node_id == order.node_id)
+        if order.root_pipeline_id is not None:
+            query = query.where(ledger.c.root_pipeline_id == order.root_pipeline_id)
+        query = query.order_by(ledger.c.node_id, ledger.c.version).limit(limit).with_for_update()
+        runs = [
+            NodeRun(node_id=row.node_id, version=row.version)
+            for row in await connection.execute(query)
+        ]
+        for chunk in _chunks(runs):
+            await connection.execute(
+                sql_update(ledger)
+                .where(_keys(chunk))
+                .values(state=RunState.ARMED, due_at=now, attempts=0, finished_at=None)
+            )
+        return [DueRun(run=run, due_at=now) for run in runs]
+
+    @transaction
+    async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
+        overdue = case((ledger.c.due_at <= now, 1), else_=0)
+        wanted = (RunState.ARMED, RunState.EXECUTING, RunState.DEAD)
+        found = await connection.execute(
+            select(ledger.c.state, func.count().label("rows"), func.sum(overdue).label("overdue"))
+            .where(ledger.c.state.in_(wanted))
+            .group_by(ledger.c.state)
+        )
+        by_state = {row.state: row for row in found}
+        recent = await connection.execute(
+            select(ledger.c.state, func.count().label("rows"))
+            .where(ledger.c.state.in_(CLOSED), ledger.c.finished_at > now - HOUR)
+            .group_by(ledger.c.state)
+        )
+
+        def rows(state: RunState) -> int:
+            return int(by_state[state].rows) if state in by_state else 0
+
+        armed = by_state.get(RunState.ARMED)
+        return LedgerCounts(
+            armed=rows(RunState.ARMED),
+            overdue=int(armed.overdue) if armed else 0,
+            executing=rows(RunState.EXECUTING),
+            dead=rows(RunState.DEAD),
+            last_hour={RunState(row.state): int(row.rows) for row in recent},
+        )
+
+    @transaction
+    async def dead(self, connection: AsyncConnection) -> int:
+        found = await connection.execute(
+            select(func.count()).select_from(ledger).where(ledger.c.state == RunState.DEAD)
+        )
+        return int(found.scalar_one())
+
+    @transaction
+    async def recent(self, connection: AsyncConnection, limit: int) -> list[LedgerRow]:
+        rows: list[LedgerRow] = []
+        for state in CLOSED:
+            found = await connection.execute(
+                select(ledger)
+                .where(ledger.c.state == state)
+                .order_by(ledger.c.finished_at.desc())
+                .limit(limit)
+            )
+            rows += map(_ledger_row, found)
+        return sorted(rows, key=lambda row: row.finished_at or 0.0, reverse=True)[:limit]
+
+    @transaction
+    async def rows(self, connection: AsyncConnection, node_id: str) -> list[LedgerRow]:
+        found = await connection.execute(
+            select(ledger)
+            .where(ledger.c.node_id == node_id)
+            .order_by(ledger.c.deadline, ledger.c.version)
+        )
+        return [_ledger_row(row) for row in found]
+
+    def _value(self, value: Any) -> ColumnElement[Any]:
+        """A value for `_upsert`. MySQL's drivers take no parameters behind ON DUPLICATE KEY."""
+        return literal(value, literal_execute=self._is_mysql)
+
+    def _upsert(
+        self,
+        table: Any,
+        changes: Callable[[Any], dict[str, Any]] | None,
+        only: ColumnElement[bool] | None = None,
+    ) -> Any:
+        """INSERT that on a row of the same key makes ``changes`` (of the new values), if ``only``.
+
+        Without ``changes`` it leaves that row alone.
+        """
+        if self._is_mysql:
+            insert = mysql.insert(table)
+            updates = changes(insert.inserted) if changes else {}
+            if only is not None:
+                updates = {
+                    name: case((only, value), else_=table.c[name])
+                    for name, value in updates.items()
+                }
+            first = next(iter(table.primary_key))
+            return insert.on_duplicate_key_update(
+                list(updates.items()) or [(first.name, first)]
+            )
+        if self.engine.dialect.name == "postgresql":
+            other: Any = postgresql.insert(table)
+        else:
+            other = sqlite.insert(table)
+        keys = list(table.primary_key)
+        if changes is None:
+            return other.on_conflict_do_nothing(index_elements=keys)
+        return other.on_conflict_do_update(
+            index_elements=keys, set_=changes(other.excluded), where=only
+        )
+
+
+class _Sorter:
+    """Decides for each locked row what becomes of it."""
+
+    def __init__(self, configs: dict[str, TimeoutConfig], now: float, max_attempts: int) -> None:
+        self._configs = configs
+        self._now = now
+        self._max_attempts = max_attempts
+        self.taken: list[TimedOutNode] = []
+        self.later: list[DueRun] = []
+        self.given_up: list[Outcome] = []
+        self.dropped: Counter[RunState] = Counter()
+        self.stolen = 0
+
+    def sort(self, run: NodeRun, row: LedgerRow) -> None:
+        if row.due_at is None:
+            self.dropped[row.state] += 1
+        elif row.due_at > self._now:
+            self.later.append(DueRun(run=run, due_at=row.due_at))
+        elif not self._action(row):
+            self._give_up(row, f"no timeout config for node {row.node_id!r}")
+        elif row.state is RunState.EXECUTING and row.attempts >= self._max_attempts:
+            self._give_up(row, f"gave up after {row.attempts} attempts: the last worker vanished")
+        else:
+            self.stolen += row.state is RunState.EXECUTING
+            self.taken.append(self._node(row, row.attempts + 1))
+
+    def _give_up(self, row: LedgerRow, why: str) -> None:
+        node = self._node(row, row.attempts)
+        self.given_up.append(Outcome(node=node, state=RunState.DEAD, message=why))
+
+    def _action(self, row: LedgerRow) -> str:
+        config = self._configs.get(row.node_id)
+        return config.action if config else row.action
+
+    def _node(self, row: LedgerRow, attempt: int) -> TimedOutNode:
+        config = self._configs.get(row.node_id)
+        return TimedOutNode(
+            node_id=row.node_id,
+            version=row.version,
+            root_pipeline_id=config.root_pipeline_id if config else row.root_pipeline_id,
+            action=self._action(row),
+            deadline=row.deadline,
+            attempt=attempt,
+        )
+
+
+def _row(
+    run: NodeRun, config: TimeoutConfig | None, state: RunState, deadline: float
+) -> dict[str, Any]:
+    return {
+        "node_id": run.node_id,
+        "version": run.version,
+        "root_pipeline_id": config.root_pipeline_id if config else UNKNOWN,
+        "action": config.action if config else UNKNOWN,
+        "state": state,
+        "deadline": deadline,
+        "due_at": deadline,
+        "attempts": 0,
+        "finished_at": None,
+        "message": "",
+    }
+
+
+def _ledger_row(row: Any) -> LedgerRow:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
+    return LedgerRow(**{**values, "state": RunState(values["state"])})
+
+
+def _due(row: Any) -> DueRun:
+    return DueRun(run=NodeRun(node_id=row.node_id, version=row.version), due_at=row.due_at)
+
+
+def _due_runs(limit: int) -> Select[Any]:
+    return (
+        select(ledger.c.node_id, ledger.c.version, ledger.c.due_at)
+        .order_by(ledger.c.due_at, ledger.c.node_id, ledger.c.version)
+        .limit(limit)
+    )
+
+
+def _is_after(cursor: DueRun) -> ColumnElement[bool]:
+    """(due_at, node_id, version) > cursor, in the form that every planner reads well."""
+    run = cursor.run
+    return or_(
+        ledger.c.due_at > cursor.due_at,
+        ledger.c.node_id > run.node_id,
+        and_(ledger.c.node_id == run.node_id, ledger.c.version > run.version),
+    )
+
+
+def _keys(runs: Sequence[NodeRun]) -> ColumnElement[bool]:
+    """The rows of these runs. The first half is for planners that cannot use the second."""
+    return and_(
+        ledger.c.node_id.in_({run.node_id for run in runs}),
+        tuple_(ledger.c.node_id, ledger.c.version).in_(
+            [(run.node_id, run.version) for run in runs]
+        ),
+    )
+
+
+def _in_order(runs: Iterable[NodeRun]) -> list[NodeRun]:
+    return sorted(set(runs), key=lambda run: (run.node_id, run.version))
+
+
+def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[i : i + KEYS_PER_STATEMENT] for i in range(0, len(items), KEYS_PER_STATEMENT)]

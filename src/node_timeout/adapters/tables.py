@@ -1,0 +1,56 @@
+"""The two tables, for PostgreSQL, MySQL/MariaDB and SQLite. ``migrations/`` follows this file.
+
+Ids are compared byte for byte on every database. Instants are doubles: Unix seconds, UTC.
+"""
+
+from sqlalchemy import Column, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
+
+from node_timeout.node import MAX_ID_LENGTH, MAX_VERSION_LENGTH
+from node_timeout.timeout_config import MAX_ACTION_LENGTH
+
+
+def _exact(length: int) -> TypeEngine[str]:
+    """Text that MySQL's default collation would otherwise compare without case."""
+    binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def _text() -> TypeEngine[str]:
+    wide = mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin")
+    return Text().with_variant(wide, "mysql", "mariadb")
+
+
+metadata = MetaData()
+
+configs = Table(
+    "node_timeout_config",
+    metadata,
+    Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
+    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
+    Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
+    Column("timeout", Double, nullable=False, comment="seconds"),
+    Index("ix_node_timeout_config_root", "root_pipeline_id"),
+)
+
+ledger = Table(
+    "node_timeout_ledger",
+    metadata,
+    Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
+    Column("version", _exact(MAX_VERSION_LENGTH), primary_key=True),
+    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
+    Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("deadline", Double, nullable=False),
+    Column("due_at", Double, nullable=True, comment="armed: next try; executing: lease expiry"),
+    Column("attempts", Integer, nullable=False),
+    Column("finished_at", Double, nullable=True),
+    Column("message", _text(), nullable=False),
+    # The reconciler's sweep, in key order; also counts by state.
+    Index("ix_node_timeout_ledger_due", "state", "due_at", "node_id", "version"),
+    # The retention and the recent outcomes.
+    Index("ix_node_timeout_ledger_finished", "state", "finished_at"),
+    # Replay by root pipeline.
+    Index("ix_node_timeout_ledger_root", "root_pipeline_id", "state"),
+)

@@ -1,0 +1,378 @@
+"""`NodeTimeout`: the library API, and the only place that wires ports to adapters."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from node_timeout import metrics
+from node_timeout.adapters.monitor_http import MonitorHttp
+from node_timeout.adapters.rabbit_exchange import RabbitExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.schema import Schema
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.engines import load_engine
+from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
+from node_timeout.node import NodeRun, RunState, id_problem
+from node_timeout.ports import Engine, Exchange, LedgerRow, ReplayOrder, Retention
+from node_timeout.reconciler import Reconciler
+from node_timeout.scanner import Scanner
+from node_timeout.service import Backoff, Health, repeat, sleep, until_available
+from node_timeout.settings import Settings
+from node_timeout.strategy import known_actions, load_strategies
+from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
+from node_timeout.tracker import Tracker
+from node_timeout.worker import Limits, Routes, Worker
+
+logger = logging.getLogger(__name__)
+
+MONITOR_SECONDS = 10.0
+REPLAY_BATCH = 500
+
+
+def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
+    """Return a copy of a pipeline tree with each config at its node's ``timeout_config``.
+
+    ``configs`` is ``{"node_id": {"enable": True, "action": "forced_fail", "seconds": 10}}``; nodes
+    inside sub-processes are found too. Raises `InvalidTimeoutConfigError` or
+    `InvalidPipelineTreeError` that names every bad node; the input is never changed.
+    """
+    return apply_configs(pipeline_tree, configs, _rules(Settings()))
+
+
+def _rules(settings: Settings) -> ConfigRules:
+    return ConfigRules(actions=known_actions(settings.handlers), max_seconds=settings.max_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What `NodeTimeout.status` reports. A store that cannot be reached leaves None."""
+
+    armed: int | None = None
+    """Members of the executing pool, leased ones included."""
+    overdue: int | None = None
+    oldest_overdue_seconds: float | None = None
+    ledger_armed: int | None = None
+    executing: int | None = None
+    dead: int | None = None
+    queues: dict[str, int] | None = None
+    """Ready messages by queue."""
+    last_hour: dict[RunState, int] | None = None
+    """Outcomes of the last hour by state."""
+    recent: tuple[LedgerRow, ...] = ()
+    unreachable: tuple[str, ...] = ()
+    """One sentence for each store that did not answer."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class NodeTimeout:
+    """Arm, disarm, look and replay, over the stores that the settings name.
+
+    An async context manager. ``exchange`` and ``engine`` are for programs that bring their own;
+    by default they come from the settings when they are needed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        exchange: Exchange | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._given_exchange = exchange
+        self._given_engine = engine
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._closing = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        settings = self.settings
+        self._exchange, self._engine = self._given_exchange, self._given_engine
+        self.ledger = SqlLedger(settings.database_url.get_secret_value())
+        self._closing.push_async_callback(self.ledger.close)
+        try:
+            self.pool = RedisPool(settings.redis_url.get_secret_value(), settings.executing_pool)
+        except ValueError as error:
+            raise SettingsError(f"redis_url: {error}") from error
+        self._closing.push_async_callback(self.pool.close)
+        self._tracker = Tracker(ledger=self.ledger, pool=self.pool)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._closing.aclose()
+
+    # Configs
+
+    async def batch_create_node_timeout_config(
+        self, root_pipeline_id: Any, pipeline_tree: Any
+    ) -> dict[str, Any]:
+        """Store the timeout configs of a tree, all or none, in one transaction.
+
+        Return ``{"result": bool, "data": [{"node_id", "root_pipeline_id", "action", "timeout"}],
+        "message": str}``; bad input gives ``result`` False and a message with every bad node. Called
+        again it updates: node ids are unique over all trees. Disabled configs are left out, and
+        removed if they were stored before. Raises `LedgerUnavailableError`.
+        """
+        try:
+            tree = read_configs(root_pipeline_id, pipeline_tree, _rules(self.settings))
+        except InvalidInputError as error:
+            return {"result": False, "data": [], "message": str(error)}
+        await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
+        return {"result": True, "data": [each.as_dict() for each in tree.enabled], "message": ""}
+
+    # Node runs
+
+    async def node_started(self, node_id: str, version: str) -> bool:
+        """The node entered RUNNING: arm it if it has a config; return whether it is armed.
+
+        Called again it changes nothing. Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
+        """
+        return bool(await self.nodes_started([(node_id, version)]))
+
+    async def node_left(self, node_id: str, version: str | None = None) -> int:
+        """The node left RUNNING: disarm every armed version of it; return how many were armed.
+
+        Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
+        """
+        return await self.nodes_left([(node_id, version)])
+
+    async def nodes_started(self, runs: Iterable[tuple[str, str]]) -> int:
+        """`node_started` for many (node_id, version), one batch a store; return how many are armed."""
+        return await self._tracker.nodes_started([NodeRun.of(*run) for run in runs])
+
+    async def nodes_left(self, nodes: Iterable[tuple[str, str | None]]) -> int:
+        """`node_left` for many (node_id, version or None); return how many were armed."""
+        runs: list[NodeRun] = []
+        node_ids: list[str] = []
+        for node_id, version in nodes:
+            if version is not None:
+                runs.append(NodeRun.of(node_id, version))
+            elif problem := id_problem("node id", node_id):
+                raise InvalidInputError(problem)
+            else:
+                node_ids.append(node_id)
+        return await self._tracker.nodes_left(runs, node_ids)
+
+    async def rows(self, node_id: str) -> list[LedgerRow]:
+        """What the ledger knows of each version of a node."""
+        return await self.ledger.rows(node_id)
+
+    async def replay(
+        self,
+        *,
+        node_id: str | None = None,
+        root_pipeline_id: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Arm dead node runs again, due now: of a node, of a root pipeline, or all; how many.
+
+        Raises `InvalidInputError` unless exactly one is chosen.
+        """
+        if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
+            raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
+        order = ReplayOrder(node_id=node_id, root_pipeline_id=root_pipeline_id)
+        replayed = 0
+        while due := await self.ledger.replay(order, await self.pool.now(), REPLAY_BATCH):
+            replayed += len(due)
+            await self.pool.arm(due)
+        return replayed
+
+    async def status(self, recent: int = 10) -> Status:
+        """A look at every store; one that does not answer is named in ``unreachable``."""
+        unreachable: list[str] = []
+        status = Status()
+        for look in (self._pool_status, self._ledger_status, self._exchange_status):
+            try:
+                status = dataclasses.replace(status, **await look(recent))
+            except TemporaryError as error:
+                unreachable.append(str(error))
+        return dataclasses.replace(status, unreachable=tuple(unreachable))
+
+    async def _pool_status(self, _recent: int) -> dict[str, Any]:
+        return dataclasses.asdict(await self.pool.counts())
+
+    async def _ledger_status(self, recent: int) -> dict[str, Any]:
+        counts = await self.ledger.counts(await self.pool.now())
+        return {
+            "ledger_armed": counts.armed,
+            "executing": counts.executing,
+            "dead": counts.dead,
+            "last_hour": dict(counts.last_hour),
+            "recent": tuple(await self.ledger.recent(recent)),
+        }
+
+    async def _exchange_status(self, _recent: int) -> dict[str, Any]:
+        return {"queues": await self.exchange.depths()}
+
+    # Services
+
+    async def scan(self, stop: asyncio.Event) -> None:
+        """The ``scan`` role until stopped: scanner and reconciler.
+
+        Waits for stores that are down. Raises `SchemaError`, `QueueMismatchError`.
+        """
+        scanner, reconciler = self.scanner(), self.reconciler()
+        await self._serve(stop, {"scanner": scanner.run, "reconciler": reconciler.run})
+
+    async def work(self, stop: asyncio.Event, queues: Sequence[str] = ()) -> None:
+        """The ``worker`` role until stopped, on the queues given or the default ones.
+
+        Waits for stores that are down. Raises `SettingsError`, `StrategyError`, `SchemaError`,
+        `QueueMismatchError`.
+        """
+        worker = self.worker(queues)
+        await self._serve(stop, {"worker": worker.run})
+
+    def scanner(self) -> Scanner:
+        settings = self.settings
+        return Scanner(
+            pool=self.pool,
+            exchange=self.exchange,
+            queue=settings.dispatch_queue,
+            batch_size=settings.scan_batch_size,
+            lease_seconds=settings.lease_seconds,
+            scan_interval=settings.scan_interval,
+        )
+
+    def reconciler(self) -> Reconciler:
+        settings = self.settings
+        return Reconciler(
+            ledger=self.ledger,
+            pool=self.pool,
+            name=self._name,
+            lease_seconds=settings.lease_seconds,
+            redispatch_after=settings.redispatch_after,
+            sweep_pause=settings.reconcile_pause,
+            retention=Retention(
+                handled_seconds=settings.record_retention,
+                cancelled_seconds=settings.cancelled_retention,
+            ),
+        )
+
+    def worker(self, queues: Sequence[str] = ()) -> Worker:
+        settings, routes = self.settings, self._routes()
+        for queue in queues:
+            if queue not in routes.queues:
+                raise SettingsError(
+                    f"queue {queue!r} is none of {', '.join(routes.queues)}"
+                    f"{did_you_mean(queue, routes.queues)}"
+                )
+        if self._engine is None:
+            self._engine = load_engine(settings)
+            self._closing.push_async_callback(self._engine.close)
+        default = [routes.dispatch_queue, *filter(None, [routes.handle_queue])]
+        return Worker(
+            ledger=self.ledger,
+            pool=self.pool,
+            exchange=self.exchange,
+            engine=self._engine,
+            strategies=load_strategies(settings.handlers, self._engine),
+            routes=routes,
+            queues=list(dict.fromkeys(queues or default)),
+            limits=Limits(
+                concurrency=settings.worker_concurrency,
+                strategy_timeout=settings.strategy_timeout,
+                max_attempts=settings.max_attempts,
+                retry=Backoff(first=settings.retry_backoff, longest=settings.retry_backoff_max),
+                shutdown_timeout=settings.shutdown_timeout,
+            ),
+        )
+
+    def _routes(self) -> Routes:
+        return Routes(
+            dispatch_queue=self.settings.dispatch_queue,
+            handle_queue=self.settings.handle_queue,
+            handle_queues=self.settings.handle_queues,
+        )
+
+    @property
+    def exchange(self) -> Exchange:
+        """The dispatch exchange; connected when it is first used."""
+        if self._exchange is None:
+            rabbit = RabbitExchange(
+                self.settings.amqp_url.get_secret_value(),
+                exchange=self.settings.dispatch_exchange,
+                queues=self._routes().queues,
+                queue_type=self.settings.queue_type,
+                name=self._name,
+            )
+            self._closing.push_async_callback(rabbit.close)
+            self._exchange = rabbit
+        return self._exchange
+
+    async def _serve(
+        self,
+        stop: asyncio.Event,
+        services: dict[str, Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]],
+    ) -> None:
+        """Run services side by side until stopped; one that dies takes the process down."""
+        health = {name: Health(name=name) for name in services}
+        async with self._monitor(list(health.values())):
+            start = Health(name="start")
+            await until_available(self._check_schema, stop=stop, health=start)
+            await until_available(self.exchange.ensure, stop=stop, health=start)
+            await self._warn_of_eviction()
+            async with asyncio.TaskGroup() as group:
+                logger.info("%s started", " and ".join(services))
+                for name, run in services.items():
+                    group.create_task(run(stop, health[name]), name=name)
+        logger.info("%s stopped", " and ".join(services))
+
+    @contextlib.asynccontextmanager
+    async def _monitor(self, services: Sequence[Health]) -> AsyncIterator[None]:
+        port = self.settings.metrics_port
+        if port is None:
+            yield
+            return
+        try:
+            server = MonitorHttp(self.settings.metrics_host, port, services)
+        except OSError as error:
+            raise SettingsError(
+                f"metrics_port: cannot listen on {self.settings.metrics_host}:{port}: {error}"
+            ) from error
+        server.start()
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(server.beat()), asyncio.create_task(self._gauge(stop))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(server.close)
+
+    async def _gauge(self, stop: asyncio.Event) -> None:
+        """Keep the gauges of the stores up to date."""
+
+        async def step() -> None:
+            counts = await self.pool.counts()
+            metrics.POOL_ARMED.set(counts.armed)
+            metrics.POOL_OVERDUE.set(counts.overdue)
+            metrics.POOL_OLDEST_OVERDUE.set(counts.oldest_overdue_seconds)
+            metrics.DEAD.set(await self.ledger.dead())
+            await sleep(MONITOR_SECONDS, stop)
+
+        await repeat(step, stop=stop, health=Health(name="monitor"))
+
+    async def _check_schema(self) -> str:
+        schema = Schema(self.settings.database_url.get_secret_value())
+        try:
+            return await schema.check()
+        finally:
+            await schema.close()
+
+    async def _warn_of_eviction(self) -> None:
+        with contextlib.suppress(TemporaryError):
+            policy = await self.pool.eviction_policy()
+            if policy not in ("noeviction", "unknown"):
+                logger.warning(
+                    "Redis's maxmemory-policy is %s: it may drop deadlines; set noeviction", policy
+                )

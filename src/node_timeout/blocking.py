@@ -1,0 +1,157 @@
+"""`BlockingNodeTimeout`: `NodeTimeout` for synchronous callers, over one bridge.
+
+The bridge is an event loop in a daemon thread. It is made at the first call, serves every thread of
+the process, and is made anew in a child after a fork.
+"""
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Self, TypeVar
+
+from node_timeout.app import NodeTimeout, Status
+from node_timeout.ports import LedgerRow
+from node_timeout.settings import Settings
+
+T = TypeVar("T")
+Call = Callable[[NodeTimeout], Coroutine[Any, Any, T]]
+
+
+class _Bridge:
+    """An event loop in a thread, with an open `NodeTimeout` in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="node-timeout", daemon=True
+        )
+        self._thread.start()
+        self._app = NodeTimeout(settings=settings)
+        try:
+            self.run(lambda app: app.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+
+    def run(self, call: Call[T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call(self._app), self._loop).result()
+
+    def close(self) -> None:
+        self.run(lambda app: app.__aexit__())
+        self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class BlockingNodeTimeout:
+    """The names of `NodeTimeout`, for callers without an event loop. Safe from several threads."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._bridge: _Bridge | None = None
+        self._lock = threading.Lock()
+        _instances.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        with self._lock:
+            bridge, self._bridge = self._bridge, None
+        if bridge:
+            bridge.close()
+
+    def batch_create_node_timeout_config(
+        self, root_pipeline_id: Any, pipeline_tree: Any
+    ) -> dict[str, Any]:
+        return self._run(
+            lambda app: app.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
+        )
+
+    def node_started(self, node_id: str, version: str) -> bool:
+        return self._run(lambda app: app.node_started(node_id, version))
+
+    def node_left(self, node_id: str, version: str | None = None) -> int:
+        return self._run(lambda app: app.node_left(node_id, version))
+
+    def nodes_started(self, runs: Iterable[tuple[str, str]]) -> int:
+        return self._run(lambda app: app.nodes_started(runs))
+
+    def nodes_left(self, nodes: Iterable[tuple[str, str | None]]) -> int:
+        return self._run(lambda app: app.nodes_left(nodes))
+
+    def rows(self, node_id: str) -> list[LedgerRow]:
+        return self._run(lambda app: app.rows(node_id))
+
+    def replay(
+        self,
+        *,
+        node_id: str | None = None,
+        root_pipeline_id: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        return self._run(
+            lambda app: app.replay(
+                node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+            )
+        )
+
+    def status(self, recent: int = 10) -> Status:
+        return self._run(lambda app: app.status(recent))
+
+    def _run(self, call: Call[T]) -> T:
+        with self._lock:
+            if self._bridge is None:
+                self._bridge = _Bridge(self.settings)
+            bridge = self._bridge
+        return bridge.run(call)
+
+    def forget_parent(self) -> None:
+        """In a forked child: leave the parent's connections alone, and never close them."""
+        if self._bridge:
+            _parents.append(self._bridge)
+        self._bridge = None
+        self._lock = threading.Lock()
+
+
+_instances: "weakref.WeakSet[BlockingNodeTimeout]" = weakref.WeakSet()
+_parents: list[_Bridge] = []
+_default: BlockingNodeTimeout | None = None
+_default_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _default_lock  # noqa: PLW0603 - the parent's may be held
+    _default_lock = threading.Lock()
+    for instance in list(_instances):
+        instance.forget_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def batch_create_node_timeout_config(
+    root_pipeline_id: Any, pipeline_tree: Any
+) -> dict[str, Any]:
+    """`NodeTimeout.batch_create_node_timeout_config` for synchronous callers.
+
+    The settings are those of the environment; the connections stay open for the next call.
+    """
+    global _default  # noqa: PLW0603 - one for the process, so that connections are reused
+    with _default_lock:
+        settings = Settings()
+        if _default is None or _default.settings != settings:
+            if _default is not None:
+                _default.close()
+            _default = BlockingNodeTimeout(settings)
+        default = _default
+    return default.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)

@@ -1,0 +1,39 @@
+"""Engine ``dry_run``: shadow mode. Every node run counts as running; what would be done is told."""
+
+import logging
+
+from node_timeout.node import TimedOutNode
+from node_timeout.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class DryRunEngine:
+    """See `node_timeout.ports.Engine`. Touches nothing; the answers end up in the ledger."""
+
+    def __init__(self, settings: Settings) -> None:
+        del settings  # every engine is built with them
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        del node
+        return True
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        return _tell("fail", node, reason)
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        return _tell("fail and skip", node, reason)
+
+    async def close(self) -> None:
+        return
+
+
+def _tell(what: str, node: TimedOutNode, reason: str) -> str:
+    logger.info(
+        "dry run: would %s node %s: %s",
+        what,
+        node.node_id,
+        reason,
+        extra={"node_id": node.node_id, "version": node.version, "action": node.action},
+    )
+    return f"dry run: would {what}"

@@ -1,0 +1,80 @@
+"""Every error this package raises, in one tree.
+
+``TemporaryError`` is the branch that a later try may cure; everything else will fail again.
+"""
+
+
+class NodeTimeoutError(Exception):
+    """The base of all errors of this package."""
+
+
+class InvalidInputError(NodeTimeoutError, ValueError):
+    """Something a caller passed is wrong. ``problems`` lists every fault, one sentence each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class InvalidPipelineTreeError(InvalidInputError):
+    """The pipeline tree cannot be walked."""
+
+
+class InvalidTimeoutConfigError(InvalidInputError):
+    """A timeout config names no node of the tree, or has a wrong key, action or number."""
+
+
+class InvalidNodeRunError(InvalidInputError):
+    """An id or a version is empty, too long, not text, or has a character it must not have."""
+
+
+class UnreadableMessageError(NodeTimeoutError):
+    """A message is not JSON, has an unknown schema number, or lacks what the schema asks for."""
+
+
+class SettingsError(NodeTimeoutError):
+    """A setting is missing or wrong."""
+
+
+class SchemaError(NodeTimeoutError):
+    """The database's tables are not those of this version."""
+
+
+class LedgerError(NodeTimeoutError):
+    """The database refused a statement for good."""
+
+
+class QueueMismatchError(NodeTimeoutError):
+    """A queue or an exchange of this name exists with other arguments."""
+
+
+class StrategyError(NodeTimeoutError):
+    """A strategy cannot be loaded."""
+
+
+class StrategyRefusedError(NodeTimeoutError):
+    """A strategy or an engine refuses this node run for good: it becomes ``dead``, without retry."""
+
+
+class NodeRunSupersededError(NodeTimeoutError):
+    """The engine has moved on from this node run: it becomes ``stale``."""
+
+
+class TemporaryError(NodeTimeoutError):
+    """A later try may succeed."""
+
+
+class PoolUnavailableError(TemporaryError):
+    """Redis cannot be reached or is not ready."""
+
+
+class LedgerUnavailableError(TemporaryError):
+    """The database cannot be reached, or asked for the transaction to be tried again."""
+
+
+class ExchangeUnavailableError(TemporaryError):
+    """RabbitMQ cannot be reached, or did not confirm."""
+
+
+class EngineUnavailableError(TemporaryError):
+    """The workflow engine cannot be reached or asked to be called again later."""

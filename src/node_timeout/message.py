@@ -1,0 +1,73 @@
+"""The wire form of a dispatch message: which node runs are due.
+
+``{"schema": 1, "nodes": [{"node_id": str, "version": str, "deadline": Unix seconds}, …]}``,
+UTF-8 JSON. An unknown schema number is never guessed at.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout.errors import InvalidNodeRunError, UnreadableMessageError
+from node_timeout.node import DueRun, NodeRun
+
+SCHEMA = 1
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_UNIX_SECONDS = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableNode:
+    """One entry of a readable message that names no node run."""
+
+    body: bytes
+    reason: str
+
+
+def encode(due: Sequence[DueRun]) -> bytes:
+    nodes = [
+        {"node_id": each.run.node_id, "version": each.run.version, "deadline": each.due_at}
+        for each in due
+    ]
+    return json.dumps({"schema": SCHEMA, "nodes": nodes}, separators=(",", ":")).encode()
+
+
+def decode(body: bytes) -> tuple[list[DueRun], list[UnreadableNode]]:
+    """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise UnreadableMessageError(f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableMessageError(f"not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise UnreadableMessageError(f"a JSON {type(message).__name__}, not an object")
+    if message.get("schema") != SCHEMA:
+        raise UnreadableMessageError(
+            f"schema {message.get('schema')!r:.80} is unknown, this version reads {SCHEMA}"
+        )
+    if not isinstance(message.get("nodes"), list):
+        raise UnreadableMessageError("'nodes' is not a list")
+    due: list[DueRun] = []
+    unreadable: list[UnreadableNode] = []
+    for entry in message["nodes"]:
+        try:
+            due.append(_due_run(entry))
+        except InvalidNodeRunError as error:
+            body = json.dumps({"schema": SCHEMA, "nodes": [entry]}).encode()
+            unreadable.append(UnreadableNode(body=body, reason=str(error)))
+    return due, unreadable
+
+
+def _due_run(entry: Any) -> DueRun:
+    if not isinstance(entry, dict):
+        raise InvalidNodeRunError(f"{entry!r:.200} is not an object with node_id and version")
+    deadline = entry.get("deadline")
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float):
+        raise InvalidNodeRunError(f"deadline {deadline!r:.80} is not a number of Unix seconds")
+    if not abs(deadline) < MAX_UNIX_SECONDS:
+        raise InvalidNodeRunError(f"deadline {deadline!r:.80} is out of range")
+    return DueRun(
+        run=NodeRun.of(entry.get("node_id"), entry.get("version")), due_at=float(deadline)
+    )

@@ -1,0 +1,319 @@
+"""The ports of the core: what it asks of a pool, a ledger, an exchange and a workflow engine.
+
+Every method may raise the ``TemporaryError`` of its port (`PoolUnavailableError`,
+`LedgerUnavailableError`, `ExchangeUnavailableError`, `EngineUnavailableError`); after one, the
+call may or may not have had its effect, and repeating it is safe unless its docstring says
+otherwise. All times are Unix seconds by the clock of Redis unless said otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.timeout_config import TimeoutConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedMember:
+    """A pool member as it stands there; it need not name a node run."""
+
+    member: str
+    deadline: float
+    """Its score before the claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Due members, leased to the caller until ``lease``."""
+
+    members: tuple[ClaimedMember, ...]
+    lease: float
+    """Expiry of the lease, and its token: no later claim has the same."""
+    now: float
+    next_due_at: float | None
+    """Score of the earliest member left in the pool, leased ones included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolCounts:
+    """How full the pool is."""
+
+    armed: int
+    overdue: int
+    oldest_overdue_seconds: float
+
+
+class Pool(Protocol):
+    """The executing pool: an index of deadlines, ordered by instant, with the clock that rules."""
+
+    async def now(self) -> float:
+        """The pool's clock. Does not raise: without a connection it estimates."""
+        ...
+
+    async def arm(self, due: Sequence[DueRun]) -> int:
+        """Add runs that are absent, leave present ones alone; return how many were added.
+
+        Wakes waiting scanners if the earliest deadline moved forward. Not atomic over batches.
+        """
+        ...
+
+    async def rearm(self, due: Sequence[DueRun]) -> None:
+        """As `arm`, but also moves runs that are present, and so takes them out of any lease."""
+        ...
+
+    async def disarm(self, runs: Sequence[NodeRun]) -> int:
+        """Remove runs; return how many were there."""
+        ...
+
+    async def claim(self, limit: int, lease_seconds: float) -> Claim:
+        """Lease at most ``limit`` due members, oldest first, atomically.
+
+        Repeating a claim whose answer was lost returns other members; the lost ones come back
+        when their lease expires.
+        """
+        ...
+
+    async def finish(self, members: Sequence[str], lease: float) -> int:
+        """Remove the members that still stand under this lease; return how many did."""
+        ...
+
+    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
+        """Give members that still stand under this lease their deadline back; how many did."""
+        ...
+
+    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        """The runs that are not in the pool."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return after ``seconds``, or as soon as an earlier deadline is armed. Does not raise."""
+        ...
+
+    async def counts(self) -> PoolCounts: ...
+
+    async def lead(self, leader: str, seconds: float) -> bool:
+        """Take or renew the reconciler's lead for ``seconds``; False if another holds it."""
+        ...
+
+    async def resign(self, leader: str) -> None:
+        """Give the lead up, if it is this leader's."""
+        ...
+
+    async def may_have_lost_data(self) -> bool:
+        """True from a restart or a loss of data until `mark_reconciled`."""
+        ...
+
+    async def mark_reconciled(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taking:
+    """What became of the runs that a worker asked for."""
+
+    taken: tuple[TimedOutNode, ...]
+    """Now ``executing``, this worker's until ``lease``."""
+    lease: float
+    later: tuple[DueRun, ...]
+    """Not due yet, or in another live worker's hands: to be looked at again at ``due_at``."""
+    dropped: Mapping[RunState, int]
+    """Closed already, by state."""
+    given_up: tuple[Outcome, ...]
+    """Recorded as ``dead`` by this call: without a config, or out of attempts."""
+    stolen: int
+    """How many of the taken came from a worker whose lease ran out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One node run as the ledger knows it."""
+
+    node_id: str
+    version: str
+    root_pipeline_id: str
+    action: str
+    state: RunState
+    deadline: float
+    due_at: float | None
+    """Next instant at which the run wants attention: armed, its deadline or next try; executing,
+    the end of its lease; else None."""
+    attempts: int
+    finished_at: float | None
+    message: str
+    """What the strategy, the engine or the last error said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCounts:
+    """How many rows want attention, and the outcomes of the last hour by state."""
+
+    armed: int
+    overdue: int
+    executing: int
+    dead: int
+    last_hour: Mapping[RunState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long closed rows stay, in seconds."""
+
+    handled_seconds: float
+    cancelled_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOrder:
+    """Which dead rows to arm again: of one node, of one root pipeline, or all."""
+
+    node_id: str | None = None
+    root_pipeline_id: str | None = None
+
+
+class Ledger(Protocol):
+    """One row per node run: the truth. Each method is one transaction, all or nothing."""
+
+    async def save_configs(
+        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
+    ) -> None:
+        """Insert or update configs by node id; delete this root's configs of disabled nodes."""
+        ...
+
+    async def configs(self, node_ids: Sequence[str]) -> dict[str, TimeoutConfig]:
+        """The stored configs by node id; nodes without one are left out."""
+        ...
+
+    async def arm(self, runs: Sequence[NodeRun], now: float) -> list[DueRun]:
+        """Open a row for each run whose node has a config; return those that are armed.
+
+        A run armed before keeps its deadline; a cancelled one goes on with the time it had left;
+        one in any other state stays as it is and is not returned.
+        """
+        ...
+
+    async def disarm(self, node_ids: Sequence[str], now: float) -> list[NodeRun]:
+        """Cancel every armed version of the nodes; return them."""
+        ...
+
+    async def take(
+        self, due: Sequence[DueRun], *, now: float, lease_seconds: float, max_attempts: int
+    ) -> Taking:
+        """Move due runs to ``executing``, one attempt used up.
+
+        A run without a row gets one (the engine armed the pool itself), ``dead`` if its node has
+        no config. A run whose last lease ran out on its last attempt is given up as ``dead``.
+        """
+        ...
+
+    async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:
+        """Write outcomes of runs still executing under this lease; return how many were."""
+        ...
+
+    async def open_runs(self, after: DueRun | None, limit: int) -> list[DueRun]:
+        """Armed runs in order of (due_at, node_id, version), those after ``after``."""
+        ...
+
+    async def expired_runs(self, before: float, limit: int) -> list[DueRun]:
+        """Executing runs whose lease ran out before ``before``, oldest first."""
+        ...
+
+    async def postpone(self, runs: Sequence[NodeRun], now: float) -> None:
+        """Set ``due_at`` of armed runs to now: they have just been put into the pool again."""
+        ...
+
+    async def purge(self, now: float, retention: Retention, limit: int) -> int:
+        """Delete at most ``limit`` closed rows of each kind past their retention; how many."""
+        ...
+
+    async def replay(self, order: ReplayOrder, now: float, limit: int) -> list[DueRun]:
+        """Arm at most ``limit`` dead rows again, due now, with no attempt used up."""
+        ...
+
+    async def counts(self, now: float) -> LedgerCounts: ...
+
+    async def recent(self, limit: int) -> list[LedgerRow]:
+        """The rows closed last, newest first."""
+        ...
+
+    async def rows(self, node_id: str) -> list[LedgerRow]:
+        """Every row of a node, in order of deadline."""
+        ...
+
+
+class Delivery(Protocol):
+    """A message in a consumer's hands."""
+
+    body: bytes
+    queue: str
+
+    async def ack(self) -> None:
+        """It is dealt with. If the connection is gone this does nothing: it will come again."""
+        ...
+
+    async def requeue(self) -> None:
+        """Give it back, for any consumer. If the connection is gone this does nothing."""
+        ...
+
+
+class Consumer(Protocol):
+    async def get(self, limit: int) -> list[Delivery]:
+        """Wait for a delivery; return it with those that are already here, ``limit`` at most."""
+        ...
+
+    async def stop(self) -> None:
+        """Ask for no more deliveries and give back those not yet handed out."""
+        ...
+
+
+class Exchange(Protocol):
+    """The dispatch exchange: durable queues by name, at least once."""
+
+    async def ensure(self) -> None:
+        """Connect and declare what is to be declared, unless that is done already.
+
+        Raises `QueueMismatchError` if a queue stands there with other arguments.
+        """
+        ...
+
+    async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
+        """Return once the message is safe in ``queue``; else raise `ExchangeUnavailableError`."""
+        ...
+
+    async def dead_letter(self, body: bytes, reason: str) -> None:
+        """Return once the message and its reason are safe in the dead-letter queue."""
+        ...
+
+    def consume(self, prefetch: Mapping[str, int]) -> AbstractAsyncContextManager[Consumer]:
+        """Consume queues, each with at most that many unacknowledged messages."""
+        ...
+
+    async def depths(self) -> dict[str, int]:
+        """Messages ready in each queue."""
+        ...
+
+
+class Engine(Protocol):
+    """The workflow engine. Every call carries the version; the engine must refuse another.
+
+    Besides `EngineUnavailableError` (try again later) a call may raise `NodeRunSupersededError`
+    (no longer running at this version: ends ``stale``) and `StrategyRefusedError` (refused for
+    good: ends ``dead``).
+    """
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        """Is the node still RUNNING at this version?"""
+        ...
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        """Fail the node; return what was done, in words. Repeating it is safe."""
+        ...
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        """Fail the node and let its pipeline go on; return what was done, in words.
+
+        Repeating it is safe, also when only the first half was done.
+        """
+        ...
+
+    async def close(self) -> None: ...

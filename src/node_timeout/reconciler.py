@@ -1,0 +1,129 @@
+"""Reconciler: ledger → pool. What the pool has lost is armed again from the ledger.
+
+One scanner at a time leads (a lease in Redis) and goes round:
+
+    idle ──pause over, or Redis lost data──▶ sweep of armed rows ──▶ expired leases ──▶ purge ──▶ idle
+
+A row that is overdue and absent may be waiting in a queue. Unless Redis has just lost data it is
+armed again only ``redispatch_after`` seconds past its ``due_at``, which then moves to now, so that
+a backlog does not feed itself.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from node_timeout import metrics
+from node_timeout.node import DueRun
+from node_timeout.ports import Ledger, Pool, Retention
+from node_timeout.service import Health, repeat, sleep
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 500
+TICK_SECONDS = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class ReconcileReport:
+    """What one pass did, in node runs."""
+
+    leading: bool = True
+    data_lost: bool = False
+    """This pass is part of a sweep after a loss of Redis's data."""
+    checked: int = 0
+    rearmed: int = 0
+    purged: int = 0
+    swept: bool = False
+    """The end of the ledger was reached."""
+
+
+class Reconciler:
+    """Sweeps the open ledger rows, a bounded batch a pass, and purges the closed ones."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        name: str,
+        lease_seconds: float,
+        redispatch_after: float,
+        sweep_pause: float,
+        retention: Retention,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._name = name
+        self._lease_seconds = lease_seconds
+        self._redispatch_after = redispatch_after
+        self._sweep_pause = sweep_pause
+        self._retention = retention
+        self._cursor: DueRun | None = None
+        self._data_lost = False
+        self._next_sweep_at = 0.0
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Reconcile until stopped; after a loss of data without pause until all is armed."""
+
+        async def step() -> None:
+            report = await self.once()
+            if not (report.data_lost and not report.swept):
+                await sleep(TICK_SECONDS, stop)
+
+        await repeat(step, stop=stop, health=health)
+        await self._pool.resign(self._name)
+
+    async def once(self) -> ReconcileReport:
+        """One pass: at most `BATCH_SIZE` rows checked and as many purged.
+
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass goes on where this
+        one began.
+        """
+        report = ReconcileReport()
+        if not await self._pool.lead(self._name, self._lease_seconds):
+            self._cursor, self._data_lost = None, False
+            report.leading = False
+            return report
+        if not self._data_lost and await self._pool.may_have_lost_data():
+            logger.warning("Redis is new or has lost data: arming every open node run again")
+            self._data_lost, self._cursor, self._next_sweep_at = True, None, 0.0
+        report.data_lost = self._data_lost
+        now = await self._pool.now()
+        if self._cursor is None and now < self._next_sweep_at:
+            return report
+        page = await self._ledger.open_runs(self._cursor, BATCH_SIZE)
+        await self._rearm_absent(page, now, report)
+        self._cursor = page[-1] if len(page) == BATCH_SIZE else None
+        if self._cursor is None:
+            await self._finish_sweep(now, report)
+        metrics.REARMED.inc(report.rearmed)
+        metrics.PURGED.inc(report.purged)
+        return report
+
+    async def _rearm_absent(
+        self, page: list[DueRun], now: float, report: ReconcileReport
+    ) -> None:
+        report.checked += len(page)
+        waiting = 0.0 if self._data_lost else self._redispatch_after
+        # Overdue rows that were looked for a moment ago are left alone: see the module's docstring.
+        suspects = [due for due in page if due.due_at > now or due.due_at <= now - waiting]
+        absent = set(await self._pool.absent([due.run for due in suspects]))
+        missing = [due for due in suspects if due.run in absent]
+        overdue = [due.run for due in missing if due.due_at <= now]
+        if overdue and not self._data_lost:
+            await self._ledger.postpone(overdue, now)
+        report.rearmed += await self._pool.arm(missing)
+        if missing:
+            logger.info("%d node runs were missing in the pool and are armed again", len(missing))
+
+    async def _finish_sweep(self, now: float, report: ReconcileReport) -> None:
+        expired = await self._ledger.expired_runs(now - self._lease_seconds, BATCH_SIZE)
+        report.rearmed += await self._pool.arm(expired)
+        report.purged = await self._ledger.purge(now, self._retention, BATCH_SIZE)
+        if self._data_lost:
+            await self._pool.mark_reconciled()
+            self._data_lost = False
+        report.swept = True
+        busy = report.purged >= BATCH_SIZE or len(expired) == BATCH_SIZE
+        self._next_sweep_at = 0.0 if busy else now + self._sweep_pause

@@ -1,0 +1,176 @@
+"""Scanner: due members of the pool → dispatch exchange.
+
+A member's way, and what a crash leaves behind:
+
+    armed ──claim──▶ leased ──publish──▶ leased, message safe ──finish──▶ gone from the pool
+             ▲         │                        │
+             └─────────┴── released, or ◀───────┘   (then published twice: the ledger lets
+                           lease expired             only one of the two act)
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout import message, metrics
+from node_timeout.errors import ExchangeUnavailableError, InvalidNodeRunError, PoolUnavailableError
+from node_timeout.node import DueRun, NodeRun
+from node_timeout.ports import Claim, ClaimedMember, Exchange, Pool
+from node_timeout.service import Health, repeat
+
+logger = logging.getLogger(__name__)
+
+BATCHES_IN_FLIGHT = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanReport:
+    """What one pass did, in node runs."""
+
+    claimed: int = 0
+    published: int = 0
+    finished: int = 0
+    unreadable: int = 0
+    unconfirmed: int = 0
+    more: bool = False
+    """Whether more may be due right now."""
+    seconds_to_next: float | None = None
+    """Until the earliest deadline left in the pool."""
+    error: Exception | None = None
+    """The last failure of Redis or RabbitMQ in this pass."""
+
+
+class Scanner:
+    """Claims due members, publishes them, and removes what the broker has confirmed."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        exchange: Exchange,
+        queue: str,
+        batch_size: int,
+        lease_seconds: float,
+        scan_interval: float,
+    ) -> None:
+        self._pool = pool
+        self._exchange = exchange
+        self._queue = queue
+        self._batch_size = batch_size
+        self._lease_seconds = lease_seconds
+        self._scan_interval = scan_interval
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Scan until stopped; batches in flight then end within their time limits."""
+        stopped = asyncio.ensure_future(stop.wait())
+
+        async def step() -> None:
+            report = ScanReport()
+            await self._claim(report)
+            if report.error:
+                raise report.error
+            if report.more:
+                waiting = {stopped, *self._publishing}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await self._pause(report.seconds_to_next, stopped)
+            if report.error:
+                raise report.error
+
+        try:
+            await repeat(step, stop=stop, health=health)
+        finally:
+            stopped.cancel()
+            await asyncio.gather(*self._publishing)
+
+    async def _pause(self, seconds_to_next: float | None, stopped: asyncio.Future[Any]) -> None:
+        seconds = self._scan_interval
+        if seconds_to_next is not None:
+            seconds = min(seconds, max(0.0, seconds_to_next))
+        waiting = asyncio.ensure_future(self._pool.wait(seconds))
+        await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    async def once(self) -> ScanReport:
+        """One pass: claim what is due, at most `BATCHES_IN_FLIGHT` batches, and see it published.
+
+        Raises `ExchangeUnavailableError` before anything is claimed if there is no broker to
+        publish to. A later failure is in the report: what it left unconfirmed is released, or
+        comes back when its lease expires.
+        """
+        report = ScanReport()
+        await self._claim(report)
+        await asyncio.gather(*self._publishing)
+        return report
+
+    async def _claim(self, report: ScanReport) -> None:
+        """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
+        await self._exchange.ensure()
+        report.more = True
+        while report.more and len(self._publishing) < BATCHES_IN_FLIGHT:
+            try:
+                claim = await self._pool.claim(self._batch_size, self._lease_seconds)
+            except PoolUnavailableError as error:
+                report.error = error
+                return
+            report.more = len(claim.members) == self._batch_size
+            if claim.next_due_at is not None:
+                report.seconds_to_next = claim.next_due_at - claim.now
+            if claim.members:
+                report.claimed += len(claim.members)
+                metrics.CLAIMED.inc(len(claim.members))
+                task = asyncio.create_task(self._dispatch(claim, report))
+                self._publishing.add(task)
+                task.add_done_callback(self._publishing.discard)
+
+    async def _dispatch(self, claim: Claim, report: ScanReport) -> None:
+        due, unreadable = _read(claim.members)
+        # Half the lease, so that the confirmed members are finished while they are still ours.
+        time_limit = self._lease_seconds / 2
+        try:
+            for member, reason in unreadable:
+                await self._dead_letter(member, reason)
+            report.unreadable += len(unreadable)
+            if due:
+                await self._exchange.publish(self._queue, message.encode(due), time_limit)
+                report.published += len(due)
+                metrics.PUBLISHED.inc(len(due))
+            names = [claimed.member for claimed in claim.members]
+            report.finished += await self._pool.finish(names, claim.lease)
+        except PoolUnavailableError as error:
+            report.error = error
+        except ExchangeUnavailableError as error:
+            report.error = error
+            report.unconfirmed += len(claim.members)
+            metrics.UNCONFIRMED.inc(len(claim.members))
+            await self._release(claim)
+
+    async def _release(self, claim: Claim) -> None:
+        """Make the members due again, so that they need not wait for the lease to expire.
+
+        The broker may have taken the message all the same; the ledger drops the second one.
+        """
+        try:
+            await self._pool.release(claim.members, claim.lease)
+        except PoolUnavailableError:
+            logger.debug("%d leases are left to expire", len(claim.members))
+
+    async def _dead_letter(self, member: str, reason: str) -> None:
+        metrics.UNREADABLE.labels("pool").inc()
+        logger.error("%s; it goes to the dead-letter queue", reason)
+        await self._exchange.dead_letter(member.encode("utf-8", "surrogateescape"), reason)
+
+
+def _read(members: Sequence[ClaimedMember]) -> tuple[list[DueRun], list[tuple[str, str]]]:
+    """Split into node runs and (member, reason) of those that name none."""
+    due: list[DueRun] = []
+    unreadable: list[tuple[str, str]] = []
+    for claimed in members:
+        try:
+            due.append(DueRun(run=NodeRun.parse(claimed.member), due_at=claimed.deadline))
+        except InvalidNodeRunError as error:
+            unreadable.append((claimed.member, str(error)))
+    return due, unreadable

@@ -1,0 +1,191 @@
+"""Settings: environment variables with the prefix ``NODE_TIMEOUT_``, or secret files.
+
+A secret file is named like its variable, in lower case (``node_timeout_database_url``), and lies in
+the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The environment wins.
+"""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+from node_timeout.errors import SettingsError
+from node_timeout.timeout_config import MAX_ACTION_LENGTH
+
+PREFIX = "NODE_TIMEOUT_"
+SECRETS_DIR = "NODE_TIMEOUT_SECRETS_DIR"
+DAY = 86400.0
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^(?!amq\.)\S+$")]
+Action = Annotated[str, Field(min_length=1, max_length=MAX_ACTION_LENGTH)]
+ClassPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Settings(BaseSettings):
+    """Every setting, checked when built. Raises `SettingsError` that lists every fault."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://node_timeout:node_timeout@127.0.0.1:5432/node_timeout"),
+        description="Database of configs and ledger: postgresql://, mysql:// or sqlite:///",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey of the executing pool: redis://, rediss:// or unix://",
+    )
+    amqp_url: SecretStr = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
+        description="RabbitMQ of the dispatch exchange: amqp:// or amqps://",
+    )
+    engine: str | None = Field(
+        None, description="Name of the engine adapter that the worker acts through; no default"
+    )
+    executing_pool: Name = Field(
+        "executing_node_pool", description="Key of the Redis ZSET that holds the deadlines"
+    )
+    dispatch_exchange: QueueName = Field(
+        "node_timeout.dispatch", description="Exchange that all queues are bound to"
+    )
+    dispatch_queue: QueueName = Field(
+        "node_timeout.dispatch", description="Queue of the scanner's batches"
+    )
+    handle_queue: QueueName | None = Field(
+        None, description="Queue where strategies run; unset: where the batch was received"
+    )
+    handle_queues: dict[Action, QueueName] = Field(
+        default_factory=dict, description="JSON map of action to a handle queue of its own"
+    )
+    queue_type: Literal["quorum", "classic"] = Field(
+        "quorum", description="Type of all queues: quorum or classic"
+    )
+    handlers: dict[Action, ClassPath] = Field(
+        default_factory=dict,
+        description="JSON map of action to module:Class, added to the installed strategies",
+    )
+    scan_interval: Annotated[float, Field(ge=0.01, le=60)] = Field(
+        1.0, description="Longest sleep of an idle scanner, seconds"
+    )
+    scan_batch_size: Annotated[int, Field(ge=1, le=1000)] = Field(
+        100, description="Node runs in one claim and one message"
+    )
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        15.0, description="How long a claimed node is one scanner's alone, seconds"
+    )
+    redispatch_after: Seconds = Field(
+        300.0, description="When an overdue node that is not in the pool is armed again, seconds"
+    )
+    reconcile_pause: Seconds = Field(
+        30.0, description="Rest between two sweeps of the ledger, seconds"
+    )
+    worker_concurrency: Annotated[int, Field(ge=1, le=10000)] = Field(
+        64, description="Strategy calls at once in one worker"
+    )
+    strategy_timeout: Annotated[float, Field(gt=0, le=86400)] = Field(
+        30.0, description="Longest duration of one strategy call, seconds"
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        20, description="Strategy calls for one node run before it is dead"
+    )
+    retry_backoff: Seconds = Field(
+        1.0, description="Longest wait before the second call; it doubles with each, seconds"
+    )
+    retry_backoff_max: Seconds = Field(
+        300.0, description="Longest wait between two calls, seconds"
+    )
+    max_seconds: Seconds = Field(366 * DAY, description="Longest timeout of a node, seconds")
+    shutdown_timeout: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="How long a stopping process finishes what is in flight, seconds"
+    )
+    record_retention: Seconds = Field(
+        30 * DAY, description="How long handled and stale ledger rows are kept, seconds"
+    )
+    cancelled_retention: Seconds = Field(
+        3600.0, description="How long cancelled ledger rows are kept, seconds"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="text, json, or auto: text on a terminal, else json"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
+    metrics_host: Name = Field("127.0.0.1", description="Address of the metrics and health port")
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Port of /metrics, /healthz and /readyz; unset: none"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # The original error is cut off: it could quote a password.
+            raise SettingsError(_explain(error)) from None
+        _refuse_misspelt(os.environ)
+
+    @field_validator("database_url", "redis_url", "amqp_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr) -> SecretStr:
+        if "://" not in value.get_secret_value():
+            raise ValueError("is not a URL, write scheme://user:password@host:port/name")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = Path(os.environ.get(SECRETS_DIR, "/run/secrets"))
+        if not folder.is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for fault in error.errors(include_url=False, include_input=False):
+        name = str(fault["loc"][0]) if fault["loc"] else "settings"
+        where = "".join(f"[{part!r}]" for part in fault["loc"][1:] if part != "[key]")
+        problem = fault["msg"].removeprefix("Value error, ")
+        known = get_close_matches(name, list(Settings.model_fields), n=1)
+        if fault["type"] == "extra_forbidden":
+            problem = "unknown setting" + (f", did you mean {known[0]!r}?" if known else "")
+        description = Settings.model_fields[name].description if known == [name] else None
+        problems.append(
+            f"{variable(name)}{where}: {problem}" + (f" ({description})" if description else "")
+        )
+    return "; ".join(problems)
+
+
+def _refuse_misspelt(environment: "os._Environ[str]") -> None:
+    """Refuse a variable that is nearly a setting; others with our prefix may be anyone's."""
+    known = [variable(name) for name in Settings.model_fields] + [SECRETS_DIR]
+    for name in environment:
+        if name.startswith(PREFIX) and name.upper() not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.9)
+            if close:
+                raise SettingsError(f"{name} is no setting, did you mean {close[0]}?")

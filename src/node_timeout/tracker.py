@@ -1,0 +1,68 @@
+"""Tracker: state events of the engine → ledger, then pool.
+
+The ledger comes first and is enough: what the pool misses, the reconciler puts right.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from node_timeout import metrics
+from node_timeout.errors import PoolUnavailableError
+from node_timeout.node import NodeRun
+from node_timeout.ports import Ledger, Pool
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Arms node runs that enter RUNNING, disarms nodes that leave it."""
+
+    def __init__(self, *, ledger: Ledger, pool: Pool) -> None:
+        self._ledger = ledger
+        self._pool = pool
+
+    async def nodes_started(self, runs: Sequence[NodeRun]) -> int:
+        """Arm the runs whose nodes have a config; return how many are armed.
+
+        Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: the
+        reconciler arms them later.
+        """
+        armed = await self._ledger.arm(runs, await self._pool.now()) if runs else []
+        if armed:
+            metrics.ARMED_TOTAL.inc(len(armed))
+            try:
+                await self._pool.arm(armed)
+            except PoolUnavailableError as error:
+                self._missed("armed", [due.run for due in armed], error)
+        return len(armed)
+
+    async def nodes_left(self, runs: Sequence[NodeRun], node_ids: Sequence[str]) -> int:
+        """Disarm every armed version of the nodes; return how many runs the ledger cancelled.
+
+        ``runs`` leave the pool also if the ledger does not know them, as when the engine fills
+        the pool itself. Raises `LedgerUnavailableError`.
+        """
+        if not runs and not node_ids:
+            return 0
+        nodes = list(dict.fromkeys([*node_ids, *(run.node_id for run in runs)]))
+        cancelled = await self._ledger.disarm(nodes, await self._pool.now())
+        metrics.DISARMED.inc(len(cancelled))
+        leaving = list(dict.fromkeys([*cancelled, *runs]))
+        if leaving:
+            try:
+                await self._pool.disarm(leaving)
+            except PoolUnavailableError as error:
+                self._missed("disarmed", leaving, error)
+        return len(cancelled)
+
+    def _missed(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
+        metrics.ARM_FAILURES.inc(len(runs))
+        for run in runs:
+            logger.warning(
+                "node run %s of node %s is %s in the ledger only: %s",
+                run.version,
+                run.node_id,
+                what,
+                error,
+                extra={"node_id": run.node_id, "version": run.version},
+            )

@@ -1,0 +1,455 @@
+"""Worker: dispatch messages → strategies → ledger.
+
+The steps of one batch of messages:
+
+    read ──▶ forward (if its action has a handle queue of its own) ──▶ ack
+      └────▶ take ──▶ ask the engine ──▶ strategy ──▶ record ──▶ put back the retries ──▶ ack
+
+A crash before *record* leaves rows ``executing`` until their lease runs out; they are then taken
+over, and the engine is asked about that very version before anything is repeated.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from node_timeout import message, metrics
+from node_timeout.errors import (
+    NodeRunSupersededError,
+    PoolUnavailableError,
+    StrategyRefusedError,
+    TemporaryError,
+    UnreadableMessageError,
+)
+from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
+from node_timeout.service import Backoff, Health, repeat, until_available
+from node_timeout.strategy import NodeTimeoutStrategy, call
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BATCHES_IN_FLIGHT = 4
+MESSAGES_PER_BATCH = 100
+RECORD_EVERY_SECONDS = 0.05
+PUT_BACK_SECONDS = 5.0
+MAX_MESSAGE_LENGTH = 2000
+
+
+class _StoppedError(Exception):
+    """The worker stops in the middle of an outage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes:
+    """Where strategies run: ``handle_queues`` by action, else ``handle_queue``, else here (None)."""
+
+    dispatch_queue: str
+    handle_queue: str | None = None
+    handle_queues: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def queues(self) -> list[str]:
+        """Every queue by name, the dispatch queue first."""
+        named = [self.dispatch_queue, self.handle_queue, *self.handle_queues.values()]
+        return list(dict.fromkeys(name for name in named if name))
+
+    def target(self, action: str | None) -> str | None:
+        """The queue of an action (None: of a node without a config); None for here."""
+        return self.handle_queues.get(action or "", self.handle_queue)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much at once, how long (seconds), how often."""
+
+    concurrency: int
+    strategy_timeout: float
+    max_attempts: int
+    retry: Backoff
+    shutdown_timeout: float
+
+    @property
+    def lease_seconds(self) -> float:
+        """A strategy that starts within the first half of its row's lease ends within it."""
+        return 2 * self.strategy_timeout + 10
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkReport:
+    """What became of one batch, in node runs."""
+
+    received: int = 0
+    unreadable: int = 0
+    forwarded: int = 0
+    later: int = 0
+    dropped: int = 0
+    late: int = 0
+    outcomes: dict[RunState, int] = field(default_factory=dict)
+
+
+class Worker:
+    """Consumes queues and deals with the nodes they bring."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        exchange: Exchange,
+        engine: Engine,
+        strategies: Mapping[str, NodeTimeoutStrategy],
+        routes: Routes,
+        queues: Collection[str],
+        limits: Limits,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._exchange = exchange
+        self._engine = engine
+        self._strategies = strategies
+        self._routes = routes
+        self._queues = queues
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._batches: set[asyncio.Task[WorkReport]] = set()
+        self._must_end = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Work until stopped; then finish what is in flight within ``shutdown_timeout``.
+
+        Batches outlive a lost connection: their messages come again, and the ledger tells.
+        """
+
+        async def step() -> None:
+            async with self._exchange.consume(self._prefetch()) as consumer:
+                health.succeeded()
+                await self._consume(consumer, stop)
+                await consumer.stop()
+                await self._drain()
+
+        await repeat(step, stop=stop, health=health)
+        await self._drain()
+
+    def _prefetch(self) -> dict[str, int]:
+        """Dispatch messages carry many nodes, handle messages one."""
+        return {
+            queue: BATCHES_IN_FLIGHT
+            if queue == self._routes.dispatch_queue
+            else 2 * self._limits.concurrency
+            for queue in self._queues
+        }
+
+    async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
+        """Start a batch for whatever has come, `BATCHES_IN_FLIGHT` at once, until stopped."""
+        stopped = asyncio.ensure_future(stop.wait())
+        getting: asyncio.Future[list[Delivery]] | None = None
+        try:
+            while not stop.is_set():
+                if getting is None and len(self._batches) < BATCHES_IN_FLIGHT:
+                    getting = asyncio.ensure_future(consumer.get(MESSAGES_PER_BATCH))
+                waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
+                if getting:
+                    waiting.add(getting)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for batch in [batch for batch in self._batches if batch.done()]:
+                    self._batches.remove(batch)
+                    batch.result()
+                if getting and getting.done():
+                    batch = asyncio.ensure_future(self.handle(getting.result(), stop))
+                    self._batches.add(batch)
+                    getting = None
+        finally:
+            stopped.cancel()
+            if getting:
+                getting.cancel()
+
+    async def _drain(self) -> None:
+        """Let the batches in flight end; past ``shutdown_timeout`` put their nodes back."""
+        if self._batches:
+            await asyncio.wait(self._batches, timeout=self._limits.shutdown_timeout)
+        self._must_end.set()
+        late = {batch for batch in self._batches if not batch.done()}
+        if late:
+            _, stuck = await asyncio.wait(late, timeout=PUT_BACK_SECONDS)
+            for batch in stuck:
+                batch.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._batches.clear()
+
+    async def once(self, consumer: Consumer) -> WorkReport:
+        """Wait for one batch of messages and deal with it."""
+        return await self.handle(await consumer.get(MESSAGES_PER_BATCH), asyncio.Event())
+
+    async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> WorkReport:
+        """Deal with messages, through outages; if stopped in one, they go back to their queues."""
+        report = WorkReport()
+        try:
+            read = await self._insist(lambda: self._read(deliveries, report), stop)
+            here = await self._insist(lambda: self._forward(read, report), stop)
+            if here:
+                started = time.monotonic()
+                taking = await self._insist(lambda: self._take(here, report), stop)
+                await self._deal(taking, started, report)
+        except _StoppedError:
+            await _each(deliveries, lambda delivery: delivery.requeue())
+        except Exception:
+            logger.exception("a batch of %d messages goes back to its queue", len(deliveries))
+            await _each(deliveries, lambda delivery: delivery.requeue())
+            raise
+        else:
+            await _each(deliveries, lambda delivery: delivery.ack())
+        return report
+
+    async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        """Repeat a step until no outage stops it. Raises `_StoppedError` if the worker stops."""
+        try:
+            return await step()
+        except TemporaryError as error:
+            first = error
+        health = Health(name="worker")
+        health.failed(first)
+        value = await until_available(step, stop=stop, health=health)
+        if value is None:
+            raise _StoppedError
+        return value
+
+    async def _read(
+        self, deliveries: Sequence[Delivery], report: WorkReport
+    ) -> dict[NodeRun, tuple[DueRun, str]]:
+        """The node runs of the messages with the queue each came from, every run once."""
+        read: dict[NodeRun, tuple[DueRun, str]] = {}
+        report.received = report.unreadable = 0
+        for delivery in deliveries:
+            try:
+                due, unreadable = message.decode(delivery.body)
+            except UnreadableMessageError as error:
+                due = []
+                unreadable = [message.UnreadableNode(body=delivery.body, reason=str(error))]
+            for bad in unreadable:
+                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
+                metrics.UNREADABLE.labels("queue").inc()
+                await self._exchange.dead_letter(bad.body, bad.reason)
+            report.received += len(due)
+            report.unreadable += len(unreadable)
+            read.update((each.run, (each, delivery.queue)) for each in due)
+        return read
+
+    async def _forward(
+        self, read: Mapping[NodeRun, tuple[DueRun, str]], report: WorkReport
+    ) -> list[DueRun]:
+        """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
+        here: list[DueRun] = []
+        onward: list[tuple[DueRun, str]] = []
+        dispatched = [due for due, queue in read.values() if queue == self._routes.dispatch_queue]
+        configs = {}
+        if dispatched and self._routes.handle_queues:
+            configs = await self._ledger.configs([due.run.node_id for due in dispatched])
+        for due, queue in read.values():
+            target = None
+            if queue == self._routes.dispatch_queue:
+                config = configs.get(due.run.node_id)
+                target = self._routes.target(config.action if config else None)
+            if target in (None, queue):
+                here.append(due)
+            else:
+                onward.append((due, target))
+        await asyncio.gather(*(self._send(due, target) for due, target in onward))
+        report.forwarded += len(onward)
+        return here
+
+    async def _send(self, due: DueRun, queue: str) -> None:
+        await self._exchange.publish(queue, message.encode([due]), self._limits.strategy_timeout)
+        metrics.FORWARDED.labels(queue).inc()
+
+    async def _rearm(self, due: Sequence[DueRun]) -> None:
+        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended."""
+        if not due:
+            return
+        try:
+            await self._pool.rearm(due)
+        except PoolUnavailableError as error:
+            logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
+
+    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taking:
+        """Take the ledger rows; put back into the pool what is not for now."""
+        taking = await self._ledger.take(
+            due,
+            now=await self._pool.now(),
+            lease_seconds=self._limits.lease_seconds,
+            max_attempts=self._limits.max_attempts,
+        )
+        metrics.LEASE_STEALS.inc(taking.stolen)
+        for state, count in taking.dropped.items():
+            metrics.DROPPED.labels(state).inc(count)
+        for outcome in taking.given_up:
+            metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
+            _log(outcome)
+        report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
+        report.later += len(taking.later)
+        await self._rearm(taking.later)
+        return taking
+
+    async def _deal(self, taking: Taking, started: float, report: WorkReport) -> None:
+        """Run the strategies; record outcomes in groups as they come."""
+        # A strategy that starts later than this could outlive its row's lease.
+        start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
+        running = {asyncio.ensure_future(self._strike(node, start_before)) for node in taking.taken}
+        try:
+            while running:
+                done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
+                if self._must_end.is_set():
+                    for task in running:
+                        task.cancel()
+                if done:
+                    lease_ends = started + self._limits.lease_seconds
+                    outcomes = [task.result() for task in done]
+                    await self._record(outcomes, taking.lease, lease_ends, report)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _record(
+        self, outcomes: Sequence[Outcome], lease: float, lease_ends: float, report: WorkReport
+    ) -> None:
+        """Write outcomes while the lease holds, whatever the database does in between."""
+        health = Health(name="worker record")
+        backoff = Backoff()
+        while True:
+            now = await self._pool.now()
+            try:
+                recorded = await self._ledger.record(outcomes, lease=lease, now=now)
+                break
+            except TemporaryError as error:
+                health.failed(error)
+                if time.monotonic() > lease_ends:
+                    raise
+            await asyncio.sleep(max(0.02, backoff.seconds(health.failures)))
+        report.late += len(outcomes) - recorded
+        metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
+        for outcome in outcomes:
+            report.outcomes[outcome.state] = report.outcomes.get(outcome.state, 0) + 1
+            if outcome.due_at is None:
+                metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
+            elif outcome.called:
+                metrics.RETRIES.labels(outcome.node.action).inc()
+        if recorded < len(outcomes):
+            logger.warning(
+                "%d of %d results came after their lease and were not recorded; first node: %s",
+                len(outcomes) - recorded,
+                len(outcomes),
+                outcomes[0].node.node_id,
+            )
+        await self._rearm(
+            [
+                DueRun(run=outcome.node.run, due_at=outcome.due_at)
+                for outcome in outcomes
+                if outcome.due_at is not None
+            ]
+        )
+
+    async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
+        """Ask the engine, call the strategy, and say how it ended. Does not raise."""
+        called = False
+        try:
+            async with self._slots:
+                if time.monotonic() > start_before:
+                    return await self._put_back(node, "its worker had no time for it")
+                called = True
+                outcome = await self._judge(node)
+        except asyncio.CancelledError:
+            # Only `_deal` cancels, when the worker must stop: the node goes back.
+            if called:
+                return await self._retry(node, "the worker stopped before the strategy ended")
+            return await self._put_back(node, "the worker stopped")
+        _log(outcome)
+        return outcome
+
+    async def _judge(self, node: TimedOutNode) -> Outcome:
+        """One attempt, as an outcome."""
+        strategy = self._strategies.get(node.action)
+        if strategy is None:
+            known = ", ".join(sorted(self._strategies))
+            return await self._retry(
+                node, f"no strategy for action {node.action!r} (this worker has: {known})"
+            )
+        limit = asyncio.timeout(self._limits.strategy_timeout)
+        try:
+            async with limit:
+                if not await self._engine.is_running(node):
+                    return _outcome(node, RunState.STALE, "no longer running at this version")
+                if node.attempt == 1:
+                    metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
+                with metrics.STRATEGY_SECONDS.labels(node.action).time():
+                    result = await call(strategy, node)
+        except NodeRunSupersededError as error:
+            return _outcome(node, RunState.STALE, str(error))
+        except StrategyRefusedError as error:
+            return _outcome(node, RunState.DEAD, str(error))
+        except TemporaryError as error:
+            return await self._retry(node, str(error))
+        except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything
+            if limit.expired():
+                seconds = self._limits.strategy_timeout
+                return await self._retry(node, f"the strategy took longer than {seconds:g} s")
+            logger.warning("strategy of action %s raised", node.action, exc_info=error)
+            return await self._retry(node, f"{type(error).__name__}: {error}")
+        if not result.result:
+            return await self._retry(node, result.message or "the strategy reported a failure")
+        return _outcome(node, RunState.HANDLED, result.message)
+
+    async def _retry(self, node: TimedOutNode, error: str) -> Outcome:
+        """Armed again after a back-off, or dead after the last attempt."""
+        if node.attempt >= self._limits.max_attempts:
+            return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
+        due_at = await self._pool.now() + self._limits.retry.seconds(node.attempt)
+        return _outcome(node, RunState.ARMED, error, due_at=due_at)
+
+    async def _put_back(self, node: TimedOutNode, why: str) -> Outcome:
+        return _outcome(node, RunState.ARMED, why, due_at=await self._pool.now(), called=False)
+
+
+def _outcome(
+    node: TimedOutNode,
+    state: RunState,
+    text: str,
+    due_at: float | None = None,
+    *,
+    called: bool = True,
+) -> Outcome:
+    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
+    return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
+
+
+def _log(outcome: Outcome) -> None:
+    node = outcome.node
+    level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
+    logger.log(
+        level,
+        "node %s version %s: %s at attempt %d: %s",
+        node.node_id,
+        node.version,
+        outcome.state,
+        node.attempt,
+        outcome.message,
+        extra={
+            "node_id": node.node_id,
+            "version": node.version,
+            "root_pipeline_id": node.root_pipeline_id,
+            "action": node.action,
+            "state": str(outcome.state),
+            "attempt": node.attempt,
+        },
+    )
+
+
+async def _each(
+    deliveries: Iterable[Delivery], settle: Callable[[Delivery], Awaitable[None]]
+) -> None:
+    for delivery in deliveries:
+        await settle(delivery)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from node_timeout import metrics
+from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
@@ -24,7 +25,7 @@ from node_timeout.ports import Engine, Exchange, LedgerRow, ReplayOrder, Retenti
 from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
 from node_timeout.service import Backoff, Health, repeat, sleep, until_available
-from node_timeout.settings import Settings
+from node_timeout.settings import Settings, variable
 from node_timeout.strategy import known_actions, load_strategies
 from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
 from node_timeout.tracker import Tracker
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 MONITOR_SECONDS = 10.0
 REPLAY_BATCH = 500
+IN_PROCESS = "memory://"
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
@@ -76,26 +78,21 @@ class Status:
 class NodeTimeout:
     """Arm, disarm, look and replay, over the stores that the settings name.
 
-    An async context manager. ``exchange`` and ``engine`` are for programs that bring their own;
-    by default they come from the settings when they are needed.
+    An async context manager. Nothing is connected before it is needed.
     """
 
     def __init__(
         self,
         settings: Settings | None = None,
-        *,
-        exchange: Exchange | None = None,
-        engine: Engine | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self._given_exchange = exchange
-        self._given_engine = engine
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._closing = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         settings = self.settings
-        self._exchange, self._engine = self._given_exchange, self._given_engine
+        self._engine: Engine | None = None
+        self._exchange: Exchange | None = None
         self.ledger = SqlLedger(settings.database_url.get_secret_value())
         self._closing.push_async_callback(self.ledger.close)
         try:
@@ -110,6 +107,10 @@ class NodeTimeout:
         await self._closing.aclose()
 
     # Configs
+
+    def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
+        """The function of this name, checked against this object's settings."""
+        return apply_configs(pipeline_tree, configs, _rules(self.settings))
 
     async def batch_create_node_timeout_config(
         self, root_pipeline_id: Any, pipeline_tree: Any
@@ -220,6 +221,7 @@ class NodeTimeout:
         Waits for stores that are down. Raises `SchemaError`, `QueueMismatchError`.
         """
         scanner, reconciler = self.scanner(), self.reconciler()
+        self._refuse_in_process()
         await self._serve(stop, {"scanner": scanner.run, "reconciler": reconciler.run})
 
     async def work(self, stop: asyncio.Event, queues: Sequence[str] = ()) -> None:
@@ -229,7 +231,15 @@ class NodeTimeout:
         `QueueMismatchError`.
         """
         worker = self.worker(queues)
+        self._refuse_in_process()
         await self._serve(stop, {"worker": worker.run})
+
+    async def scan_and_work(self, stop: asyncio.Event) -> None:
+        """Both roles in one process, on the default queues."""
+        scanner, reconciler, worker = self.scanner(), self.reconciler(), self.worker()
+        await self._serve(
+            stop, {"scanner": scanner.run, "reconciler": reconciler.run, "worker": worker.run}
+        )
 
     def scanner(self) -> Scanner:
         settings = self.settings
@@ -296,9 +306,12 @@ class NodeTimeout:
     @property
     def exchange(self) -> Exchange:
         """The dispatch exchange; connected when it is first used."""
+        url = self.settings.amqp_url.get_secret_value()
+        if self._exchange is None and url.startswith(IN_PROCESS):
+            self._exchange = MemoryExchange()
         if self._exchange is None:
             rabbit = RabbitExchange(
-                self.settings.amqp_url.get_secret_value(),
+                url,
                 exchange=self.settings.dispatch_exchange,
                 queues=self._routes().queues,
                 queue_type=self.settings.queue_type,
@@ -307,6 +320,17 @@ class NodeTimeout:
             self._closing.push_async_callback(rabbit.close)
             self._exchange = rabbit
         return self._exchange
+
+    def use_engine(self, engine: Engine) -> None:
+        """Let the worker act through this engine, not through the one that the settings name."""
+        self._engine = engine
+
+    def _refuse_in_process(self) -> None:
+        if isinstance(self.exchange, MemoryExchange):
+            raise SettingsError(
+                f"{variable('amqp_url')}: {IN_PROCESS} reaches no other process; "
+                f"name a RabbitMQ, or use: node-timeout dev"
+            )
 
     async def _serve(
         self,

@@ -26,7 +26,7 @@ DAY = 86400.0
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^(?!amq\.)\S+$")]
+QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^\S+$")]
 Action = Annotated[str, Field(min_length=1, max_length=MAX_ACTION_LENGTH)]
 ClassPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 

@@ -1,0 +1,71 @@
+"""``node-timeout check``: can this configuration work? One finding a line."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from node_timeout.adapters.schema import Schema
+from node_timeout.app import NodeTimeout
+from node_timeout.engines import load_engine
+from node_timeout.errors import NodeTimeoutError, SettingsError
+from node_timeout.settings import Settings
+from node_timeout.strategy import load_strategies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One finding."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+async def run_checks(settings: Settings) -> list[CheckResult]:
+    """Look at everything; a failure of one does not keep the others from being looked at."""
+    async with NodeTimeout(settings) as app:
+        checks: dict[str, Callable[[], Awaitable[str]]] = {
+            "database": lambda: _database(settings),
+            "redis": lambda: _redis(app),
+            "rabbitmq": lambda: _rabbitmq(app),
+            "engine and strategies": lambda: _plugins(settings),
+        }
+        results = []
+        for name, look in checks.items():
+            try:
+                results.append(CheckResult(name=name, passed=True, text=await look()))
+            except NodeTimeoutError as error:
+                results.append(CheckResult(name=name, passed=False, text=str(error)))
+        return results
+
+
+async def _database(settings: Settings) -> str:
+    schema = Schema(settings.database_url.get_secret_value())
+    try:
+        return f"reachable, schema at head ({await schema.check()})"
+    finally:
+        await schema.close()
+
+
+async def _redis(app: NodeTimeout) -> str:
+    await app.pool.ping()
+    policy = await app.pool.eviction_policy()
+    if policy != "noeviction":
+        raise SettingsError(
+            f"maxmemory-policy is {policy}: it may drop deadlines; set it to noeviction"
+        )
+    return "reachable, maxmemory-policy noeviction"
+
+
+async def _rabbitmq(app: NodeTimeout) -> str:
+    await app.exchange.ensure()
+    queues = await app.exchange.depths()
+    return f"reachable, queues as declared: {', '.join(queues) or 'in this process'}"
+
+
+async def _plugins(settings: Settings) -> str:
+    engine = load_engine(settings)
+    try:
+        strategies = load_strategies(settings.handlers, engine)
+    finally:
+        await engine.close()
+    return f"engine {settings.engine}, strategies {', '.join(sorted(strategies))}"

@@ -1,0 +1,375 @@
+"""The command line. Each command imports what it needs, so that ``--help`` answers at once."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from node_timeout.errors import InvalidInputError, NodeTimeoutError, SettingsError
+
+if TYPE_CHECKING:
+    from node_timeout.app import NodeTimeout, Status
+    from node_timeout.ports import LedgerRow
+    from node_timeout.settings import Settings
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+MISTAKE = 2
+FAILURE = 1
+
+
+def main() -> None:
+    """Entry point: one line for a mistake (exit code 2) or a failure (1), never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        code = _complain(error.format_message(), MISTAKE)
+    except (SettingsError, InvalidInputError) as error:
+        code = _complain(str(error), MISTAKE)
+    except NodeTimeoutError as error:
+        code = _complain(str(error), FAILURE)
+    except ExceptionGroup as group:
+        code = _complain(str(_first(group)), FAILURE)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str, code: int) -> int:
+    from node_timeout.logs import redact  # noqa: PLC0415 - as in every command below
+
+    click.echo(f"node-timeout: {redact(text)}", err=True)
+    return code
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def setting(
+    name: str, kind: Any, text: str, default: str, unit: str = ""
+) -> Callable[[Command], Command]:
+    """An option that overrides a setting; without it the variable or the default counts."""
+    notes = [f"variable: NODE_TIMEOUT_{name.upper()}", f"default: {default}"]
+    notes += [f"unit: {unit}"] if unit else []
+    return click.option(
+        "--" + name.replace("_", "-"), name, type=kind, help=f"{text}  [{'; '.join(notes)}]"
+    )
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+log_options = options(
+    setting("log_format", click.Choice(["auto", "text", "json"]), "Form of log lines.", "auto"),
+    setting(
+        "log_level",
+        click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+        "Least level of log lines.",
+        "INFO",
+    ),
+)
+daemon_options = options(
+    log_options,
+    setting("metrics_host", str, "Address of the metrics port.", "127.0.0.1"),
+    setting("metrics_port", int, "Port of /metrics, /healthz, /readyz.", "none"),
+    setting("shutdown_timeout", float, "Time to finish when stopped.", "30", "seconds"),
+)
+engine_option = setting("engine", str, "Engine adapter to act through.", "none")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="node-timeout", message="%(version)s")
+def cli() -> None:
+    """Durable deadlines for the nodes of any workflow engine.
+
+    Every setting is an environment variable NODE_TIMEOUT_…; docs/reference/settings.md lists them.
+    """
+
+
+@cli.command()
+@options(
+    setting("scan_interval", float, "Longest sleep of an idle scanner.", "1", "seconds"),
+    setting("scan_batch_size", int, "Node runs in one message.", "100", "node runs"),
+    setting("lease_seconds", float, "How long a claim lasts.", "15", "seconds"),
+    daemon_options,
+)
+def scan(**overrides: Any) -> None:
+    """Publish due nodes, and put back what Redis has lost."""
+    settings = _settings(overrides)
+    _configure_logs(settings)
+    _until_signal(lambda stop: _with_app(settings, lambda app: app.scan(stop)))
+
+
+@cli.command()
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Queue to consume; may be given more than once.  "
+    "[default: the dispatch queue, and the handle queue if one is set]",
+)
+@options(
+    engine_option,
+    setting("worker_concurrency", int, "Strategy calls at once.", "64", "calls"),
+    setting("strategy_timeout", float, "Longest strategy call.", "30", "seconds"),
+    setting("max_attempts", int, "Strategy calls before a node run is dead.", "20", "calls"),
+    daemon_options,
+)
+def worker(queues: tuple[str, ...], **overrides: Any) -> None:
+    """Deal with timed-out nodes."""
+    settings = _settings(overrides)
+    _configure_logs(settings)
+    _until_signal(lambda stop: _with_app(settings, lambda app: app.work(stop, queues)))
+
+
+@cli.command()
+@click.option(
+    "--revision", default="head", help="Revision to go to, or base for none.  [default: head]"
+)
+def migrate(revision: str) -> None:
+    """Bring the database's tables to this version's."""
+    from node_timeout.adapters.schema import Schema  # noqa: PLC0415
+
+    schema = Schema(_settings({}).database_url.get_secret_value())
+
+    async def go() -> str | None:
+        try:
+            return await schema.migrate(revision)
+        finally:
+            await schema.close()
+
+    click.echo(f"the database is at revision {asyncio.run(go()) or 'none'}")
+
+
+@cli.command()
+@engine_option
+def check(**overrides: Any) -> int:
+    """Look at every store, the queues, the engine and the strategies; exit code 1 if one fails."""
+    from node_timeout.check import run_checks  # noqa: PLC0415
+    from node_timeout.logs import redact  # noqa: PLC0415
+
+    settings = _settings(overrides)
+    _configure_logs(settings)
+    results = asyncio.run(run_checks(settings))
+    for result in results:
+        click.echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {redact(result.text)}")
+    return 0 if all(result.passed for result in results) else FAILURE
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--watch", is_flag=True, help="Print again until interrupted.")
+@click.option(
+    "--interval", type=float, default=2.0, help="Pause of --watch.  [default: 2; unit: seconds]"
+)
+def status(as_json: bool, watch: bool, interval: float) -> int:
+    """How many are armed, overdue, executing, dead; queue depths; recent outcomes."""
+    settings = _settings({})
+    _configure_logs(settings)
+    unreachable = False
+
+    async def look(app: "NodeTimeout", stop: asyncio.Event) -> None:
+        nonlocal unreachable
+        from node_timeout.service import sleep  # noqa: PLC0415
+
+        while True:
+            found = await app.status()
+            unreachable = bool(found.unreachable)
+            if watch and not as_json:
+                click.clear()
+            click.echo(json.dumps(found.as_dict()) if as_json else _status_text(found))
+            if not watch or stop.is_set():
+                return
+            await sleep(interval, stop)
+
+    _until_signal(lambda stop: _with_app(settings, lambda app: look(app, stop)))
+    return FAILURE if unreachable else 0
+
+
+@cli.command()
+@click.argument("tree", type=click.Path(path_type=Path))
+@click.argument("configs", type=click.Path(path_type=Path))
+@click.option("--create", is_flag=True, help="Store the configs as well; needs --root.")
+@click.option("--root", help="Root pipeline id of --create.")
+def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
+    """Print the pipeline TREE with each of CONFIGS at its node (both JSON files)."""
+    from node_timeout.app import apply_node_timeout_configs  # noqa: PLC0415
+
+    if create != (root is not None):
+        raise click.UsageError("--create and --root go together")
+    new_tree = apply_node_timeout_configs(_read_json(tree), _read_json(configs))
+    if create:
+        result = _with_library(
+            lambda app: app.batch_create_node_timeout_config(root, new_tree)
+        )
+        if not result["result"]:
+            raise InvalidInputError(result["message"])
+        click.echo(f"{len(result['data'])} timeout configs stored", err=True)
+    click.echo(json.dumps(new_tree, ensure_ascii=False))
+
+
+@cli.command()
+@click.argument("node_id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
+def show(node_id: str, as_json: bool) -> int:
+    """What the ledger knows of NODE_ID, version by version."""
+    import dataclasses  # noqa: PLC0415
+
+    rows = _with_library(lambda app: app.rows(node_id))
+    for row in rows:
+        click.echo(json.dumps(dataclasses.asdict(row)) if as_json else _row_text(row))
+    if not rows:
+        return _complain(f"no node run of node {node_id!r} is in the ledger", FAILURE)
+    return 0
+
+
+@cli.command()
+@click.argument("node_id")
+@click.option("--version", "version", help="Also take this version out of the pool.")
+def cancel(node_id: str, version: str | None) -> None:
+    """Disarm every armed version of NODE_ID."""
+    cancelled = _with_library(lambda app: app.node_left(node_id, version))
+    click.echo(f"{cancelled} armed node runs cancelled")
+
+
+@cli.command()
+@click.option("--node", "node_id", help="Dead versions of this node.")
+@click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
+@click.option("--all", "everything", is_flag=True, help="All dead nodes.")
+def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> None:
+    """Arm dead node runs again, due now."""
+    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
+        raise click.UsageError("choose one of --node, --root and --all")
+    replayed = _with_library(
+        lambda app: app.replay(
+            node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+        )
+    )
+    click.echo(f"{replayed} dead node runs armed again")
+
+
+@cli.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where its data lies.  [default: the user's data directory]",
+)
+@options(setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options)
+def dev(directory: Path | None, engine: str | None, **overrides: Any) -> None:
+    """Scanner and worker in one process, with nothing else installed."""
+    from node_timeout import dev as room  # noqa: PLC0415
+
+    _configure_logs(_settings(overrides))
+    where = directory or room.default_directory()
+    _until_signal(lambda stop: room.run(where, stop, engine=engine))
+
+
+@cli.command()
+def demo() -> int:
+    """Play a sample pipeline whose nodes hang, and see each dealt with."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from node_timeout import logs  # noqa: PLC0415
+    from node_timeout.demo import play  # noqa: PLC0415
+
+    logs.configure("auto", "ERROR")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return 0 if asyncio.run(play(console)) else FAILURE
+
+
+def _settings(overrides: dict[str, Any]) -> "Settings":
+    from node_timeout.settings import Settings  # noqa: PLC0415
+
+    return Settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _configure_logs(settings: "Settings") -> None:
+    from node_timeout import logs  # noqa: PLC0415
+
+    logs.configure(settings.log_format, settings.log_level)
+
+
+async def _with_app(
+    settings: "Settings", work: Callable[["NodeTimeout"], Coroutine[Any, Any, T]]
+) -> T:
+    from node_timeout.app import NodeTimeout  # noqa: PLC0415
+
+    async with NodeTimeout(settings) as app:
+        return await work(app)
+
+
+def _with_library(work: Callable[["NodeTimeout"], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+    _configure_logs(settings)
+    return asyncio.run(_with_app(settings, work))
+
+
+def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run until done; SIGTERM or SIGINT asks it to stop, a second one ends it at once."""
+
+    async def go() -> None:
+        stop = asyncio.Event()
+        task = asyncio.ensure_future(work(stop))
+
+        def signalled() -> None:
+            if stop.is_set():
+                task.cancel()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, signalled)
+        await task
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(go())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path}: {error}") from error
+
+
+def _status_text(status: "Status") -> str:
+    def number(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:g}"
+
+    lines = [
+        f"pool       armed {number(status.armed)}, overdue {number(status.overdue)}, "
+        f"oldest overdue {number(status.oldest_overdue_seconds)} s",
+        f"ledger     armed {number(status.ledger_armed)}, executing {number(status.executing)}, "
+        f"dead {number(status.dead)}",
+    ]
+    hour = ", ".join(f"{state} {count}" for state, count in (status.last_hour or {}).items())
+    lines.append(f"last hour  {hour or 'nothing'}")
+    lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
+    lines += [f"recent     {_row_text(row)}" for row in status.recent]
+    lines += [f"NO ANSWER  {problem}" for problem in status.unreachable]
+    return "\n".join(lines)
+
+
+def _row_text(row: "LedgerRow") -> str:
+    import datetime  # noqa: PLC0415
+
+    deadline = datetime.datetime.fromtimestamp(row.deadline, tz=datetime.UTC)
+    text = (
+        f"{row.node_id} version {row.version}: {row.state}, action {row.action or 'none'}, "
+        f"deadline {deadline:%Y-%m-%d %H:%M:%S}Z, attempts {row.attempts}"
+    )
+    return f"{text}, {row.message}" if row.message else text

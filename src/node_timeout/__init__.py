@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout as NodeTimeout
     from node_timeout.app import apply_node_timeout_configs as apply_node_timeout_configs
-    from node_timeout.app import apply_node_timeout_configs as apply_node_timout_configs
+    from node_timeout.app import apply_node_timeout_configs as apply_node_timout_configs  # noqa: F401
     from node_timeout.blocking import BlockingNodeTimeout as BlockingNodeTimeout
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,

@@ -118,9 +118,9 @@ class NodeTimeout:
         """Store the timeout configs of a tree, all or none, in one transaction.
 
         Return ``{"result": bool, "data": [{"node_id", "root_pipeline_id", "action", "timeout"}],
-        "message": str}``; bad input gives ``result`` False and a message with every bad node. Called
-        again it updates: node ids are unique over all trees. Disabled configs are left out, and
-        removed if they were stored before. Raises `LedgerUnavailableError`.
+        "message": str}``; bad input gives ``result`` False and a message with every bad node.
+        Called again it updates: node ids are unique over all trees. Disabled configs are left
+        out, and removed if they were stored before. Raises `LedgerUnavailableError`.
         """
         try:
             tree = read_configs(root_pipeline_id, pipeline_tree, _rules(self.settings))
@@ -146,7 +146,7 @@ class NodeTimeout:
         return await self.nodes_left([(node_id, version)])
 
     async def nodes_started(self, runs: Iterable[tuple[str, str]]) -> int:
-        """`node_started` for many (node_id, version), one batch a store; return how many are armed."""
+        """`node_started` for many (node_id, version), a batch a store; how many are armed."""
         return await self._tracker.nodes_started([NodeRun.of(*run) for run in runs])
 
     async def nodes_left(self, nodes: Iterable[tuple[str, str | None]]) -> int:

@@ -139,9 +139,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def batch_create_node_timeout_config(
-    root_pipeline_id: Any, pipeline_tree: Any
-) -> dict[str, Any]:
+def batch_create_node_timeout_config(root_pipeline_id: Any, pipeline_tree: Any) -> dict[str, Any]:
     """`NodeTimeout.batch_create_node_timeout_config` for synchronous callers.
 
     The settings are those of the environment; the connections stay open for the next call.

@@ -214,9 +214,7 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
         raise click.UsageError("--create and --root go together")
     new_tree = apply_node_timeout_configs(_read_json(tree), _read_json(configs))
     if create:
-        result = _with_library(
-            lambda app: app.batch_create_node_timeout_config(root, new_tree)
-        )
+        result = _with_library(lambda app: app.batch_create_node_timeout_config(root, new_tree))
         if not result["result"]:
             raise InvalidInputError(result["message"])
         click.echo(f"{len(result['data'])} timeout configs stored", err=True)
@@ -269,7 +267,9 @@ def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) 
     type=click.Path(path_type=Path, file_okay=False),
     help="Where its data lies.  [default: the user's data directory]",
 )
-@options(setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options)
+@options(
+    setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
+)
 def dev(directory: Path | None, engine: str | None, **overrides: Any) -> None:
     """Scanner and worker in one process, with nothing else installed."""
     from node_timeout import dev as room  # noqa: PLC0415
@@ -350,12 +350,10 @@ def _status_text(status: "Status") -> str:
     def number(value: float | None) -> str:
         return "unknown" if value is None else f"{value:g}"
 
-    lines = [
-        f"pool       armed {number(status.armed)}, overdue {number(status.overdue)}, "
-        f"oldest overdue {number(status.oldest_overdue_seconds)} s",
-        f"ledger     armed {number(status.ledger_armed)}, executing {number(status.executing)}, "
-        f"dead {number(status.dead)}",
-    ]
+    oldest = number(status.oldest_overdue_seconds)
+    pool = f"armed {number(status.armed)}, overdue {number(status.overdue)}, oldest {oldest} s"
+    ledger = f"armed {number(status.ledger_armed)}, executing {number(status.executing)}"
+    lines = [f"pool       {pool}", f"ledger     {ledger}, dead {number(status.dead)}"]
     hour = ", ".join(f"{state} {count}" for state, count in (status.last_hour or {}).items())
     lines.append(f"last hour  {hour or 'nothing'}")
     lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
@@ -365,9 +363,9 @@ def _status_text(status: "Status") -> str:
 
 
 def _row_text(row: "LedgerRow") -> str:
-    import datetime  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
 
-    deadline = datetime.datetime.fromtimestamp(row.deadline, tz=datetime.UTC)
+    deadline = datetime.fromtimestamp(row.deadline, tz=UTC)
     text = (
         f"{row.node_id} version {row.version}: {row.state}, action {row.action or 'none'}, "
         f"deadline {deadline:%Y-%m-%d %H:%M:%S}Z, attempts {row.attempts}"

@@ -164,7 +164,7 @@ def _end_orphan(pid_file: Path) -> None:
             capture_output=True,
             check=False,
         ).stdout.decode(errors="replace")
-        # Valkey shows "valkey-server 127.0.0.1:<port>"; another process has taken the pid otherwise.
+        # Anything else is a stranger that was given the same pid.
         if "valkey" in command:
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + START_SECONDS

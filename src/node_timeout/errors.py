@@ -53,7 +53,7 @@ class StrategyError(NodeTimeoutError):
 
 
 class StrategyRefusedError(NodeTimeoutError):
-    """A strategy or an engine refuses this node run for good: it becomes ``dead``, without retry."""
+    """A strategy or an engine refuses a node run for good: it becomes ``dead``, without retry."""
 
 
 class NodeRunSupersededError(NodeTimeoutError):

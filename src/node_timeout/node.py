@@ -21,7 +21,9 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
     if not value:
         return f"{what} is empty"
     if len(value) > max_length:
-        return f"{what} '{value[:32]}…' has {len(value)} characters, at most {max_length} are allowed"
+        return (
+            f"{what} '{value[:32]}…' has {len(value)} characters, at most {max_length} are allowed"
+        )
     if value != value.strip():
         return f"{what} {value!r} begins or ends with white space"
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):

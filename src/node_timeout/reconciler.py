@@ -2,7 +2,7 @@
 
 One scanner at a time leads (a lease in Redis) and goes round:
 
-    idle ──pause over, or Redis lost data──▶ sweep of armed rows ──▶ expired leases ──▶ purge ──▶ idle
+    idle ──pause over, or data lost──▶ sweep of armed rows ──▶ expired leases ──▶ purge ──▶ idle
 
 A row that is overdue and absent may be waiting in a queue. Unless Redis has just lost data it is
 armed again only ``redispatch_after`` seconds past its ``due_at``, which then moves to now, so that
@@ -101,9 +101,7 @@ class Reconciler:
         metrics.PURGED.inc(report.purged)
         return report
 
-    async def _rearm_absent(
-        self, page: list[DueRun], now: float, report: ReconcileReport
-    ) -> None:
+    async def _rearm_absent(self, page: list[DueRun], now: float, report: ReconcileReport) -> None:
         report.checked += len(page)
         waiting = 0.0 if self._data_lost else self._redispatch_after
         # Overdue rows that were looked for a moment ago are left alone: see the module's docstring.

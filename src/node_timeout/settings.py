@@ -106,9 +106,7 @@ class Settings(BaseSettings):
     retry_backoff: Seconds = Field(
         1.0, description="Longest wait before the second call; it doubles with each, seconds"
     )
-    retry_backoff_max: Seconds = Field(
-        300.0, description="Longest wait between two calls, seconds"
-    )
+    retry_backoff_max: Seconds = Field(300.0, description="Longest wait between two calls, seconds")
     max_seconds: Seconds = Field(366 * DAY, description="Longest timeout of a node, seconds")
     shutdown_timeout: Annotated[float, Field(ge=0)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"

@@ -155,9 +155,7 @@ def _import(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _build(
-    action: str, load: Callable[[], Any], where: str, engine: Engine
-) -> NodeTimeoutStrategy:
+def _build(action: str, load: Callable[[], Any], where: str, engine: Engine) -> NodeTimeoutStrategy:
     try:
         strategy_class = load()
     except Exception as error:

@@ -170,9 +170,7 @@ def _activities(where: str, subtree: Any) -> dict[str, Any]:
     activities = subtree.get("activities")
     if not isinstance(activities, dict):
         hint = did_you_mean("activities", [str(key) for key in subtree])
-        raise InvalidPipelineTreeError(
-            f"{where} has no dict 'activities' (node id to node){hint}"
-        )
+        raise InvalidPipelineTreeError(f"{where} has no dict 'activities' (node id to node){hint}")
     return activities
 
 
@@ -186,7 +184,7 @@ def _check_target(node_id: Any, nodes: Mapping[str, dict[str, Any]]) -> None:
         )
     if nodes[node_id]["type"] != SERVICE_ACTIVITY:
         raise InvalidTimeoutConfigError(
-            f"node {node_id!r} is a {nodes[node_id]['type']}, only a {SERVICE_ACTIVITY} can time out"
+            f"node {node_id!r} is a {nodes[node_id]['type']}, only {SERVICE_ACTIVITY} can time out"
         )
 
 

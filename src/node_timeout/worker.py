@@ -46,7 +46,7 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
-    """Where strategies run: ``handle_queues`` by action, else ``handle_queue``, else here (None)."""
+    """Where strategies run: by action, else in the handle queue, else here (None)."""
 
     dispatch_queue: str
     handle_queue: str | None = None
@@ -369,7 +369,7 @@ class Worker:
         _log(outcome)
         return outcome
 
-    async def _judge(self, node: TimedOutNode) -> Outcome:
+    async def _judge(self, node: TimedOutNode) -> Outcome:  # noqa: PLR0911 - a return per ending
         """One attempt, as an outcome."""
         strategy = self._strategies.get(node.action)
         if strategy is None:
@@ -392,7 +392,7 @@ class Worker:
             return _outcome(node, RunState.DEAD, str(error))
         except TemporaryError as error:
             return await self._retry(node, str(error))
-        except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything
+        except Exception as error:  # a user's strategy may raise anything
             if limit.expired():
                 seconds = self._limits.strategy_timeout
                 return await self._retry(node, f"the strategy took longer than {seconds:g} s")

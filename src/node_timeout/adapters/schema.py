@@ -82,7 +82,9 @@ def _migrate(connection: Connection, revision: str) -> None:
     current = _revision(connection)
     known = {each.revision for each in script.walk_revisions()}
     if current is not None and current not in known:
-        raise SchemaError(f"the database is at revision {current}, which this version does not know")
+        raise SchemaError(
+            f"the database is at revision {current}, which this version does not know"
+        )
     older = revision == "base" or (
         current is not None
         and revision != "head"

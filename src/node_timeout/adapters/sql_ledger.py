@@ -114,9 +114,7 @@ class SqlLedger:
                 _row(run, configs[run.node_id], RunState.ARMED, now + configs[run.node_id].seconds)
                 for run in chunk
             ]
-            await connection.execute(
-                self._upsert(ledger, lambda _: changes, only=cancelled), rows
-            )
+            await connection.execute(self._upsert(ledger, lambda _: changes, only=cancelled), rows)
             found = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
                     _keys(chunk), ledger.c.state == RunState.ARMED
@@ -171,9 +169,7 @@ class SqlLedger:
             await connection.execute(
                 sql_update(ledger)
                 .where(_keys(chunk))
-                .values(
-                    state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1
-                )
+                .values(state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1)
             )
         for outcome in sorter.given_up:
             await connection.execute(
@@ -409,9 +405,7 @@ class SqlLedger:
                     for name, value in updates.items()
                 }
             first = next(iter(table.primary_key))
-            return insert.on_duplicate_key_update(
-                list(updates.items()) or [(first.name, first)]
-            )
+            return insert.on_duplicate_key_update(list(updates.items()) or [(first.name, first)])
         if self.engine.dialect.name == "postgresql":
             other: Any = postgresql.insert(table)
         else:

@@ -211,7 +211,7 @@ def _disarm(app: NodeTimeout) -> Any:
 
 async def _retry_when_failed(engine: DemoEngine, node_id: str) -> None:
     """The operator: sees the failed node, mends it, retries."""
-    while node_id not in engine.nodes or engine.nodes[node_id].state != "FAILED":
+    while node_id not in engine.nodes or engine.nodes[node_id].state != "FAILED":  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.4)
     engine.retry(node_id)
@@ -259,9 +259,7 @@ def _lateness(part: Part, engine: _ObservedEngine) -> str:
     return f"{max(late) * 1000:.1f} ms" if late else ""
 
 
-def _summarise(
-    engine: _ObservedEngine, rows: dict[str, list[LedgerRow]], console: Console
-) -> bool:
+def _summarise(engine: _ObservedEngine, rows: dict[str, list[LedgerRow]], console: Console) -> bool:
     faults = [
         f"{part.node_id} {fault}"
         for part in PARTS

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCHES_IN_FLIGHT = 4
+DISPATCH_PREFETCH = 16
 MESSAGES_PER_BATCH = 100
 RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
@@ -138,7 +139,7 @@ class Worker:
     def _prefetch(self) -> dict[str, int]:
         """Dispatch messages carry many nodes, handle messages one."""
         return {
-            queue: BATCHES_IN_FLIGHT
+            queue: DISPATCH_PREFETCH
             if queue == self._routes.dispatch_queue
             else 2 * self._limits.concurrency
             for queue in self._queues

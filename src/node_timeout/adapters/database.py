@@ -16,9 +16,9 @@ from sqlalchemy.exc import (
     IntegrityError,
     NoSuchModuleError,
     ProgrammingError,
-    SQLAlchemyError,
 )
 from sqlalchemy.exc import DataError as SqlDataError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from node_timeout.errors import (
@@ -68,9 +68,14 @@ def create_engine(url: str) -> AsyncEngine:
     """Build an engine; nothing is connected yet. Raises `SettingsError`."""
     parsed = async_url(url)
     family = parsed.get_backend_name()
-    options: dict[str, Any] = {"pool_pre_ping": True}
+    options: dict[str, Any] = {"hide_parameters": True}
     if family == "sqlite":
-        options["connect_args"] = {"timeout": STATEMENT_SECONDS}
+        # One writer at a time anyway: waiting for the connection is cheaper than for the lock.
+        options |= {
+            "connect_args": {"timeout": STATEMENT_SECONDS},
+            "pool_size": 1,
+            "max_overflow": 0,
+        }
     else:
         timeout = "timeout" if "asyncpg" in parsed.drivername else "connect_timeout"
         options |= {
@@ -123,7 +128,7 @@ Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
 def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
     """Make a method that takes a connection into one that runs in a transaction of its own.
 
-    Deadlocks and the like are tried again. Raises `LedgerUnavailableError` for what a later try
+    Deadlocks and connections that were lost while idle are tried again. Raises `LedgerUnavailableError` for what a later try
     may cure, `SchemaError` for missing tables, `LedgerError` for what the database refuses.
     """
 
@@ -134,7 +139,7 @@ def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
                 async with _translated(), self.engine.begin() as connection:
                     return await body(self, connection, *args, **kwargs)
             except LedgerUnavailableError as error:
-                if attempt == TRANSACTION_TRIES or not _lost_a_race(error.__cause__):
+                if attempt == TRANSACTION_TRIES or not _may_pass(error.__cause__):
                     raise
             await asyncio.sleep(random.random() * 0.02 * attempt)
         raise AssertionError  # pragma: no cover - the loop returns or raises
@@ -142,7 +147,8 @@ def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
     return method
 
 
-def _lost_a_race(error: BaseException | None) -> bool:
+def _may_pass(error: BaseException | None) -> bool:
+    """True if the next try may succeed at once: a lost race, or a connection gone stale."""
     original = getattr(error, "orig", None)
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     code = next(iter(getattr(original, "args", ())), None)
@@ -150,6 +156,7 @@ def _lost_a_race(error: BaseException | None) -> bool:
         state in RETRIED_SQLSTATES
         or code in RETRIED_MYSQL_CODES
         or "database is locked" in str(original)
+        or getattr(error, "connection_invalidated", False)
     )
 
 
@@ -172,7 +179,7 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, IntegrityError | SqlDataError | ProgrammingError):
         return LedgerError(f"database: {text}")
     driver = type(error).__module__.partition(".")[0]
-    if isinstance(error, SQLAlchemyError | OSError | TimeoutError) or driver in {
+    if isinstance(error, DBAPIError | PoolTimeoutError | OSError | TimeoutError) or driver in {
         "asyncpg",
         "aiomysql",
         "pymysql",

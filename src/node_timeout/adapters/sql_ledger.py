@@ -12,6 +12,7 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -383,8 +384,8 @@ class SqlLedger:
         return [_ledger_row(row) for row in found]
 
     def _value(self, value: Any) -> ColumnElement[Any]:
-        """A value for `_upsert`. MySQL's drivers take no parameters behind ON DUPLICATE KEY."""
-        return literal(value, literal_execute=self._is_mysql)
+        """A number or a row state for `_upsert`, whose tail takes no parameters on MySQL."""
+        return literal_column(repr(value)) if self._is_mysql else literal(value)
 
     def _upsert(
         self,

@@ -169,7 +169,8 @@ def _activities(where: str, subtree: Any) -> dict[str, Any]:
         raise InvalidPipelineTreeError(f"{where} is {type(subtree).__name__}, not a dict")
     activities = subtree.get("activities")
     if not isinstance(activities, dict):
-        hint = did_you_mean("activities", [str(key) for key in subtree])
+        close = get_close_matches("activities", [str(key) for key in subtree], n=1)
+        hint = f"; did you mean it by {close[0]!r}?" if close else ""
         raise InvalidPipelineTreeError(f"{where} has no dict 'activities' (node id to node){hint}")
     return activities
 

@@ -1,0 +1,197 @@
+"""Private servers, started once, and stores on them that each test finds empty."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.rabbit_exchange import RabbitExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.schema import Schema
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.settings import PREFIX, Settings
+from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
+
+DATABASES = ("sqlite", "postgresql", "mariadb")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests leaks in."""
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """Whatever a test starts, it ends."""
+    yield
+    await asyncio.sleep(0)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others, f"tasks left behind: {others}"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    with RabbitServer(tmp_path_factory.mktemp("rabbit")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariadbServer]:
+    with MariadbServer(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+class _Databases:
+    """One migrated database a kind, made at first use."""
+
+    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        self._request = request
+        self._directory = directory
+        self._urls: dict[str, str] = {}
+
+    async def url(self, kind: str) -> str:
+        if kind not in self._urls:
+            self._urls[kind] = self._create(kind)
+            schema = Schema(self._urls[kind])
+            await schema.migrate()
+            await schema.close()
+        return self._urls[kind]
+
+    def _create(self, kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{self._directory / 'ledger.db'}"
+        server = self._request.getfixturevalue(
+            {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[kind]
+        )
+        url: str = server.create_database("node_timeout")
+        return url
+
+
+@pytest.fixture(scope="session")
+def databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> _Databases:
+    return _Databases(request, tmp_path_factory.mktemp("databases"))
+
+
+async def _emptied(databases: _Databases, kind: str) -> str:
+    url = await databases.url(kind)
+    ledger = SqlLedger(url)
+    async with ledger.engine.begin() as connection:
+        for table in ("node_timeout_ledger", "node_timeout_config"):
+            await connection.execute(text(f"DELETE FROM {table}"))
+    await ledger.close()
+    return url
+
+
+@pytest.fixture(params=DATABASES)
+async def any_database_url(request: pytest.FixtureRequest, databases: _Databases) -> str:
+    """Each of the three databases in turn."""
+    return await _emptied(databases, request.param)
+
+
+@pytest.fixture
+async def sqlite_url(databases: _Databases) -> str:
+    return await _emptied(databases, "sqlite")
+
+
+@pytest.fixture
+async def postgres_url(databases: _Databases) -> str:
+    return await _emptied(databases, "postgresql")
+
+
+@pytest.fixture
+async def any_ledger(any_database_url: str) -> AsyncIterator[SqlLedger]:
+    ledger = SqlLedger(any_database_url)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def ledger(sqlite_url: str) -> AsyncIterator[SqlLedger]:
+    ledger = SqlLedger(sqlite_url)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """A bare client of the emptied Redis."""
+    client = Redis.from_url(redis_server.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def pool(redis: Redis, redis_server: RedisServer) -> AsyncIterator[RedisPool]:
+    pool = RedisPool(redis_server.url, "test_pool")
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def memory_exchange() -> MemoryExchange:
+    return MemoryExchange()
+
+
+@pytest.fixture
+def names() -> dict[str, str]:
+    """Names of an exchange and a dispatch queue that no other test uses."""
+    unique = uuid.uuid4().hex[:12]
+    return {"dispatch_exchange": f"exchange-{unique}", "dispatch_queue": f"dispatch-{unique}"}
+
+
+@pytest.fixture
+async def rabbit(
+    rabbit_server: RabbitServer, names: dict[str, str]
+) -> AsyncIterator[RabbitExchange]:
+    """A RabbitMQ exchange with a dispatch queue and one handle queue, ``<dispatch>-slow``."""
+    dispatch = names["dispatch_queue"]
+    exchange = RabbitExchange(
+        rabbit_server.url,
+        exchange=names["dispatch_exchange"],
+        queues=[dispatch, f"{dispatch}-slow"],
+        queue_type="quorum",
+    )
+    yield exchange
+    await exchange.close()
+
+
+@pytest.fixture
+async def settings(
+    redis: Redis,
+    redis_server: RedisServer,
+    rabbit_server: RabbitServer,
+    postgres_url: str,
+    names: dict[str, str],
+) -> Settings:
+    """Settings of the real stores, PostgreSQL among them, with an engine that only tells."""
+    return Settings(
+        database_url=postgres_url,
+        redis_url=redis_server.url,
+        amqp_url=rabbit_server.url,
+        engine="dry_run",
+        **names,
+    )

@@ -1,0 +1,343 @@
+"""The contract of the ledger, on PostgreSQL, MariaDB and SQLite."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.ports import ReplayOrder, Retention, Taking
+from tests.support import config, configure, run
+
+NOW = 1_795_448_948.419_445_3
+LEASE = 60.0
+
+
+@pytest.fixture
+def ledger(any_ledger: SqlLedger) -> SqlLedger:
+    return any_ledger
+
+
+async def take(ledger: SqlLedger, *runs: NodeRun, now: float = NOW + 10) -> Taking:
+    due = [DueRun(run=each, due_at=NOW) for each in runs]
+    return await ledger.take(due, now=now, lease_seconds=LEASE, max_attempts=3)
+
+
+async def states(ledger: SqlLedger, node_id: str) -> dict[str, RunState]:
+    return {row.version: row.state for row in await ledger.rows(node_id)}
+
+
+def outcome(node: TimedOutNode, state: RunState, due_at: float | None = None) -> Outcome:
+    return Outcome(node=node, state=state, message="so it went", due_at=due_at)
+
+
+async def record(
+    ledger: SqlLedger, taking: Taking, state: RunState, due_at: float | None = None
+) -> int:
+    outcomes = [outcome(node, state, due_at) for node in taking.taken]
+    return await ledger.record(outcomes, lease=taking.lease, now=NOW + 11)
+
+
+async def test_configs_are_stored_updated_and_removed(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 1.5), config("b"), config("B"))
+    await configure(ledger, config("a", 2.5, "forced_fail_and_skip"))
+    stored = await ledger.configs(["a", "b", "B", "missing"])
+    assert stored["a"] == config("a", 2.5, "forced_fail_and_skip")
+    assert set(stored) == {"a", "b", "B"}
+    await ledger.save_configs("root", [], ["a"])
+    await ledger.save_configs("another root", [], ["b"])
+    assert set(await ledger.configs(["a", "b", "B"])) == {"b", "B"}
+
+
+async def test_thousands_of_configs_are_one_transaction(ledger: SqlLedger) -> None:
+    await configure(ledger, *(config(f"n{i}") for i in range(1201)))
+    assert len(await ledger.configs([f"n{i}" for i in range(1201)])) == 1201
+
+
+async def test_only_nodes_with_a_config_are_armed(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2.25))
+    armed = await ledger.arm([run("a"), run("stranger")], NOW)
+    assert armed == [DueRun(run=run("a"), due_at=NOW + 2.25)]
+    assert await ledger.rows("stranger") == []
+    assert await ledger.arm([], NOW) == []
+
+
+async def test_arming_again_keeps_the_deadline(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"))
+    first = await ledger.arm([run("a")], NOW)
+    assert await ledger.arm([run("a")], NOW + 5) == first
+
+
+async def test_disarming_cancels_every_armed_version(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"), config("b"))
+    await ledger.arm([run("a", "v1"), run("a", "v2"), run("b")], NOW)
+    cancelled = await ledger.disarm(["a", "nobody"], NOW + 1)
+    assert set(cancelled) == {run("a", "v1"), run("a", "v2")}
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED, "v2": RunState.CANCELLED}
+    assert await states(ledger, "b") == {"v1": RunState.ARMED}
+    assert await ledger.disarm([], NOW) == []
+
+
+async def test_a_resumed_run_has_the_time_it_had_left(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm([run("a")], NOW)
+    await ledger.disarm(["a"], NOW + 4)
+    resumed = await ledger.arm([run("a")], NOW + 100)
+    assert resumed[0].due_at == pytest.approx(NOW + 106)
+    (row,) = await ledger.rows("a")
+    assert row.deadline == row.due_at
+    assert row.finished_at is None
+
+
+async def test_taking_moves_due_runs_to_executing(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    taking = await take(ledger, run("a"))
+    assert taking.taken == (
+        TimedOutNode(
+            node_id="a",
+            version="v1",
+            root_pipeline_id="root",
+            action="forced_fail",
+            deadline=NOW + 2,
+            attempt=1,
+        ),
+    )
+    (row,) = await ledger.rows("a")
+    assert (row.state, row.due_at, row.attempts) == (RunState.EXECUTING, taking.lease, 1)
+
+
+async def test_a_run_is_taken_by_one_worker_only(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    first = await take(ledger, run("a"))
+    second = await take(ledger, run("a"))
+    assert len(first.taken) == 1
+    assert second.taken == ()
+    assert second.later == (DueRun(run=run("a"), due_at=first.lease),)
+
+
+async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> None:
+    names = [f"n{i}" for i in range(60)]
+    await configure(ledger, *(config(name, 2) for name in names))
+    armed, unknown = names[:40], names[40:]
+    await ledger.arm([run(name) for name in armed], NOW)
+    orders = [names, names[::-1], names[30:] + names[:30], [*unknown, *armed]]
+    takings = await asyncio.gather(
+        *(take(ledger, *(run(name) for name in order)) for order in orders)
+    )
+    taken = [node.node_id for taking in takings for node in taking.taken]
+    assert sorted(taken) == sorted(names)
+
+
+async def test_a_run_that_is_not_due_is_left_for_later(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 100))
+    await ledger.arm([run("a")], NOW)
+    taking = await take(ledger, run("a"))
+    assert taking.later == (DueRun(run=run("a"), due_at=NOW + 100),)
+
+
+async def test_closed_runs_are_dropped(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2), config("b", 2))
+    await ledger.arm([run("a"), run("b")], NOW)
+    await ledger.disarm(["a"], NOW)
+    await record(ledger, await take(ledger, run("b")), RunState.HANDLED)
+    taking = await take(ledger, run("a"), run("b"))
+    assert taking.taken == ()
+    assert taking.dropped == {RunState.CANCELLED: 1, RunState.HANDLED: 1}
+
+
+async def test_a_run_that_the_engine_armed_itself_gets_a_row(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"))
+    taking = await ledger.take(
+        [DueRun(run=run("a"), due_at=NOW - 3)], now=NOW, lease_seconds=LEASE, max_attempts=3
+    )
+    assert [(node.run, node.deadline) for node in taking.taken] == [(run("a"), NOW - 3)]
+
+
+async def test_a_run_without_a_config_is_dead_and_says_why(ledger: SqlLedger) -> None:
+    taking = await take(ledger, run("stranger"))
+    assert taking.taken == ()
+    assert [each.message for each in taking.given_up] == ["no timeout config for node 'stranger'"]
+    (row,) = await ledger.rows("stranger")
+    assert (row.state, row.message) == (RunState.DEAD, "no timeout config for node 'stranger'")
+
+
+async def test_the_action_is_the_configs_of_the_moment(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2), config("b", 2))
+    await ledger.arm([run("a"), run("b")], NOW)
+    await configure(ledger, config("a", 2, "forced_fail_and_skip"))
+    await ledger.save_configs("root", [], ["b"])
+    taking = await take(ledger, run("a"), run("b"))
+    assert {node.node_id: node.action for node in taking.taken} == {
+        "a": "forced_fail_and_skip",
+        "b": "forced_fail",
+    }
+
+
+@pytest.mark.parametrize("state", [RunState.HANDLED, RunState.STALE, RunState.DEAD])
+async def test_an_outcome_closes_the_run(ledger: SqlLedger, state: RunState) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    assert await record(ledger, await take(ledger, run("a")), state) == 1
+    (row,) = await ledger.rows("a")
+    assert (row.state, row.message, row.due_at) == (state, "so it went", None)
+    assert row.finished_at == NOW + 11
+
+
+async def test_a_retry_is_armed_again_with_its_attempts(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    await record(ledger, await take(ledger, run("a")), RunState.ARMED, NOW + 20)
+    assert (await take(ledger, run("a"))).later == (DueRun(run=run("a"), due_at=NOW + 20),)
+    taking = await take(ledger, run("a"), now=NOW + 21)
+    assert [node.attempt for node in taking.taken] == [2]
+
+
+async def test_a_run_put_back_unused_has_lost_no_attempt(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    taking = await take(ledger, run("a"))
+    unused = Outcome(node=taking.taken[0], state=RunState.ARMED, due_at=NOW, called=False)
+    assert await ledger.record([unused], lease=taking.lease, now=NOW) == 1
+    assert [node.attempt for node in (await take(ledger, run("a"))).taken] == [1]
+
+
+async def test_a_vanished_workers_run_is_taken_over_when_its_lease_is_over(
+    ledger: SqlLedger,
+) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    vanished = await take(ledger, run("a"))
+    after = vanished.lease + 1
+    taking = await take(ledger, run("a"), now=after)
+    assert (taking.stolen, [node.attempt for node in taking.taken]) == (1, [2])
+    assert await record(ledger, vanished, RunState.HANDLED) == 0, "a late result changes nothing"
+    assert await states(ledger, "a") == {"v1": RunState.EXECUTING}
+
+
+async def test_a_run_whose_workers_keep_vanishing_is_given_up(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    now = NOW + 10
+    for _ in range(3):
+        now = (await take(ledger, run("a"), now=now)).lease + 1
+    taking = await take(ledger, run("a"), now=now)
+    assert taking.taken == ()
+    assert [each.state for each in taking.given_up] == [RunState.DEAD]
+    (row,) = await ledger.rows("a")
+    assert "gave up after 3 attempts" in row.message
+
+
+async def test_disarming_leaves_an_executing_run_to_its_worker(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    taking = await take(ledger, run("a"))
+    assert await ledger.disarm(["a"], NOW) == []
+    assert await record(ledger, taking, RunState.HANDLED) == 1
+
+
+async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> None:
+    names = ["c", "a", "B", "b", "d"]
+    await configure(ledger, *(config(name, 5) for name in names), config("first", 1))
+    await ledger.arm([run(name) for name in [*names, "first"]], NOW)
+    found: list[DueRun] = []
+    page: Sequence[DueRun] = ()
+    while page := await ledger.open_runs(found[-1] if found else None, 2):
+        found += page
+    assert found[0].run == run("first")
+    assert {each.run.node_id for each in found[1:]} == set(names)
+    assert len(found) == 6
+    assert found == [each for each in await ledger.open_runs(None, 10)]
+
+
+async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    lease = (await take(ledger, run("a"))).lease
+    assert await ledger.expired_runs(lease, 10) == []
+    assert await ledger.expired_runs(lease + 1, 10) == [DueRun(run=run("a"), due_at=lease)]
+
+
+async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    await ledger.postpone([run("a"), run("missing")], NOW + 50)
+    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 50)]
+    (row,) = await ledger.rows("a")
+    assert row.deadline == NOW + 2
+
+
+async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> None:
+    for name in ("handled", "stale", "dead", "cancelled", "armed"):
+        await configure(ledger, config(name, 2))
+        await ledger.arm([run(name)], NOW)
+    for name in ("handled", "stale", "dead"):
+        await record(ledger, await take(ledger, run(name)), RunState(name))
+    await ledger.disarm(["cancelled"], NOW)
+    retention = Retention(handled_seconds=1000, cancelled_seconds=100)
+    assert await ledger.purge(NOW + 50, retention, 10) == 0
+    assert await ledger.purge(NOW + 200, retention, 10) == 1
+    assert await ledger.rows("cancelled") == []
+    assert await ledger.purge(NOW + 2000, retention, 10) == 2
+    assert await states(ledger, "dead") == {"v1": RunState.DEAD}
+    assert await states(ledger, "armed") == {"v1": RunState.ARMED}
+
+
+async def test_retention_deletes_in_bounded_batches(ledger: SqlLedger) -> None:
+    names = [f"n{i}" for i in range(7)]
+    await configure(ledger, *(config(name) for name in names))
+    await ledger.arm([run(name) for name in names], NOW)
+    await ledger.disarm(names, NOW)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    assert [await ledger.purge(NOW + 9, retention, 3) for _ in range(4)] == [3, 3, 1, 0]
+
+
+async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) -> None:
+    for name in ("a", "b", "c"):
+        await configure(ledger, config(name, 2))
+        await ledger.arm([run(name)], NOW)
+        await record(ledger, await take(ledger, run(name)), RunState.DEAD)
+    assert await ledger.dead() == 3
+    assert await ledger.replay(ReplayOrder(root_pipeline_id="other"), NOW, 10) == []
+    one = await ledger.replay(ReplayOrder(node_id="b"), NOW + 20, 10)
+    assert one == [DueRun(run=run("b"), due_at=NOW + 20)]
+    assert len(await ledger.replay(ReplayOrder(root_pipeline_id="root"), NOW, 1)) == 1
+    assert len(await ledger.replay(ReplayOrder(), NOW, 10)) == 1
+    taking = await take(ledger, run("b"), now=NOW + 21)
+    assert [node.attempt for node in taking.taken] == [1]
+
+
+async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:
+    for name in ("handled", "dead", "executing", "armed"):
+        await configure(ledger, config(name, 2))
+        await ledger.arm([run(name)], NOW)
+    await record(ledger, await take(ledger, run("handled")), RunState.HANDLED)
+    await record(ledger, await take(ledger, run("dead")), RunState.DEAD)
+    await take(ledger, run("executing"))
+    counts = await ledger.counts(NOW + 30)
+    assert (counts.armed, counts.overdue, counts.executing, counts.dead) == (1, 1, 1, 1)
+    assert counts.last_hour == {RunState.HANDLED: 1, RunState.DEAD: 1}
+    assert (await ledger.counts(NOW + 1)).overdue == 0
+    assert len(await ledger.recent(10)) == 2
+    assert len(await ledger.recent(1)) == 1
+
+
+async def test_ids_are_compared_letter_by_letter(ledger: SqlLedger) -> None:
+    await configure(ledger, config("node"), config("Node"), config("nöde"))
+    await ledger.arm([run("node"), run("Node"), run("nöde"), run("node", "V1")], NOW)
+    assert len(await ledger.open_runs(None, 10)) == 4
+    assert await ledger.disarm(["Node"], NOW) == [run("Node")]
+
+
+async def test_every_ending_message_is_kept(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2), config("b", 2))
+    await ledger.arm([run("a"), run("b")], NOW)
+    taking = await take(ledger, run("a"), run("b"))
+    outcomes = [
+        Outcome(node=node, state=RunState.HANDLED, message=f"{node.node_id} 已跳过 🙂")
+        for node in taking.taken
+    ]
+    assert await ledger.record(outcomes, lease=taking.lease, now=NOW) == 2
+    assert [row.message for row in await ledger.rows("b")] == ["b 已跳过 🙂"]

@@ -1,0 +1,200 @@
+"""The contract of the executing pool, on Redis and on the Valkey that `dev` embeds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.dev import embedded
+from node_timeout.errors import PoolUnavailableError
+from node_timeout.node import DueRun, NodeRun
+from tests.servers import RedisServer, free_port
+from tests.support import run, wait_until
+
+PAST, FUTURE = -5.0, 100.0
+
+
+@pytest.fixture(params=["redis", "valkey"])
+async def url(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[str]:
+    if request.param == "redis":
+        async with Redis.from_url(redis_server.url) as client:
+            await client.flushall()
+        yield redis_server.url
+    else:
+        async with embedded(tmp_path) as stores:
+            yield stores.redis_url
+
+
+@pytest.fixture
+async def pool(url: str) -> AsyncIterator[RedisPool]:
+    pool = RedisPool(url, "contract_pool")
+    yield pool
+    await pool.close()
+
+
+async def due(pool: RedisPool, seconds: float, *node_ids: str) -> list[DueRun]:
+    now = await pool.now()
+    return [DueRun(run=run(node_id), due_at=now + seconds) for node_id in node_ids]
+
+
+async def test_arming_adds_only_what_is_absent_and_never_moves_a_deadline(pool: RedisPool) -> None:
+    assert await pool.arm(await due(pool, PAST, "a")) == 1
+    assert await pool.arm(await due(pool, FUTURE, "a", "b")) == 1
+    claim = await pool.claim(10, 5)
+    assert [each.member for each in claim.members] == ["a_v1"]
+
+
+async def test_rearming_moves_a_deadline_and_ends_a_lease(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, PAST, "a"))
+    claim = await pool.claim(10, 5)
+    await pool.rearm(await due(pool, FUTURE, "a"))
+    assert await pool.finish(["a_v1"], claim.lease) == 0
+    assert (await pool.counts()).armed == 1
+
+
+async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, -1, "young"))
+    await pool.arm(await due(pool, -9, "old"))
+    later = await due(pool, FUTURE, "later")
+    await pool.arm(later)
+    first = await pool.claim(1, 50)
+    second = await pool.claim(10, 50)
+    third = await pool.claim(10, 50)
+    assert [each.member for each in first.members] == ["old_v1"]
+    assert [each.member for each in second.members] == ["young_v1"]
+    assert third.members == ()
+    assert third.next_due_at == pytest.approx(first.lease)
+    assert first.lease > first.now + 49
+
+
+async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, PAST, "a"))
+    first = await pool.claim(10, 0.05)
+    assert (await pool.claim(10, 0.05)).members == ()
+
+    async def again() -> bool:
+        nonlocal second
+        second = await pool.claim(10, 5)
+        return bool(second.members)
+
+    second = first
+    await wait_until(again)
+    assert second.lease != first.lease
+    assert await pool.finish(["a_v1"], first.lease) == 0, "the first lease is over"
+    assert await pool.finish(["a_v1"], second.lease) == 1
+    assert (await pool.counts()).armed == 0
+
+
+async def test_releasing_gives_the_deadline_back(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, PAST, "a", "b"))
+    claim = await pool.claim(10, 50)
+    await pool.disarm([run("b")])
+    assert await pool.release(claim.members, claim.lease) == 1
+    again = await pool.claim(10, 50)
+    assert again.members == tuple(each for each in claim.members if each.member == "a_v1")
+
+
+async def test_disarming_removes_also_what_is_claimed(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, PAST, "a"))
+    claim = await pool.claim(10, 5)
+    assert await pool.disarm([run("a"), run("never")]) == 1
+    assert await pool.finish(["a_v1"], claim.lease) == 0
+
+
+async def test_absent_runs_are_told(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, FUTURE, "a"))
+    assert await pool.absent([run("a"), run("b")]) == [run("b")]
+    assert await pool.absent([]) == []
+
+
+async def test_batches_larger_than_a_call_work(pool: RedisPool) -> None:
+    runs = [f"n{i}" for i in range(1203)]
+    everything = await due(pool, PAST, *runs)
+    assert await pool.arm(everything) == 1203
+    claim = await pool.claim(1000, 5)
+    assert len(claim.members) == 1000
+    assert await pool.finish([each.member for each in claim.members], claim.lease) == 1000
+    assert len(await pool.absent([each.run for each in everything])) == 1000
+    assert await pool.disarm([each.run for each in everything]) == 203
+
+
+async def test_counts(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, -60, "a"))
+    await pool.arm(await due(pool, FUTURE, "b"))
+    counts = await pool.counts()
+    assert (counts.armed, counts.overdue) == (2, 1)
+    assert counts.oldest_overdue_seconds == pytest.approx(60, abs=1)
+
+
+async def test_an_earlier_deadline_wakes_a_waiting_scanner(pool: RedisPool, url: str) -> None:
+    other = RedisPool(url, "contract_pool")
+    await pool.arm(await due(pool, FUTURE, "late"))
+    await pool.wait(0.2)  # subscribes
+    waiting = asyncio.create_task(pool.wait(60))
+    await other.arm(await due(other, FUTURE / 2, "earlier"))
+    await asyncio.wait_for(waiting, 5)
+    waiting = asyncio.create_task(pool.wait(0.3))
+    await other.arm(await due(other, FUTURE * 2, "later"))
+    started = asyncio.get_running_loop().time()
+    await waiting
+    assert asyncio.get_running_loop().time() - started > 0.25, "a later deadline wakes nobody"
+    await other.close()
+
+
+async def test_one_leads_until_it_resigns_or_its_time_is_over(pool: RedisPool) -> None:
+    assert await pool.lead("one", 60)
+    assert await pool.lead("one", 60)
+    assert not await pool.lead("two", 60)
+    await pool.resign("two")
+    assert not await pool.lead("two", 60)
+    await pool.resign("one")
+    assert await pool.lead("two", 0.05)
+    await wait_until(lambda: pool.lead("one", 60))
+
+
+async def test_lost_data_is_noticed_until_it_is_reconciled(pool: RedisPool, url: str) -> None:
+    assert await pool.may_have_lost_data()
+    await pool.mark_reconciled()
+    assert not await pool.may_have_lost_data()
+    async with Redis.from_url(url) as client:
+        await client.flushall()
+    assert await pool.may_have_lost_data()
+
+
+async def test_its_clock_is_rediss(pool: RedisPool, url: str) -> None:
+    async with Redis.from_url(url) as client:
+        seconds, microseconds = await client.time()
+    assert await pool.now() - (seconds + microseconds / 1e6) == pytest.approx(0, abs=0.5)
+
+
+async def test_a_member_that_is_no_text_can_be_claimed_and_finished(
+    pool: RedisPool, url: str
+) -> None:
+    async with Redis.from_url(url) as client:
+        await client.zadd("contract_pool", {b"\xff\xfe": 1.0})
+    claim = await pool.claim(10, 5)
+    assert await pool.finish([each.member for each in claim.members], claim.lease) == 1
+
+
+async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
+    pool = RedisPool(f"redis://127.0.0.1:{free_port()}/0", "nowhere")
+    some = [DueRun(run=NodeRun(node_id="a", version="v"), due_at=1.0)]
+    for call in (
+        lambda: pool.arm(some),
+        lambda: pool.claim(1, 1),
+        lambda: pool.disarm([some[0].run]),
+        lambda: pool.absent([some[0].run]),
+        pool.counts,
+        pool.may_have_lost_data,
+        pool.ping,
+    ):
+        with pytest.raises(PoolUnavailableError, match="Redis"):
+            await call()
+    assert await pool.now() > 1e9
+    await pool.resign("nobody")
+    await pool.close()

@@ -1,0 +1,91 @@
+"""Words that many tests use."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from node_timeout.errors import NodeRunSupersededError
+from node_timeout.node import NodeRun, TimedOutNode
+from node_timeout.ports import Ledger
+from node_timeout.timeout_config import TimeoutConfig
+
+
+def run(node_id: str, version: str = "v1") -> NodeRun:
+    return NodeRun(node_id=node_id, version=version)
+
+
+def config(node_id: str, seconds: float = 10.0, action: str = "forced_fail") -> TimeoutConfig:
+    return TimeoutConfig(node_id=node_id, root_pipeline_id="root", action=action, seconds=seconds)
+
+
+def tree_of(*node_ids: str, **timeout_config: Any) -> dict[str, Any]:
+    """A tree whose nodes have the same timeout config."""
+    default = {"enable": True, "action": "forced_fail", "seconds": 10}
+    return {
+        "activities": {
+            node_id: {
+                "id": node_id,
+                "type": "ServiceActivity",
+                "timeout_config": {**default, **timeout_config},
+            }
+            for node_id in node_ids
+        }
+    }
+
+
+async def configure(ledger: Ledger, *configs: TimeoutConfig) -> None:
+    await ledger.save_configs("root", configs, [])
+
+
+async def wait_until(
+    condition: Callable[[], Awaitable[Any] | Any], time_limit: float = 10.0
+) -> None:
+    """Return once the condition holds; fail with the test if it does not in time."""
+    until = time.monotonic() + time_limit
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < until, f"not within {time_limit} s"
+        await asyncio.sleep(0.01)
+
+
+class RecordingEngine:
+    """A workflow engine that keeps the current version of each node and notes what is done to it."""
+
+    def __init__(self, running: Iterable[NodeRun] = ()) -> None:
+        self.running = {each.node_id: each.version for each in running}
+        self.failed: list[NodeRun] = []
+        self.skipped: list[NodeRun] = []
+        self.asked: list[TimedOutNode] = []
+        self.errors: list[Exception] = []
+        """Raised one after the other by the next calls that act."""
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        self.asked.append(node)
+        return self.running.get(node.node_id) == node.version
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        assert node.node_id in reason
+        self._act(node)
+        self.failed.append(node.run)
+        return "failed"
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        assert node.node_id in reason
+        self._act(node)
+        self.skipped.append(node.run)
+        return "failed and skipped"
+
+    def _act(self, node: TimedOutNode) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.running.get(node.node_id) != node.version:
+            raise NodeRunSupersededError("moved on")
+        del self.running[node.node_id]
+
+    async def close(self) -> None:
+        return

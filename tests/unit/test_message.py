@@ -1,0 +1,64 @@
+"""The wire form of a dispatch message."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node_timeout import message
+from node_timeout.errors import UnreadableMessageError
+from node_timeout.node import DueRun
+from tests.support import run
+
+
+def test_what_is_encoded_is_what_is_decoded() -> None:
+    due = [DueRun(run=run("节点_1"), due_at=1795448948.4194453)]
+    assert message.decode(message.encode(due)) == (due, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "a JSON list, not an object"),
+        (b"{}", "schema None is unknown"),
+        (b'{"schema": 2, "nodes": []}', "schema 2 is unknown, this version reads 1"),
+        (b'{"schema": 1}', "'nodes' is not a list"),
+        (b" " * (message.MAX_BODY_BYTES + 1), "bytes, at most"),
+    ],
+)
+def test_an_unreadable_message_is_refused_with_its_reason(body: bytes, says: str) -> None:
+    with pytest.raises(UnreadableMessageError) as error:
+        message.decode(body)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (7, "not an object"),
+        ({"node_id": "a", "version": "v"}, "deadline None is not a number"),
+        ({"node_id": "a", "version": "v", "deadline": True}, "not a number"),
+        ({"node_id": "a", "version": "v", "deadline": 10**400}, "out of range"),
+        ({"node_id": "a", "version": "v", "deadline": float("nan")}, "out of range"),
+        ({"node_id": "a", "version": "v_1", "deadline": 1}, "underscore"),
+        ({"version": "v", "deadline": 1}, "node id None"),
+    ],
+)
+def test_a_bad_entry_does_not_spoil_the_others(entry: Any, says: str) -> None:
+    good = {"node_id": "good", "version": "v1", "deadline": 5}
+    body = json.dumps({"schema": 1, "nodes": [entry, good]}).encode()
+    due, unreadable = message.decode(body)
+    assert due == [DueRun(run=run("good"), due_at=5.0)]
+    assert [says in bad.reason for bad in unreadable] == [True]
+    assert json.loads(unreadable[0].body)["schema"] == 1
+
+
+@given(st.binary(max_size=200))
+def test_no_body_raises_anything_else(body: bytes) -> None:
+    with pytest.raises(UnreadableMessageError):
+        message.decode(body)

@@ -1,0 +1,243 @@
+"""Configs are put into a tree and read from it, and every fault is named."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node_timeout.errors import (
+    InvalidInputError,
+    InvalidPipelineTreeError,
+    InvalidTimeoutConfigError,
+)
+from node_timeout.timeout_config import (
+    MAX_SUB_PROCESS_DEPTH,
+    ConfigRules,
+    apply_configs,
+    read_configs,
+)
+from tests.support import tree_of
+
+RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1000)
+GOOD = {"enable": True, "action": "forced_fail", "seconds": 10}
+
+
+def nested(inner: Any, node_id: str = "sub") -> dict[str, Any]:
+    return {"activities": {node_id: {"type": "SubProcess", "pipeline": inner}}}
+
+
+def plain(*node_ids: str) -> dict[str, Any]:
+    return {"activities": {node_id: {"type": "ServiceActivity"} for node_id in node_ids}}
+
+
+def test_a_config_lands_at_its_node_and_the_input_is_untouched() -> None:
+    tree = plain("a", "b")
+    before = copy.deepcopy(tree)
+    new_tree = apply_configs(tree, {"a": GOOD}, RULES)
+    assert new_tree["activities"]["a"]["timeout_config"] == GOOD
+    assert "timeout_config" not in new_tree["activities"]["b"]
+    assert tree == before
+    new_tree["activities"]["b"]["touched"] = True
+    assert tree == before
+
+
+def test_nodes_of_nested_sub_processes_are_found() -> None:
+    tree = nested(nested(plain("deep"), "inner"), "outer")
+    new_tree = apply_configs(tree, {"deep": GOOD}, RULES)
+    inner = new_tree["activities"]["outer"]["pipeline"]["activities"]["inner"]["pipeline"]
+    assert inner["activities"]["deep"]["timeout_config"] == GOOD
+
+
+def test_seconds_as_text_count_as_the_number() -> None:
+    new_tree = apply_configs(plain("a"), {"a": {**GOOD, "seconds": "10"}}, RULES)
+    assert new_tree["activities"]["a"]["timeout_config"]["seconds"] == 10
+    found = read_configs("root", new_tree, RULES)
+    assert [each.seconds for each in found.enabled] == [10.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seconds": True}, "seconds is True"),
+        ({"seconds": -5}, "seconds is -5"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"seconds": float("inf")}, "seconds is inf"),
+        ({"seconds": "soon"}, "seconds is 'soon'"),
+        ({"seconds": None}, "seconds is None"),
+        ({"seconds": 1001}, "at most 1000"),
+        ({"seconds": 10**400}, "at most 1000"),
+        ({"action": "forced_fale"}, "did you mean 'forced_fail'?"),
+        ({"action": 7}, "action 7 is unknown"),
+        ({"action": ["forced_fail"]}, "is unknown"),
+        ({"enable": 1}, "enable is 1, not True or False"),
+        ({"second": 3}, "key 'second' is not one of enable, action, seconds, did you mean"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_node_and_what_would_be_right(
+    change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidTimeoutConfigError) as error:
+        apply_configs(plain("node_7"), {"node_7": {**GOOD, **change}}, RULES)
+    assert says in str(error.value)
+    assert "'node_7'" in str(error.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match="node 'a': key 'seconds' is missing"):
+        apply_configs(plain("a"), {"a": {"enable": True, "action": "forced_fail"}}, RULES)
+
+
+def test_every_bad_node_is_listed() -> None:
+    configs = {"a": {**GOOD, "seconds": -1}, "b": GOOD, "c": "10 s", "zz": GOOD}
+    with pytest.raises(InvalidTimeoutConfigError) as error:
+        apply_configs(plain("a", "b", "c"), configs, RULES)
+    assert len(error.value.problems) == 3
+
+
+def test_an_unknown_node_gets_a_hint() -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match="did you mean 'fetch_orders'"):
+        apply_configs(plain("fetch_orders"), {"fetch_order": GOOD}, RULES)
+
+
+def test_a_sub_process_cannot_time_out() -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match="'sub' is a SubProcess"):
+        apply_configs(nested(plain("a")), {"sub": GOOD}, RULES)
+
+
+@pytest.mark.parametrize("node_id", ["", " a", "x" * 129, 7, None, "a\0b", "\ud800"])
+def test_an_impossible_node_id_is_refused(node_id: Any) -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match="node id"):
+        apply_configs(plain("a"), {node_id: GOOD}, RULES)
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        (None, "NoneType, not a dict"),
+        ({}, "no dict 'activities'"),
+        ({"activites": {}}, "did you mean it by 'activites'?"),
+        ({"activities": []}, "no dict 'activities'"),
+        ({"activities": {"a": 1}}, "node 'a'"),
+        ({"activities": {"a": {}}}, "not a dict with a 'type'"),
+        ({"activities": {"s": {"type": "SubProcess"}}}, "sub-process 's' is NoneType"),
+        (nested(plain("sub")), "'sub' stands twice"),
+    ],
+)
+def test_a_broken_tree_is_refused(tree: Any, says: str) -> None:
+    for call in (
+        lambda: apply_configs(tree, {}, RULES),
+        lambda: read_configs("root", tree, RULES),
+    ):
+        with pytest.raises(InvalidPipelineTreeError) as error:
+            call()
+        assert says in str(error.value)
+
+
+def test_a_tree_that_contains_itself_is_refused() -> None:
+    tree = nested(None)
+    tree["activities"]["sub"]["pipeline"] = tree
+    with pytest.raises(InvalidPipelineTreeError, match="contains itself"):
+        apply_configs(tree, {}, RULES)
+
+
+def test_a_tree_nested_1000_deep_is_refused() -> None:
+    tree = plain("a")
+    for depth in range(1000):
+        tree = nested(tree, f"sub{depth}")
+    with pytest.raises(InvalidPipelineTreeError, match=f"deeper than {MAX_SUB_PROCESS_DEPTH}"):
+        apply_configs(tree, {}, RULES)
+
+
+def test_the_deepest_tree_that_is_allowed_is_copied() -> None:
+    tree = plain("a")
+    for depth in range(MAX_SUB_PROCESS_DEPTH):
+        tree = nested(tree, f"sub{depth}")
+    assert read_configs("root", apply_configs(tree, {"a": GOOD}, RULES), RULES).enabled
+
+
+def test_values_nested_too_deep_are_refused() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+    tree = plain("a")
+    tree["activities"]["a"]["inputs"] = value
+    with pytest.raises(InvalidPipelineTreeError, match="too deep"):
+        apply_configs(tree, {}, RULES)
+    while isinstance(value, list):  # let it go one by one, not by recursion
+        value = value.pop()
+
+
+def test_configs_that_are_no_dict_are_refused() -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match="configs is list"):
+        apply_configs(plain("a"), [], RULES)
+
+
+def test_reading_leaves_disabled_configs_out_but_names_them() -> None:
+    tree = tree_of("on", "off")
+    tree["activities"]["off"]["timeout_config"]["enable"] = False
+    tree["activities"]["none"] = {"type": "ServiceActivity", "timeout_config": None}
+    found = read_configs("root", tree, RULES)
+    assert [each.as_dict() for each in found.enabled] == [
+        {"node_id": "on", "root_pipeline_id": "root", "action": "forced_fail", "timeout": 10.0}
+    ]
+    assert found.disabled == ("off",)
+
+
+def test_reading_lists_every_bad_node() -> None:
+    tree = tree_of("a", "b", seconds=-1)
+    tree["activities"]["\0"] = tree["activities"]["a"]
+    with pytest.raises(InvalidTimeoutConfigError) as error:
+        read_configs("root", tree, RULES)
+    assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize("root", ["", None, "x" * 129])
+def test_a_bad_root_pipeline_id_is_refused(root: Any) -> None:
+    with pytest.raises(InvalidInputError, match="root pipeline id"):
+        read_configs(root, plain("a"), RULES)
+
+
+ids = st.text("abc_1é", min_size=1, max_size=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(ids, st.floats(0.001, 1000), max_size=8), st.sets(ids, max_size=8))
+def test_what_is_applied_is_what_is_read(timeouts: dict[str, float], others: set[str]) -> None:
+    tree = {
+        "activities": {
+            **plain(*others)["activities"],
+            "\u4e2d sub": {"type": "SubProcess", "pipeline": plain(*timeouts)},
+        }
+    }
+    for node_id in set(timeouts) & others:
+        del tree["activities"][node_id]
+    configs = {
+        node_id: {"enable": True, "action": "forced_fail", "seconds": seconds}
+        for node_id, seconds in timeouts.items()
+    }
+    before = json.dumps(tree)
+    new_tree = apply_configs(tree, configs, RULES)
+    assert json.dumps(tree) == before
+    found = read_configs("root", new_tree, RULES)
+    assert {each.node_id: each.seconds for each in found.enabled} == timeouts
+
+
+@given(values, values)
+def test_no_input_raises_anything_but_invalid_input(tree: Any, configs: Any) -> None:
+    for call in (
+        lambda: apply_configs(tree, configs, RULES),
+        lambda: apply_configs(plain("a"), {"a": configs}, RULES),
+        lambda: read_configs("root", {"activities": {"a": tree}}, RULES),
+    ):
+        try:
+            call()
+        except InvalidInputError as error:
+            assert str(error)

@@ -110,7 +110,7 @@ class Scanner:
         """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
         await self._exchange.ensure()
         report.more = True
-        while report.more and len(self._publishing) < BATCHES_IN_FLIGHT:
+        for _ in range(BATCHES_IN_FLIGHT - len(self._publishing)):
             try:
                 claim = await self._pool.claim(self._batch_size, self._lease_seconds)
             except PoolUnavailableError as error:
@@ -125,6 +125,8 @@ class Scanner:
                 task = asyncio.create_task(self._dispatch(claim, report))
                 self._publishing.add(task)
                 task.add_done_callback(self._publishing.discard)
+            if not report.more:
+                return
 
     async def _dispatch(self, claim: Claim, report: ScanReport) -> None:
         due, unreadable = _read(claim.members)

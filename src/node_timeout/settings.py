@@ -16,6 +16,7 @@ from pydantic_settings import (
     SecretsSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as UnreadableSettingError
 
 from node_timeout.errors import SettingsError
 from node_timeout.timeout_config import MAX_ACTION_LENGTH
@@ -134,6 +135,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             # The original error is cut off: it could quote a password.
             raise SettingsError(_explain(error)) from None
+        except UnreadableSettingError as error:
+            name = next((name for name in type(self).model_fields if f'"{name}"' in str(error)), "")
+            raise SettingsError(f"{variable(name)}: is not JSON") from None
         _refuse_misspelt(os.environ)
 
     @field_validator("database_url", "redis_url", "amqp_url")

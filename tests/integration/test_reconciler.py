@@ -1,0 +1,174 @@
+"""The reconciler: what the pool has lost is armed again from the ledger."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from node_timeout import reconciler as room
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.node import DueRun
+from node_timeout.ports import Retention
+from node_timeout.reconciler import Reconciler, ReconcileReport
+from node_timeout.service import Health
+from tests.support import config, configure, run, wait_until
+
+RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100)
+
+
+def reconciler(
+    ledger: SqlLedger, pool: RedisPool, name: str = "one", sweep_pause: float = 0.0
+) -> Reconciler:
+    return Reconciler(
+        ledger=ledger,
+        pool=pool,
+        name=name,
+        lease_seconds=5,
+        redispatch_after=60,
+        sweep_pause=sweep_pause,
+        retention=RETENTION,
+    )
+
+
+async def armed(ledger: SqlLedger, pool: RedisPool, seconds: float, *node_ids: str) -> None:
+    """Rows in the ledger that are due in ``seconds``; nothing in the pool."""
+    await configure(ledger, *(config(node_id, 100) for node_id in node_ids))
+    await ledger.arm([run(node_id) for node_id in node_ids], await pool.now() - 100 + seconds)
+
+
+async def sweep(reconciler: Reconciler) -> ReconcileReport:
+    """Pass after pass to the end of the ledger; the reports added up."""
+    total = ReconcileReport()
+    while not total.swept:
+        report = await reconciler.once()
+        total.checked += report.checked
+        total.rearmed += report.rearmed
+        total.purged += report.purged
+        total.data_lost |= report.data_lost
+        total.swept = report.swept
+    return total
+
+
+@pytest.fixture
+async def healthy_pool(pool: RedisPool) -> RedisPool:
+    """A pool that has lost nothing."""
+    await pool.may_have_lost_data()
+    await pool.mark_reconciled()
+    return pool
+
+
+async def test_after_a_loss_everything_open_is_armed_again(
+    ledger: SqlLedger, pool: RedisPool, redis: Redis
+) -> None:
+    await armed(ledger, pool, 50, "future")
+    await armed(ledger, pool, -5, "overdue")
+    one = reconciler(ledger, pool)
+    report = await sweep(one)
+    assert (report.data_lost, report.rearmed) == (True, 2)
+    await redis.flushall()
+    report = await sweep(one)
+    assert (report.data_lost, report.rearmed) == (True, 2)
+    report = await sweep(one)
+    assert (report.data_lost, report.rearmed) == (False, 0)
+
+
+async def test_a_deadline_armed_again_is_the_ledgers(ledger: SqlLedger, pool: RedisPool) -> None:
+    await armed(ledger, pool, 50, "a")
+    (row,) = await ledger.rows("a")
+    await sweep(reconciler(ledger, pool))
+    claim = await pool.claim(1, 1)
+    assert claim.next_due_at == row.deadline
+
+
+async def test_without_a_loss_a_future_deadline_that_is_absent_is_armed(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, 50, "a")
+    assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 1
+
+
+async def test_an_overdue_run_may_be_in_the_queue_and_is_left_alone(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, -30, "a")
+    assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 0
+
+
+async def test_long_overdue_it_is_armed_again_but_a_backlog_does_not_feed_itself(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, -61, "a")
+    one = reconciler(ledger, healthy_pool)
+    assert (await sweep(one)).rearmed == 1
+    claim = await healthy_pool.claim(10, 5)
+    await healthy_pool.finish([each.member for each in claim.members], claim.lease)
+    assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
+    (row,) = await ledger.rows("a")
+    assert row.deadline < await healthy_pool.now() - 60, "its deadline is what it was"
+
+
+async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, -50, "a")
+    now = await healthy_pool.now()
+    due = [DueRun(run=run("a"), due_at=now - 50)]
+    await ledger.take(due, now=now - 40, lease_seconds=30, max_attempts=3)
+    assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 1
+    assert (await healthy_pool.counts()).overdue == 1
+
+
+async def test_a_sweep_is_made_of_bounded_passes_oldest_first(
+    ledger: SqlLedger, pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    await armed(ledger, pool, 50, "late1", "late2", "late3")
+    await armed(ledger, pool, 10, "early")
+    one = reconciler(ledger, pool)
+    report = await one.once()
+    assert (report.checked, report.swept) == (2, False)
+    assert run("early") not in await pool.absent([run("early")])
+    assert (await sweep(one)).rearmed == 2
+
+
+async def test_one_reconciler_at_a_time(ledger: SqlLedger, pool: RedisPool) -> None:
+    await armed(ledger, pool, 50, "a")
+    assert (await reconciler(ledger, pool, "one").once()).leading
+    report = await reconciler(ledger, pool, "two").once()
+    assert (report.leading, report.checked) == (False, 0)
+
+
+async def test_between_sweeps_it_rests(ledger: SqlLedger, healthy_pool: RedisPool) -> None:
+    resting = reconciler(ledger, healthy_pool, sweep_pause=60)
+    assert (await resting.once()).swept
+    assert not (await resting.once()).swept
+
+
+async def test_closed_rows_are_purged_after_their_retention(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, 50, "gone", "kept")
+    now = await healthy_pool.now()
+    await ledger.disarm(["gone"], now - 101)
+    await ledger.disarm(["kept"], now - 99)
+    assert (await sweep(reconciler(ledger, healthy_pool))).purged == 1
+    assert await ledger.rows("gone") == []
+    assert len(await ledger.rows("kept")) == 1
+
+
+async def test_the_service_arms_without_pause_after_a_loss_and_resigns_when_stopped(
+    ledger: SqlLedger, pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    await armed(ledger, pool, 50, *(f"n{i}" for i in range(20)))
+    stop = asyncio.Event()
+    running = asyncio.create_task(reconciler(ledger, pool).run(stop, Health(name="reconciler")))
+
+    async def all_armed() -> bool:
+        return (await pool.counts()).armed == 20
+
+    await wait_until(all_armed, 5)
+    stop.set()
+    await running
+    assert await pool.lead("another", 5)

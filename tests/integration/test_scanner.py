@@ -1,0 +1,235 @@
+"""The scanner on a real pool, with an exchange in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from node_timeout import message
+from node_timeout.adapters.memory_exchange import MemoryConsumer, MemoryExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.errors import ExchangeUnavailableError, PoolUnavailableError
+from node_timeout.node import DueRun
+from node_timeout.ports import Claim
+from node_timeout.scanner import BATCHES_IN_FLIGHT, Scanner
+from node_timeout.service import Health
+from tests.support import run, wait_until
+
+QUEUE = "dispatch"
+
+
+def scanner(
+    pool: RedisPool,
+    exchange: MemoryExchange,
+    *,
+    batch_size: int = 10,
+    lease_seconds: float = 10,
+    scan_interval: float = 5,
+) -> Scanner:
+    return Scanner(
+        pool=pool,
+        exchange=exchange,
+        queue=QUEUE,
+        batch_size=batch_size,
+        lease_seconds=lease_seconds,
+        scan_interval=scan_interval,
+    )
+
+
+class Collector:
+    """Consumes and acknowledges; keeps what came."""
+
+    def __init__(self, consumer: MemoryConsumer) -> None:
+        self._consumer = consumer
+        self.came: list[DueRun] = []
+        self.messages = 0
+
+    async def run(self) -> None:
+        while True:
+            for delivery in await self._consumer.get(100):
+                due, _ = message.decode(delivery.body)
+                self.came += due
+                self.messages += 1
+                await delivery.ack()
+
+    def node_ids(self) -> list[str]:
+        return [each.run.node_id for each in self.came]
+
+
+@pytest.fixture
+async def collector(memory_exchange: MemoryExchange) -> AsyncIterator[Collector]:
+    async with memory_exchange.consume({QUEUE: 100}) as consumer:
+        collector = Collector(consumer)
+        task = asyncio.create_task(collector.run())
+        yield collector
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def arm(pool: RedisPool, seconds: float, *node_ids: str) -> float:
+    due_at = await pool.now() + seconds
+    await pool.arm([DueRun(run=run(node_id), due_at=due_at) for node_id in node_ids])
+    return due_at
+
+
+async def test_due_nodes_are_published_and_leave_the_pool(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    due_at = await arm(pool, -1, "a", "node_with_underscores")
+    await arm(pool, 100, "later")
+    report = await scanner(pool, memory_exchange).once()
+    assert (report.claimed, report.published, report.finished) == (2, 2, 2)
+    assert sorted(collector.node_ids()) == ["a", "node_with_underscores"]
+    assert [each.due_at for each in collector.came] == [pytest.approx(due_at)] * 2
+    assert report.seconds_to_next == pytest.approx(10, abs=1), "the lease is still there"
+    assert (await pool.counts()).armed == 1
+
+
+async def test_a_pass_is_bounded_and_says_when_more_is_due(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    await arm(pool, -1, *(f"n{i}" for i in range(BATCHES_IN_FLIGHT + 3)))
+    one_by_one = scanner(pool, memory_exchange, batch_size=1)
+    report = await one_by_one.once()
+    assert (report.published, report.more) == (BATCHES_IN_FLIGHT, True)
+    report = await one_by_one.once()
+    assert (report.published, report.more) == (3, False)
+    assert collector.messages == BATCHES_IN_FLIGHT + 3
+
+
+async def test_two_scanners_publish_each_node_once(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    names = [f"n{i}" for i in range(1000)]
+    await arm(pool, -1, *names)
+    both = [scanner(pool, memory_exchange), scanner(pool, memory_exchange)]
+    while (await pool.counts()).armed:
+        await asyncio.gather(*(each.once() for each in both))
+    assert sorted(collector.node_ids()) == sorted(names)
+
+
+async def test_what_is_not_confirmed_is_due_again_at_once(
+    pool: RedisPool, memory_exchange: MemoryExchange
+) -> None:
+    await arm(pool, -1, "a")
+    report = await scanner(pool, memory_exchange, lease_seconds=0.1).once()
+    assert (report.unconfirmed, report.published) == (1, 0)
+    assert isinstance(report.error, ExchangeUnavailableError)
+    assert (await pool.counts()).overdue == 1
+
+
+async def test_without_a_broker_nothing_is_claimed(
+    pool: RedisPool, memory_exchange: MemoryExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down() -> None:
+        raise ExchangeUnavailableError("RabbitMQ: down")
+
+    monkeypatch.setattr(memory_exchange, "ensure", down)
+    await arm(pool, -1, "a")
+    with pytest.raises(ExchangeUnavailableError):
+        await scanner(pool, memory_exchange).once()
+    assert (await pool.counts()).overdue == 1
+
+
+async def test_a_bad_member_is_dead_lettered_and_its_batch_goes_on(
+    pool: RedisPool, redis: Redis, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    await redis.zadd("test_pool", {"no-underscore": 1, b"\xff_v": 2, "trailing_": 3})
+    await arm(pool, -1, "good")
+    report = await scanner(pool, memory_exchange).once()
+    assert (report.unreadable, report.published, report.finished) == (3, 1, 4)
+    assert collector.node_ids() == ["good"]
+    assert {body for body, _ in memory_exchange.dead} == {b"no-underscore", b"\xff_v", b"trailing_"}
+    assert (await pool.counts()).armed == 0
+
+
+async def test_a_deadline_is_served_when_it_comes_not_at_the_next_interval(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        scanner(pool, memory_exchange, scan_interval=30).run(stop, Health(name="scanner"))
+    )
+    await wait_until(lambda: pool._listener is not None)
+    await arm(pool, 0.3, "soon")
+    await wait_until(lambda: collector.came, 5)
+    assert await pool.now() >= collector.came[0].due_at, "never early"
+    stop.set()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_scanner_goes_on_through_outages_of_both_stores(
+    pool: RedisPool,
+    memory_exchange: MemoryExchange,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    claim, publish = pool.claim, memory_exchange.publish
+    faults = [3, 3]
+
+    async def failing_claim(limit: int, lease_seconds: float) -> Claim:
+        if faults[0]:
+            faults[0] -= 1
+            raise PoolUnavailableError("Redis: gone")
+        return await claim(limit, lease_seconds)
+
+    async def failing_publish(queue: str, body: bytes, time_limit: float) -> None:
+        if faults[1]:
+            faults[1] -= 1
+            raise ExchangeUnavailableError("RabbitMQ: gone")
+        await publish(queue, body, time_limit)
+
+    monkeypatch.setattr(pool, "claim", failing_claim)
+    monkeypatch.setattr(memory_exchange, "publish", failing_publish)
+    await arm(pool, -1, "a")
+    stop, health = asyncio.Event(), Health(name="scanner")
+    running = asyncio.create_task(
+        scanner(pool, memory_exchange, scan_interval=0.05).run(stop, health)
+    )
+    await wait_until(lambda: collector.came)
+    await wait_until(lambda: health.ready)
+    stop.set()
+    await running
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) <= 3, "an outage is told once, not at each try"
+
+
+async def test_a_lost_finish_leaves_the_nodes_to_come_again(
+    pool: RedisPool,
+    memory_exchange: MemoryExchange,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def lost(members: list[str], lease: float) -> int:
+        raise PoolUnavailableError("Redis: gone")
+
+    await arm(pool, -1, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "finish", lost)
+        report = await scanner(pool, memory_exchange, lease_seconds=0.2).once()
+    assert isinstance(report.error, PoolUnavailableError)
+
+    async def again() -> bool:
+        await scanner(pool, memory_exchange).once()
+        return collector.node_ids() == ["a", "a"]
+
+    await wait_until(again)
+
+
+async def test_a_release_that_fails_leaves_the_lease(
+    pool: RedisPool, memory_exchange: MemoryExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object) -> int:
+        raise PoolUnavailableError("Redis: gone")
+
+    monkeypatch.setattr(pool, "release", lost)
+    await arm(pool, -1, "a")
+    report = await scanner(pool, memory_exchange, lease_seconds=0.2).once()
+    assert report.unconfirmed == 1
+    await wait_until(lambda: _overdue(pool))
+
+
+async def _overdue(pool: RedisPool) -> bool:
+    return (await pool.counts()).overdue == 1

@@ -1,0 +1,97 @@
+"""The tracker: state events → ledger and pool."""
+
+from typing import Any
+
+import pytest
+
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import LedgerUnavailableError, PoolUnavailableError
+from node_timeout.node import RunState
+from node_timeout.tracker import Tracker
+from tests.support import config, configure, run
+
+
+@pytest.fixture
+def tracker(ledger: SqlLedger, pool: RedisPool) -> Tracker:
+    return Tracker(ledger=ledger, pool=pool)
+
+
+async def down(*_: Any, **__: Any) -> Any:
+    raise PoolUnavailableError("Redis: gone")
+
+
+async def test_a_started_node_is_armed_in_both_stores_at_one_deadline(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool
+) -> None:
+    await configure(ledger, config("a", 20))
+    before = await pool.now()
+    assert await tracker.nodes_started([run("a"), run("no config")]) == 1
+    (row,) = await ledger.rows("a")
+    assert before + 20 <= row.deadline <= await pool.now() + 20
+    assert (await pool.claim(1, 1)).next_due_at == row.deadline
+
+
+async def test_a_repeated_event_never_moves_a_deadline(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool
+) -> None:
+    await configure(ledger, config("a", 20))
+    await tracker.nodes_started([run("a")])
+    (first,) = await ledger.rows("a")
+    await tracker.nodes_started([run("a")])
+    assert await ledger.rows("a") == [first]
+    assert (await pool.claim(1, 1)).next_due_at == first.deadline
+
+
+async def test_a_node_that_leaves_is_disarmed_in_every_version(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool
+) -> None:
+    await configure(ledger, config("a", 20))
+    await tracker.nodes_started([run("a", "v1"), run("a", "v2")])
+    assert await tracker.nodes_left([run("a", "v3")], []) == 2
+    assert (await pool.counts()).armed == 0
+    assert {row.state for row in await ledger.rows("a")} == {RunState.CANCELLED}
+    assert await tracker.nodes_left([], ["a"]) == 0
+
+
+async def test_a_run_that_only_the_pool_knows_leaves_it(tracker: Tracker, pool: RedisPool) -> None:
+    from node_timeout.node import DueRun
+
+    await pool.arm([DueRun(run=run("a"), due_at=await pool.now() + 9)])
+    assert await tracker.nodes_left([run("a")], []) == 0
+    assert (await pool.counts()).armed == 0
+
+
+async def test_no_events_are_no_work(tracker: Tracker) -> None:
+    assert await tracker.nodes_started([]) == 0
+    assert await tracker.nodes_left([], []) == 0
+
+
+async def test_without_redis_the_ledger_is_enough(
+    tracker: Tracker,
+    ledger: SqlLedger,
+    pool: RedisPool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(pool, "arm", down)
+    monkeypatch.setattr(pool, "disarm", down)
+    await configure(ledger, config("a", 20))
+    assert await tracker.nodes_started([run("a")]) == 1
+    assert [row.state for row in await ledger.rows("a")] == [RunState.ARMED]
+    assert await tracker.nodes_left([run("a")], []) == 1
+    assert [row.state for row in await ledger.rows("a")] == [RunState.CANCELLED]
+    assert "is armed in the ledger only: Redis: gone" in caplog.text
+    assert "is disarmed in the ledger only" in caplog.text
+
+
+async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: Any) -> Any:
+        raise LedgerUnavailableError("database: gone")
+
+    monkeypatch.setattr(ledger, "arm", gone)
+    with pytest.raises(LedgerUnavailableError):
+        await tracker.nodes_started([run("a")])
+    assert (await pool.counts()).armed == 0

@@ -1,0 +1,507 @@
+"""The worker on a real pool and a real database, with an exchange in memory."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from node_timeout import message
+from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import (
+    EngineUnavailableError,
+    ExchangeUnavailableError,
+    LedgerUnavailableError,
+    PoolUnavailableError,
+    StrategyRefusedError,
+)
+from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.service import Backoff, Health
+from node_timeout.strategy import (
+    ForcedFailAndSkipStrategy,
+    ForcedFailStrategy,
+    NodeTimeoutStrategy,
+    StrategyResult,
+)
+from node_timeout.worker import Limits, Routes, Worker, WorkReport
+from tests.support import RecordingEngine, config, configure, run, wait_until
+
+QUEUE = "dispatch"
+
+
+class Bench:
+    """A worker, its stores, and an engine that notes what is done to it."""
+
+    def __init__(self, pool: RedisPool, ledger: SqlLedger, exchange: MemoryExchange) -> None:
+        self.pool, self.ledger, self.exchange = pool, ledger, exchange
+        self.engine = RecordingEngine()
+        self.strategies: dict[str, NodeTimeoutStrategy] = {
+            "forced_fail": ForcedFailStrategy(self.engine),
+            "forced_fail_and_skip": ForcedFailAndSkipStrategy(self.engine),
+        }
+
+    def worker(
+        self,
+        *,
+        routes: Routes | None = None,
+        queues: tuple[str, ...] = (QUEUE,),
+        concurrency: int = 10,
+        strategy_timeout: float = 5,
+        max_attempts: int = 3,
+        shutdown_timeout: float = 5,
+    ) -> Worker:
+        return Worker(
+            ledger=self.ledger,
+            pool=self.pool,
+            exchange=self.exchange,
+            engine=self.engine,
+            strategies=self.strategies,
+            routes=routes or Routes(dispatch_queue=QUEUE),
+            queues=queues,
+            limits=Limits(
+                concurrency=concurrency,
+                strategy_timeout=strategy_timeout,
+                max_attempts=max_attempts,
+                retry=Backoff(first=100, longest=100, random=lambda: 0.5),
+                shutdown_timeout=shutdown_timeout,
+            ),
+        )
+
+    async def armed(self, *node_ids: str, action: str = "forced_fail") -> list[DueRun]:
+        """Node runs in the ledger, running in the engine, due a moment ago."""
+        await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
+        runs = [run(node_id) for node_id in node_ids]
+        self.engine.running |= {each.node_id: each.version for each in runs}
+        return await self.ledger.arm(runs, await self.pool.now() - 2)
+
+    async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
+        """Send one message and let a worker deal with it."""
+        return await self.handle_bodies(message.encode(due), **limits)
+
+    async def handle_bodies(self, *bodies: bytes, **limits: Any) -> WorkReport:
+        worker = self.worker(**limits)
+        async with self.exchange.consume(worker._prefetch()) as consumer:
+            publishing = [
+                asyncio.create_task(self.exchange.publish(QUEUE, body, 30)) for body in bodies
+            ]
+            await asyncio.sleep(0)
+            report = await worker.once(consumer)
+            await asyncio.gather(*publishing)
+        return report
+
+    async def state(self, node_id: str) -> tuple[RunState, str]:
+        (row,) = await self.ledger.rows(node_id)
+        return row.state, row.message
+
+    def strategy(self, action: str, deal: Callable[[TimedOutNode], Any]) -> None:
+        """Plug a coroutine function in as a strategy."""
+
+        class Plugged(NodeTimeoutStrategy):
+            async def deal_with_timeout_node(self, node: TimedOutNode) -> Any:
+                result = deal(node)
+                return await result if isinstance(result, Awaitable) else result
+
+        self.strategies[action] = Plugged(self.engine)
+
+
+@pytest.fixture
+def bench(pool: RedisPool, ledger: SqlLedger, memory_exchange: MemoryExchange) -> Bench:
+    return Bench(pool, ledger, memory_exchange)
+
+
+async def test_a_timed_out_node_is_failed(bench: Bench) -> None:
+    report = await bench.handle(await bench.armed("a"))
+    assert report.outcomes == {RunState.HANDLED: 1}
+    assert bench.engine.failed == [run("a")]
+    assert await bench.state("a") == (RunState.HANDLED, "failed")
+
+
+async def test_a_timed_out_node_is_failed_and_skipped(bench: Bench) -> None:
+    await bench.handle(await bench.armed("a", action="forced_fail_and_skip"))
+    assert bench.engine.skipped == [run("a")]
+    assert await bench.state("a") == (RunState.HANDLED, "failed and skipped")
+
+
+async def test_a_handled_run_is_never_acted_on_again(bench: Bench) -> None:
+    due = await bench.armed("a")
+    await bench.handle(due)
+    bench.engine.running["a"] = "v1"
+    report = await bench.handle(due)
+    assert (report.dropped, report.outcomes) == (1, {})
+    assert bench.engine.failed == [run("a")]
+
+
+async def test_a_run_that_comes_twice_in_a_batch_is_handled_once(bench: Bench) -> None:
+    due = await bench.armed("a")
+    await bench.handle_bodies(message.encode(due + due), message.encode(due))
+    assert bench.engine.failed == [run("a")]
+
+
+async def test_a_node_that_moved_on_is_stale(bench: Bench) -> None:
+    due = await bench.armed("a", "b")
+    bench.engine.running["a"] = "v2"
+    del bench.engine.running["b"]
+    report = await bench.handle(due)
+    assert report.outcomes == {RunState.STALE: 2}
+    assert bench.engine.failed == []
+    assert await bench.state("a") == (RunState.STALE, "no longer running at this version")
+
+
+async def test_a_node_that_moves_on_between_question_and_act_is_stale(bench: Bench) -> None:
+    def retried_meanwhile(node: TimedOutNode) -> Awaitable[str]:
+        bench.engine.running["a"] = "v2"
+        return bench.engine.forced_fail(node, node.node_id)
+
+    bench.strategy("raced", retried_meanwhile)
+    await bench.handle(await bench.armed("a", action="raced"))
+    assert await bench.state("a") == (RunState.STALE, "moved on")
+    assert bench.engine.failed == []
+
+
+async def test_a_cancelled_run_is_dropped(bench: Bench) -> None:
+    due = await bench.armed("a")
+    await bench.ledger.disarm(["a"], await bench.pool.now())
+    report = await bench.handle(due)
+    assert (report.dropped, bench.engine.asked) == (1, [])
+
+
+async def test_a_deadline_that_moved_into_the_future_is_armed_not_fired(bench: Bench) -> None:
+    due = await bench.armed("a")
+    later = await bench.pool.now() + 50
+    await bench.ledger.postpone([run("a")], later)
+    report = await bench.handle(due)
+    assert (report.later, bench.engine.asked) == (1, [])
+    assert await bench.pool.absent([run("a")]) == []
+    assert (await bench.pool.counts()).overdue == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (RuntimeError("boom"), "RuntimeError: boom"),
+        (TimeoutError("its own"), "TimeoutError: its own"),
+        (EngineUnavailableError("engine: 503"), "engine: 503"),
+        (StrategyResult(False, "try later"), "try later"),
+        ({"result": False, "message": None}, "the strategy reported a failure"),
+    ],
+)
+async def test_a_temporary_failure_is_armed_again_after_a_back_off(
+    bench: Bench, fault: Any, says: str
+) -> None:
+    def fail(_: TimedOutNode) -> Any:
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    bench.strategy("flaky", fail)
+    report = await bench.handle(await bench.armed("a", action="flaky"))
+    assert report.outcomes == {RunState.ARMED: 1}
+    (row,) = await bench.ledger.rows("a")
+    assert (row.state, row.message, row.attempts) == (RunState.ARMED, says, 1)
+    assert row.due_at == pytest.approx(await bench.pool.now() + 50, abs=2)
+    assert await bench.pool.absent([run("a")]) == [], "the pool is the only timer"
+
+
+async def test_after_the_last_attempt_a_run_is_dead(bench: Bench) -> None:
+    bench.engine.errors = [RuntimeError("down")]
+    await bench.handle(await bench.armed("a"), max_attempts=1)
+    assert await bench.state("a") == (
+        RunState.DEAD,
+        "gave up after 1 attempts: RuntimeError: down",
+    )
+
+
+async def test_a_refusal_is_dead_at_once(bench: Bench) -> None:
+    bench.engine.errors = [StrategyRefusedError("not skippable")]
+    await bench.handle(await bench.armed("a"))
+    assert await bench.state("a") == (RunState.DEAD, "not skippable")
+
+
+async def test_a_strategy_that_returns_nonsense_is_dead(bench: Bench) -> None:
+    bench.strategy("odd", lambda _: 42)
+    await bench.handle(await bench.armed("a", action="odd"))
+    state, text = await bench.state("a")
+    assert (state, "returned 42" in text) == (RunState.DEAD, True)
+
+
+async def test_an_action_without_a_strategy_is_tried_again(bench: Bench) -> None:
+    await bench.handle(await bench.armed("a", action="unknown"))
+    state, text = await bench.state("a")
+    assert state is RunState.ARMED
+    assert text.startswith("no strategy for action 'unknown' (this worker has: forced_fail")
+
+
+async def test_a_node_without_a_config_is_dead_and_says_why(bench: Bench) -> None:
+    await bench.handle([DueRun(run=run("stranger"), due_at=1.0)])
+    assert await bench.state("stranger") == (
+        RunState.DEAD,
+        "no timeout config for node 'stranger'",
+    )
+
+
+async def test_a_strategy_that_hangs_is_cut_off(bench: Bench) -> None:
+    bench.strategy("hangs", lambda _: asyncio.sleep(60))
+    await bench.handle(await bench.armed("a", action="hangs"), strategy_timeout=0.05)
+    assert await bench.state("a") == (RunState.ARMED, "the strategy took longer than 0.05 s")
+
+
+async def test_a_plain_strategy_runs_in_a_thread(bench: Bench) -> None:
+    seen: list[str] = []
+
+    class Plain(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
+            seen.append(threading.current_thread().name)
+            return StrategyResult(True, "by hand")
+
+    bench.strategies["plain"] = Plain(bench.engine)
+    await bench.handle(await bench.armed("a", action="plain"))
+    assert await bench.state("a") == (RunState.HANDLED, "by hand")
+    assert seen == ["strategy a"]
+
+
+async def test_a_thread_that_hangs_holds_up_nobody(bench: Bench) -> None:
+    release = threading.Event()
+
+    class Hanging(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> None:
+            release.wait(30)
+
+    bench.strategies["hanging"] = Hanging(bench.engine)
+    due = await bench.armed("stuck", action="hanging") + await bench.armed("fine")
+    await bench.handle(due, strategy_timeout=0.2)
+    release.set()
+    assert (await bench.state("stuck"))[0] is RunState.ARMED
+    assert (await bench.state("fine"))[0] is RunState.HANDLED
+
+
+async def test_one_bad_node_does_not_hold_back_its_batch(bench: Bench) -> None:
+    bench.strategy("hangs", lambda _: asyncio.sleep(60))
+    due = await bench.armed("slow", action="hangs")
+    due += await bench.armed(*(f"n{i}" for i in range(30)))
+    handling = asyncio.create_task(bench.handle(due, strategy_timeout=1.5))
+    await wait_until(lambda: _handled(bench, 30), 1.4)
+    assert not handling.done(), "the slow one is still running"
+    assert (await handling).outcomes == {RunState.HANDLED: 30, RunState.ARMED: 1}
+
+
+async def _handled(bench: Bench, count: int) -> bool:
+    counts = await bench.ledger.counts(await bench.pool.now())
+    return counts.last_hour.get(RunState.HANDLED, 0) == count
+
+
+async def test_an_unreadable_message_is_dead_lettered_and_the_others_handled(bench: Bench) -> None:
+    due = await bench.armed("a")
+    mixed = json.loads(message.encode(due))
+    mixed["nodes"].insert(0, {"node_id": "b", "version": "1_2", "deadline": 1})
+    report = await bench.handle_bodies(b"not JSON", json.dumps(mixed).encode())
+    assert report.unreadable == 2
+    assert bench.engine.failed == [run("a")]
+    reasons = [reason for _, reason in bench.exchange.dead]
+    assert "not JSON" in reasons[0]
+    assert "underscore" in reasons[1]
+
+
+async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) -> None:
+    routes = Routes(
+        dispatch_queue=QUEUE,
+        handle_queue="handle",
+        handle_queues={"forced_fail_and_skip": "slow"},
+    )
+    due = await bench.armed("a") + await bench.armed("b", action="forced_fail_and_skip")
+    due.append(DueRun(run=run("stranger"), due_at=1.0))
+    dispatcher = bench.worker(routes=routes)
+    handlers = {queue: bench.worker(routes=routes, queues=(queue,)) for queue in ("handle", "slow")}
+
+    async def consume(worker: Worker) -> WorkReport:
+        async with bench.exchange.consume(worker._prefetch()) as consumer:
+            return await worker.once(consumer)
+
+    working = {queue: asyncio.create_task(consume(each)) for queue, each in handlers.items()}
+    dispatching = asyncio.create_task(consume(dispatcher))
+    await bench.exchange.publish(QUEUE, message.encode(due), 10)
+    assert (await dispatching).forwarded == 3
+    assert (await working["slow"]).outcomes == {RunState.HANDLED: 1}
+    handled = await working["handle"]
+    assert handled.received == 2
+    assert bench.engine.skipped == [run("b")]
+    assert bench.engine.failed == [run("a")]
+
+
+def fail_first(
+    monkeypatch: pytest.MonkeyPatch, target: Any, name: str, errors: list[Exception]
+) -> None:
+    """Let the next calls of a method raise, one error each."""
+    real = getattr(target, name)
+
+    async def method(*args: Any, **kwargs: Any) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, method)
+
+
+@pytest.mark.parametrize("step", ["take", "record"])
+async def test_an_outage_of_the_database_delays_but_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    due = await bench.armed("a")
+    outage: list[Exception] = [LedgerUnavailableError("database: gone")] * 3
+    fail_first(monkeypatch, bench.ledger, step, outage)
+    await bench.handle(due)
+    assert await bench.state("a") == (RunState.HANDLED, "failed")
+    assert bench.engine.failed == [run("a")]
+
+
+async def test_a_result_that_cannot_be_recorded_within_its_lease_goes_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Limits, "lease_seconds", 0.3)
+    outage: list[Exception] = [LedgerUnavailableError("database: gone")] * 1000
+    fail_first(monkeypatch, bench.ledger, "record", outage)
+    due = await bench.armed("a")
+    worker = bench.worker(strategy_timeout=0.01)
+    async with bench.exchange.consume(worker._prefetch()) as consumer:
+        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+        await asyncio.sleep(0)
+        with pytest.raises(LedgerUnavailableError):
+            await worker.once(consumer)
+        assert await bench.exchange.depths() == {QUEUE: 1}
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+
+
+async def test_an_outage_of_the_broker_delays_the_dead_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage: list[Exception] = [ExchangeUnavailableError("RabbitMQ: gone")] * 2
+    fail_first(monkeypatch, bench.exchange, "dead_letter", outage)
+    report = await bench.handle_bodies(b"not JSON")
+    assert (report.unreadable, len(bench.exchange.dead)) == (1, 1)
+
+
+async def test_a_retry_that_redis_misses_is_in_the_ledger(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.engine.errors = [RuntimeError("down")]
+    outage: list[Exception] = [PoolUnavailableError("Redis: gone")]
+    fail_first(monkeypatch, bench.pool, "rearm", outage)
+    await bench.handle(await bench.armed("a"))
+    assert (await bench.state("a"))[0] is RunState.ARMED
+    assert await bench.pool.absent([run("a")]) == [run("a")]
+
+
+async def test_a_late_result_is_counted_and_not_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def record(*_: Any, **__: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(bench.ledger, "record", record)
+    report = await bench.handle(await bench.armed("a"))
+    assert report.late == 1
+
+
+async def test_a_node_that_would_outlive_its_lease_is_put_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Limits, "lease_seconds", 2.0)
+    bench.strategy("slow", lambda _: asyncio.sleep(0.5))
+    due = await bench.armed("a", "b", "c", action="slow")
+    report = await bench.handle(due, concurrency=1, strategy_timeout=0.6)
+    assert report.outcomes[RunState.HANDLED] == 1
+    assert report.outcomes[RunState.ARMED] == 2
+    rows: Mapping[str, Any] = {name: (await bench.ledger.rows(name))[0] for name in "abc"}
+    assert sorted(row.attempts for row in rows.values()) == [0, 0, 1]
+
+
+async def run_until_stopped(
+    bench: Bench, worker: Worker, due: list[DueRun], until: Callable[[], Any]
+) -> None:
+    """Run a worker's service on one message, and stop it when a condition holds."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+    await wait_until(until)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+
+
+async def test_a_stopping_worker_finishes_what_is_in_flight(bench: Bench) -> None:
+    started = asyncio.Event()
+
+    async def slow(node: TimedOutNode) -> None:
+        started.set()
+        await asyncio.sleep(0.3)
+
+    bench.strategy("slow", slow)
+    due = await bench.armed("a", action="slow")
+    await run_until_stopped(bench, bench.worker(), due, started.is_set)
+    assert (await bench.state("a"))[0] is RunState.HANDLED
+
+
+async def test_past_the_shutdown_timeout_nodes_are_put_back(bench: Bench) -> None:
+    started: list[str] = []
+
+    async def endless(node: TimedOutNode) -> None:
+        started.append(node.node_id)
+        await asyncio.sleep(60)
+
+    bench.strategy("endless", endless)
+    due = await bench.armed("a", "b", action="endless")
+    worker = bench.worker(concurrency=1, strategy_timeout=30, shutdown_timeout=0.1)
+    await run_until_stopped(bench, worker, due, lambda: started)
+    rows = [(await bench.ledger.rows(name))[0] for name in ("a", "b")]
+    assert [row.state for row in rows] == [RunState.ARMED, RunState.ARMED]
+    assert sorted(row.attempts for row in rows) == [0, 1], "only one was called"
+    assert await bench.pool.absent([run("a"), run("b")]) == []
+
+
+async def test_a_worker_stopped_in_an_outage_gives_its_messages_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage: list[Exception] = [LedgerUnavailableError("database: gone")] * 10_000
+    tried = len(outage)
+    fail_first(monkeypatch, bench.ledger, "take", outage)
+    due = await bench.armed("a")
+    await run_until_stopped(bench, bench.worker(), due, lambda: len(outage) < tried - 1)
+    assert await bench.exchange.depths() == {QUEUE: 1}
+    assert (await bench.state("a"))[0] is RunState.ARMED
+
+
+async def test_an_unexpected_error_sends_the_messages_back_and_the_worker_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_first(monkeypatch, bench.ledger, "take", [ZeroDivisionError("a bug")])
+    due = await bench.armed("a")
+    await run_until_stopped(bench, bench.worker(), due, lambda: bench.engine.failed)
+    assert (await bench.state("a"))[0] is RunState.HANDLED
+
+
+async def test_a_stuck_batch_does_not_keep_a_worker_from_ending(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node_timeout.worker.PUT_BACK_SECONDS", 0.1)
+    stuck = asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> int:
+        stuck.set()
+        await asyncio.sleep(60)
+        return 0
+
+    monkeypatch.setattr(bench.ledger, "record", never)
+    due = await bench.armed("a")
+    worker = bench.worker(shutdown_timeout=0.1)
+    await run_until_stopped(bench, worker, due, stuck.is_set)
+    (row,) = await bench.ledger.rows("a")
+    assert row.state is RunState.EXECUTING, "its lease will run out"
+
+
+def test_a_run_is_named_by_its_node_and_version() -> None:
+    assert NodeRun.of("a", "v1").member == "a_v1"

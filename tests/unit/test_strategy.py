@@ -1,0 +1,130 @@
+"""Strategies are loaded from entry points and settings, and bad ones refused."""
+
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
+
+import pytest
+
+from node_timeout import strategy as room
+from node_timeout.errors import StrategyError, StrategyRefusedError
+from node_timeout.node import TimedOutNode
+from node_timeout.strategy import (
+    ForcedFailStrategy,
+    NodeTimeoutStrategy,
+    StrategyResult,
+    call,
+    known_actions,
+    load_strategies,
+)
+from tests.support import RecordingEngine
+
+NODE = TimedOutNode(
+    node_id="a", version="v1", root_pipeline_id="r", action="x", deadline=1.0, attempt=1
+)
+
+
+class Custom(NodeTimeoutStrategy):
+    async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
+        return StrategyResult(True, f"dealt with {node.node_id}")
+
+
+class Unbuildable(Custom):
+    def __init__(self, engine: Any) -> None:
+        raise OSError("no licence file")
+
+
+class NotAStrategy:
+    pass
+
+
+def plug(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    """Entry points as if packages had brought them, besides the built-in ones."""
+    real = room.entry_points
+
+    def found(*, group: str) -> EntryPoints:
+        extra = [EntryPoint(name, value, group) for name, value in values.items()]
+        return EntryPoints([*real(group=group), *extra])
+
+    monkeypatch.setattr(room, "entry_points", found)
+
+
+def test_the_built_in_actions_are_there() -> None:
+    strategies = load_strategies({}, RecordingEngine())
+    assert set(strategies) == {"forced_fail", "forced_fail_and_skip"}
+    assert known_actions({}) == set(strategies)
+
+
+def test_a_package_brings_a_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, page="tests.unit.test_strategy:Custom")
+    assert "page" in known_actions({})
+    assert type(load_strategies({}, RecordingEngine())["page"]).__name__ == "Custom"
+
+
+def test_a_handler_adds_and_overrides() -> None:
+    path = "tests.unit.test_strategy:Custom"
+    strategies = load_strategies({"forced_fail": path, "mine": path}, RecordingEngine())
+    assert type(strategies["forced_fail"]).__name__ == "Custom"
+    assert type(strategies["mine"]).__name__ == "Custom"
+    assert "mine" in known_actions({"mine": path})
+
+
+def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, forced_fail="tests.unit.test_strategy:Custom")
+    with pytest.raises(StrategyError, match="'forced_fail' is claimed twice"):
+        load_strategies({}, RecordingEngine())
+    chosen = load_strategies({"forced_fail": "tests.unit.test_strategy:Custom"}, RecordingEngine())
+    assert type(chosen["forced_fail"]).__name__ == "Custom"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("tests.unit.test_strategy:NotAStrategy", "not a class derived from NodeTimeoutStrategy"),
+        ("tests.unit.test_strategy:NODE", "not a class derived from NodeTimeoutStrategy"),
+        ("tests.unit.test_strategy:Missing", "has no attribute 'Missing'"),
+        ("tests.unit.no_such_module:X", "No module named"),
+        ("no colon", "not of the form module:Class"),
+        ("tests.unit.test_strategy:Unbuildable", "cannot be built: no licence file"),
+        ("node_timeout.strategy:NodeTimeoutStrategy", "cannot be built"),
+    ],
+)
+def test_a_strategy_that_cannot_be_used_is_refused_at_start(path: str, says: str) -> None:
+    with pytest.raises(StrategyError) as error:
+        load_strategies({"mine": path}, RecordingEngine())
+    assert says in str(error.value)
+    assert "'mine'" in str(error.value)
+
+
+async def test_a_plain_method_that_returns_a_coroutine_is_awaited() -> None:
+    class Lazy(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> Any:
+            async def later() -> StrategyResult:
+                return StrategyResult(True, "later")
+
+            return later()
+
+    assert (await call(Lazy(RecordingEngine()), NODE)).message == "later"
+
+
+async def test_what_a_thread_raises_is_raised() -> None:
+    class Raises(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> None:
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        await call(Raises(RecordingEngine()), NODE)
+
+
+def test_what_a_strategy_may_return() -> None:
+    assert StrategyResult.of(None) == StrategyResult(True)
+    assert StrategyResult.of({"result": True, "message": "m", "data": 1}) == StrategyResult(
+        True, "m", 1
+    )
+    for nonsense in (1, "done", {"result": 1}, {}, [True]):
+        with pytest.raises(StrategyRefusedError):
+            StrategyResult.of(nonsense)
+
+
+def test_the_reason_names_the_run() -> None:
+    assert "node a timed out (version v1, action x)" in room.reason(NODE)
+    assert isinstance(ForcedFailStrategy(RecordingEngine()).engine, RecordingEngine)

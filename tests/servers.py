@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import glob
 import os
 import pwd
 import random
-import re
 import shutil
 import signal
 import socket
@@ -35,13 +33,6 @@ PROGRAMS = {
     "mariadb-server": ("mariadbd", "mysqld"),
 }
 
-
-def _by_version(pattern: str) -> list[str]:
-    """Return the paths that match, the highest version first."""
-    paths = glob.glob(pattern)
-    return sorted(paths, key=lambda p: [int(n) for n in re.findall(r"\d+", p)], reverse=True)
-
-
 # Debian's rabbitmq-server in /usr/sbin changes the user, so the plain script goes before it.
 SEARCH_PATH = os.pathsep.join(
     [
@@ -49,7 +40,7 @@ SEARCH_PATH = os.pathsep.join(
         os.environ.get("PATH", os.defpath),
         "/usr/local/sbin",
         "/usr/sbin",
-        *_by_version("/usr/lib/postgresql/*/bin"),
+        *sorted(map(str, Path("/usr/lib/postgresql").glob("[1-9][0-9]/bin")), reverse=True),
     ]
 )
 
@@ -94,11 +85,12 @@ def free_port() -> int:
 def _processes() -> Iterator[tuple[int, int, int, str]]:
     """Yield pid, parent, group and start time of every process that has not ended."""
     if Path("/proc/self/stat").exists():
-        for path in glob.glob("/proc/[0-9]*/stat"):
+        for pid in (path.name for path in Path("/proc").iterdir() if path.name.isdigit()):
             with contextlib.suppress(OSError):
-                state, *fields = Path(path).read_text(errors="replace").rpartition(")")[2].split()
+                stat = Path("/proc", pid, "stat").read_text(errors="replace")
+                state, parent, group, *fields = stat.rpartition(")")[2].split()
                 if state not in "ZX":
-                    yield int(path.split("/")[2]), int(fields[0]), int(fields[1]), fields[18]
+                    yield int(pid), int(parent), int(group), fields[16]
     else:
         command = ["ps", "-A", "-o", "pid=,ppid=,pgid=,state=,lstart="]
         for line in subprocess.check_output(command, text=True).splitlines():
@@ -299,14 +291,14 @@ class RabbitServer(Server):
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self.epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
-        config, plugins, cookie = (
-            self.directory / name for name in ("rabbit.config", "enabled_plugins", ".erlang.cookie")
-        )
+        config = self.directory / "rabbit.config"
         config.write_text(
             f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {self.port}}}]}},'
             " {disk_free_limit, 1000000}]}].\n"
         )
+        plugins = self.directory / "enabled_plugins"
         plugins.write_text("[].\n")
+        cookie = self.directory / ".erlang.cookie"
         cookie.write_text(f"COOKIE{self.port}")
         cookie.chmod(0o400)
         self.environment |= {
@@ -369,7 +361,7 @@ class PostgresServer(Server):
 
     def __init__(self, directory: Path) -> None:
         if os.geteuid() == 0:
-            directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
+            directory = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))
             directory.chmod(0o711)
         super().__init__(directory)
         if os.geteuid() == 0:
@@ -389,7 +381,8 @@ class PostgresServer(Server):
 
     def _create(self) -> None:
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        self._run(str(self.tools / "initdb"), "-D", str(self.data), *options)
+        options += ["--wal-segsize=1", "-D", str(self.data)]
+        self._run(str(self.tools / "initdb"), *options)
 
     def _command(self) -> list[str]:
         settings = {
@@ -430,15 +423,12 @@ class MariadbServer(Server):
             "--innodb-log-file-size=8M",
             "--innodb-flush-log-at-trx-commit=2",
         ]
-        accounts = ("'test'@'127.0.0.1'", "'test'@'localhost'")
-        self.init_file = self.directory / "init.sql"
+        self.init_file = self.directory / "init.sql"  # run at each start
         self.init_file.write_text(
             "CREATE DATABASE IF NOT EXISTS test;\n"
-            + "".join(
-                f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY 'test';\n"
-                f"GRANT ALL PRIVILEGES ON *.* TO {account} WITH GRANT OPTION;\n"
-                for account in accounts
-            )
+            "CREATE USER IF NOT EXISTS 'test'@'127.0.0.1' IDENTIFIED BY 'test',"
+            " 'test'@'localhost' IDENTIFIED BY 'test';\n"
+            "GRANT ALL ON *.* TO 'test'@'127.0.0.1', 'test'@'localhost' WITH GRANT OPTION;\n"
         )
 
     def create_database(self, name: str) -> str:

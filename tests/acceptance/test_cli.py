@@ -1,0 +1,266 @@
+"""Every command, as a person at a terminal meets it."""
+
+import json
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from node_timeout import NodeTimeout
+from node_timeout.adapters.rabbit_exchange import RabbitExchange
+from node_timeout.cli import cli
+from node_timeout.settings import Settings
+from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
+from tests.servers import PostgresServer, free_port
+from tests.support import config, configure, tree_of, wait_until
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def changed(settings: Settings, **changes: object) -> dict[str, str]:
+    """The environment of settings with these changes."""
+    known = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return environment(Settings(**{**known, **changes}))
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([*NODE_TIMEOUT, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_each_option_shows_its_variable_default_and_unit(command: str) -> None:
+    shown = " ".join(CliRunner().invoke(cli, [command, "--help"]).output.split())
+    for variable, default in re.findall(
+        r"\[variable: NODE_TIMEOUT_(\w+); default: ([^;\]]+)", shown
+    ):
+        field = Settings.model_fields[variable.lower()]
+        known = field.get_default()
+        said = default.split(";")[0]
+        assert said == (
+            "none" if known is None else f"{known:g}" if isinstance(known, float) else str(known)
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["scna"], "No such command 'scna'"),
+        (["scan", "--lease-seconds", "0"], "NODE_TIMEOUT_LEASE_SECONDS"),
+        (["scan", "--lease-seconds", "long"], "not a valid float"),
+        (["worker", "--engine", "bambo"], "no engine 'bambo' is installed"),
+        (["worker", "--queue", "nowhere"], "queue 'nowhere' is none of"),
+        (["replay"], "choose one of"),
+        (["replay", "--all", "--node", "a"], "choose one of"),
+        (["apply", "missing.json", "missing.json"], "missing.json"),
+        (["apply", "a", "b", "--create"], "--create and --root go together"),
+        (["cancel", "a", "--version", "1_2"], "underscore"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    run_cli: RunCli, arguments: list[str], says: str
+) -> None:
+    assert_one_line(run_cli(*arguments), 2, says)
+
+
+def test_a_worker_without_an_engine_lists_those_installed(
+    run_cli: RunCli, settings: Settings
+) -> None:
+    done = run_cli("worker", env=changed(settings, engine=None))
+    assert_one_line(done, 2, "engines installed: demo, dry_run, recording")
+
+
+def test_a_wrong_variable_is_one_line(run_cli: RunCli, settings: Settings) -> None:
+    env = environment(settings, NODE_TIMEOUT_HANDLERS="{")
+    assert_one_line(run_cli("scan", env=env), 2, "NODE_TIMEOUT_HANDLERS: is not JSON")
+
+
+def test_a_strategy_that_cannot_load_stops_the_worker(run_cli: RunCli, settings: Settings) -> None:
+    env = changed(settings, handlers={"mine": "no.such:Thing"})
+    assert_one_line(run_cli("worker", env=env), 1, "the strategy of action 'mine'")
+
+
+def test_services_refuse_a_database_that_is_not_migrated(
+    run_cli: RunCli, settings: Settings, postgres_server: PostgresServer
+) -> None:
+    env = changed(settings, database_url=postgres_server.create_database("not_migrated"))
+    for role in ("scan", "worker"):
+        assert_one_line(run_cli(role, env=env), 1, "run: node-timeout migrate")
+    check = run_cli("check", env=env)
+    assert check.returncode == 1
+    assert "FAIL  database: the database is at revision none" in check.stdout
+    assert "revision 0001" in run_cli("migrate", env=env).stdout
+    assert run_cli("check", env=env).returncode == 0
+    assert "revision none" in run_cli("migrate", "--revision", "base", env=env).stdout
+
+
+async def test_services_refuse_a_queue_with_other_arguments(
+    run_cli: RunCli, settings: Settings, rabbit: RabbitExchange
+) -> None:
+    await rabbit.ensure()
+    env = changed(settings, queue_type="classic")
+    done = run_cli("scan", env=env)
+    assert done.returncode == 1
+    assert "exists with other arguments" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "node-timeout:" in line]) == 1
+
+
+def test_check_tells_what_works_and_what_does_not(run_cli: RunCli, settings: Settings) -> None:
+    done = run_cli("check")
+    assert done.returncode == 0, done.stdout
+    assert [line[:4] for line in done.stdout.splitlines()] == ["ok  "] * 4
+    port = free_port()
+    env = changed(
+        settings,
+        database_url=f"postgresql://me:s3cret@127.0.0.1:{port}/x",
+        redis_url=f"redis://:s3cret@127.0.0.1:{port}/0",
+        amqp_url=f"amqp://me:s3cret@127.0.0.1:{port}/",
+        engine="recordin",
+    )
+    done = run_cli("check", env=env)
+    assert done.returncode == 1
+    assert [line[:4] for line in done.stdout.splitlines()] == ["FAIL"] * 4
+    assert "did you mean 'recording'" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+async def test_check_refuses_a_redis_that_evicts(
+    run_cli: RunCli, redis: object, app: NodeTimeout
+) -> None:
+    client = app.pool._redis
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        done = run_cli("check")
+    finally:
+        await client.config_set("maxmemory-policy", "noeviction")
+    assert done.returncode == 1
+    assert "FAIL  redis: maxmemory-policy is allkeys-lru" in done.stdout
+
+
+async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None:
+    await configure(app.ledger, config("a", 100))
+    await app.node_started("a", "v1")
+    found = json.loads(run_cli("status", "--json").stdout)
+    assert (found["armed"], found["ledger_armed"], found["unreachable"]) == (1, 1, [])
+    assert found["queues"][app.settings.dispatch_queue] == 0
+    text = run_cli("status").stdout
+    assert "armed 1, overdue 0" in text
+    assert "a version v1: armed, action forced_fail" in run_cli("show", "a").stdout
+    assert json.loads(run_cli("show", "a", "--json").stdout)["state"] == "armed"
+    assert run_cli("cancel", "a").stdout == "1 armed node runs cancelled\n"
+    assert "cancelled" in run_cli("show", "a").stdout
+    assert_one_line(run_cli("show", "nobody"), 1, "no node run of node 'nobody'")
+
+
+def test_status_without_its_stores_says_which(run_cli: RunCli, settings: Settings) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    env = changed(settings, redis_url=f"redis://{dead}/0", amqp_url=f"amqp://{dead}/")
+    done = run_cli("status", env=env)
+    assert done.returncode == 1
+    assert "armed unknown" in done.stdout
+    assert done.stdout.count("NO ANSWER") == 2
+
+
+def test_status_watches_until_it_is_stopped(start: Start) -> None:
+    watching = start("status", "--watch", "--interval", "0.1", ready="pool ")
+    assert watching.stop() == 0
+
+
+async def test_apply_prints_the_tree_and_creates(
+    run_cli: RunCli, app: NodeTimeout, tmp_path: Path
+) -> None:
+    tree, configs = tmp_path / "tree.json", tmp_path / "configs.json"
+    tree.write_text(json.dumps({"activities": {"a": {"type": "ServiceActivity"}}}))
+    good = {"enable": True, "action": "forced_fail", "seconds": 5}
+    configs.write_text(json.dumps({"a": good}))
+    done = run_cli("apply", str(tree), str(configs), "--create", "--root", "r1")
+    assert json.loads(done.stdout)["activities"]["a"]["timeout_config"] == good
+    assert done.stderr == "1 timeout configs stored\n"
+    assert (await app.ledger.configs(["a"]))["a"].root_pipeline_id == "r1"
+    configs.write_text(json.dumps({"b": good}))
+    assert_one_line(run_cli("apply", str(tree), str(configs)), 2, "node 'b' is not in the")
+    tree.write_text("{")
+    assert_one_line(run_cli("apply", str(tree), str(configs)), 2, "tree.json")
+    tree.write_text(json.dumps(tree_of("a")))
+    configs.write_text("{}")
+    done = run_cli("apply", str(tree), str(configs), "--create", "--root", "")
+    assert_one_line(done, 2, "root pipeline id is empty")
+
+
+async def test_dead_runs_are_replayed(
+    run_cli: RunCli, app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
+) -> None:
+    await configure(app.ledger, config("a", 0.1, "not_installed"))
+    await engine_side.run(("a", "v1"))
+    await app.node_started("a", "v1")
+    start("scan")
+    start("worker", env=changed(settings, max_attempts=1))
+    await wait_until(lambda: app.ledger.dead(), 15)
+    assert "no strategy for action 'not_installed'" in run_cli("show", "a").stdout
+    await configure(app.ledger, config("a", 0.1))
+    assert run_cli("replay", "--root", "other").stdout == "0 dead node runs armed again\n"
+    assert run_cli("replay", "--node", "a").stdout == "1 dead node runs armed again\n"
+
+    async def failed() -> bool:
+        return await engine_side.effect_of("a") == "failed"
+
+    await wait_until(failed, 15)
+
+
+def test_metrics_and_health_are_served(start: Start, settings: Settings, run_cli: RunCli) -> None:
+    port = free_port()
+    scan = start("scan", "--metrics-port", str(port))
+
+    def get(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    until = time.monotonic() + 10
+    while get("/readyz")[0] != 200:
+        assert time.monotonic() < until
+    assert get("/healthz") == (200, "ok\n")
+    assert "node_timeout_pool_armed 0.0" in get("/metrics")[1]
+    assert get("/")[0] == 404
+    taken = run_cli("scan", "--metrics-port", str(port))
+    assert taken.returncode == 2
+    assert "metrics_port: cannot listen" in taken.stderr
+    assert scan.stop() == 0
+
+
+def test_logs_are_json_lines_without_passwords(start: Start, settings: Settings) -> None:
+    port = free_port()
+    env = changed(settings, redis_url=f"redis://:s3cret@127.0.0.1:{port}/0")
+    scan = start("scan", env=env)
+    scan.wait_for("trying again until it succeeds")
+    scan.stop()
+    for line in scan.output.splitlines():
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+    assert "s3cret" not in scan.output
+
+
+def test_a_second_signal_ends_a_process_at_once(start: Start, settings: Settings) -> None:
+    dead = free_port()
+    scan = start("scan", env=changed(settings, amqp_url=f"amqp://127.0.0.1:{dead}/"), ready="")
+    scan.wait_for("trying again")
+    scan.popen.send_signal(2)
+    assert scan.wait(10) == 0

@@ -1,0 +1,89 @@
+"""`dev` and `demo`: with no server installed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from node_timeout import BlockingNodeTimeout, Settings
+from tests.acceptance.conftest import NODE_TIMEOUT, Start, environment
+from tests.support import tree_of, wait_until
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def exported(output: str) -> dict[str, str]:
+    """The variables that `dev` prints for other processes."""
+    return dict(re.findall(r"^export (\w+)='(.*)'$", output, re.MULTILINE))
+
+
+def blocking_for(output: str) -> BlockingNodeTimeout:
+    variables = exported(output)
+    prefix = "NODE_TIMEOUT_"
+    return BlockingNodeTimeout(
+        Settings(**{name.removeprefix(prefix).lower(): value for name, value in variables.items()})
+    )
+
+
+def test_the_demo_ends_well() -> None:
+    done = subprocess.run(
+        [*NODE_TIMEOUT, "demo"], capture_output=True, text=True, timeout=90, env=environment()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All 7 nodes ended as they should" in done.stdout
+
+
+async def test_the_library_works_against_dev_and_a_kill_loses_nothing(
+    start: Start, tmp_path: Path
+) -> None:
+    arguments = ("dev", "--directory", str(tmp_path / "data"))
+    first = start(*arguments, env=environment())
+    with blocking_for(first.output) as blocking:
+        assert blocking.batch_create_node_timeout_config("r", tree_of("a", seconds=2))["result"]
+        assert blocking.node_started("a", "v1")
+    first.kill()
+    second = start(*arguments, env=environment())
+    with blocking_for(second.output) as blocking:
+        await wait_until(lambda: blocking.rows("a")[0].state == "handled", 20)
+        assert blocking.rows("a")[0].message == "dry run: would fail"
+    assert second.stop() == 0
+
+
+def test_one_directory_serves_one_process(start: Start, tmp_path: Path) -> None:
+    arguments = ("dev", "--directory", str(tmp_path / "data"))
+    start(*arguments, env=environment())
+    done = subprocess.run(
+        [*NODE_TIMEOUT, *arguments], capture_output=True, text=True, timeout=30, env=environment()
+    )
+    assert done.returncode == 2
+    assert "is in use by another node-timeout" in done.stderr
+
+
+def test_the_roles_refuse_an_exchange_that_reaches_no_other_process(tmp_path: Path) -> None:
+    env = environment(
+        NODE_TIMEOUT_AMQP_URL="memory://",
+        NODE_TIMEOUT_DATABASE_URL=f"sqlite:///{tmp_path}/x.db",
+        NODE_TIMEOUT_ENGINE="dry_run",
+    )
+    for role in ("scan", "worker"):
+        done = subprocess.run(
+            [*NODE_TIMEOUT, role], capture_output=True, text=True, timeout=30, env=env
+        )
+        assert done.returncode == 2
+        assert "reaches no other process" in done.stderr
+
+
+def test_the_readmes_example_runs_against_dev(start: Start, tmp_path: Path) -> None:
+    example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert example
+    dev = start("dev", "--directory", str(tmp_path / "data"), env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", example.group(1)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment() | exported(dev.output),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert dev.stop() == 0

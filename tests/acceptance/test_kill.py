@@ -1,0 +1,162 @@
+"""Processes are killed between two side effects, and asked to stop under load: nothing is lost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from node_timeout import NodeTimeout
+from node_timeout.node import RunState
+from node_timeout.settings import Settings
+from tests.acceptance.conftest import EngineSide, Start, environment
+from tests.support import config, tree_of, wait_until
+
+# Runs the real method up to the named line's effect, then dies as by `kill -9`.
+DIE_INSTEAD_OF = """
+import os, signal
+from {module} import {cls}
+async def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+{cls}.{method} = die
+"""
+DIE_AFTER = """
+import os, signal
+from {module} import {cls}
+real = {cls}.{method}
+async def die(*args, **kwargs):
+    await real(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+{cls}.{method} = die
+"""
+POOL = {"module": "node_timeout.adapters.redis_pool", "cls": "RedisPool"}
+LEDGER = {"module": "node_timeout.adapters.sql_ledger", "cls": "SqlLedger"}
+EXCHANGE = {"module": "node_timeout.adapters.rabbit_exchange", "cls": "RabbitExchange"}
+DELIVERY = {"module": "node_timeout.adapters.rabbit_exchange", "cls": "RabbitDelivery"}
+
+
+async def arm(app: NodeTimeout, engine_side: EngineSide, *node_ids: str, seconds: float) -> None:
+    result = await app.batch_create_node_timeout_config("root", tree_of(*node_ids, seconds=seconds))
+    assert result["result"], result["message"]
+    await engine_side.run(*((node_id, "v1") for node_id in node_ids))
+    assert await app.nodes_started([(node_id, "v1") for node_id in node_ids]) == len(node_ids)
+
+
+async def settled(app: NodeTimeout, count: int) -> bool:
+    """Every run is closed in the ledger and nothing waits anywhere."""
+    counts = await app.ledger.counts(await app.pool.now())
+    return (
+        sum(counts.last_hour.values()) == count
+        and counts.executing == 0
+        and (await app.pool.counts()).armed == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        (DIE_AFTER, POOL | {"method": "claim"}),
+        (DIE_AFTER, EXCHANGE | {"method": "publish"}),
+        (DIE_INSTEAD_OF, POOL | {"method": "finish"}),
+        (DIE_AFTER, POOL | {"method": "finish"}),
+    ],
+    ids=["after the claim", "after the publish", "before the finish", "after the finish"],
+)
+async def test_a_scanner_killed_at_a_step_loses_and_repeats_nothing(
+    app: NodeTimeout, engine_side: EngineSide, start: Start, fault: str, where: dict[str, str]
+) -> None:
+    nodes = [f"n{i}" for i in range(20)]
+    await arm(app, engine_side, *nodes, seconds=0.2)
+    start("worker")
+    doomed = start("scan", code=fault.format(**where), ready="")
+    assert doomed.wait() == -9
+    start("scan")
+    await wait_until(lambda: settled(app, 20), 20)
+    assert [await engine_side.effect_of(node) for node in nodes] == ["failed"] * 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "states"),
+    [
+        (DIE_AFTER, LEDGER | {"method": "take"}, {RunState.HANDLED: 20}),
+        (DIE_INSTEAD_OF, LEDGER | {"method": "record"}, {RunState.STALE: 20}),
+        (DIE_AFTER, LEDGER | {"method": "record"}, {RunState.HANDLED: 20}),
+        (DIE_INSTEAD_OF, DELIVERY | {"method": "ack"}, {RunState.HANDLED: 20}),
+    ],
+    ids=["after the take", "before the record", "after the record", "before the ack"],
+)
+async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
+    app: NodeTimeout,
+    engine_side: EngineSide,
+    start: Start,
+    settings: Settings,
+    fault: str,
+    where: dict[str, str],
+    states: dict[RunState, int],
+) -> None:
+    """Killed before the record, the engine had been called: asked again, it says so (stale)."""
+    nodes = [f"n{i}" for i in range(20)]
+    await arm(app, engine_side, *nodes, seconds=0.2)
+    start("scan")
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    # A lease of 2 × 0.2 + 10 seconds would only make the test slow.
+    short = "from node_timeout.worker import Limits; Limits.lease_seconds = 1.5\n"
+    env = environment(Settings(**{**changes, "strategy_timeout": 0.2}))
+    doomed = start("worker", code=short + fault.format(**where), env=env, ready="")
+    assert doomed.wait() == -9
+    start("worker", code=short, env=env)
+    await wait_until(lambda: settled(app, 20), 30)
+    assert [await engine_side.effect_of(node) for node in nodes] == ["failed"] * 20
+    assert (await app.ledger.counts(await app.pool.now())).last_hour == states
+
+
+async def test_workers_killed_at_random_under_load_lose_and_repeat_nothing(
+    app: NodeTimeout, engine_side: EngineSide, start: Start
+) -> None:
+    nodes = [f"n{i}" for i in range(600)]
+    short = "from node_timeout.worker import Limits; Limits.lease_seconds = 4\n"
+    await arm(app, engine_side, *nodes, seconds=0.5)
+    start("scan")
+    for _ in range(4):
+        victim = start("worker", code=short)
+        await asyncio.sleep(0.15)
+        victim.kill()
+    start("worker", code=short)
+    await wait_until(lambda: settled(app, 600), 40)
+    assert len(await engine_side.effects()) == 600
+    assert {each["node_id"] for each in await engine_side.effects()} == set(nodes)
+
+
+async def test_both_stop_cleanly_under_load_and_others_go_on(
+    app: NodeTimeout, engine_side: EngineSide, start: Start
+) -> None:
+    nodes = [f"n{i}" for i in range(400)]
+    await arm(app, engine_side, *nodes, seconds=0.3)
+    first_scan, first_worker = start("scan"), start("worker")
+    await wait_until(engine_side.effects, 15)
+    assert first_scan.stop() == 0
+    assert first_worker.stop() == 0
+    assert "stopped" in first_worker.output
+    counts = await app.ledger.counts(await app.pool.now())
+    assert counts.executing == 0, "a clean stop leaves nothing half done"
+    start("scan")
+    start("worker")
+    await wait_until(lambda: settled(app, 400), 30)
+    assert len(await engine_side.effects()) == 400
+
+
+async def test_a_worker_asked_to_stop_finishes_the_strategy_in_flight(
+    app: NodeTimeout, engine_side: EngineSide, start: Start
+) -> None:
+    await app.ledger.save_configs("root", [config("slow", 0.1, "hang")], [])
+    await engine_side.run(("slow", "v1"))
+    await app.node_started("slow", "v1")
+    start("scan")
+    worker = start("worker")
+
+    async def hanging() -> Any:
+        return await engine_side.listed("hanging")
+
+    await wait_until(hanging, 15)
+    assert worker.stop() == 0
+    assert await engine_side.effect_of("slow") == "failed"
+    assert [row.state for row in await app.rows("slow")] == [RunState.HANDLED]

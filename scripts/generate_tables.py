@@ -74,6 +74,6 @@ def stale_documents() -> dict[Path, str]:
 if __name__ == "__main__":
     found = stale_documents()
     if "--check" in sys.argv:
-        sys.exit("\n".join(f"stale: {path.relative_to(ROOT)}" for path in found))
+        sys.exit("\n".join(f"stale: {path.relative_to(ROOT)}" for path in found) or 0)
     for path, fresh in found.items():
         path.write_text(fresh, encoding="utf-8")

@@ -33,9 +33,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def no_leaked_tasks() -> AsyncIterator[None]:
     """Whatever a test starts, it ends."""
     yield
-    await asyncio.sleep(0)
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not others, f"tasks left behind: {others}"
+    until = asyncio.get_running_loop().time() + 2
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        assert asyncio.get_running_loop().time() < until, f"tasks left behind: {others}"
+        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -250,6 +250,7 @@ class NodeTimeout:
             batch_size=settings.scan_batch_size,
             lease_seconds=settings.lease_seconds,
             scan_interval=settings.scan_interval,
+            shutdown_timeout=settings.shutdown_timeout,
         )
 
     def reconciler(self) -> Reconciler:
@@ -297,6 +298,9 @@ class NodeTimeout:
         )
 
     def _routes(self) -> Routes:
+        if self._in_process:
+            # Its confirm means handled: a worker that forwards would wait for itself.
+            return Routes(dispatch_queue=self.settings.dispatch_queue)
         return Routes(
             dispatch_queue=self.settings.dispatch_queue,
             handle_queue=self.settings.handle_queue,
@@ -304,14 +308,17 @@ class NodeTimeout:
         )
 
     @property
+    def _in_process(self) -> bool:
+        return self.settings.amqp_url.get_secret_value().startswith(IN_PROCESS)
+
+    @property
     def exchange(self) -> Exchange:
         """The dispatch exchange; connected when it is first used."""
-        url = self.settings.amqp_url.get_secret_value()
-        if self._exchange is None and url.startswith(IN_PROCESS):
+        if self._exchange is None and self._in_process:
             self._exchange = MemoryExchange()
         if self._exchange is None:
             rabbit = RabbitExchange(
-                url,
+                self.settings.amqp_url.get_secret_value(),
                 exchange=self.settings.dispatch_exchange,
                 queues=self._routes().queues,
                 queue_type=self.settings.queue_type,
@@ -326,7 +333,7 @@ class NodeTimeout:
         self._engine = engine
 
     def _refuse_in_process(self) -> None:
-        if isinstance(self.exchange, MemoryExchange):
+        if self._in_process:
             raise SettingsError(
                 f"{variable('amqp_url')}: {IN_PROCESS} reaches no other process; "
                 f"name a RabbitMQ, or use: node-timeout dev"
@@ -347,7 +354,7 @@ class NodeTimeout:
             async with asyncio.TaskGroup() as group:
                 logger.info("%s started", " and ".join(services))
                 for name, run in services.items():
-                    group.create_task(run(stop, health[name]), name=name)
+                    group.create_task(_alive(run, stop, health[name]), name=name)
         logger.info("%s stopped", " and ".join(services))
 
     @contextlib.asynccontextmanager
@@ -400,3 +407,19 @@ class NodeTimeout:
                 logger.warning(
                     "Redis's maxmemory-policy is %s: it may drop deadlines; set noeviction", policy
                 )
+
+
+async def _alive(
+    run: Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]],
+    stop: asyncio.Event,
+    health: Health,
+) -> None:
+    """Run a service; if it ends before it is stopped, say so loudly."""
+    try:
+        await run(stop, health)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+    if not stop.is_set():
+        raise RuntimeError(f"the {health.name} ended by itself")

@@ -49,6 +49,8 @@ async def _database(settings: Settings) -> str:
 async def _redis(app: NodeTimeout) -> str:
     await app.pool.ping()
     policy = await app.pool.eviction_policy()
+    if policy == "unknown":
+        return "reachable; make sure that its maxmemory-policy is noeviction, it does not tell"
     if policy != "noeviction":
         raise SettingsError(
             f"maxmemory-policy is {policy}: it may drop deadlines; set it to noeviction"

@@ -302,7 +302,11 @@ class Engine(Protocol):
     """
 
     async def is_running(self, node: TimedOutNode) -> bool:
-        """Is the node still RUNNING at this version?"""
+        """Is the node still RUNNING at this version?
+
+        True as well if an earlier call for this very run got only half way: failed, not yet
+        skipped. The strategy is then called again and finishes it.
+        """
         ...
 
     async def forced_fail(self, node: TimedOutNode, reason: str) -> str:

@@ -54,6 +54,7 @@ class Scanner:
         batch_size: int,
         lease_seconds: float,
         scan_interval: float,
+        shutdown_timeout: float,
     ) -> None:
         self._pool = pool
         self._exchange = exchange
@@ -61,10 +62,11 @@ class Scanner:
         self._batch_size = batch_size
         self._lease_seconds = lease_seconds
         self._scan_interval = scan_interval
+        self._shutdown_timeout = shutdown_timeout
         self._publishing: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
-        """Scan until stopped; batches in flight then end within their time limits."""
+        """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
         stopped = asyncio.ensure_future(stop.wait())
 
         async def step() -> None:
@@ -84,7 +86,15 @@ class Scanner:
             await repeat(step, stop=stop, health=health)
         finally:
             stopped.cancel()
-            await asyncio.gather(*self._publishing)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Past the time limit the leases are left to expire."""
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=self._shutdown_timeout)
+        for task in list(self._publishing):
+            task.cancel()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
 
     async def _pause(self, seconds_to_next: float | None, stopped: asyncio.Future[Any]) -> None:
         seconds = self._scan_interval

@@ -99,6 +99,11 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in started:
         if process.popen.poll() is None:
+            process.popen.terminate()
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
             process.kill()
 
 

@@ -34,6 +34,7 @@ def scanner(
         batch_size=batch_size,
         lease_seconds=lease_seconds,
         scan_interval=scan_interval,
+        shutdown_timeout=2,
     )
 
 

@@ -150,11 +150,9 @@ def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
 def _may_pass(error: BaseException | None) -> bool:
     """True if the next try may succeed at once: a lost race, or a connection gone stale."""
     original = getattr(error, "orig", None)
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    code = next(iter(getattr(original, "args", ())), None)
     return (
-        state in RETRIED_SQLSTATES
-        or code in RETRIED_MYSQL_CODES
+        _sqlstate(original) in RETRIED_SQLSTATES
+        or _mysql_code(original) in RETRIED_MYSQL_CODES
         or "database is locked" in str(original)
         or getattr(error, "connection_invalidated", False)
     )
@@ -174,7 +172,7 @@ async def _translated() -> AsyncIterator[None]:
 def translate(error: Exception) -> Exception:
     """The error of this package that a driver's error means; other errors are returned as is."""
     text = _first_line(getattr(error, "orig", None) or error)
-    if isinstance(error, ProgrammingError | DBAPIError) and _no_such_table(text):
+    if isinstance(error, DBAPIError) and _no_such_table(error.orig):
         return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
     if isinstance(error, IntegrityError | SqlDataError | ProgrammingError):
         return LedgerError(f"database: {text}")
@@ -189,8 +187,20 @@ def translate(error: Exception) -> Exception:
     return error
 
 
-def _no_such_table(text: str) -> bool:
-    return any(sign in text for sign in ("no such table", "UndefinedTable", "1146"))
+def _no_such_table(original: Any) -> bool:
+    return (
+        _sqlstate(original) == "42P01"
+        or _mysql_code(original) == 1146  # noqa: PLR2004 - ER_NO_SUCH_TABLE
+        or "no such table" in str(original)
+    )
+
+
+def _sqlstate(original: Any) -> str | None:
+    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+
+
+def _mysql_code(original: Any) -> Any:
+    return next(iter(getattr(original, "args", ())), None)
 
 
 def _first_line(error: BaseException) -> str:

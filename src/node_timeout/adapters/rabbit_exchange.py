@@ -91,27 +91,28 @@ class RabbitExchange:
             headers=headers,
         )
         try:
-            async with asyncio.timeout(time_limit):
+            async with _talking(time_limit):
                 await exchange.publish(message, queue, mandatory=True)
-        except FAILURES as error:
+        except ExchangeUnavailableError as error:
             # A nack or a return leaves the channel sound, but the queue may be gone: declare anew.
-            if isinstance(error, DeliveryError) and self._publisher:
+            if isinstance(error.__cause__, DeliveryError) and self._publisher:
                 self._publisher.declared = False
             else:
                 await self._drop_publisher()
-            raise _unavailable(error) from error
+            raise
 
     async def _ready(self) -> "_Publisher":
         async with self._lock:
             try:
-                if self._publisher is None or self._publisher.channel.is_closed:
-                    await self._drop_publisher()
-                    self._publisher = await self._open_publisher()
-                if not self._publisher.declared:
-                    await self._declare(self._publisher)
-            except FAILURES as error:
+                async with _talking():
+                    if self._publisher is None or self._publisher.channel.is_closed:
+                        await self._drop_publisher()
+                        self._publisher = await self._open_publisher()
+                    if not self._publisher.declared:
+                        await self._declare(self._publisher)
+            except ExchangeUnavailableError:
                 await self._drop_publisher()
-                raise _unavailable(error) from error
+                raise
             return self._publisher
 
     async def _open_publisher(self) -> "_Publisher":
@@ -169,16 +170,12 @@ class RabbitExchange:
     @contextlib.asynccontextmanager
     async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator["RabbitConsumer"]:
         await self._ready()  # declares the queues
-        try:
+        async with _talking():
             connection = await self._connect("consume")
-        except FAILURES as error:
-            raise _unavailable(error) from error
         consumer = RabbitConsumer()
         try:
-            try:
+            async with _talking():
                 await consumer.start(connection, prefetch)
-            except FAILURES as error:
-                raise _unavailable(error) from error
             yield consumer
         finally:
             await _close(connection)
@@ -188,14 +185,14 @@ class RabbitExchange:
         depths: dict[str, int] = {}
         for name in [*self._queues, self._dead_queue]:
             try:
-                channel = await publisher.connection.channel()
-                queue = await channel.declare_queue(name, passive=True)
-                depths[name] = queue.declaration_result.message_count or 0
-                await channel.close()
-            except ChannelNotFoundEntity:
-                continue
-            except FAILURES as error:
-                raise _unavailable(error) from error
+                async with _talking():
+                    channel = await publisher.connection.channel()
+                    queue = await channel.declare_queue(name, passive=True)
+                    depths[name] = queue.declaration_result.message_count or 0
+                    await channel.close()
+            except ExchangeUnavailableError as error:
+                if not isinstance(error.__cause__, ChannelNotFoundEntity):
+                    raise
         return depths
 
 
@@ -263,8 +260,9 @@ class RabbitConsumer:
 
     async def stop(self) -> None:
         for queue, tag in self._consuming:
-            with contextlib.suppress(*FAILURES):
-                await queue.cancel(tag, timeout=CONNECT_SECONDS)
+            with contextlib.suppress(ExchangeUnavailableError):
+                async with _talking():
+                    await queue.cancel(tag)
         while not self._arrived.empty():
             await self._arrived.get_nowait().requeue()
 
@@ -280,21 +278,35 @@ class RabbitDelivery:
         self.queue = queue
 
     async def ack(self) -> None:
-        with contextlib.suppress(*FAILURES):
-            await self._message.ack()
+        with contextlib.suppress(ExchangeUnavailableError):
+            async with _talking():
+                await self._message.ack()
 
     async def requeue(self) -> None:
-        with contextlib.suppress(*FAILURES):
-            await self._message.reject(requeue=True)
+        with contextlib.suppress(ExchangeUnavailableError):
+            async with _talking():
+                await self._message.reject(requeue=True)
 
 
-def _unavailable(error: BaseException) -> ExchangeUnavailableError:
-    return ExchangeUnavailableError(f"RabbitMQ: {str(error) or type(error).__name__}")
+@contextlib.asynccontextmanager
+async def _talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
+    """Talk with the broker; it may fall silent, and a breaking connection cancels who waits."""
+    try:
+        async with asyncio.timeout(time_limit):
+            yield
+    except FAILURES as error:
+        text = str(error) or type(error).__name__
+        raise ExchangeUnavailableError(f"RabbitMQ: {text}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # someone really wants this task to end
+        raise ExchangeUnavailableError(f"RabbitMQ: {error or 'connection lost'}") from error
 
 
 async def _close(connection: AbstractConnection) -> None:
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with _talking():
             await connection.close()
-    except FAILURES as error:
+    except ExchangeUnavailableError as error:
         logger.debug("closing a connection: %s", error)

@@ -22,7 +22,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from node_timeout.errors import PoolUnavailableError
@@ -71,9 +71,12 @@ class RedisPool:
             await self._redis.ping()
 
     async def eviction_policy(self) -> str:
-        """Redis's ``maxmemory-policy``; anything but ``noeviction`` may drop deadlines."""
+        """Redis's ``maxmemory-policy``; ``unknown`` where asking is not allowed."""
         async with _translated():
-            policy = await self._redis.config_get("maxmemory-policy")
+            try:
+                policy = await self._redis.config_get("maxmemory-policy")
+            except ResponseError:
+                return "unknown"
         return str(policy.get("maxmemory-policy", "unknown"))
 
     async def now(self) -> float:

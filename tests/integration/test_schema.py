@@ -1,0 +1,134 @@
+"""Migrations run on every database, forwards and back, and match the tables."""
+
+import asyncio
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect
+
+from node_timeout.adapters.database import async_url
+from node_timeout.adapters.schema import VERSION_TABLE, Schema, head_revision
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import LedgerUnavailableError, SchemaError, SettingsError
+from tests.conftest import DATABASES
+from tests.servers import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=DATABASES)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    fixture = {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param]
+    name = f"empty_{tmp_path.name}".replace("-", "_").replace("[", "_").replace("]", "")[:60]
+    url: str = request.getfixturevalue(fixture).create_database(name.lower())
+    return url
+
+
+async def tables(schema: Schema) -> set[str]:
+    async with schema.engine.connect() as connection:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def test_forwards_back_and_forwards_again(empty_url: str) -> None:
+    schema = Schema(empty_url)
+    with pytest.raises(SchemaError, match="run: node-timeout migrate"):
+        await schema.check()
+    ledger = SqlLedger(empty_url)
+    with pytest.raises(SchemaError, match="run: node-timeout migrate"):
+        await ledger.rows("a")
+    await ledger.close()
+    for _ in range(2):
+        assert await schema.migrate() == head_revision()
+        assert await schema.check() == head_revision()
+        assert {"node_timeout_config", "node_timeout_ledger"} <= await tables(schema)
+        assert await schema.migrate("base") is None
+        assert await tables(schema) == {VERSION_TABLE}
+    await schema.close()
+
+
+async def test_the_migrations_make_the_tables_of_the_code(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = Schema(empty_url)
+    await schema.migrate()
+    await schema.close()
+    monkeypatch.setenv("NODE_TIMEOUT_DATABASE_URL", empty_url)
+    # `alembic check`, as a developer runs it; it raises if it finds a difference.
+    await asyncio.to_thread(command.check, Config(str(ROOT / "alembic.ini")))
+
+
+async def test_an_unknown_revision_is_refused(tmp_path: Path) -> None:
+    schema = Schema(f"sqlite:///{tmp_path / 'x.db'}")
+    await schema.migrate()
+    async with schema.engine.begin() as connection:
+        await connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(SchemaError, match="at revision 9999, this version needs"):
+        await schema.check()
+    with pytest.raises(SchemaError, match="which this version does not know"):
+        await schema.migrate()
+    await schema.close()
+
+
+async def test_a_database_that_is_down_is_temporary() -> None:
+    for kind in ("postgresql", "mysql"):
+        schema = Schema(f"{kind}://me:s3cret@127.0.0.1:{free_port()}/x")
+        with pytest.raises(LedgerUnavailableError) as error:
+            await schema.check()
+        assert "s3cret" not in str(error.value)
+        with pytest.raises(LedgerUnavailableError):
+            await schema.migrate()
+        await schema.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("postgresql://h/x", "postgresql+asyncpg"),
+        ("postgres://h/x", "postgresql+asyncpg"),
+        ("mysql://h/x", "mysql+aiomysql"),
+        ("mariadb://h/x", "mariadb+aiomysql"),
+        ("sqlite:///x.db", "sqlite+aiosqlite"),
+        ("mysql+asyncmy://h/x", "mysql+asyncmy"),
+    ],
+)
+def test_a_plain_url_picks_the_async_driver(url: str, driver: str) -> None:
+    assert async_url(url).drivername == driver
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("oracle://h/x", "unknown scheme 'oracle'"),
+        ("://", "is not a database URL"),
+        ("postgresql+nonesuch://h/x", "no driver"),
+        ("nonesuch+driver://h/x", "no driver"),
+    ],
+)
+def test_a_url_without_a_driver_is_refused(url: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        SqlLedger(url)
+
+
+def test_the_migrations_and_scripts_are_inside_the_wheel(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="only where the build backend is installed")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+        + ["--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "node_timeout/migrations/env.py" in names
+    assert "node_timeout/migrations/versions/0001_configs_and_ledger.py" in names
+    assert "node_timeout/adapters/lua/claim.lua" in names
+    assert "node_timeout/demo/pipeline.json" in names
+    assert "node_timeout/py.typed" in names

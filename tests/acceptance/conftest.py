@@ -144,7 +144,8 @@ class EngineSide:
         return found[0] if found else None
 
     async def listed(self, key: str) -> list[str]:
-        return [each.decode() for each in await self._redis.lrange(key, 0, -1)]
+        found: list[Any] = await self._redis.lrange(key, 0, -1)
+        return [each.decode() for each in found]
 
 
 @pytest.fixture

@@ -77,12 +77,13 @@ async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: Re
     first = await pool.claim(10, 0.05)
     assert (await pool.claim(10, 0.05)).members == ()
 
+    second = first
+
     async def again() -> bool:
         nonlocal second
         second = await pool.claim(10, 5)
         return bool(second.members)
 
-    second = first
     await wait_until(again)
     assert second.lease != first.lease
     assert await pool.finish(["a_v1"], first.lease) == 0, "the first lease is over"

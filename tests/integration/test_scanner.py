@@ -136,7 +136,7 @@ async def test_without_a_broker_nothing_is_claimed(
 async def test_a_bad_member_is_dead_lettered_and_its_batch_goes_on(
     pool: RedisPool, redis: Redis, memory_exchange: MemoryExchange, collector: Collector
 ) -> None:
-    await redis.zadd("test_pool", {"no-underscore": 1, b"\xff_v": 2, "trailing_": 3})
+    await redis.zadd("test_pool", {b"no-underscore": 1, b"\xff_v": 2, b"trailing_": 3})
     await arm(pool, -1, "good")
     report = await scanner(pool, memory_exchange).once()
     assert (report.unreadable, report.published, report.finished) == (3, 1, 4)

@@ -43,7 +43,7 @@ class RecordingEngine:
 
     async def is_running(self, node: TimedOutNode) -> bool:
         version = await self.redis.hget("engine:running", node.node_id)
-        return version is not None and version.decode() == node.version
+        return version is not None and version == node.version.encode()
 
     async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
         await self.act(node, "failed")

@@ -34,7 +34,8 @@ def test_exactly_the_promised_names_are_public() -> None:
 
 
 def test_the_old_spelling_is_the_same_function() -> None:
-    assert node_timeout.apply_node_timout_configs is node_timeout.apply_node_timeout_configs
+    old = vars(node_timeout)["__getattr__"]("apply_node_timout_configs")
+    assert old is node_timeout.apply_node_timeout_configs
 
 
 def test_every_error_is_public() -> None:

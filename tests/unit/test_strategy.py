@@ -1,5 +1,6 @@
 """Strategies are loaded from entry points and settings, and bad ones refused."""
 
+import importlib.metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
@@ -39,7 +40,7 @@ class NotAStrategy:
 
 def plug(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     """Entry points as if packages had brought them, besides the built-in ones."""
-    real = room.entry_points
+    real = importlib.metadata.entry_points
 
     def found(*, group: str) -> EntryPoints:
         extra = [EntryPoint(name, value, group) for name, value in values.items()]

@@ -128,8 +128,9 @@ Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
 def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
     """Make a method that takes a connection into one that runs in a transaction of its own.
 
-    Deadlocks and connections that were lost while idle are tried again. Raises `LedgerUnavailableError` for what a later try
-    may cure, `SchemaError` for missing tables, `LedgerError` for what the database refuses.
+    Deadlocks and connections that were lost while idle are tried again. Raises
+    `LedgerUnavailableError` for what a later try may cure, `SchemaError` for missing tables,
+    `LedgerError` for what the database refuses.
     """
 
     @wraps(body)

@@ -1,0 +1,100 @@
+"""The library API: status, replay, wiring."""
+
+import asyncio
+
+import pytest
+
+from node_timeout import NodeTimeout, TimeoutConfig, apply_node_timeout_configs
+from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.app import _alive
+from node_timeout.engines import load_engine
+from node_timeout.errors import InvalidTimeoutConfigError, SettingsError
+from node_timeout.node import Outcome, RunState
+from node_timeout.service import Health
+from node_timeout.settings import Settings
+from tests.support import config, configure, run, tree_of
+
+PLAIN = {"activities": {"a": {"type": "ServiceActivity"}}}
+GOOD = {"enable": True, "action": "forced_fail", "seconds": 5}
+
+
+async def test_status_looks_at_every_store(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        await configure(app.ledger, config("a", 50))
+        await app.node_started("a", "v1")
+        status = await app.status()
+        assert (status.armed, status.ledger_armed, status.dead) == (1, 1, 0)
+        assert status.queues == {
+            settings.dispatch_queue: 0,
+            f"{settings.dispatch_queue}.dead": 0,
+        }
+        assert status.unreachable == ()
+        assert status.as_dict()["recent"] == ()
+
+
+async def test_dead_runs_are_replayed_in_the_pool_too(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        await configure(app.ledger, config("a", 1), config("b", 1))
+        now = await app.pool.now()
+        due = await app.ledger.arm([run("a"), run("b")], now - 9)
+        taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
+        outcomes = [Outcome(node=node, state=RunState.DEAD) for node in taking.taken]
+        await app.ledger.record(outcomes, lease=taking.lease, now=now)
+        assert await app.replay(node_id="a") == 1
+        assert await app.replay(root_pipeline_id="root") == 1
+        assert await app.replay(everything=True) == 0
+        assert (await app.pool.counts()).overdue == 2
+
+
+async def test_configs_are_checked_against_the_objects_own_settings(settings: Settings) -> None:
+    app = NodeTimeout(Settings(max_seconds=3))
+    with pytest.raises(InvalidTimeoutConfigError, match="at most 3"):
+        app.apply_node_timeout_configs(PLAIN, {"a": GOOD})
+    assert (
+        apply_node_timeout_configs(PLAIN, {"a": GOOD})["activities"]["a"]["timeout_config"] == GOOD
+    )
+
+
+async def test_what_is_disabled_later_is_removed(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        await app.batch_create_node_timeout_config("r", tree_of("a", "b"))
+        result = await app.batch_create_node_timeout_config("r", tree_of("a", enable=False))
+        assert result == {"result": True, "data": [], "message": ""}
+        assert await app.ledger.configs(["a", "b"]) == {
+            "b": TimeoutConfig(
+                node_id="b", root_pipeline_id="r", action="forced_fail", seconds=10.0
+            )
+        }
+
+
+def test_an_engine_is_chosen_by_name() -> None:
+    assert type(load_engine(Settings(engine="dry_run"))).__name__ == "DryRunEngine"
+    with pytest.raises(SettingsError, match="is not set; engines installed: demo, dry_run"):
+        load_engine(Settings())
+    with pytest.raises(SettingsError, match="did you mean 'dry_run'"):
+        load_engine(Settings(engine="dryrun"))
+
+
+async def test_in_one_process_every_strategy_runs_where_its_message_came(
+    settings: Settings,
+) -> None:
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    settings = Settings(**{**changes, "amqp_url": "memory://", "handle_queue": "elsewhere"})
+    async with NodeTimeout(settings) as app:
+        assert isinstance(app.exchange, MemoryExchange)
+        assert app._routes().queues == [settings.dispatch_queue]
+
+
+async def test_a_service_that_ends_by_itself_is_loud() -> None:
+    async def ends(stop: asyncio.Event, health: Health) -> None:
+        return
+
+    async def cancels_itself(stop: asyncio.Event, health: Health) -> None:
+        raise asyncio.CancelledError
+
+    for service in (ends, cancels_itself):
+        with pytest.raises(RuntimeError, match="the scanner ended by itself"):
+            await _alive(service, asyncio.Event(), Health(name="scanner"))
+    stopped = asyncio.Event()
+    stopped.set()
+    await _alive(ends, stopped, Health(name="scanner"))

@@ -3,8 +3,8 @@
 Run: make bench-lateness     (or: python benchmarks/lateness.py [--deadlines N] [--seconds S])
 
 Every process shares one machine with the servers. The lateness of a node is the instant at which
-its strategy is called, by the clock of Redis, minus its deadline. Prints the median of three rounds,
-and fails if a node was handled twice, early, or not at all.
+its strategy is called, by the clock of Redis, minus its deadline. Prints the median of three
+rounds, and fails if a node was handled twice, early, or not at all.
 """
 
 import argparse
@@ -68,6 +68,10 @@ async def one_round(
     return late
 
 
+def start(role: str, env: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*CLI, role], env=env)
+
+
 async def measure(settings: Settings, deadlines: int, seconds: float) -> None:
     schema = Schema(settings.database_url.get_secret_value())
     await schema.migrate()
@@ -81,7 +85,7 @@ async def measure(settings: Settings, deadlines: int, seconds: float) -> None:
         "ENGINE_REDIS_URL": settings.redis_url.get_secret_value(),
         "PYTHONPATH": str(ROOT / "tests" / "plugin"),
     }
-    processes = [subprocess.Popen([*CLI, role], env=env) for role in ("scan", "worker") * 2]
+    processes = [start(role, env) for role in ("scan", "worker") * 2]
     try:
         async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
             await one_round(settings, redis, 50, 1)  # everyone is up and warm
@@ -95,9 +99,8 @@ async def measure(settings: Settings, deadlines: int, seconds: float) -> None:
     print(f"{deadlines} deadlines over {seconds:g} s, two scanners, two workers, {ROUNDS} rounds")
     for name, place in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
         each = [late[min(int(len(late) * place), len(late) - 1)] * 1000 for late in rounds]
-        print(
-            f"{name}  {statistics.median(each):6.1f} ms   (rounds: {', '.join(f'{ms:.1f}' for ms in each)})"
-        )
+        shown = ", ".join(f"{ms:.1f}" for ms in each)
+        print(f"{name}  {statistics.median(each):6.1f} ms   (rounds: {shown})")
     print("each handled exactly once, none early")
 
 

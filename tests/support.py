@@ -54,7 +54,7 @@ async def wait_until(
 
 
 class RecordingEngine:
-    """A workflow engine that keeps the current version of each node and notes what is done to it."""
+    """A workflow engine that keeps the version of each node and notes what is done to it."""
 
     def __init__(self, running: Iterable[NodeRun] = ()) -> None:
         self.running = {each.node_id: each.version for each in running}

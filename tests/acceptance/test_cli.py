@@ -212,7 +212,7 @@ async def test_dead_runs_are_replayed(
     await app.node_started("a", "v1")
     start("scan")
     start("worker", env=changed(settings, max_attempts=1))
-    await wait_until(lambda: app.ledger.dead(), 15)
+    await wait_until(app.ledger.dead, 15)
     assert "no strategy for action 'not_installed'" in run_cli("show", "a").stdout
     await configure(app.ledger, config("a", 0.1))
     assert run_cli("replay", "--root", "other").stdout == "0 dead node runs armed again\n"

@@ -27,7 +27,12 @@ def blocking_for(output: str) -> BlockingNodeTimeout:
 
 def test_the_demo_ends_well() -> None:
     done = subprocess.run(
-        [*NODE_TIMEOUT, "demo"], capture_output=True, text=True, timeout=90, env=environment()
+        [*NODE_TIMEOUT, "demo"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=environment(),
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All 7 nodes ended as they should" in done.stdout
@@ -53,7 +58,12 @@ def test_one_directory_serves_one_process(start: Start, tmp_path: Path) -> None:
     arguments = ("dev", "--directory", str(tmp_path / "data"))
     start(*arguments, env=environment())
     done = subprocess.run(
-        [*NODE_TIMEOUT, *arguments], capture_output=True, text=True, timeout=30, env=environment()
+        [*NODE_TIMEOUT, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(),
+        check=False,
     )
     assert done.returncode == 2
     assert "is in use by another node-timeout" in done.stderr
@@ -67,7 +77,7 @@ def test_the_roles_refuse_an_exchange_that_reaches_no_other_process(tmp_path: Pa
     )
     for role in ("scan", "worker"):
         done = subprocess.run(
-            [*NODE_TIMEOUT, role], capture_output=True, text=True, timeout=30, env=env
+            [*NODE_TIMEOUT, role], capture_output=True, text=True, timeout=30, env=env, check=False
         )
         assert done.returncode == 2
         assert "reaches no other process" in done.stderr
@@ -83,6 +93,7 @@ def test_the_readmes_example_runs_against_dev(start: Start, tmp_path: Path) -> N
         text=True,
         timeout=60,
         env=environment() | exported(dev.output),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -249,7 +249,7 @@ async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> No
     assert found[0].run == run("first")
     assert {each.run.node_id for each in found[1:]} == set(names)
     assert len(found) == 6
-    assert found == [each for each in await ledger.open_runs(None, 10)]
+    assert found == await ledger.open_runs(None, 10)
 
 
 async def test_expired_leases_are_found(ledger: SqlLedger) -> None:

@@ -98,9 +98,9 @@ def test_a_closed_client_opens_again(client: BlockingNodeTimeout) -> None:
 def test_a_wrong_setting_is_told_at_the_first_call(settings: Settings) -> None:
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
     for change in ({"redis_url": "http://nowhere"}, {"database_url": "oracle://x"}):
-        with BlockingNodeTimeout(Settings(**{**changes, **change})) as client:
-            with pytest.raises(SettingsError):
-                client.status()
+        settings = Settings(**{**changes, **change})
+        with BlockingNodeTimeout(settings) as client, pytest.raises(SettingsError):
+            client.status()
 
 
 @pytest.fixture

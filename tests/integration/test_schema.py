@@ -119,11 +119,9 @@ def test_a_url_without_a_driver_is_refused(url: str, says: str) -> None:
 
 def test_the_migrations_and_scripts_are_inside_the_wheel(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="only where the build backend is installed")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-        + ["--wheel-dir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
+        [*build, "--wheel-dir", str(tmp_path), str(ROOT)], check=True, capture_output=True
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

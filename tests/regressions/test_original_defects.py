@@ -1,4 +1,4 @@
-"""What was seen to go wrong in `pipeline.contrib.node_timeout`, one test a line, and goes right here."""
+"""What goes wrong in the original, `pipeline.contrib.node_timeout`: a test a line."""
 
 import asyncio
 import copy

@@ -38,7 +38,7 @@ def test_json_lines_carry_the_ids() -> None:
 
 def test_a_traceback_is_redacted_too() -> None:
     try:
-        raise OSError("cannot reach amqp://u:s3cret@h/")
+        raise OSError("cannot reach amqp://u:s3cret@h/")  # noqa: TRY301
     except OSError:
         failed = record("failed", exc_info=sys.exc_info())
     for formatter in (JsonFormatter(), TextFormatter()):

@@ -1,5 +1,6 @@
 """Configs are put into a tree and read from it, and every fault is named."""
 
+import contextlib
 import copy
 import json
 from typing import Any
@@ -237,7 +238,5 @@ def test_no_input_raises_anything_but_invalid_input(tree: Any, configs: Any) -> 
         lambda: apply_configs(plain("a"), {"a": configs}, RULES),
         lambda: read_configs("root", {"activities": {"a": tree}}, RULES),
     ):
-        try:
-            call()
-        except InvalidInputError as error:
-            assert str(error)
+        with contextlib.suppress(InvalidInputError):
+            assert call() is not None

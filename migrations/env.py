@@ -6,8 +6,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from node_timeout.adapters.database import create_engine
-from node_timeout.adapters.schema import VERSION_TABLE
-from node_timeout.adapters.tables import metadata
+from node_timeout.adapters.tables import metadata, versions
 from node_timeout.settings import Settings
 
 
@@ -15,7 +14,7 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
-        version_table=VERSION_TABLE,
+        version_table=versions.name,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         # Other tables of the same database are none of our business.

@@ -16,7 +16,6 @@ from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
@@ -348,7 +347,7 @@ class NodeTimeout:
         health = {name: Health(name=name) for name in services}
         async with self._monitor(list(health.values())):
             start = Health(name="start")
-            await until_available(self._check_schema, stop=stop, health=start)
+            await until_available(self.ledger.check_schema, stop=stop, health=start)
             await until_available(self.exchange.ensure, stop=stop, health=start)
             await self._warn_of_eviction()
             async with asyncio.TaskGroup() as group:
@@ -392,13 +391,6 @@ class NodeTimeout:
             await sleep(MONITOR_SECONDS, stop)
 
         await repeat(step, stop=stop, health=Health(name="monitor"))
-
-    async def _check_schema(self) -> str:
-        schema = Schema(self.settings.database_url.get_secret_value())
-        try:
-            return await schema.check()
-        finally:
-            await schema.close()
 
     async def _warn_of_eviction(self) -> None:
         with contextlib.suppress(TemporaryError):

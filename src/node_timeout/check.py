@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from node_timeout.adapters.schema import Schema
 from node_timeout.app import NodeTimeout
 from node_timeout.engines import load_engine
 from node_timeout.errors import NodeTimeoutError, SettingsError
@@ -24,7 +23,7 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
     """Look at everything; a failure of one does not keep the others from being looked at."""
     async with NodeTimeout(settings) as app:
         checks: dict[str, Callable[[], Awaitable[str]]] = {
-            "database": lambda: _database(settings),
+            "database": lambda: _database(app),
             "redis": lambda: _redis(app),
             "rabbitmq": lambda: _rabbitmq(app),
             "engine and strategies": lambda: _plugins(settings),
@@ -38,12 +37,8 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
         return results
 
 
-async def _database(settings: Settings) -> str:
-    schema = Schema(settings.database_url.get_secret_value())
-    try:
-        return f"reachable, schema at head ({await schema.check()})"
-    finally:
-        await schema.close()
+async def _database(app: NodeTimeout) -> str:
+    return f"reachable, schema at head ({await app.ledger.check_schema()})"
 
 
 async def _redis(app: NodeTimeout) -> str:

@@ -105,7 +105,7 @@ def test_services_refuse_a_database_that_is_not_migrated(
         assert_one_line(run_cli(role, env=env), 1, "run: node-timeout migrate")
     check = run_cli("check", env=env)
     assert check.returncode == 1
-    assert "FAIL  database: the database is at revision none" in check.stdout
+    assert "FAIL  database: the database has no node-timeout tables" in check.stdout
     assert "revision 0001" in run_cli("migrate", env=env).stdout
     assert run_cli("check", env=env).returncode == 0
     assert "revision none" in run_cli("migrate", "--revision", "base", env=env).stdout

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 from node_timeout.adapters.database import async_url
-from node_timeout.adapters.schema import VERSION_TABLE, Schema, head_revision
+from node_timeout.adapters.schema import Schema, alembic_config
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.errors import LedgerUnavailableError, SchemaError, SettingsError
 from tests.conftest import DATABASES
 from tests.servers import free_port
@@ -38,20 +40,24 @@ async def tables(schema: Schema) -> set[str]:
 
 
 async def test_forwards_back_and_forwards_again(empty_url: str) -> None:
-    schema = Schema(empty_url)
-    with pytest.raises(SchemaError, match="run: node-timeout migrate"):
-        await schema.check()
-    ledger = SqlLedger(empty_url)
-    with pytest.raises(SchemaError, match="run: node-timeout migrate"):
-        await ledger.rows("a")
-    await ledger.close()
+    schema, ledger = Schema(empty_url), SqlLedger(empty_url)
+    for call in (ledger.check_schema, lambda: ledger.rows("a")):
+        with pytest.raises(SchemaError, match="run: node-timeout migrate"):
+            await call()
     for _ in range(2):
-        assert await schema.migrate() == head_revision()
-        assert await schema.check() == head_revision()
+        assert await schema.migrate() == HEAD_REVISION
+        assert await ledger.check_schema() == HEAD_REVISION
         assert {"node_timeout_config", "node_timeout_ledger"} <= await tables(schema)
         assert await schema.migrate("base") is None
-        assert await tables(schema) == {VERSION_TABLE}
+        assert await tables(schema) == {versions.name}
+        with pytest.raises(SchemaError, match="at revision none, this version needs"):
+            await ledger.check_schema()
     await schema.close()
+    await ledger.close()
+
+
+def test_the_code_knows_its_newest_migration() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == HEAD_REVISION
 
 
 async def test_the_migrations_make_the_tables_of_the_code(
@@ -67,11 +73,13 @@ async def test_the_migrations_make_the_tables_of_the_code(
 
 async def test_an_unknown_revision_is_refused(tmp_path: Path) -> None:
     schema = Schema(f"sqlite:///{tmp_path / 'x.db'}")
+    ledger = SqlLedger(f"sqlite:///{tmp_path / 'x.db'}")
     await schema.migrate()
     async with schema.engine.begin() as connection:
-        await connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        await connection.execute(versions.update().values(version_num="9999"))
     with pytest.raises(SchemaError, match="at revision 9999, this version needs"):
-        await schema.check()
+        await ledger.check_schema()
+    await ledger.close()
     with pytest.raises(SchemaError, match="which this version does not know"):
         await schema.migrate()
     await schema.close()
@@ -81,7 +89,7 @@ async def test_a_database_that_is_down_is_temporary() -> None:
     for kind in ("postgresql", "mysql"):
         schema = Schema(f"{kind}://me:s3cret@127.0.0.1:{free_port()}/x")
         with pytest.raises(LedgerUnavailableError) as error:
-            await schema.check()
+            await schema.revision()
         assert "s3cret" not in str(error.value)
         with pytest.raises(LedgerUnavailableError):
             await schema.migrate()

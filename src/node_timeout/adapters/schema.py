@@ -1,4 +1,4 @@
-"""The schema's version: read, compared with this package's migrations, brought to head."""
+"""Migrations: the tables brought to this version's, or back to an older one's."""
 
 from pathlib import Path
 
@@ -10,13 +10,12 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, transaction, translate
+from node_timeout.adapters.tables import versions
 from node_timeout.errors import SchemaError
-
-VERSION_TABLE = "node_timeout_alembic_version"
 
 
 class Schema:
-    """The tables of one database."""
+    """The tables of one database. That they are right is `SqlLedger.check_schema`'s to say."""
 
     def __init__(self, url: str) -> None:
         self.engine = create_engine(url)
@@ -29,16 +28,6 @@ class Schema:
         """The revision the database is at, None before the first."""
         return await connection.run_sync(_revision)
 
-    async def check(self) -> str:
-        """Return the revision. Raises `SchemaError` unless it is this package's."""
-        found, head = await self.revision(), head_revision()
-        if found != head:
-            raise SchemaError(
-                f"the database is at revision {found or 'none'}, this version needs {head}; "
-                f"run: node-timeout migrate"
-            )
-        return head
-
     async def migrate(self, revision: str = "head") -> str | None:
         """Upgrade (or downgrade, given an older revision or "base"); return where it is then."""
         try:
@@ -47,14 +36,6 @@ class Schema:
         except Exception as error:
             raise translate(error) from error
         return await self.revision()
-
-
-def head_revision() -> str:
-    """The newest revision of this package."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    if head is None:
-        raise SchemaError("this installation has no migrations")
-    return head
 
 
 def alembic_config() -> Config:
@@ -71,7 +52,7 @@ def _migrations() -> Path:
 
 
 def _revision(connection: Connection) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    context = MigrationContext.configure(connection, opts={"version_table": versions.name})
     return context.get_current_revision()
 
 

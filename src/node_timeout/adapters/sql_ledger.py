@@ -23,8 +23,9 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, transaction
+from node_timeout.adapters.tables import HEAD_REVISION, ledger, versions
 from node_timeout.adapters.tables import configs as config_table
-from node_timeout.adapters.tables import ledger
+from node_timeout.errors import SchemaError
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention, Taking
 from node_timeout.timeout_config import TimeoutConfig
@@ -46,6 +47,17 @@ class SqlLedger:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+    @transaction
+    async def check_schema(self, connection: AsyncConnection) -> str:
+        """Return the revision of the tables. Raises `SchemaError` unless it is this version's."""
+        found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
+        if found != HEAD_REVISION:
+            raise SchemaError(
+                f"the database is at revision {found or 'none'}, this version needs "
+                f"{HEAD_REVISION}; run: node-timeout migrate"
+            )
+        return HEAD_REVISION
 
     @transaction
     async def save_configs(

@@ -24,6 +24,14 @@ def _text() -> TypeEngine[str]:
 
 metadata = MetaData()
 
+HEAD_REVISION = "0001"
+"""The newest migration: the tables are as in this file."""
+
+versions = Table(
+    "node_timeout_alembic_version", MetaData(), Column("version_num", String(32), nullable=False)
+)
+"""Alembic's own table; not part of ``metadata``, as alembic makes it."""
+
 configs = Table(
     "node_timeout_config",
     metadata,

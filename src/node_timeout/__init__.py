@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from node_timeout.errors import LedgerUnavailableError as LedgerUnavailableError
     from node_timeout.errors import NodeRunSupersededError as NodeRunSupersededError
     from node_timeout.errors import NodeTimeoutError as NodeTimeoutError
+    from node_timeout.errors import NotConfirmedError as NotConfirmedError
     from node_timeout.errors import PoolUnavailableError as PoolUnavailableError
     from node_timeout.errors import QueueMismatchError as QueueMismatchError
     from node_timeout.errors import SchemaError as SchemaError
@@ -55,6 +56,7 @@ _ROOMS = {
         "LedgerUnavailableError",
         "NodeRunSupersededError",
         "NodeTimeoutError",
+        "NotConfirmedError",
         "PoolUnavailableError",
         "QueueMismatchError",
         "SchemaError",

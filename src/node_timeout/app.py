@@ -178,9 +178,10 @@ class NodeTimeout:
         """
         if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
             raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
-        order = ReplayOrder(node_id=node_id, root_pipeline_id=root_pipeline_id)
+        now = await self.pool.now()
+        order = ReplayOrder(until=now, node_id=node_id, root_pipeline_id=root_pipeline_id)
         replayed = 0
-        while due := await self.ledger.replay(order, await self.pool.now(), REPLAY_BATCH):
+        while due := await self.ledger.replay(order, now, REPLAY_BATCH):
             replayed += len(due)
             await self.pool.arm(due)
         return replayed

@@ -5,18 +5,27 @@ the process, and is made anew in a child after a fork.
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import NodeTimeout, Status
+from node_timeout.errors import NodeTimeoutError
 from node_timeout.ports import LedgerRow
 from node_timeout.settings import Settings
 
 T = TypeVar("T")
+
+CLOSE_SECONDS = 5.0
 Call = Callable[[NodeTimeout], Coroutine[Any, Any, T]]
+
+
+class _ClosedError(Exception):
+    """The bridge was closed before the call was on it."""
 
 
 class _Bridge:
@@ -28,24 +37,45 @@ class _Bridge:
             target=self._loop.run_forever, name="node-timeout", daemon=True
         )
         self._thread.start()
+        self._lock = threading.Lock()
+        self._closed = False
         self._app = NodeTimeout(settings=settings)
         try:
             self.run(lambda app: app.__aenter__())
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     def run(self, call: Call[T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call(self._app), self._loop).result()
+        """Raises `_ClosedError` if it never began, `NodeTimeoutError` if `close` cut it short."""
+        with self._lock:
+            if self._closed:
+                raise _ClosedError
+            future = asyncio.run_coroutine_threadsafe(call(self._app), self._loop)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise NodeTimeoutError("closed by another thread during the call") from error
 
     def close(self) -> None:
-        self.run(lambda app: app.__aexit__())
-        self._end()
-
-    def _end(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _finish(self) -> None:
+        """Let the calls under way end, for a while; then cut them short."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            _, late = await asyncio.wait(others, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._app.__aexit__()
 
 
 class BlockingNodeTimeout:
@@ -109,11 +139,13 @@ class BlockingNodeTimeout:
         return self._run(lambda app: app.status(recent))
 
     def _run(self, call: Call[T]) -> T:
-        with self._lock:
-            if self._bridge is None:
-                self._bridge = _Bridge(self.settings)
-            bridge = self._bridge
-        return bridge.run(call)
+        while True:
+            with self._lock:
+                if self._bridge is None:
+                    self._bridge = _Bridge(self.settings)
+                bridge = self._bridge
+            with contextlib.suppress(_ClosedError):
+                return bridge.run(call)
 
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's connections alone, and never close them."""

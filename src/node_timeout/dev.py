@@ -121,6 +121,7 @@ def _valkey(directory: Path) -> Iterator[str]:
         "save": "",
         "maxmemory-policy": "noeviction",
         "logfile": "valkey.log",
+        "set-proc-title": "no",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     # A session of its own: Ctrl-C is for us, we stop Valkey when we are done with it.
@@ -157,20 +158,29 @@ def _await_valkey(server: subprocess.Popen[bytes], port: int, directory: Path) -
 
 def _end_orphan(pid_file: Path) -> None:
     """End the Valkey that a killed predecessor left behind, so that its file has one writer."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         pid = int(pid_file.read_text())
-        command = subprocess.run(  # noqa: S603 - fixed arguments
-            ["ps", "-o", "command=", "-p", str(pid)],  # noqa: S607 - wherever ps is
-            capture_output=True,
-            check=False,
-        ).stdout.decode(errors="replace")
-        # Anything else is a stranger that was given the same pid.
-        if "valkey" in command:
-            os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + START_SECONDS
-            while time.monotonic() < deadline:
-                os.kill(pid, 0)
-                time.sleep(0.02)
+    except (OSError, ValueError):
+        return
+    if not _is_ours(pid, pid_file.parent):
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while _is_ours(pid, pid_file.parent):
+        if time.monotonic() > deadline:
+            raise SettingsError(f"the Valkey of an earlier run, process {pid}, does not end")
+        time.sleep(0.05)
+
+
+def _is_ours(pid: int, directory: Path) -> bool:
+    """Is this process a Valkey on this directory, and no stranger with the same pid?"""
+    command = subprocess.run(  # noqa: S603 - fixed arguments
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)],  # noqa: S607 - wherever ps is
+        capture_output=True,
+        check=False,
+    ).stdout.decode(errors="replace")
+    return "valkey" in command and str(directory.resolve()) in command
 
 
 def _free_port() -> int:

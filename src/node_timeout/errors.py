@@ -76,5 +76,9 @@ class ExchangeUnavailableError(TemporaryError):
     """RabbitMQ cannot be reached, or did not confirm."""
 
 
+class NotConfirmedError(ExchangeUnavailableError):
+    """A message was sent and not confirmed in time: it may still arrive."""
+
+
 class EngineUnavailableError(TemporaryError):
     """The workflow engine cannot be reached or asked to be called again later."""

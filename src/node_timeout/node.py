@@ -22,7 +22,8 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
         return f"{what} is empty"
     if len(value) > max_length:
         return (
-            f"{what} '{value[:32]}…' has {len(value)} characters, at most {max_length} are allowed"
+            f"{what} {value[:32] + '…'!r} has {len(value)} characters, "
+            f"at most {max_length} are allowed"
         )
     if value != value.strip():
         return f"{what} {value!r} begins or ends with white space"

@@ -165,8 +165,12 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOrder:
-    """Which dead rows to arm again: of one node, of one root pipeline, or all."""
+    """Which dead rows to arm again: of one node, of one root pipeline, or all.
 
+    Only rows that died by ``until``, so that a replay ends even if they die again at once.
+    """
+
+    until: float
     node_id: str | None = None
     root_pipeline_id: str | None = None
 
@@ -219,7 +223,7 @@ class Ledger(Protocol):
         ...
 
     async def postpone(self, runs: Sequence[NodeRun], now: float) -> None:
-        """Set ``due_at`` of armed runs to now: they have just been put into the pool again."""
+        """Set ``due_at`` of overdue open runs to now: they are just put into the pool again."""
         ...
 
     async def purge(self, now: float, retention: Retention, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 One scanner at a time leads (a lease in Redis) and goes round:
 
-    idle ──pause over, or data lost──▶ sweep of armed rows ──▶ expired leases ──▶ purge ──▶ idle
+    idle ──pause over, or data lost──▶ sweep of armed rows ──▶ expired leases ──▶ idle
 
 A row that is overdue and absent may be waiting in a queue. Unless Redis has just lost data it is
 armed again only ``redispatch_after`` seconds past its ``due_at``, which then moves to now, so that
@@ -11,10 +11,11 @@ a backlog does not feed itself.
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 
 from node_timeout import metrics
-from node_timeout.node import DueRun
+from node_timeout.node import DueRun, NodeRun
 from node_timeout.ports import Ledger, Pool, Retention
 from node_timeout.service import Health, repeat, sleep
 
@@ -62,6 +63,8 @@ class Reconciler:
         self._cursor: DueRun | None = None
         self._data_lost = False
         self._next_sweep_at = 0.0
+        self._next_purge_at = 0.0
+        """Both on this host's monotonic clock."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Reconcile until stopped; after a loss of data without pause until all is armed."""
@@ -89,17 +92,35 @@ class Reconciler:
             logger.warning("Redis is new or has lost data: arming every open node run again")
             self._data_lost, self._cursor, self._next_sweep_at = True, None, 0.0
         report.data_lost = self._data_lost
+        if self._cursor is not None or time.monotonic() >= self._next_sweep_at:
+            await self._sweep(report)
+        if time.monotonic() >= self._next_purge_at:
+            now = await self._pool.now()
+            report.purged = await self._ledger.purge(now, self._retention, BATCH_SIZE)
+            metrics.PURGED.inc(report.purged)
+            pause = 0.0 if report.purged >= BATCH_SIZE else self._sweep_pause
+            self._next_purge_at = time.monotonic() + pause
+        return report
+
+    async def _sweep(self, report: ReconcileReport) -> None:
+        """One batch of armed rows; behind the last of them the expired leases."""
         now = await self._pool.now()
-        if self._cursor is None and now < self._next_sweep_at:
-            return report
         page = await self._ledger.open_runs(self._cursor, BATCH_SIZE)
         await self._rearm_absent(page, now, report)
-        self._cursor = page[-1] if len(page) == BATCH_SIZE else None
-        if self._cursor is None:
-            await self._finish_sweep(now, report)
-        metrics.REARMED.inc(report.rearmed)
-        metrics.PURGED.inc(report.purged)
-        return report
+        if len(page) == BATCH_SIZE:
+            self._cursor = page[-1]
+            return
+        waiting = self._lease_seconds if self._data_lost else self._redispatch_after
+        expired = await self._ledger.expired_runs(now - waiting, BATCH_SIZE)
+        await self._rearm(expired, [due.run for due in expired], now, report)
+        if len(expired) == BATCH_SIZE:
+            return
+        if self._data_lost:
+            await self._pool.mark_reconciled()
+            self._data_lost = False
+        report.swept = True
+        self._cursor = None
+        self._next_sweep_at = time.monotonic() + self._sweep_pause
 
     async def _rearm_absent(self, page: list[DueRun], now: float, report: ReconcileReport) -> None:
         report.checked += len(page)
@@ -109,19 +130,16 @@ class Reconciler:
         absent = set(await self._pool.absent([due.run for due in suspects]))
         missing = [due for due in suspects if due.run in absent]
         overdue = [due.run for due in missing if due.due_at <= now]
-        if overdue and not self._data_lost:
-            await self._ledger.postpone(overdue, now)
-        report.rearmed += await self._pool.arm(missing)
-        if missing:
-            logger.info("%d node runs were missing in the pool and are armed again", len(missing))
+        await self._rearm(missing, [] if self._data_lost else overdue, now, report)
 
-    async def _finish_sweep(self, now: float, report: ReconcileReport) -> None:
-        expired = await self._ledger.expired_runs(now - self._lease_seconds, BATCH_SIZE)
-        report.rearmed += await self._pool.arm(expired)
-        report.purged = await self._ledger.purge(now, self._retention, BATCH_SIZE)
-        if self._data_lost:
-            await self._pool.mark_reconciled()
-            self._data_lost = False
-        report.swept = True
-        busy = report.purged >= BATCH_SIZE or len(expired) == BATCH_SIZE
-        self._next_sweep_at = 0.0 if busy else now + self._sweep_pause
+    async def _rearm(
+        self, due: list[DueRun], overdue: list[NodeRun], now: float, report: ReconcileReport
+    ) -> None:
+        """Arm again; the overdue are not looked for again before another ``redispatch_after``."""
+        if overdue:
+            await self._ledger.postpone(overdue, now)
+        if due:
+            rearmed = await self._pool.arm(due)
+            report.rearmed += rearmed
+            metrics.REARMED.inc(rearmed)
+            logger.info("%d node runs were missing in the pool and are armed again", rearmed)

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_timeout import message, metrics
-from node_timeout.errors import ExchangeUnavailableError, InvalidNodeRunError, PoolUnavailableError
+from node_timeout.errors import (
+    ExchangeUnavailableError,
+    InvalidNodeRunError,
+    NotConfirmedError,
+    PoolUnavailableError,
+)
 from node_timeout.node import DueRun, NodeRun
 from node_timeout.ports import Claim, ClaimedMember, Exchange, Pool
 from node_timeout.service import Health, repeat
@@ -64,6 +69,8 @@ class Scanner:
         self._scan_interval = scan_interval
         self._shutdown_timeout = shutdown_timeout
         self._publishing: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        """The last failure of a batch, until one is confirmed again."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
@@ -72,15 +79,13 @@ class Scanner:
         async def step() -> None:
             report = ScanReport()
             await self._claim(report)
-            if report.error:
-                raise report.error
             if report.more:
                 waiting = {stopped, *self._publishing}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await self._pause(report.seconds_to_next, stopped)
-            if report.error:
-                raise report.error
+            if self._failure:
+                raise self._failure
 
         try:
             await repeat(step, stop=stop, health=health)
@@ -108,24 +113,23 @@ class Scanner:
         """One pass: claim what is due, at most `BATCHES_IN_FLIGHT` batches, and see it published.
 
         Raises `ExchangeUnavailableError` before anything is claimed if there is no broker to
-        publish to. A later failure is in the report: what it left unconfirmed is released, or
-        comes back when its lease expires.
+        publish to, and `PoolUnavailableError`. A later failure is in the report: what it left
+        unconfirmed is released, or comes back when its lease expires.
         """
         report = ScanReport()
         await self._claim(report)
         await asyncio.gather(*self._publishing)
+        report.error = self._failure
         return report
 
     async def _claim(self, report: ScanReport) -> None:
         """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
         await self._exchange.ensure()
+        # After a failure one batch goes ahead, to see whether it is over.
+        at_once = 1 if self._failure else BATCHES_IN_FLIGHT
         report.more = True
-        for _ in range(BATCHES_IN_FLIGHT - len(self._publishing)):
-            try:
-                claim = await self._pool.claim(self._batch_size, self._lease_seconds)
-            except PoolUnavailableError as error:
-                report.error = error
-                return
+        for _ in range(at_once - len(self._publishing)):
+            claim = await self._pool.claim(self._batch_size, self._lease_seconds)
             report.more = len(claim.members) == self._batch_size
             if claim.next_due_at is not None:
                 report.seconds_to_next = claim.next_due_at - claim.now
@@ -140,8 +144,8 @@ class Scanner:
 
     async def _dispatch(self, claim: Claim, report: ScanReport) -> None:
         due, unreadable = _read(claim.members)
-        # Half the lease, so that the confirmed members are finished while they are still ours.
-        time_limit = self._lease_seconds / 2
+        # Connecting may take as long again; then the members are still ours to finish.
+        time_limit = self._lease_seconds / 3
         try:
             for member, reason in unreadable:
                 await self._dead_letter(member, reason)
@@ -150,15 +154,20 @@ class Scanner:
                 await self._exchange.publish(self._queue, message.encode(due), time_limit)
                 report.published += len(due)
                 metrics.PUBLISHED.inc(len(due))
+            self._failure = None
             names = [claimed.member for claimed in claim.members]
             report.finished += await self._pool.finish(names, claim.lease)
         except PoolUnavailableError as error:
-            report.error = error
+            self._failure = error
         except ExchangeUnavailableError as error:
-            report.error = error
+            self._failure = error
             report.unconfirmed += len(claim.members)
             metrics.UNCONFIRMED.inc(len(claim.members))
-            await self._release(claim)
+            # An unconfirmed message may still arrive: its lease keeps a second one from piling up.
+            if not isinstance(error, NotConfirmedError):
+                await self._release(claim)
+        except Exception as error:  # noqa: BLE001 - a bug costs its own batch, and is seen
+            self._failure = error
 
     async def _release(self, claim: Claim) -> None:
         """Make the members due again, so that they need not wait for the lease to expire.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from node_timeout import metrics
-from node_timeout.errors import TemporaryError
+from node_timeout.errors import QueueMismatchError, SchemaError, TemporaryError
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,16 @@ async def repeat(
     health: Health,
     backoff: Backoff | None = None,
 ) -> None:
-    """Call ``step`` (one pass and its pause) until stopped; a failed one backs off."""
+    """Call ``step`` (one pass and its pause) until stopped; a failed one backs off.
+
+    Raises `QueueMismatchError` and `SchemaError`, which someone has to mend.
+    """
     backoff = backoff or Backoff()
     while not stop.is_set():
         try:
             await step()
+        except (QueueMismatchError, SchemaError):
+            raise  # no later try can cure these
         except Exception as error:  # noqa: BLE001 - the edge of the loop
             health.failed(error)
             await sleep(max(0.02, backoff.seconds(health.failures)), stop)

@@ -8,8 +8,9 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +23,10 @@ from node_timeout.errors import SettingsError
 from node_timeout.timeout_config import MAX_ACTION_LENGTH
 
 PREFIX = "NODE_TIMEOUT_"
+SCHEMES = {
+    "redis_url": ("redis", "rediss", "unix"),
+    "amqp_url": ("amqp", "amqps", "memory"),
+}
 SECRETS_DIR = "NODE_TIMEOUT_SECRETS_DIR"
 DAY = 86400.0
 
@@ -142,9 +147,17 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "redis_url", "amqp_url")
     @classmethod
-    def _is_url(cls, value: SecretStr) -> SecretStr:
-        if "://" not in value.get_secret_value():
+    def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
+        try:
+            url = urlsplit(value.get_secret_value())
+            _ = url.port
+        except ValueError:
+            raise ValueError("has a port that is no number, or no host") from None
+        if not url.scheme or "://" not in value.get_secret_value():
             raise ValueError("is not a URL, write scheme://user:password@host:port/name")
+        schemes = SCHEMES.get(field.field_name or "", (url.scheme,))
+        if url.scheme not in schemes:
+            raise ValueError(f"has the scheme {url.scheme!r}, use one of {', '.join(schemes)}")
         return value
 
     @classmethod

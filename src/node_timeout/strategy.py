@@ -37,10 +37,10 @@ class StrategyResult:
 
         Raises `StrategyRefusedError` for anything else, as calling it again would return the same.
         """
-        if isinstance(value, StrategyResult):
-            return value
         if value is None:
             return cls(result=True)
+        if isinstance(value, StrategyResult):
+            value = {"result": value.result, "message": value.message, "data": value.data}
         if isinstance(value, Mapping) and isinstance(value.get("result"), bool):
             message = value.get("message")
             return cls(value["result"], "" if message is None else str(message), value.get("data"))
@@ -90,9 +90,13 @@ def reason(node: TimedOutNode) -> str:
 async def call(strategy: NodeTimeoutStrategy, node: TimedOutNode) -> StrategyResult:
     """Call a strategy, be it a coroutine function or a plain one. Raises what it raised."""
     deal = strategy.deal_with_timeout_node
-    value = deal(node) if inspect.iscoroutinefunction(deal) else await _in_thread(deal, node)
-    if inspect.isawaitable(value):
-        value = await value
+    try:
+        value = deal(node) if inspect.iscoroutinefunction(deal) else await _in_thread(deal, node)
+        if inspect.isawaitable(value):
+            value = await value
+    except SystemExit as error:
+        # It would end the worker, and then the next one that takes the node over.
+        raise RuntimeError(f"the strategy called exit({error.code!r})") from error
     return StrategyResult.of(value)
 
 
@@ -109,6 +113,8 @@ async def _in_thread(function: Callable[[TimedOutNode], Any], node: TimedOutNode
     def run() -> None:
         try:
             value, set_it = context.run(function, node), future.set_result
+        except StopIteration:
+            value, set_it = RuntimeError("the strategy raised StopIteration"), future.set_exception
         except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
             value, set_it = error, future.set_exception
         if not loop.is_closed():

@@ -22,7 +22,6 @@ from node_timeout.errors import (
     PoolUnavailableError,
     StrategyRefusedError,
     TemporaryError,
-    UnreadableMessageError,
 )
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
@@ -33,8 +32,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BATCHES_IN_FLIGHT = 4
-DISPATCH_PREFETCH = 16
+BATCHES_IN_PREPARATION = 4
 MESSAGES_PER_BATCH = 100
 RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
@@ -117,7 +115,14 @@ class Worker:
         self._queues = queues
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.concurrency)
+        self._health = Health(name="worker")
         self._batches: set[asyncio.Task[WorkReport]] = set()
+        self._preparing = 0
+        """Batches on the way to their strategies."""
+        self._striking = 0
+        """Nodes with a strategy running, or waiting for a slot."""
+        self._room = asyncio.Event()
+        """Set whenever one of the two has become less."""
         self._must_end = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
@@ -125,6 +130,7 @@ class Worker:
 
         Batches outlive a lost connection: their messages come again, and the ledger tells.
         """
+        self._health = health
 
         async def step() -> None:
             async with self._exchange.consume(self._prefetch()) as consumer:
@@ -137,30 +143,32 @@ class Worker:
         await self._drain()
 
     def _prefetch(self) -> dict[str, int]:
-        """Dispatch messages carry many nodes, handle messages one."""
+        """As many messages as slots: a message may carry one node. Handle messages always do."""
+        concurrency = self._limits.concurrency
         return {
-            queue: DISPATCH_PREFETCH
-            if queue == self._routes.dispatch_queue
-            else 2 * self._limits.concurrency
+            queue: concurrency if queue == self._routes.dispatch_queue else 2 * concurrency
             for queue in self._queues
         }
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
-        """Start a batch for whatever has come, `BATCHES_IN_FLIGHT` at once, until stopped."""
+        """Start a batch for whatever has come, as long as there is room, until stopped."""
         stopped = asyncio.ensure_future(stop.wait())
         getting: asyncio.Future[list[Delivery]] | None = None
         try:
             while not stop.is_set():
-                if getting is None and len(self._batches) < BATCHES_IN_FLIGHT:
-                    getting = asyncio.ensure_future(consumer.get(MESSAGES_PER_BATCH))
+                self._room.clear()
                 waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
-                if getting:
-                    waiting.add(getting)
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if getting is None and self._has_room():
+                    getting = asyncio.ensure_future(consumer.get(MESSAGES_PER_BATCH))
+                room: asyncio.Future[Any] = getting or asyncio.ensure_future(self._room.wait())
+                await asyncio.wait({*waiting, room}, return_when=asyncio.FIRST_COMPLETED)
+                if room is not getting:
+                    room.cancel()
                 for batch in [batch for batch in self._batches if batch.done()]:
                     self._batches.remove(batch)
                     batch.result()
                 if getting and getting.done():
+                    self._preparing += 1
                     batch = asyncio.ensure_future(self.handle(getting.result(), stop))
                     self._batches.add(batch)
                     getting = None
@@ -168,6 +176,11 @@ class Worker:
             stopped.cancel()
             if getting:
                 getting.cancel()
+
+    def _has_room(self) -> bool:
+        return (
+            self._striking < self._limits.concurrency and self._preparing < BATCHES_IN_PREPARATION
+        )
 
     async def _drain(self) -> None:
         """Let the batches in flight end; past ``shutdown_timeout`` put their nodes back."""
@@ -184,18 +197,24 @@ class Worker:
 
     async def once(self, consumer: Consumer) -> WorkReport:
         """Wait for one batch of messages and deal with it."""
-        return await self.handle(await consumer.get(MESSAGES_PER_BATCH), asyncio.Event())
+        deliveries = await consumer.get(MESSAGES_PER_BATCH)
+        self._preparing += 1
+        return await self.handle(deliveries, asyncio.Event())
 
     async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> WorkReport:
         """Deal with messages, through outages; if stopped in one, they go back to their queues."""
         report = WorkReport()
         try:
-            read = await self._insist(lambda: self._read(deliveries, report), stop)
-            here = await self._insist(lambda: self._forward(read, report), stop)
-            if here:
+            try:
+                read = await self._insist(lambda: self._read(deliveries, report), stop)
+                here = await self._insist(lambda: self._forward(read, report), stop)
                 started = time.monotonic()
                 taking = await self._insist(lambda: self._take(here, report), stop)
-                await self._deal(taking, started, report)
+                strikes = self._strike_all(taking, started)
+            finally:
+                self._preparing -= 1
+                self._room.set()
+            await self._record_all(strikes, taking.lease, started, report)
         except _StoppedError:
             await _each(deliveries, lambda delivery: delivery.requeue())
         except Exception:
@@ -211,10 +230,8 @@ class Worker:
         try:
             return await step()
         except TemporaryError as error:
-            first = error
-        health = Health(name="worker")
-        health.failed(first)
-        value = await until_available(step, stop=stop, health=health)
+            self._health.failed(error)
+        value = await until_available(step, stop=stop, health=self._health)
         if value is None:
             raise _StoppedError
         return value
@@ -228,7 +245,7 @@ class Worker:
         for delivery in deliveries:
             try:
                 due, unreadable = message.decode(delivery.body)
-            except UnreadableMessageError as error:
+            except Exception as error:  # noqa: BLE001 - it is this message's own fault
                 due = []
                 unreadable = [message.UnreadableNode(body=delivery.body, reason=str(error))]
             for bad in unreadable:
@@ -278,6 +295,8 @@ class Worker:
 
     async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taking:
         """Take the ledger rows; put back into the pool what is not for now."""
+        if not due:
+            return Taking(taken=(), lease=0.0, later=(), dropped={}, given_up=(), stolen=0)
         taking = await self._ledger.take(
             due,
             now=await self._pool.now(),
@@ -295,11 +314,21 @@ class Worker:
         await self._rearm(taking.later)
         return taking
 
-    async def _deal(self, taking: Taking, started: float, report: WorkReport) -> None:
-        """Run the strategies; record outcomes in groups as they come."""
+    def _strike_all(self, taking: Taking, started: float) -> set[asyncio.Task[Outcome]]:
+        """Start the strategies."""
         # A strategy that starts later than this could outlive its row's lease.
         start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
-        running = {asyncio.ensure_future(self._strike(node, start_before)) for node in taking.taken}
+        self._striking += len(taking.taken)
+        return {asyncio.create_task(self._strike(node, start_before)) for node in taking.taken}
+
+    async def _record_all(
+        self,
+        running: set[asyncio.Task[Outcome]],
+        lease: float,
+        started: float,
+        report: WorkReport,
+    ) -> None:
+        """Record the outcomes in groups as they come."""
         try:
             while running:
                 done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
@@ -308,8 +337,7 @@ class Worker:
                         task.cancel()
                 if done:
                     lease_ends = started + self._limits.lease_seconds
-                    outcomes = [task.result() for task in done]
-                    await self._record(outcomes, taking.lease, lease_ends, report)
+                    await self._record([task.result() for task in done], lease, lease_ends, report)
         finally:
             for task in running:
                 task.cancel()
@@ -318,7 +346,6 @@ class Worker:
         self, outcomes: Sequence[Outcome], lease: float, lease_ends: float, report: WorkReport
     ) -> None:
         """Write outcomes while the lease holds, whatever the database does in between."""
-        health = Health(name="worker record")
         backoff = Backoff()
         while True:
             now = await self._pool.now()
@@ -326,10 +353,12 @@ class Worker:
                 recorded = await self._ledger.record(outcomes, lease=lease, now=now)
                 break
             except TemporaryError as error:
-                health.failed(error)
+                self._health.failed(error)
                 if time.monotonic() > lease_ends:
                     raise
-            await asyncio.sleep(max(0.02, backoff.seconds(health.failures)))
+            await asyncio.sleep(max(0.02, backoff.seconds(self._health.failures)))
+        if self._health.failures:
+            self._health.succeeded()
         report.late += len(outcomes) - recorded
         metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
         for outcome in outcomes:
@@ -363,10 +392,17 @@ class Worker:
                 called = True
                 outcome = await self._judge(node)
         except asyncio.CancelledError:
-            # Only `_deal` cancels, when the worker must stop: the node goes back.
+            # Only `_record_all` cancels, when the worker must stop: the node goes back.
             if called:
                 return await self._retry(node, "the worker stopped before the strategy ended")
             return await self._put_back(node, "the worker stopped")
+        except Exception as error:
+            # Not the strategy, but what came of it: its words cannot be read, for example.
+            logger.exception("node %s: the outcome cannot be told", node.node_id)
+            outcome = await self._retry(node, f"{type(error).__name__} in the worker")
+        finally:
+            self._striking -= 1
+            self._room.set()
         _log(outcome)
         return outcome
 
@@ -378,13 +414,13 @@ class Worker:
             return await self._retry(
                 node, f"no strategy for action {node.action!r} (this worker has: {known})"
             )
+        if node.attempt == 1:
+            metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
         limit = asyncio.timeout(self._limits.strategy_timeout)
         try:
             async with limit:
                 if not await self._engine.is_running(node):
                     return _outcome(node, RunState.STALE, "no longer running at this version")
-                if node.attempt == 1:
-                    metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
                 with metrics.STRATEGY_SECONDS.labels(node.action).time():
                     result = await call(strategy, node)
         except NodeRunSupersededError as error:

@@ -90,6 +90,26 @@ async def test_a_resumed_run_has_the_time_it_had_left(ledger: SqlLedger) -> None
     assert row.finished_at is None
 
 
+async def test_a_run_found_stale_and_then_resumed_is_armed_again(ledger: SqlLedger) -> None:
+    """It was suspended while its message was under way."""
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    await record(ledger, await take(ledger, run("a")), RunState.STALE)
+    (resumed,) = await ledger.arm([run("a")], NOW + 100)
+    assert resumed.due_at <= NOW + 100, "it had no time left"
+    assert [node.attempt for node in (await take(ledger, run("a"), now=NOW + 101)).taken] == [1]
+
+
+async def test_a_taking_whose_answer_was_lost_is_taken_again_by_the_same_worker(
+    ledger: SqlLedger,
+) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm([run("a")], NOW)
+    assert await take(ledger, run("a")) == await take(ledger, run("a"))
+    (row,) = await ledger.rows("a")
+    assert row.attempts == 1
+
+
 async def test_taking_moves_due_runs_to_executing(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm([run("a")], NOW)
@@ -112,7 +132,7 @@ async def test_a_run_is_taken_by_one_worker_only(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm([run("a")], NOW)
     first = await take(ledger, run("a"))
-    second = await take(ledger, run("a"))
+    second = await take(ledger, run("a"), now=NOW + 10.5)
     assert len(first.taken) == 1
     assert second.taken == ()
     assert second.later == (DueRun(run=run("a"), due_at=first.lease),)
@@ -125,7 +145,10 @@ async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> N
     await ledger.arm([run(name) for name in armed], NOW)
     orders = [names, names[::-1], names[30:] + names[:30], [*unknown, *armed]]
     takings = await asyncio.gather(
-        *(take(ledger, *(run(name) for name in order)) for order in orders)
+        *(
+            take(ledger, *(run(name) for name in order), now=NOW + 10 + i)
+            for i, order in enumerate(orders)
+        )
     )
     taken = [node.node_id for taking in takings for node in taking.taken]
     assert sorted(taken) == sorted(names)
@@ -263,6 +286,8 @@ async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
 async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm([run("a")], NOW)
+    await ledger.postpone([run("a"), run("missing")], NOW + 1)
+    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 2)], "not yet due"
     await ledger.postpone([run("a"), run("missing")], NOW + 50)
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 50)]
     (row,) = await ledger.rows("a")
@@ -300,11 +325,14 @@ async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) 
         await ledger.arm([run(name)], NOW)
         await record(ledger, await take(ledger, run(name)), RunState.DEAD)
     assert await ledger.dead() == 3
-    assert await ledger.replay(ReplayOrder(root_pipeline_id="other"), NOW, 10) == []
-    one = await ledger.replay(ReplayOrder(node_id="b"), NOW + 20, 10)
+    assert await ledger.replay(ReplayOrder(until=NOW + 10), NOW, 10) == [], "they died after that"
+    assert await ledger.replay(ReplayOrder(until=NOW + 99, root_pipeline_id="other"), NOW, 10) == []
+    one = await ledger.replay(ReplayOrder(until=NOW + 99, node_id="b"), NOW + 20, 10)
     assert one == [DueRun(run=run("b"), due_at=NOW + 20)]
-    assert len(await ledger.replay(ReplayOrder(root_pipeline_id="root"), NOW, 1)) == 1
-    assert len(await ledger.replay(ReplayOrder(), NOW, 10)) == 1
+    assert (
+        len(await ledger.replay(ReplayOrder(until=NOW + 99, root_pipeline_id="root"), NOW, 1)) == 1
+    )
+    assert len(await ledger.replay(ReplayOrder(until=NOW + 99), NOW, 10)) == 1
     taking = await take(ledger, run("b"), now=NOW + 21)
     assert [node.attempt for node in taking.taken] == [1]
 

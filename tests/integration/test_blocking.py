@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from node_timeout import BlockingNodeTimeout, NodeTimeoutError, blocking
+from node_timeout import BlockingNodeTimeout, NodeTimeout, NodeTimeoutError, blocking
 from node_timeout.blocking import batch_create_node_timeout_config
 from node_timeout.errors import InvalidInputError, SettingsError
 from node_timeout.settings import Settings
@@ -35,8 +35,6 @@ def test_the_same_names_work_without_an_event_loop(client: BlockingNodeTimeout) 
 
 
 def test_the_async_names_are_all_there() -> None:
-    from node_timeout import NodeTimeout
-
     promised = {
         "batch_create_node_timeout_config",
         "node_started",
@@ -97,10 +95,36 @@ def test_a_closed_client_opens_again(client: BlockingNodeTimeout) -> None:
 
 def test_a_wrong_setting_is_told_at_the_first_call(settings: Settings) -> None:
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
-    for change in ({"redis_url": "http://nowhere"}, {"database_url": "oracle://x"}):
-        settings = Settings(**{**changes, **change})
-        with BlockingNodeTimeout(settings) as client, pytest.raises(SettingsError):
-            client.status()
+    settings = Settings(**{**changes, "database_url": "oracle://x"})
+    with BlockingNodeTimeout(settings) as client, pytest.raises(SettingsError):
+        client.status()
+
+
+def test_closing_lets_a_call_of_another_thread_end(client: BlockingNodeTimeout) -> None:
+    client.batch_create_node_timeout_config("r", tree_of(*(f"n{i}" for i in range(500))))
+    runs = [(f"n{i}", "v1") for i in range(500)]
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(client.nodes_started, runs) for _ in range(4)]
+        client.close()
+        assert [call.result(30) for call in calls] == [500] * 4
+
+
+def test_a_call_that_does_not_end_is_cut_short(
+    client: BlockingNodeTimeout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "CLOSE_SECONDS", 0.1)
+    began = threading.Event()
+
+    async def endless(self: NodeTimeout) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client._run, endless)
+        assert began.wait(20)
+        client.close()
+        with pytest.raises(NodeTimeoutError, match="closed by another thread"):
+            call.result(20)
 
 
 @pytest.fixture

@@ -8,7 +8,11 @@ import aio_pika
 import pytest
 
 from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
-from node_timeout.errors import ExchangeUnavailableError, QueueMismatchError
+from node_timeout.errors import (
+    ExchangeUnavailableError,
+    NotConfirmedError,
+    QueueMismatchError,
+)
 from tests.servers import RabbitServer, free_port
 from tests.support import wait_until
 
@@ -110,6 +114,23 @@ async def test_dead_letters_carry_their_reason(
     await message.ack()
 
 
+async def test_a_reason_that_is_no_text_is_told_all_the_same(rabbit: RabbitExchange) -> None:
+    await rabbit.dead_letter(b"x", "a member \udcff\ud800")
+
+
+async def test_a_late_failure_leaves_the_next_connection_alone(
+    rabbit: RabbitExchange, names: dict[str, str]
+) -> None:
+    await rabbit.ensure()
+    first = rabbit._publisher
+    await rabbit._drop(first)
+    await rabbit.ensure()
+    second = rabbit._publisher
+    await rabbit._drop(first)
+    assert rabbit._publisher is second
+    await rabbit.publish(names["dispatch_queue"], b"fine", 5)
+
+
 async def test_a_rejected_message_ends_in_the_dead_letter_queue(
     rabbit: RabbitExchange, channel: aio_pika.abc.AbstractChannel, names: dict[str, str]
 ) -> None:
@@ -169,7 +190,7 @@ async def test_a_broker_that_does_not_confirm_in_time_is_given_up(
         mine = exchange(server.url, names)
         await mine.ensure()
         server.pause()
-        with pytest.raises(ExchangeUnavailableError):
+        with pytest.raises(NotConfirmedError, match=r"no confirm within 0\.3 s"):
             await mine.publish(names["dispatch_queue"], b"held", 0.3)
         server.resume()
         await mine.close()

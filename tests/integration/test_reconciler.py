@@ -111,12 +111,41 @@ async def test_long_overdue_it_is_armed_again_but_a_backlog_does_not_feed_itself
 async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(
     ledger: SqlLedger, healthy_pool: RedisPool
 ) -> None:
-    await armed(ledger, healthy_pool, -50, "a")
+    await armed(ledger, healthy_pool, -95, "a")
     now = await healthy_pool.now()
-    due = [DueRun(run=run("a"), due_at=now - 50)]
-    await ledger.take(due, now=now - 40, lease_seconds=30, max_attempts=3)
-    assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 1
+    due = [DueRun(run=run("a"), due_at=now - 95)]
+    await ledger.take(due, now=now - 90, lease_seconds=29, max_attempts=3)
+    one = reconciler(ledger, healthy_pool)
+    assert (await sweep(one)).rearmed == 1
     assert (await healthy_pool.counts()).overdue == 1
+    await healthy_pool.disarm([run("a")])
+    assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
+    taking = await ledger.take(due, now=await healthy_pool.now(), lease_seconds=30, max_attempts=3)
+    assert taking.stolen == 1
+
+
+async def test_after_a_loss_every_expired_lease_is_armed(
+    ledger: SqlLedger, pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    names = [f"n{i}" for i in range(5)]
+    await armed(ledger, pool, -50, *names)
+    now = await pool.now()
+    due = [DueRun(run=run(name), due_at=now - 50) for name in names]
+    await ledger.take(due, now=now - 40, lease_seconds=30, max_attempts=3)
+    assert (await sweep(reconciler(ledger, pool))).rearmed == 5
+
+
+async def test_purging_does_not_wait_for_the_end_of_a_sweep(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    await armed(ledger, healthy_pool, 50, *(f"open{i}" for i in range(20)))
+    old = [f"old{i}" for i in range(6)]
+    await armed(ledger, healthy_pool, 50, *old)
+    await ledger.disarm(old, await healthy_pool.now() - 200)
+    one = reconciler(ledger, healthy_pool)
+    assert [(await one.once()).purged for _ in range(4)] == [2, 2, 2, 0]
 
 
 async def test_a_sweep_is_made_of_bounded_passes_oldest_first(

@@ -9,7 +9,11 @@ from redis.asyncio import Redis
 from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryConsumer, MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.errors import ExchangeUnavailableError, PoolUnavailableError
+from node_timeout.errors import (
+    ExchangeUnavailableError,
+    NotConfirmedError,
+    PoolUnavailableError,
+)
 from node_timeout.node import DueRun
 from node_timeout.ports import Claim
 from node_timeout.scanner import BATCHES_IN_FLIGHT, Scanner
@@ -110,14 +114,71 @@ async def test_two_scanners_publish_each_node_once(
     assert sorted(collector.node_ids()) == sorted(names)
 
 
-async def test_what_is_not_confirmed_is_due_again_at_once(
-    pool: RedisPool, memory_exchange: MemoryExchange
+async def test_what_could_not_be_sent_is_due_again_at_once(
+    pool: RedisPool, memory_exchange: MemoryExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def refused(queue: str, body: bytes, time_limit: float) -> None:
+        raise ExchangeUnavailableError("RabbitMQ: NO_ROUTE")
+
+    monkeypatch.setattr(memory_exchange, "publish", refused)
     await arm(pool, -1, "a")
-    report = await scanner(pool, memory_exchange, lease_seconds=0.1).once()
+    report = await scanner(pool, memory_exchange, lease_seconds=60).once()
     assert (report.unconfirmed, report.published) == (1, 0)
     assert isinstance(report.error, ExchangeUnavailableError)
     assert (await pool.counts()).overdue == 1
+
+
+async def test_what_is_not_confirmed_in_time_may_arrive_and_keeps_its_lease(
+    pool: RedisPool, memory_exchange: MemoryExchange
+) -> None:
+    await arm(pool, -1, "a")
+    report = await scanner(pool, memory_exchange, lease_seconds=0.3).once()
+    assert isinstance(report.error, NotConfirmedError)
+    assert (await pool.counts()).overdue == 0
+    await wait_until(lambda: _overdue(pool))
+
+
+async def test_after_a_failure_one_batch_goes_ahead(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    await arm(pool, -1, *(f"n{i}" for i in range(10)))
+    careful = scanner(pool, memory_exchange, batch_size=1)
+    careful._failure = ExchangeUnavailableError("RabbitMQ: gone")
+    assert (await careful.once()).published == 1
+    assert (await careful.once()).published == 9
+
+
+async def test_a_bug_costs_only_its_own_batch_and_is_seen(
+    pool: RedisPool,
+    memory_exchange: MemoryExchange,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, first = memory_exchange.publish, [True]
+
+    async def buggy(queue: str, body: bytes, time_limit: float) -> None:
+        if first:
+            first.clear()
+            raise ZeroDivisionError
+        await real(queue, body, time_limit)
+
+    monkeypatch.setattr(memory_exchange, "publish", buggy)
+    await arm(pool, -1, "a", "b", "c")
+    await scanner(pool, memory_exchange, batch_size=1).once()
+    assert len(collector.came) == 2
+
+
+async def test_a_stopping_scanner_waits_for_its_publishes_but_not_for_ever(
+    pool: RedisPool, memory_exchange: MemoryExchange
+) -> None:
+    await arm(pool, -1, "a")
+    stop = asyncio.Event()
+    one = scanner(pool, memory_exchange, lease_seconds=600)
+    one._shutdown_timeout = 0.1
+    running = asyncio.create_task(one.run(stop, Health(name="scanner")))
+    await wait_until(lambda: one._publishing)
+    stop.set()
+    await asyncio.wait_for(running, 5)
 
 
 async def test_without_a_broker_nothing_is_claimed(
@@ -225,7 +286,11 @@ async def test_a_release_that_fails_leaves_the_lease(
     async def lost(*_: object) -> int:
         raise PoolUnavailableError("Redis: gone")
 
+    async def refused(queue: str, body: bytes, time_limit: float) -> None:
+        raise ExchangeUnavailableError("RabbitMQ: NO_ROUTE")
+
     monkeypatch.setattr(pool, "release", lost)
+    monkeypatch.setattr(memory_exchange, "publish", refused)
     await arm(pool, -1, "a")
     report = await scanner(pool, memory_exchange, lease_seconds=0.2).once()
     assert report.unconfirmed == 1

@@ -331,6 +331,72 @@ async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) ->
     assert bench.engine.failed == [run("a")]
 
 
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (StrategyResult(True, None), RunState.HANDLED),  # type: ignore[arg-type]
+        (StrategyResult(True, 7), RunState.HANDLED),  # type: ignore[arg-type]
+        (StrategyResult("yes"), RunState.DEAD),  # type: ignore[arg-type]
+        (SystemExit(3), RunState.ARMED),
+        (StopIteration(), RunState.ARMED),
+    ],
+)
+async def test_an_odd_ending_costs_no_neighbour_its_outcome(
+    bench: Bench, answer: Any, state: RunState
+) -> None:
+    class Odd(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    bench.strategies["odd"] = Odd(bench.engine)
+    due = await bench.armed("a", action="odd") + await bench.armed("b")
+    await bench.handle(due)
+    assert (await bench.state("a"))[0] is state
+    assert (await bench.state("b"))[0] is RunState.HANDLED
+
+
+async def test_an_error_that_cannot_be_told_is_tried_again(bench: Bench) -> None:
+    class Mute(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    def fail(_: TimedOutNode) -> None:
+        raise Mute
+
+    bench.strategy("mute", fail)
+    due = await bench.armed("a", action="mute") + await bench.armed("b")
+    await bench.handle(due)
+    assert await bench.state("a") == (RunState.ARMED, "ZeroDivisionError in the worker")
+    assert (await bench.state("b"))[0] is RunState.HANDLED
+
+
+async def test_slow_nodes_that_come_one_by_one_fill_every_slot(bench: Bench) -> None:
+    gate = asyncio.Event()
+    started: list[str] = []
+
+    async def slow(node: TimedOutNode) -> None:
+        started.append(node.node_id)
+        await gate.wait()
+
+    bench.strategy("slow", slow)
+    due = await bench.armed(*(f"n{i}" for i in range(20)), action="slow")
+    stop = asyncio.Event()
+    worker = bench.worker(concurrency=20, strategy_timeout=30)
+    running = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    publishing = []
+    for each in due:
+        body = message.encode([each])
+        publishing.append(asyncio.create_task(bench.exchange.publish(QUEUE, body, 30)))
+        await asyncio.sleep(0.01)
+    await wait_until(lambda: len(started) == 20)
+    gate.set()
+    await asyncio.gather(*publishing)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+
 def fail_first(
     monkeypatch: pytest.MonkeyPatch, target: Any, name: str, errors: list[Exception]
 ) -> None:

@@ -35,6 +35,7 @@ def test_a_member_that_is_no_node_run_is_refused(member: str) -> None:
         ("a", 3, "is int, not text"),
         (None, "v", "is NoneType, not text"),
         ("a ", "v", "white space"),
+        ("\udcff" * 200, "v", "'\\udcff"),
     ],
 )
 def test_a_bad_id_or_version_is_named(node_id: Any, version: Any, says: str) -> None:

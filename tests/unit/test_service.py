@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from node_timeout.errors import PoolUnavailableError
+from node_timeout.errors import PoolUnavailableError, SchemaError
 from node_timeout.service import Backoff, Health, repeat, sleep, until_available
 
 QUICK = Backoff(first=0.001, longest=0.002)
@@ -61,6 +61,14 @@ async def test_a_bug_is_logged_each_time_with_its_traceback(
     assert [each.levelname for each in caplog.records] == ["ERROR", "ERROR"]
     assert "ZeroDivisionError" in caplog.text
     assert not health.ready
+
+
+async def test_what_no_later_try_can_cure_ends_the_service() -> None:
+    async def step() -> None:
+        raise SchemaError("run: node-timeout migrate")
+
+    with pytest.raises(SchemaError):
+        await repeat(step, stop=asyncio.Event(), health=Health(name="test"))
 
 
 async def test_sleep_ends_when_stopped() -> None:

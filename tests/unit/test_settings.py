@@ -18,6 +18,8 @@ from node_timeout.settings import Settings
         ("HANDLERS", '{"a": "no colon"}', "NODE_TIMEOUT_HANDLERS['a']"),
         ("LEASE_SECONDS", "nan", "NODE_TIMEOUT_LEASE_SECONDS"),
         ("DATABASE_URL", "just-a-name", "is not a URL"),
+        ("REDIS_URL", "http://h/0", "has the scheme 'http', use one of redis, rediss, unix"),
+        ("AMQP_URL", "amqp://h:port/", "has a port that is no number"),
         ("DISPATCH_QUEUE", "two words", "NODE_TIMEOUT_DISPATCH_QUEUE"),
         ("SCAN_INTERVL", "1", "did you mean NODE_TIMEOUT_SCAN_INTERVAL"),
     ],

@@ -14,6 +14,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     IntegrityError,
+    InvalidRequestError,
     NoSuchModuleError,
     ProgrammingError,
 )
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10
+DISPOSE_SECONDS = 3.0
 TRANSACTION_TRIES = 5
 
 DRIVERS = {
@@ -86,7 +88,7 @@ def create_engine(url: str) -> AsyncEngine:
         }
     try:
         engine = create_async_engine(parsed, **options)
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
+    except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
         extra = DRIVERS.get(family, ("", family))[1]
         raise SettingsError(
             f"no driver for database_url {parsed.drivername}://…: {error}; "
@@ -95,6 +97,15 @@ def create_engine(url: str) -> AsyncEngine:
     if family == "sqlite":
         _prepare_sqlite(engine)
     return engine
+
+
+async def dispose(engine: AsyncEngine) -> None:
+    """Close the connections; those that a silent server does not let go in time are dropped."""
+    try:
+        async with asyncio.timeout(DISPOSE_SECONDS):
+            await engine.dispose()
+    except TimeoutError:
+        await engine.dispose(close=False)
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:

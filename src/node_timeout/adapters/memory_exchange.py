@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from node_timeout.errors import ExchangeUnavailableError
+from node_timeout.errors import NotConfirmedError
 from node_timeout.ports import Delivery
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ class MemoryExchange:
         try:
             await asyncio.wait_for(delivery.handled.wait(), time_limit)
         except TimeoutError as error:
-            raise ExchangeUnavailableError(
+            # Taken or not: its nodes come again when their lease expires.
+            with contextlib.suppress(ValueError):
+                self._waiting[queue].remove(delivery)
+            raise NotConfirmedError(
                 f"queue {queue!r} did not handle a message within {time_limit:g} s"
             ) from error
 

@@ -33,7 +33,7 @@ from aiormq.exceptions import (
     DeliveryError,
 )
 
-from node_timeout.errors import ExchangeUnavailableError, QueueMismatchError
+from node_timeout.errors import ExchangeUnavailableError, NotConfirmedError, QueueMismatchError
 from node_timeout.ports import Delivery
 
 logger = logging.getLogger(__name__)
@@ -62,58 +62,59 @@ class RabbitExchange:
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
-        await self._drop_publisher()
+        await self._drop(self._publisher)
 
     async def ensure(self) -> None:
         await self._ready()
 
     async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
         publisher = await self._ready()
-        await self._send(publisher.exchange, queue, body, {}, time_limit)
+        message = _message(body, {})
+        await self._send(publisher, publisher.exchange, queue, message, time_limit)
 
     async def dead_letter(self, body: bytes, reason: str) -> None:
         publisher = await self._ready()
-        headers = {REASON_HEADER: reason[:MAX_REASON_LENGTH]}
-        await self._send(publisher.dead, self._dead_queue, body, headers, CONNECT_SECONDS)
+        reason = reason.encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]
+        message = _message(body, {REASON_HEADER: reason})
+        await self._send(publisher, publisher.dead, self._dead_queue, message, CONNECT_SECONDS)
 
     async def _send(
         self,
+        publisher: "_Publisher",
         exchange: AbstractExchange,
         queue: str,
-        body: bytes,
-        headers: dict[str, Any],
+        message: aio_pika.Message,
         time_limit: float,
     ) -> None:
-        message = aio_pika.Message(
-            body,
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            headers=headers,
-        )
         try:
             async with _talking(time_limit):
                 await exchange.publish(message, queue, mandatory=True)
         except ExchangeUnavailableError as error:
-            # A nack or a return leaves the channel sound, but the queue may be gone: declare anew.
-            if isinstance(error.__cause__, DeliveryError) and self._publisher:
-                self._publisher.declared = False
+            if isinstance(error.__cause__, DeliveryError):
+                # Nacked or returned: the channel is sound, the queue may be gone.
+                publisher.declared = False
             else:
-                await self._drop_publisher()
+                await self._drop(publisher)
+            if isinstance(error.__cause__, TimeoutError):
+                raise NotConfirmedError(
+                    f"RabbitMQ: no confirm within {time_limit:g} s"
+                ) from error.__cause__
             raise
 
     async def _ready(self) -> "_Publisher":
         async with self._lock:
+            publisher = self._publisher
             try:
                 async with _talking():
-                    if self._publisher is None or self._publisher.channel.is_closed:
-                        await self._drop_publisher()
-                        self._publisher = await self._open_publisher()
-                    if not self._publisher.declared:
-                        await self._declare(self._publisher)
-            except ExchangeUnavailableError:
-                await self._drop_publisher()
+                    if publisher is None or publisher.channel.is_closed:
+                        await self._drop(publisher)
+                        publisher = self._publisher = await self._open_publisher()
+                    if not publisher.declared:
+                        await self._declare(publisher)
+            except (ExchangeUnavailableError, QueueMismatchError):
+                await self._drop(publisher)
                 raise
-            return self._publisher
+            return publisher
 
     async def _open_publisher(self) -> "_Publisher":
         connection = await self._connect("publish")
@@ -132,9 +133,11 @@ class RabbitExchange:
             self._url, timeout=CONNECT_SECONDS, client_properties=properties
         )
 
-    async def _drop_publisher(self) -> None:
-        publisher, self._publisher = self._publisher, None
+    async def _drop(self, publisher: "_Publisher | None") -> None:
+        """Close a publisher; another may have taken its place already."""
         if publisher:
+            if self._publisher is publisher:
+                self._publisher = None
             await _close(publisher.connection)
 
     async def _declare(self, publisher: "_Publisher") -> None:
@@ -161,7 +164,6 @@ class RabbitExchange:
                 queue = await channel.declare_queue(name, durable=True, arguments=arguments)
                 await queue.bind(publisher.exchange, name)
         except ChannelPreconditionFailed as error:
-            await self._drop_publisher()
             raise QueueMismatchError(
                 f"{what} exists with other arguments: {error}; delete it, or choose another name"
             ) from error
@@ -286,6 +288,15 @@ class RabbitDelivery:
         with contextlib.suppress(ExchangeUnavailableError):
             async with _talking():
                 await self._message.reject(requeue=True)
+
+
+def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:
+    return aio_pika.Message(
+        body,
+        content_type="application/json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        headers=headers,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from node_timeout.errors import PoolUnavailableError
@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MEMBERS_PER_CALL = 500
-SOCKET_SECONDS = 5.0
+SOCKET_SECONDS = 3.0
+CALL_SECONDS = 5.0
 LISTEN_SECONDS = 5.0
 
 
@@ -49,7 +50,7 @@ class RedisPool:
             health_check_interval=30,
             # Every call here may be repeated: see the port.
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.01), 2),
-            retry_on_error=[RedisConnectionError, RedisTimeoutError],
+            retry_on_error=[RedisConnectionError, RedisTimeoutError, ReadOnlyError],
         )
         self._name = name
         self._channel = f"{name}:wakeup"
@@ -80,9 +81,7 @@ class RedisPool:
         return str(policy.get("maxmemory-policy", "unknown"))
 
     async def now(self) -> float:
-        if self._clock.is_stale():
-            with contextlib.suppress(PoolUnavailableError):
-                await self._clock.synchronise(self._redis)
+        await self._clock.keep(self._redis)
         return self._clock.now()
 
     async def arm(self, due: Sequence[DueRun]) -> int:
@@ -220,14 +219,33 @@ class _PoolClock:
     RESYNC_SECONDS = 10.0
     GOOD_SECONDS = 0.001
     STEP_SECONDS = 0.5
+    ANSWER_SECONDS = 1.0
+    ASK_AGAIN_SECONDS = 2.0
 
     def __init__(self) -> None:
+        self._asking = asyncio.Lock()
+        self._ask_again_at = 0.0
         self._offset: float | None = None
         self._synchronised_at = 0.0
         self._wall_offset = 0.0
 
-    def is_stale(self) -> bool:
+    async def keep(self, redis: Redis) -> None:
+        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
+        if self._offset is not None and self._asking.locked():
+            return
+        async with self._asking:
+            if not self._is_stale():
+                return
+            try:
+                async with _translated(self.ANSWER_SECONDS):
+                    await self._synchronise(redis)
+            except PoolUnavailableError:
+                self._ask_again_at = time.monotonic() + self.ASK_AGAIN_SECONDS
+
+    def _is_stale(self) -> bool:
         """True if never asked, long ago, or if this host's own clock stepped or slept since."""
+        if time.monotonic() < self._ask_again_at:
+            return False
         wall_offset = time.time() - time.monotonic()
         return (
             self._offset is None
@@ -235,12 +253,11 @@ class _PoolClock:
             or abs(wall_offset - self._wall_offset) > self.STEP_SECONDS
         )
 
-    async def synchronise(self, redis: Redis) -> None:
+    async def _synchronise(self, redis: Redis) -> None:
         best = float("inf")
         for _ in range(4):
             sent = time.monotonic()
-            async with _translated():
-                seconds, microseconds = await redis.time()
+            seconds, microseconds = await redis.time()
             took = time.monotonic() - sent
             if took < best:
                 best = took
@@ -264,8 +281,9 @@ def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
 
 
 @contextlib.asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def _translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
     try:
-        yield
+        async with asyncio.timeout(time_limit):
+            yield
     except (RedisError, OSError, TimeoutError) as error:
         raise PoolUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import create_engine, transaction, translate
+from node_timeout.adapters.database import create_engine, dispose, transaction, translate
 from node_timeout.adapters.tables import versions
 from node_timeout.errors import SchemaError
 
@@ -21,7 +21,7 @@ class Schema:
         self.engine = create_engine(url)
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        await dispose(self.engine)
 
     @transaction
     async def revision(self, connection: AsyncConnection) -> str | None:

@@ -22,7 +22,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import create_engine, transaction
+from node_timeout.adapters.database import create_engine, dispose, transaction
 from node_timeout.adapters.tables import HEAD_REVISION, ledger, versions
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.errors import SchemaError
@@ -46,7 +46,7 @@ class SqlLedger:
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        await dispose(self.engine)
 
     @transaction
     async def check_schema(self, connection: AsyncConnection) -> str:
@@ -111,14 +111,19 @@ class SqlLedger:
     ) -> list[DueRun]:
         configs = await self._configs(connection, (run.node_id for run in runs))
         wanted = _in_order(run for run in runs if run.node_id in configs)
-        # A cancelled run that goes on (resumed) gets the time it had left when it was cancelled.
+        # A run that goes on (resumed) gets the time it had left when it was cancelled, or none if
+        # it was found stale, past its deadline.
         resumed_at = ledger.c.deadline + (self._value(now) - ledger.c.finished_at)
-        cancelled = ledger.c.state == self._value(RunState.CANCELLED.value)
+        left = or_(
+            ledger.c.state == self._value(RunState.CANCELLED.value),
+            ledger.c.state == self._value(RunState.STALE.value),
+        )
         # MySQL assigns from left to right, and each assignment sees those before it.
         changes = {
             "due_at": resumed_at,
             "deadline": resumed_at,
             "finished_at": null(),
+            "attempts": self._value(0),
             "state": self._value(RunState.ARMED.value),
         }
         armed: list[DueRun] = []
@@ -127,7 +132,7 @@ class SqlLedger:
                 _row(run, configs[run.node_id], RunState.ARMED, now + configs[run.node_id].seconds)
                 for run in chunk
             ]
-            await connection.execute(self._upsert(ledger, lambda _: changes, only=cancelled), rows)
+            await connection.execute(self._upsert(ledger, lambda _: changes, only=left), rows)
             found = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
                     _keys(chunk), ledger.c.state == RunState.ARMED
@@ -175,7 +180,7 @@ class SqlLedger:
         if missing:
             await self._adopt(connection, missing, configs, now)
             rows |= await self._lock(connection, (each.run for each in missing))
-        sorter = _Sorter(configs, now, max_attempts)
+        sorter = _Sorter(configs, now, lease, max_attempts)
         for run, row in rows.items():
             sorter.sort(run, row)
         for chunk in _chunks([node.run for node in sorter.taken]):
@@ -191,7 +196,7 @@ class SqlLedger:
                 .values(state=RunState.DEAD, due_at=None, finished_at=now, message=outcome.message)
             )
         return Taking(
-            taken=tuple(sorter.taken),
+            taken=(*sorter.taken, *sorter.mine),
             lease=lease,
             later=tuple(sorter.later),
             dropped=sorter.dropped,
@@ -249,8 +254,9 @@ class SqlLedger:
                 result = await connection.execute(
                     sql_update(ledger)
                     .where(
+                        # The lease is the token: no run in another state, and none of another
+                        # worker, is due at this very instant.
                         _keys(chunk),
-                        ledger.c.state == RunState.EXECUTING,
                         ledger.c.due_at == lease,
                     )
                     .values(
@@ -288,9 +294,7 @@ class SqlLedger:
     ) -> None:
         for chunk in _chunks(_in_order(runs)):
             await connection.execute(
-                sql_update(ledger)
-                .where(_keys(chunk), ledger.c.state == RunState.ARMED)
-                .values(due_at=now)
+                sql_update(ledger).where(_keys(chunk), ledger.c.due_at <= now).values(due_at=now)
             )
 
     @transaction
@@ -320,7 +324,9 @@ class SqlLedger:
     async def replay(
         self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
     ) -> list[DueRun]:
-        query = select(ledger.c.node_id, ledger.c.version).where(ledger.c.state == RunState.DEAD)
+        query = select(ledger.c.node_id, ledger.c.version).where(
+            ledger.c.state == RunState.DEAD, ledger.c.finished_at <= order.until
+        )
         if order.node_id is not None:
             query = query.where(ledger.c.node_id == order.node_id)
         if order.root_pipeline_id is not None:
@@ -434,11 +440,15 @@ class SqlLedger:
 class _Sorter:
     """Decides for each locked row what becomes of it."""
 
-    def __init__(self, configs: dict[str, TimeoutConfig], now: float, max_attempts: int) -> None:
+    def __init__(
+        self, configs: dict[str, TimeoutConfig], now: float, lease: float, max_attempts: int
+    ) -> None:
         self._configs = configs
         self._now = now
+        self._lease = lease
         self._max_attempts = max_attempts
         self.taken: list[TimedOutNode] = []
+        self.mine: list[TimedOutNode] = []
         self.later: list[DueRun] = []
         self.given_up: list[Outcome] = []
         self.dropped: Counter[RunState] = Counter()
@@ -447,6 +457,9 @@ class _Sorter:
     def sort(self, run: NodeRun, row: LedgerRow) -> None:
         if row.due_at is None:
             self.dropped[row.state] += 1
+        elif row.state is RunState.EXECUTING and row.due_at == self._lease:
+            # Our own: the transaction was committed, and its answer lost.
+            self.mine.append(self._node(row, row.attempts))
         elif row.due_at > self._now:
             self.later.append(DueRun(run=run, due_at=row.due_at))
         elif not self._action(row):

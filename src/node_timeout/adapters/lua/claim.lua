@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Lease due members, oldest first: their score becomes the lease's expiry, none leaves the pool.
 -- KEYS[1]  executing pool (ZSET)
 -- ARGV[1]  how many at most (1 to 1,000)

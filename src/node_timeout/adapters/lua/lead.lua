@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Take or renew the reconciler's lead.
 -- KEYS[1]  the lead (STRING: its holder's name, with a time to live)
 -- ARGV[1]  name of the caller

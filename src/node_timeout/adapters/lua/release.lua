@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Give the members that still stand under this lease their deadline back.
 -- KEYS[1]  executing pool (ZSET)
 -- ARGV[1]  the lease (a score, as claim.lua returned it)

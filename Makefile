@@ -28,10 +28,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev servers
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST)
 	@echo "the core rooms alone:"
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
 

@@ -93,7 +93,7 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
     where: dict[str, str],
     states: set[RunState],
 ) -> None:
-    """Where the engine had been called and nothing recorded, it says so when asked again (stale)."""
+    """Where the engine was called and nothing recorded, it says so when asked again: stale."""
     nodes = [f"n{i}" for i in range(20)]
     await arm(app, engine_side, *nodes, seconds=0.2)
     start("scan")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import socket
@@ -351,6 +352,9 @@ class NodeTimeout:
             await until_available(self.ledger.check_schema, stop=stop, health=start)
             await until_available(self.exchange.ensure, stop=stop, health=start)
             await self._warn_of_eviction()
+            # What was made for the start stays: a full collection need not look at it again.
+            gc.collect()
+            gc.freeze()
             async with asyncio.TaskGroup() as group:
                 logger.info("%s started", " and ".join(services))
                 for name, run in services.items():

@@ -42,7 +42,9 @@ class ScanReport:
     more: bool = False
     """Whether more may be due right now."""
     seconds_to_next: float | None = None
-    """Until the earliest deadline left in the pool."""
+    """Until the earliest deadline left in the pool, counted from ``claimed_at``."""
+    claimed_at: float = 0.0
+    """When the last claim was answered, by the event loop's clock."""
     error: Exception | None = None
     """The last failure of Redis or RabbitMQ in this pass."""
 
@@ -83,7 +85,7 @@ class Scanner:
                 waiting = {stopped, *self._publishing}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await self._pause(report.seconds_to_next, stopped)
+                await self._pause(report, stopped)
             if self._failure:
                 raise self._failure
 
@@ -101,10 +103,11 @@ class Scanner:
             task.cancel()
         await asyncio.gather(*self._publishing, return_exceptions=True)
 
-    async def _pause(self, seconds_to_next: float | None, stopped: asyncio.Future[Any]) -> None:
+    async def _pause(self, report: ScanReport, stopped: asyncio.Future[Any]) -> None:
         seconds = self._scan_interval
-        if seconds_to_next is not None:
-            seconds = min(seconds, max(0.0, seconds_to_next))
+        if report.seconds_to_next is not None:
+            gone = asyncio.get_running_loop().time() - report.claimed_at
+            seconds = min(seconds, max(0.0, report.seconds_to_next - gone))
         waiting = asyncio.ensure_future(self._pool.wait(seconds))
         await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -130,6 +133,7 @@ class Scanner:
         report.more = True
         for _ in range(at_once - len(self._publishing)):
             claim = await self._pool.claim(self._batch_size, self._lease_seconds)
+            report.claimed_at = asyncio.get_running_loop().time()
             report.more = len(claim.members) == self._batch_size
             if claim.next_due_at is not None:
                 report.seconds_to_next = claim.next_due_at - claim.now

@@ -36,6 +36,14 @@ CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 UNKNOWN = ""
 """Root pipeline and action of a node run that has no config."""
 
+_WITH_CONFIG = select(
+    *(column for column in ledger.c if column.name not in ("action", "root_pipeline_id")),
+    func.coalesce(config_table.c.action, ledger.c.action).label("action"),
+    func.coalesce(config_table.c.root_pipeline_id, ledger.c.root_pipeline_id).label(
+        "root_pipeline_id"
+    ),
+).select_from(ledger.outerjoin(config_table, config_table.c.node_id == ledger.c.node_id))
+
 
 class SqlLedger:
     """See `node_timeout.ports.Ledger` for the contract."""
@@ -174,13 +182,12 @@ class SqlLedger:
         max_attempts: int,
     ) -> Taking:
         lease = now + lease_seconds
-        configs = await self._configs(connection, (each.run.node_id for each in due))
         rows = await self._lock(connection, (each.run for each in due))
         missing = [each for each in due if each.run not in rows]
         if missing:
-            await self._adopt(connection, missing, configs, now)
+            await self._adopt(connection, missing, now)
             rows |= await self._lock(connection, (each.run for each in missing))
-        sorter = _Sorter(configs, now, lease, max_attempts)
+        sorter = _Sorter(now, lease, max_attempts)
         for run, row in rows.items():
             sorter.sort(run, row)
         for chunk in _chunks([node.run for node in sorter.taken]):
@@ -207,14 +214,16 @@ class SqlLedger:
     async def _lock(
         self, connection: AsyncConnection, runs: Iterable[NodeRun]
     ) -> dict[NodeRun, LedgerRow]:
-        """Lock the rows in key order, so that two workers do not wait for each other."""
+        """Lock the rows in key order, so that two workers do not wait for each other.
+
+        Action and root pipeline are those of the config of the moment, if there is one.
+        """
         locked: dict[NodeRun, LedgerRow] = {}
         for chunk in _chunks(_in_order(runs)):
             found = await connection.execute(
-                select(ledger)
-                .where(_keys(chunk))
+                _WITH_CONFIG.where(_keys(chunk))
                 .order_by(ledger.c.node_id, ledger.c.version)
-                .with_for_update()
+                .with_for_update(of=None if self._is_mysql else ledger)
             )
             for row in found:
                 locked[NodeRun(node_id=row.node_id, version=row.version)] = _ledger_row(row)
@@ -224,10 +233,10 @@ class SqlLedger:
         self,
         connection: AsyncConnection,
         missing: Sequence[DueRun],
-        configs: dict[str, TimeoutConfig],
         now: float,
     ) -> None:
         """Open rows for runs that the engine put into the pool itself, unless others just did."""
+        configs = await self._configs(connection, (each.run.node_id for each in missing))
         rows = [
             _row(each.run, configs.get(each.run.node_id), RunState.ARMED, min(each.due_at, now))
             for each in sorted(missing, key=lambda each: each.run.member)
@@ -440,10 +449,7 @@ class SqlLedger:
 class _Sorter:
     """Decides for each locked row what becomes of it."""
 
-    def __init__(
-        self, configs: dict[str, TimeoutConfig], now: float, lease: float, max_attempts: int
-    ) -> None:
-        self._configs = configs
+    def __init__(self, now: float, lease: float, max_attempts: int) -> None:
         self._now = now
         self._lease = lease
         self._max_attempts = max_attempts
@@ -462,7 +468,7 @@ class _Sorter:
             self.mine.append(self._node(row, row.attempts))
         elif row.due_at > self._now:
             self.later.append(DueRun(run=run, due_at=row.due_at))
-        elif not self._action(row):
+        elif not row.action:
             self._give_up(row, f"no timeout config for node {row.node_id!r}")
         elif row.state is RunState.EXECUTING and row.attempts >= self._max_attempts:
             self._give_up(row, f"gave up after {row.attempts} attempts: the last worker vanished")
@@ -474,17 +480,12 @@ class _Sorter:
         node = self._node(row, row.attempts)
         self.given_up.append(Outcome(node=node, state=RunState.DEAD, message=why))
 
-    def _action(self, row: LedgerRow) -> str:
-        config = self._configs.get(row.node_id)
-        return config.action if config else row.action
-
     def _node(self, row: LedgerRow, attempt: int) -> TimedOutNode:
-        config = self._configs.get(row.node_id)
         return TimedOutNode(
             node_id=row.node_id,
             version=row.version,
-            root_pipeline_id=config.root_pipeline_id if config else row.root_pipeline_id,
-            action=self._action(row),
+            root_pipeline_id=row.root_pipeline_id,
+            action=row.action,
             deadline=row.deadline,
             attempt=attempt,
         )

@@ -27,9 +27,10 @@ from node_timeout.scanner import Scanner
 from node_timeout.service import Backoff, Health, repeat, sleep, until_available
 from node_timeout.settings import Settings, variable
 from node_timeout.strategy import known_actions, load_strategies
+from node_timeout.striker import Limits
 from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
 from node_timeout.tracker import Tracker
-from node_timeout.worker import Limits, Routes, Worker
+from node_timeout.worker import Routes, Worker
 
 logger = logging.getLogger(__name__)
 

@@ -18,15 +18,14 @@ from typing import Any, TypeVar
 
 from node_timeout import message, metrics
 from node_timeout.errors import (
-    NodeRunSupersededError,
     PoolUnavailableError,
-    StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.node import DueRun, NodeRun, Outcome, RunState
 from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
 from node_timeout.service import Backoff, Health, repeat, until_available
-from node_timeout.strategy import NodeTimeoutStrategy, call
+from node_timeout.strategy import NodeTimeoutStrategy
+from node_timeout.striker import Limits, Striker, log_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ BATCHES_IN_PREPARATION = 4
 MESSAGES_PER_BATCH = 100
 RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
-MAX_MESSAGE_LENGTH = 2000
 
 
 class _StoppedError(Exception):
@@ -60,22 +58,6 @@ class Routes:
     def target(self, action: str | None) -> str | None:
         """The queue of an action (None: of a node without a config); None for here."""
         return self.handle_queues.get(action or "", self.handle_queue)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much at once, how long (seconds), how often."""
-
-    concurrency: int
-    strategy_timeout: float
-    max_attempts: int
-    retry: Backoff
-    shutdown_timeout: float
-
-    @property
-    def lease_seconds(self) -> float:
-        """A strategy that starts within the first half of its row's lease ends within it."""
-        return 2 * self.strategy_timeout + 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,20 +91,18 @@ class Worker:
         self._ledger = ledger
         self._pool = pool
         self._exchange = exchange
-        self._engine = engine
-        self._strategies = strategies
         self._routes = routes
         self._queues = queues
         self._limits = limits
-        self._slots = asyncio.Semaphore(limits.concurrency)
         self._health = Health(name="worker")
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
         """Batches on the way to their strategies."""
-        self._striking = 0
-        """Nodes with a strategy running, or waiting for a slot."""
         self._room = asyncio.Event()
-        """Set whenever one of the two has become less."""
+        """Set when a batch has been prepared or a strike is over: there may be room for more."""
+        self._striker = Striker(
+            pool=pool, engine=engine, strategies=strategies, limits=limits, done=self._room.set
+        )
         self._must_end = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
@@ -179,7 +159,8 @@ class Worker:
 
     def _has_room(self) -> bool:
         return (
-            self._striking < self._limits.concurrency and self._preparing < BATCHES_IN_PREPARATION
+            self._striker.busy < self._limits.concurrency
+            and self._preparing < BATCHES_IN_PREPARATION
         )
 
     async def _drain(self) -> None:
@@ -308,7 +289,7 @@ class Worker:
             metrics.DROPPED.labels(state).inc(count)
         for outcome in taking.given_up:
             metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
-            _log(outcome)
+            log_outcome(outcome)
         report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
         report.later += len(taking.later)
         await self._rearm(taking.later)
@@ -318,8 +299,7 @@ class Worker:
         """Start the strategies."""
         # A strategy that starts later than this could outlive its row's lease.
         start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
-        self._striking += len(taking.taken)
-        return {asyncio.create_task(self._strike(node, start_before)) for node in taking.taken}
+        return {self._striker.begin(node, start_before) for node in taking.taken}
 
     async def _record_all(
         self,
@@ -381,108 +361,6 @@ class Worker:
                 if outcome.due_at is not None
             ]
         )
-
-    async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
-        """Ask the engine, call the strategy, and say how it ended. Does not raise."""
-        called = False
-        try:
-            async with self._slots:
-                if time.monotonic() > start_before:
-                    return await self._put_back(node, "its worker had no time for it")
-                called = True
-                outcome = await self._judge(node)
-        except asyncio.CancelledError:
-            # Only `_record_all` cancels, when the worker must stop: the node goes back.
-            if called:
-                return await self._retry(node, "the worker stopped before the strategy ended")
-            return await self._put_back(node, "the worker stopped")
-        except Exception as error:
-            # Not the strategy, but what came of it: its words cannot be read, for example.
-            logger.exception("node %s: the outcome cannot be told", node.node_id)
-            outcome = await self._retry(node, f"{type(error).__name__} in the worker")
-        finally:
-            self._striking -= 1
-            self._room.set()
-        _log(outcome)
-        return outcome
-
-    async def _judge(self, node: TimedOutNode) -> Outcome:  # noqa: PLR0911 - a return per ending
-        """One attempt, as an outcome."""
-        strategy = self._strategies.get(node.action)
-        if strategy is None:
-            known = ", ".join(sorted(self._strategies))
-            return await self._retry(
-                node, f"no strategy for action {node.action!r} (this worker has: {known})"
-            )
-        if node.attempt == 1:
-            metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
-        limit = asyncio.timeout(self._limits.strategy_timeout)
-        try:
-            async with limit:
-                if not await self._engine.is_running(node):
-                    return _outcome(node, RunState.STALE, "no longer running at this version")
-                with metrics.STRATEGY_SECONDS.labels(node.action).time():
-                    result = await call(strategy, node)
-        except NodeRunSupersededError as error:
-            return _outcome(node, RunState.STALE, str(error))
-        except StrategyRefusedError as error:
-            return _outcome(node, RunState.DEAD, str(error))
-        except TemporaryError as error:
-            return await self._retry(node, str(error))
-        except Exception as error:  # a user's strategy may raise anything
-            if limit.expired():
-                seconds = self._limits.strategy_timeout
-                return await self._retry(node, f"the strategy took longer than {seconds:g} s")
-            logger.warning("strategy of action %s raised", node.action, exc_info=error)
-            return await self._retry(node, f"{type(error).__name__}: {error}")
-        if not result.result:
-            return await self._retry(node, result.message or "the strategy reported a failure")
-        return _outcome(node, RunState.HANDLED, result.message)
-
-    async def _retry(self, node: TimedOutNode, error: str) -> Outcome:
-        """Armed again after a back-off, or dead after the last attempt."""
-        if node.attempt >= self._limits.max_attempts:
-            return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
-        due_at = await self._pool.now() + self._limits.retry.seconds(node.attempt)
-        return _outcome(node, RunState.ARMED, error, due_at=due_at)
-
-    async def _put_back(self, node: TimedOutNode, why: str) -> Outcome:
-        return _outcome(node, RunState.ARMED, why, due_at=await self._pool.now(), called=False)
-
-
-def _outcome(
-    node: TimedOutNode,
-    state: RunState,
-    text: str,
-    due_at: float | None = None,
-    *,
-    called: bool = True,
-) -> Outcome:
-    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
-    text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
-    return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
-
-
-def _log(outcome: Outcome) -> None:
-    node = outcome.node
-    level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
-    logger.log(
-        level,
-        "node %s version %s: %s at attempt %d: %s",
-        node.node_id,
-        node.version,
-        outcome.state,
-        node.attempt,
-        outcome.message,
-        extra={
-            "node_id": node.node_id,
-            "version": node.version,
-            "root_pipeline_id": node.root_pipeline_id,
-            "action": node.action,
-            "state": str(outcome.state),
-            "attempt": node.attempt,
-        },
-    )
 
 
 async def _each(

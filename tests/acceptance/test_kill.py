@@ -99,7 +99,7 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
     start("scan")
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
     # A lease of 2 × 0.2 + 10 seconds would only make the test slow.
-    short = "from node_timeout.worker import Limits; Limits.lease_seconds = 1.5\n"
+    short = "from node_timeout.striker import Limits; Limits.lease_seconds = 1.5\n"
     env = environment(Settings(**{**changes, "strategy_timeout": 0.2}))
     doomed = start("worker", code=short + fault.format(**where), env=env, ready="")
     assert doomed.wait() == -9
@@ -113,7 +113,7 @@ async def test_workers_killed_at_random_under_load_lose_and_repeat_nothing(
     app: NodeTimeout, engine_side: EngineSide, start: Start
 ) -> None:
     nodes = [f"n{i}" for i in range(600)]
-    short = "from node_timeout.worker import Limits; Limits.lease_seconds = 4\n"
+    short = "from node_timeout.striker import Limits; Limits.lease_seconds = 4\n"
     await arm(app, engine_side, *nodes, seconds=0.5)
     start("scan")
     for _ in range(4):

@@ -27,7 +27,8 @@ from node_timeout.strategy import (
     NodeTimeoutStrategy,
     StrategyResult,
 )
-from node_timeout.worker import Limits, Routes, Worker, WorkReport
+from node_timeout.striker import Limits
+from node_timeout.worker import Routes, Worker, WorkReport
 from tests.support import RecordingEngine, config, configure, run, wait_until
 
 QUEUE = "dispatch"

@@ -19,9 +19,10 @@ from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
 from node_timeout.service import Backoff
 from node_timeout.strategy import ForcedFailAndSkipStrategy, ForcedFailStrategy
+from node_timeout.striker import Limits
 from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
 from node_timeout.tracker import Tracker
-from node_timeout.worker import Limits, Routes, Worker
+from node_timeout.worker import Routes, Worker
 from tests.support import RecordingEngine, config, configure, run, tree_of
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1e6)

@@ -1,0 +1,167 @@
+"""Striker: one attempt at one timed-out node, from the engine's word to an outcome."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node_timeout import metrics
+from node_timeout.errors import NodeRunSupersededError, StrategyRefusedError, TemporaryError
+from node_timeout.node import Outcome, RunState, TimedOutNode
+from node_timeout.ports import Engine, Pool
+from node_timeout.service import Backoff
+from node_timeout.strategy import NodeTimeoutStrategy, call
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much at once, how long (seconds), how often."""
+
+    concurrency: int
+    strategy_timeout: float
+    max_attempts: int
+    retry: Backoff
+    shutdown_timeout: float
+
+    @property
+    def lease_seconds(self) -> float:
+        """A strategy that starts within the first half of its row's lease ends within it."""
+        return 2 * self.strategy_timeout + 10
+
+
+class Striker:
+    """Calls strategies, at most ``concurrency`` at once, each under its time limit."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        engine: Engine,
+        strategies: Mapping[str, NodeTimeoutStrategy],
+        limits: Limits,
+        done: Callable[[], None],
+    ) -> None:
+        """``done`` is called after each strike."""
+        self.busy = 0
+        """Nodes with a strategy running, or waiting for a slot."""
+        self._pool = pool
+        self._engine = engine
+        self._strategies = strategies
+        self._limits = limits
+        self._done = done
+        self._slots = asyncio.Semaphore(limits.concurrency)
+
+    def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome]:
+        """Start a strike; it counts as busy from now on."""
+        self.busy += 1
+        return asyncio.create_task(self._strike(node, start_before))
+
+    async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
+        """Wait for a slot, ask the engine, call the strategy; say how it ended. Does not raise.
+
+        Not begun by ``start_before`` (monotonic), or cancelled, the node is put back.
+        """
+        called = False
+        try:
+            async with self._slots:
+                if time.monotonic() > start_before:
+                    return await self._put_back(node, "its worker had no time for it")
+                called = True
+                outcome = await self._judge(node)
+        except asyncio.CancelledError:
+            if called:
+                return await self._retry(node, "the worker stopped before the strategy ended")
+            return await self._put_back(node, "the worker stopped")
+        except Exception as error:
+            # Not the strategy, but what came of it: its words cannot be read, for example.
+            logger.exception("node %s: the outcome cannot be told", node.node_id)
+            outcome = await self._retry(node, f"{type(error).__name__} in the worker")
+        finally:
+            self.busy -= 1
+            self._done()
+        log_outcome(outcome)
+        return outcome
+
+    async def _judge(self, node: TimedOutNode) -> Outcome:  # noqa: PLR0911 - a return per ending
+        """One attempt, as an outcome."""
+        strategy = self._strategies.get(node.action)
+        if strategy is None:
+            known = ", ".join(sorted(self._strategies))
+            return await self._retry(
+                node, f"no strategy for action {node.action!r} (this worker has: {known})"
+            )
+        if node.attempt == 1:
+            metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
+        limit = asyncio.timeout(self._limits.strategy_timeout)
+        try:
+            async with limit:
+                if not await self._engine.is_running(node):
+                    return _outcome(node, RunState.STALE, "no longer running at this version")
+                with metrics.STRATEGY_SECONDS.labels(node.action).time():
+                    result = await call(strategy, node)
+        except NodeRunSupersededError as error:
+            return _outcome(node, RunState.STALE, str(error))
+        except StrategyRefusedError as error:
+            return _outcome(node, RunState.DEAD, str(error))
+        except TemporaryError as error:
+            return await self._retry(node, str(error))
+        except Exception as error:  # a user's strategy may raise anything
+            if limit.expired():
+                seconds = self._limits.strategy_timeout
+                return await self._retry(node, f"the strategy took longer than {seconds:g} s")
+            logger.warning("strategy of action %s raised", node.action, exc_info=error)
+            return await self._retry(node, f"{type(error).__name__}: {error}")
+        if not result.result:
+            return await self._retry(node, result.message or "the strategy reported a failure")
+        return _outcome(node, RunState.HANDLED, result.message)
+
+    async def _retry(self, node: TimedOutNode, error: str) -> Outcome:
+        """Armed again after a back-off, or dead after the last attempt."""
+        if node.attempt >= self._limits.max_attempts:
+            return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
+        due_at = await self._pool.now() + self._limits.retry.seconds(node.attempt)
+        return _outcome(node, RunState.ARMED, error, due_at=due_at)
+
+    async def _put_back(self, node: TimedOutNode, why: str) -> Outcome:
+        return _outcome(node, RunState.ARMED, why, due_at=await self._pool.now(), called=False)
+
+
+def _outcome(
+    node: TimedOutNode,
+    state: RunState,
+    text: str,
+    due_at: float | None = None,
+    *,
+    called: bool = True,
+) -> Outcome:
+    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
+    return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
+
+
+def log_outcome(outcome: Outcome) -> None:
+    """One line for one outcome, with the ids of its node."""
+    node = outcome.node
+    level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
+    logger.log(
+        level,
+        "node %s version %s: %s at attempt %d: %s",
+        node.node_id,
+        node.version,
+        outcome.state,
+        node.attempt,
+        outcome.message,
+        extra={
+            "node_id": node.node_id,
+            "version": node.version,
+            "root_pipeline_id": node.root_pipeline_id,
+            "action": node.action,
+            "state": str(outcome.state),
+            "attempt": node.attempt,
+        },
+    )

@@ -79,7 +79,9 @@ class Striker:
             return await self._put_back(node, "the worker stopped")
         except Exception as error:
             # Not the strategy, but what came of it: its words cannot be read, for example.
-            logger.exception("node %s: the outcome cannot be told", node.node_id)
+            logger.exception(
+                "node %s: the outcome cannot be told", node.node_id, extra=ids_of(node)
+            )
             outcome = await self._retry(node, f"{type(error).__name__} in the worker")
         finally:
             self.busy -= 1
@@ -114,7 +116,9 @@ class Striker:
             if limit.expired():
                 seconds = self._limits.strategy_timeout
                 return await self._retry(node, f"the strategy took longer than {seconds:g} s")
-            logger.warning("strategy of action %s raised", node.action, exc_info=error)
+            logger.warning(
+                "node %s: its strategy raised", node.node_id, exc_info=error, extra=ids_of(node)
+            )
             return await self._retry(node, f"{type(error).__name__}: {error}")
         if not result.result:
             return await self._retry(node, result.message or "the strategy reported a failure")
@@ -156,12 +160,16 @@ def log_outcome(outcome: Outcome) -> None:
         outcome.state,
         node.attempt,
         outcome.message,
-        extra={
-            "node_id": node.node_id,
-            "version": node.version,
-            "root_pipeline_id": node.root_pipeline_id,
-            "action": node.action,
-            "state": str(outcome.state),
-            "attempt": node.attempt,
-        },
+        extra=ids_of(node) | {"state": str(outcome.state)},
     )
+
+
+def ids_of(node: TimedOutNode) -> dict[str, object]:
+    """The fields of every log line about this node."""
+    return {
+        "node_id": node.node_id,
+        "version": node.version,
+        "root_pipeline_id": node.root_pipeline_id,
+        "action": node.action,
+        "attempt": node.attempt,
+    }

@@ -25,7 +25,7 @@ from node_timeout.node import DueRun, NodeRun, Outcome, RunState
 from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
 from node_timeout.service import Backoff, Health, repeat, until_available
 from node_timeout.strategy import NodeTimeoutStrategy
-from node_timeout.striker import Limits, Striker, log_outcome
+from node_timeout.striker import Limits, Striker, ids_of, log_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -348,12 +348,15 @@ class Worker:
             elif outcome.called:
                 metrics.RETRIES.labels(outcome.node.action).inc()
         if recorded < len(outcomes):
-            logger.warning(
-                "%d of %d results came after their lease and were not recorded; first node: %s",
-                len(outcomes) - recorded,
-                len(outcomes),
-                outcomes[0].node.node_id,
-            )
+            for outcome in outcomes:
+                logger.warning(
+                    "node %s: one of a group of %d results, %d of which came after their lease "
+                    "and were not recorded",
+                    outcome.node.node_id,
+                    len(outcomes),
+                    len(outcomes) - recorded,
+                    extra=ids_of(outcome.node) | {"state": str(outcome.state)},
+                )
         await self._rearm(
             [
                 DueRun(run=outcome.node.run, due_at=outcome.due_at)

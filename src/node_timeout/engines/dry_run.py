@@ -34,6 +34,12 @@ def _tell(what: str, node: TimedOutNode, reason: str) -> str:
         what,
         node.node_id,
         reason,
-        extra={"node_id": node.node_id, "version": node.version, "action": node.action},
+        extra={
+            "node_id": node.node_id,
+            "version": node.version,
+            "root_pipeline_id": node.root_pipeline_id,
+            "action": node.action,
+            "attempt": node.attempt,
+        },
     )
     return f"dry run: would {what}"

@@ -86,6 +86,10 @@ def create_engine(url: str) -> AsyncEngine:
             "pool_timeout": CONNECT_SECONDS,
             "connect_args": {timeout: CONNECT_SECONDS},
         }
+    if "asyncpg" in parsed.drivername:
+        # A plan that was cached while the table was small would scan it when it is large.
+        settings = {"plan_cache_mode": "force_custom_plan"}
+        options["connect_args"] |= {"server_settings": settings}
     try:
         engine = create_async_engine(parsed, **options)
     except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:

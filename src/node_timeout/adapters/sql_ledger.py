@@ -536,8 +536,12 @@ def _is_after(cursor: DueRun) -> ColumnElement[bool]:
 
 
 def _keys(runs: Sequence[NodeRun]) -> ColumnElement[bool]:
-    """The rows of these runs. The first half is for planners that cannot use the second."""
+    """The rows of these runs."""
+    if len(runs) == 1:  # the usual case when deadlines come one by one
+        (run,) = runs
+        return and_(ledger.c.node_id == run.node_id, ledger.c.version == run.version)
     return and_(
+        # For planners that cannot use the second half.
         ledger.c.node_id.in_({run.node_id for run in runs}),
         tuple_(ledger.c.node_id, ledger.c.version).in_(
             [(run.node_id, run.version) for run in runs]

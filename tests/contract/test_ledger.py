@@ -369,3 +369,11 @@ async def test_every_ending_message_is_kept(ledger: SqlLedger) -> None:
     ]
     assert await ledger.record(outcomes, lease=taking.lease, now=NOW) == 2
     assert [row.message for row in await ledger.rows("b")] == ["b 已跳过 🙂"]
+
+
+async def test_postgresql_plans_each_statement_for_the_table_as_it_is(postgres_url: str) -> None:
+    ledger = SqlLedger(postgres_url)
+    async with ledger.engine.connect() as connection:
+        mode = await connection.exec_driver_sql("SHOW plan_cache_mode")
+        assert mode.scalar_one() == "force_custom_plan"
+    await ledger.close()

@@ -86,10 +86,6 @@ def create_engine(url: str) -> AsyncEngine:
             "pool_timeout": CONNECT_SECONDS,
             "connect_args": {timeout: CONNECT_SECONDS},
         }
-    if "asyncpg" in parsed.drivername:
-        # A plan that was cached while the table was small would scan it when it is large.
-        settings = {"plan_cache_mode": "force_custom_plan"}
-        options["connect_args"] |= {"server_settings": settings}
     try:
         engine = create_async_engine(parsed, **options)
     except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
@@ -100,6 +96,8 @@ def create_engine(url: str) -> AsyncEngine:
         ) from error
     if family == "sqlite":
         _prepare_sqlite(engine)
+    elif family == "postgresql":
+        _prepare_postgresql(engine)
     return engine
 
 
@@ -110,6 +108,17 @@ async def dispose(engine: AsyncEngine) -> None:
             await engine.dispose()
     except TimeoutError:
         await engine.dispose(close=False)
+
+
+def _prepare_postgresql(engine: AsyncEngine) -> None:
+    """A plan that was cached while a table was small would scan it when it is large."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SET plan_cache_mode = force_custom_plan")
+        cursor.close()
+        connection.commit()
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:

@@ -189,8 +189,7 @@ class Worker:
             try:
                 read = await self._insist(lambda: self._read(deliveries, report), stop)
                 here = await self._insist(lambda: self._forward(read, report), stop)
-                started = time.monotonic()
-                taking = await self._insist(lambda: self._take(here, report), stop)
+                taking, started = await self._insist(lambda: self._take(here, report), stop)
                 strikes = self._strike_all(taking, started)
             finally:
                 self._preparing -= 1
@@ -274,10 +273,15 @@ class Worker:
         except PoolUnavailableError as error:
             logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
 
-    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taking:
-        """Take the ledger rows; put back into the pool what is not for now."""
+    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> tuple[Taking, float]:
+        """Take the ledger rows; put back into the pool what is not for now.
+
+        Also return the instant, on the monotonic clock, from which the lease counts.
+        """
+        started = time.monotonic()
         if not due:
-            return Taking(taken=(), lease=0.0, later=(), dropped={}, given_up=(), stolen=0)
+            nothing = Taking(taken=(), lease=0.0, later=(), dropped={}, given_up=(), stolen=0)
+            return nothing, started
         taking = await self._ledger.take(
             due,
             now=await self._pool.now(),
@@ -293,7 +297,7 @@ class Worker:
         report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
         report.later += len(taking.later)
         await self._rearm(taking.later)
-        return taking
+        return taking, started
 
     def _strike_all(self, taking: Taking, started: float) -> set[asyncio.Task[Outcome]]:
         """Start the strategies."""

@@ -148,10 +148,10 @@ class Worker:
                     self._batches.remove(batch)
                     batch.result()
                 if getting and getting.done():
-                    self._preparing += 1
-                    batch = asyncio.ensure_future(self.handle(getting.result(), stop))
-                    self._batches.add(batch)
+                    deliveries = getting.result()  # raises if the connection was lost
                     getting = None
+                    self._preparing += 1
+                    self._batches.add(asyncio.ensure_future(self.handle(deliveries, stop)))
         finally:
             stopped.cancel()
             if getting:

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -118,7 +119,7 @@ def _send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-class Server:
+class Server(ABC):
     """One server process with its children, its port and its data directory."""
 
     package: ClassVar[str]
@@ -199,11 +200,13 @@ class Server:
         """Start the server process."""
         self._process = self._spawn(*self._command())
 
+    @abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """The server's command line."""
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Does the server answer its own clients?"""
 
     def _spawn(self, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
         """Start a program in a session of its own, its output added to the log."""

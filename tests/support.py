@@ -7,12 +7,22 @@ from typing import Any
 
 from node_timeout.errors import NodeRunSupersededError
 from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.ports import Ledger
+from node_timeout.ports import Ledger, NodeLeft, NodeStarted
 from node_timeout.timeout_config import TimeoutConfig
 
 
 def run(node_id: str, version: str = "v1") -> NodeRun:
     return NodeRun(node_id=node_id, version=version)
+
+
+def started(runs: Iterable[NodeRun], happened_at: float | None = None) -> list[NodeStarted]:
+    return [NodeStarted(run=each, happened_at=happened_at) for each in runs]
+
+
+def left(
+    node_ids: Iterable[str], version: str | None = None, happened_at: float | None = None
+) -> list[NodeLeft]:
+    return [NodeLeft(node_id=each, version=version, happened_at=happened_at) for each in node_ids]
 
 
 def config(node_id: str, seconds: float = 10.0, action: str = "forced_fail") -> TimeoutConfig:

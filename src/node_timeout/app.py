@@ -21,7 +21,15 @@ from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
 from node_timeout.node import NodeRun, RunState, id_problem
-from node_timeout.ports import Engine, Exchange, LedgerRow, ReplayOrder, Retention
+from node_timeout.ports import (
+    Engine,
+    Exchange,
+    LedgerRow,
+    NodeLeft,
+    NodeStarted,
+    ReplayOrder,
+    Retention,
+)
 from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
 from node_timeout.service import Backoff, Health, repeat, sleep, until_available
@@ -132,36 +140,46 @@ class NodeTimeout:
 
     # Node runs
 
-    async def node_started(self, node_id: str, version: str) -> bool:
+    async def node_started(
+        self, node_id: str, version: str, *, happened_at: float | None = None
+    ) -> bool:
         """The node entered RUNNING: arm it if it has a config; return whether it is armed.
 
-        Called again it changes nothing. Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
+        The deadline counts from ``happened_at`` (Unix seconds; None: now). Called again it changes
+        nothing. Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
         """
-        return bool(await self.nodes_started([(node_id, version)]))
+        return bool(await self.nodes_started([(node_id, version)], happened_at=happened_at))
 
-    async def node_left(self, node_id: str, version: str | None = None) -> int:
+    async def node_left(
+        self, node_id: str, version: str | None = None, *, happened_at: float | None = None
+    ) -> int:
         """The node left RUNNING: disarm every armed version of it; return how many were armed.
 
+        Versions that started after ``happened_at`` (Unix seconds; None: now) are left alone.
         Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
         """
-        return await self.nodes_left([(node_id, version)])
+        return await self.nodes_left([(node_id, version)], happened_at=happened_at)
 
-    async def nodes_started(self, runs: Iterable[tuple[str, str]]) -> int:
+    async def nodes_started(
+        self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
+    ) -> int:
         """`node_started` for many (node_id, version), a batch a store; how many are armed."""
-        return await self._tracker.nodes_started([NodeRun.of(*run) for run in runs])
+        return await self._tracker.nodes_started(
+            [NodeStarted(run=NodeRun.of(*run), happened_at=happened_at) for run in runs]
+        )
 
-    async def nodes_left(self, nodes: Iterable[tuple[str, str | None]]) -> int:
+    async def nodes_left(
+        self, nodes: Iterable[tuple[str, str | None]], *, happened_at: float | None = None
+    ) -> int:
         """`node_left` for many (node_id, version or None); return how many were armed."""
-        runs: list[NodeRun] = []
-        node_ids: list[str] = []
+        events: list[NodeLeft] = []
         for node_id, version in nodes:
             if version is not None:
-                runs.append(NodeRun.of(node_id, version))
+                NodeRun.of(node_id, version)
             elif problem := id_problem("node id", node_id):
                 raise InvalidInputError(problem)
-            else:
-                node_ids.append(node_id)
-        return await self._tracker.nodes_left(runs, node_ids)
+            events.append(NodeLeft(node_id=node_id, version=version, happened_at=happened_at))
+        return await self._tracker.nodes_left(events)
 
     async def rows(self, node_id: str) -> list[LedgerRow]:
         """What the ledger knows of each version of a node."""

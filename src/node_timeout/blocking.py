@@ -107,17 +107,23 @@ class BlockingNodeTimeout:
             lambda app: app.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
         )
 
-    def node_started(self, node_id: str, version: str) -> bool:
-        return self._run(lambda app: app.node_started(node_id, version))
+    def node_started(self, node_id: str, version: str, *, happened_at: float | None = None) -> bool:
+        return self._run(lambda app: app.node_started(node_id, version, happened_at=happened_at))
 
-    def node_left(self, node_id: str, version: str | None = None) -> int:
-        return self._run(lambda app: app.node_left(node_id, version))
+    def node_left(
+        self, node_id: str, version: str | None = None, *, happened_at: float | None = None
+    ) -> int:
+        return self._run(lambda app: app.node_left(node_id, version, happened_at=happened_at))
 
-    def nodes_started(self, runs: Iterable[tuple[str, str]]) -> int:
-        return self._run(lambda app: app.nodes_started(runs))
+    def nodes_started(
+        self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
+    ) -> int:
+        return self._run(lambda app: app.nodes_started(runs, happened_at=happened_at))
 
-    def nodes_left(self, nodes: Iterable[tuple[str, str | None]]) -> int:
-        return self._run(lambda app: app.nodes_left(nodes))
+    def nodes_left(
+        self, nodes: Iterable[tuple[str, str | None]], *, happened_at: float | None = None
+    ) -> int:
+        return self._run(lambda app: app.nodes_left(nodes, happened_at=happened_at))
 
     def rows(self, node_id: str) -> list[LedgerRow]:
         return self._run(lambda app: app.rows(node_id))

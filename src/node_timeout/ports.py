@@ -134,6 +134,8 @@ class LedgerRow:
     root_pipeline_id: str
     action: str
     state: RunState
+    started_at: float | None
+    """When it entered RUNNING; None if the engine put it into the pool itself."""
     deadline: float
     due_at: float | None
     """Next instant at which the run wants attention: armed, its deadline or next try; executing,
@@ -175,6 +177,45 @@ class ReplayOrder:
     root_pipeline_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStarted:
+    """A node entered RUNNING."""
+
+    run: NodeRun
+    happened_at: float | None = None
+    """When, by the engine's clock; the deadline counts from then. None: now."""
+    config: TimeoutConfig | None = None
+    """Counts for this run if no config is stored for the node."""
+    seen_at: float | None = None
+    """When the run was last known to be running, if that is later than its start."""
+
+    def started_at(self, now: float) -> float:
+        """Never in the future, whatever the engine's clock says."""
+        return now if self.happened_at is None else min(self.happened_at, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft:
+    """A node left RUNNING; with its version, or with that which the engine gave it next."""
+
+    node_id: str
+    version: str | None = None
+    happened_at: float | None = None
+    """When, by the engine's clock. None: now."""
+
+    def left_at(self, now: float) -> float:
+        return now if self.happened_at is None else min(self.happened_at, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disarming:
+    """What became of the armed runs of nodes that left."""
+
+    cancelled: tuple[NodeRun, ...]
+    kept: tuple[NodeRun, ...]
+    """Armed still: they started after the node left, so that event came late."""
+
+
 class Ledger(Protocol):
     """One row per node run: the truth. Each method is one transaction, all or nothing."""
 
@@ -184,20 +225,37 @@ class Ledger(Protocol):
         """Insert or update configs by node id; delete this root's configs of disabled nodes."""
         ...
 
+    async def add_configs(self, configs: Sequence[TimeoutConfig]) -> int:
+        """Insert configs of any roots whose nodes have none; return how many were inserted."""
+        ...
+
     async def configs(self, node_ids: Sequence[str]) -> dict[str, TimeoutConfig]:
         """The stored configs by node id; nodes without one are left out."""
         ...
 
-    async def arm(self, runs: Sequence[NodeRun], now: float) -> list[DueRun]:
+    async def configured(self, after: str, limit: int) -> list[str]:
+        """Ids of nodes that have a config, in key order, those after ``after``."""
+        ...
+
+    async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
         """Open a row for each run whose node has a config; return those that are armed.
 
-        A run armed before keeps its deadline; a cancelled one goes on with the time it had left;
-        one in any other state stays as it is and is not returned.
+        A run armed before keeps its deadline. One cancelled or found stale before it was seen
+        running goes on with the time it had left then. One in any other state, or closed since it
+        was seen, stays as it is and is not returned. Costs one read if no node has a config.
         """
         ...
 
-    async def disarm(self, node_ids: Sequence[str], now: float) -> list[NodeRun]:
-        """Cancel every armed version of the nodes; return them."""
+    async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
+        """Cancel every armed version of the nodes that started before they left."""
+        ...
+
+    async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        """The runs that have no row, or one that is cancelled or stale."""
+        ...
+
+    async def actions(self, runs: Sequence[NodeRun]) -> dict[NodeRun, str]:
+        """The action of each run: of its node's config, else of its row; without either none."""
         ...
 
     async def take(

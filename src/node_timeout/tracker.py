@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from node_timeout import metrics
 from node_timeout.errors import PoolUnavailableError
 from node_timeout.node import NodeRun
-from node_timeout.ports import Ledger, Pool
+from node_timeout.ports import Ledger, NodeLeft, NodeStarted, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +21,13 @@ class Tracker:
         self._ledger = ledger
         self._pool = pool
 
-    async def nodes_started(self, runs: Sequence[NodeRun]) -> int:
+    async def nodes_started(self, events: Sequence[NodeStarted]) -> int:
         """Arm the runs whose nodes have a config; return how many are armed.
 
         Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: the
         reconciler arms them later.
         """
-        armed = await self._ledger.arm(runs, await self._pool.now()) if runs else []
+        armed = await self._ledger.arm(events, await self._pool.now()) if events else []
         if armed:
             metrics.ARMED_TOTAL.inc(len(armed))
             try:
@@ -36,24 +36,30 @@ class Tracker:
                 self._missed("armed", [due.run for due in armed], error)
         return len(armed)
 
-    async def nodes_left(self, runs: Sequence[NodeRun], node_ids: Sequence[str]) -> int:
+    async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
         """Disarm every armed version of the nodes; return how many runs the ledger cancelled.
 
-        ``runs`` leave the pool also if the ledger does not know them, as when the engine fills
-        the pool itself. Raises `LedgerUnavailableError`.
+        Versions that started after the event are left alone: it came late. A run named with its
+        version leaves the pool also if the ledger does not know it, as when the engine fills the
+        pool itself. Raises `LedgerUnavailableError`.
         """
-        if not runs and not node_ids:
+        if not events:
             return 0
-        nodes = list(dict.fromkeys([*node_ids, *(run.node_id for run in runs)]))
-        cancelled = await self._ledger.disarm(nodes, await self._pool.now())
-        metrics.DISARMED.inc(len(cancelled))
-        leaving = list(dict.fromkeys([*cancelled, *runs]))
+        disarming = await self._ledger.disarm(events, await self._pool.now())
+        metrics.DISARMED.inc(len(disarming.cancelled))
+        named = [
+            NodeRun(node_id=event.node_id, version=event.version)
+            for event in events
+            if event.version is not None
+        ]
+        gone = dict.fromkeys([*disarming.cancelled, *named])
+        leaving = [run for run in gone if run not in disarming.kept]
         if leaving:
             try:
                 await self._pool.disarm(leaving)
             except PoolUnavailableError as error:
                 self._missed("disarmed", leaving, error)
-        return len(cancelled)
+        return len(disarming.cancelled)
 
     def _missed(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
         metrics.ARM_FAILURES.inc(len(runs))

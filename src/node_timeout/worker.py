@@ -243,15 +243,16 @@ class Worker:
         """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
         here: list[DueRun] = []
         onward: list[tuple[DueRun, str]] = []
-        dispatched = [due for due, queue in read.values() if queue == self._routes.dispatch_queue]
-        configs = {}
+        dispatched = [
+            due.run for due, queue in read.values() if queue == self._routes.dispatch_queue
+        ]
+        actions: dict[NodeRun, str] = {}
         if dispatched and self._routes.handle_queues:
-            configs = await self._ledger.configs([due.run.node_id for due in dispatched])
+            actions = await self._ledger.actions(dispatched)
         for due, queue in read.values():
             target = None
             if queue == self._routes.dispatch_queue:
-                config = configs.get(due.run.node_id)
-                target = self._routes.target(config.action if config else None)
+                target = self._routes.target(actions.get(due.run))
             if target in (None, queue):
                 here.append(due)
             else:

@@ -7,8 +7,8 @@ import pytest
 
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports import ReplayOrder, Retention, Taking
-from tests.support import config, configure, run
+from node_timeout.ports import NodeStarted, ReplayOrder, Retention, Taking
+from tests.support import config, configure, left, run, started
 
 NOW = 1_795_448_948.419_445_3
 LEASE = 60.0
@@ -57,45 +57,117 @@ async def test_thousands_of_configs_are_one_transaction(ledger: SqlLedger) -> No
 
 async def test_only_nodes_with_a_config_are_armed(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2.25))
-    armed = await ledger.arm([run("a"), run("stranger")], NOW)
+    armed = await ledger.arm(started([run("a"), run("stranger")]), NOW)
     assert armed == [DueRun(run=run("a"), due_at=NOW + 2.25)]
     assert await ledger.rows("stranger") == []
-    assert await ledger.arm([], NOW) == []
+    assert await ledger.arm(started([]), NOW) == []
 
 
 async def test_arming_again_keeps_the_deadline(ledger: SqlLedger) -> None:
     await configure(ledger, config("a"))
-    first = await ledger.arm([run("a")], NOW)
-    assert await ledger.arm([run("a")], NOW + 5) == first
+    first = await ledger.arm(started([run("a")]), NOW)
+    assert await ledger.arm(started([run("a")]), NOW + 5) == first
 
 
 async def test_disarming_cancels_every_armed_version(ledger: SqlLedger) -> None:
     await configure(ledger, config("a"), config("b"))
-    await ledger.arm([run("a", "v1"), run("a", "v2"), run("b")], NOW)
-    cancelled = await ledger.disarm(["a", "nobody"], NOW + 1)
+    await ledger.arm(started([run("a", "v1"), run("a", "v2"), run("b")]), NOW)
+    cancelled = (await ledger.disarm(left(["a", "nobody"]), NOW + 1)).cancelled
     assert set(cancelled) == {run("a", "v1"), run("a", "v2")}
     assert await states(ledger, "a") == {"v1": RunState.CANCELLED, "v2": RunState.CANCELLED}
     assert await states(ledger, "b") == {"v1": RunState.ARMED}
-    assert await ledger.disarm([], NOW) == []
+    assert (await ledger.disarm(left([]), NOW)).cancelled == ()
 
 
 async def test_a_resumed_run_has_the_time_it_had_left(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 10))
-    await ledger.arm([run("a")], NOW)
-    await ledger.disarm(["a"], NOW + 4)
-    resumed = await ledger.arm([run("a")], NOW + 100)
+    await ledger.arm(started([run("a")]), NOW)
+    await ledger.disarm(left(["a"]), NOW + 4)
+    resumed = await ledger.arm(started([run("a")]), NOW + 100)
     assert resumed[0].due_at == pytest.approx(NOW + 106)
     (row,) = await ledger.rows("a")
     assert row.deadline == row.due_at
     assert row.finished_at is None
 
 
+async def test_the_deadline_counts_from_when_it_happened(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10), config("b", 10))
+    (late,) = await ledger.arm(started([run("a")], happened_at=NOW - 4), NOW)
+    assert late.due_at == NOW + 6
+    (early,) = await ledger.arm(started([run("b")], happened_at=NOW + 4), NOW)
+    assert early.due_at == NOW + 10, "an engine's clock may be ahead"
+
+
+async def test_a_late_leaving_cancels_no_newer_run(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a", "v1")]), NOW)
+    await ledger.arm(started([run("a", "v2")]), NOW + 5)
+    disarming = await ledger.disarm(left(["a"], happened_at=NOW + 4), NOW + 6)
+    assert disarming.cancelled == (run("a", "v1"),)
+    assert disarming.kept == (run("a", "v2"),)
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED, "v2": RunState.ARMED}
+
+
+async def test_a_start_older_than_the_leaving_arms_nothing(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a")]), NOW)
+    await ledger.disarm(left(["a"]), NOW + 4)
+    assert await ledger.arm(started([run("a")], happened_at=NOW), NOW + 5) == []
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED}
+
+
+async def test_a_closed_run_that_the_engine_still_runs_is_armed_again(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a")]), NOW)
+    await ledger.disarm(left(["a"]), NOW + 4)
+    assert await ledger.untracked([run("a"), run("b")]) == [run("a"), run("b")]
+    seen = NodeStarted(run=run("a"), happened_at=NOW, seen_at=NOW + 20)
+    assert await ledger.arm([seen], NOW + 20) == [DueRun(run=run("a"), due_at=NOW + 26)]
+    assert await ledger.untracked([run("a"), run("b")]) == [run("b")]
+
+
+async def test_a_config_that_an_event_carries_counts_for_its_run(ledger: SqlLedger) -> None:
+    await configure(ledger, config("stored", 10))
+    events = [
+        NodeStarted(run=run(name), config=config(name, 3, "page_operator"))
+        for name in ("carried", "stored")
+    ]
+    for _ in range(2):
+        armed = await ledger.arm(events, NOW)
+        assert {each.run.node_id: each.due_at for each in armed} == {
+            "carried": NOW + 3,
+            "stored": NOW + 10,
+        }
+    assert await ledger.configs(["carried"]) == {}
+    assert await ledger.actions([run("carried"), run("stored"), run("nobody")]) == {
+        run("carried"): "page_operator",
+        run("stored"): "forced_fail",
+    }
+    (taken,) = (await take(ledger, run("carried"))).taken
+    assert (taken.action, taken.root_pipeline_id) == ("page_operator", "root")
+    await ledger.disarm(left(["stored"]), NOW)
+    assert await ledger.arm(events, NOW + 1) != [], "resumed"
+
+
+async def test_configured_nodes_come_in_pages(ledger: SqlLedger) -> None:
+    await configure(ledger, *(config(name) for name in "abc"))
+    assert await ledger.configured("", 2) == ["a", "b"]
+    assert await ledger.configured("b", 2) == ["c"]
+
+
+async def test_added_configs_leave_stored_ones_alone(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 1))
+    assert await ledger.add_configs([config("a", 2), config("b", 2)]) == 1
+    assert await ledger.add_configs([config("b", 3)]) == 0
+    assert {n: c.seconds for n, c in (await ledger.configs(["a", "b"])).items()} == {"a": 1, "b": 2}
+
+
 async def test_a_run_found_stale_and_then_resumed_is_armed_again(ledger: SqlLedger) -> None:
     """It was suspended while its message was under way."""
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     await record(ledger, await take(ledger, run("a")), RunState.STALE)
-    (resumed,) = await ledger.arm([run("a")], NOW + 100)
+    (resumed,) = await ledger.arm(started([run("a")]), NOW + 100)
     assert resumed.due_at <= NOW + 100, "it had no time left"
     assert [node.attempt for node in (await take(ledger, run("a"), now=NOW + 101)).taken] == [1]
 
@@ -104,7 +176,7 @@ async def test_a_taking_whose_answer_was_lost_is_taken_again_by_the_same_worker(
     ledger: SqlLedger,
 ) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     assert await take(ledger, run("a")) == await take(ledger, run("a"))
     (row,) = await ledger.rows("a")
     assert row.attempts == 1
@@ -112,7 +184,7 @@ async def test_a_taking_whose_answer_was_lost_is_taken_again_by_the_same_worker(
 
 async def test_taking_moves_due_runs_to_executing(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
     assert taking.taken == (
         TimedOutNode(
@@ -130,7 +202,7 @@ async def test_taking_moves_due_runs_to_executing(ledger: SqlLedger) -> None:
 
 async def test_a_run_is_taken_by_one_worker_only(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     first = await take(ledger, run("a"))
     second = await take(ledger, run("a"), now=NOW + 10.5)
     assert len(first.taken) == 1
@@ -142,7 +214,7 @@ async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> N
     names = [f"n{i}" for i in range(60)]
     await configure(ledger, *(config(name, 2) for name in names))
     armed, unknown = names[:40], names[40:]
-    await ledger.arm([run(name) for name in armed], NOW)
+    await ledger.arm(started([run(name) for name in armed]), NOW)
     orders = [names, names[::-1], names[30:] + names[:30], [*unknown, *armed]]
     takings = await asyncio.gather(
         *(
@@ -156,15 +228,15 @@ async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> N
 
 async def test_a_run_that_is_not_due_is_left_for_later(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 100))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
     assert taking.later == (DueRun(run=run("a"), due_at=NOW + 100),)
 
 
 async def test_closed_runs_are_dropped(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2), config("b", 2))
-    await ledger.arm([run("a"), run("b")], NOW)
-    await ledger.disarm(["a"], NOW)
+    await ledger.arm(started([run("a"), run("b")]), NOW)
+    await ledger.disarm(left(["a"]), NOW)
     await record(ledger, await take(ledger, run("b")), RunState.HANDLED)
     taking = await take(ledger, run("a"), run("b"))
     assert taking.taken == ()
@@ -189,7 +261,7 @@ async def test_a_run_without_a_config_is_dead_and_says_why(ledger: SqlLedger) ->
 
 async def test_the_action_is_the_configs_of_the_moment(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2), config("b", 2))
-    await ledger.arm([run("a"), run("b")], NOW)
+    await ledger.arm(started([run("a"), run("b")]), NOW)
     await configure(ledger, config("a", 2, "forced_fail_and_skip"))
     await ledger.save_configs("root", [], ["b"])
     taking = await take(ledger, run("a"), run("b"))
@@ -202,7 +274,7 @@ async def test_the_action_is_the_configs_of_the_moment(ledger: SqlLedger) -> Non
 @pytest.mark.parametrize("state", [RunState.HANDLED, RunState.STALE, RunState.DEAD])
 async def test_an_outcome_closes_the_run(ledger: SqlLedger, state: RunState) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     assert await record(ledger, await take(ledger, run("a")), state) == 1
     (row,) = await ledger.rows("a")
     assert (row.state, row.message, row.due_at) == (state, "so it went", None)
@@ -211,7 +283,7 @@ async def test_an_outcome_closes_the_run(ledger: SqlLedger, state: RunState) -> 
 
 async def test_a_retry_is_armed_again_with_its_attempts(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     await record(ledger, await take(ledger, run("a")), RunState.ARMED, NOW + 20)
     assert (await take(ledger, run("a"))).later == (DueRun(run=run("a"), due_at=NOW + 20),)
     taking = await take(ledger, run("a"), now=NOW + 21)
@@ -220,7 +292,7 @@ async def test_a_retry_is_armed_again_with_its_attempts(ledger: SqlLedger) -> No
 
 async def test_a_run_put_back_unused_has_lost_no_attempt(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
     unused = Outcome(node=taking.taken[0], state=RunState.ARMED, due_at=NOW, called=False)
     assert await ledger.record([unused], lease=taking.lease, now=NOW) == 1
@@ -231,7 +303,7 @@ async def test_a_vanished_workers_run_is_taken_over_when_its_lease_is_over(
     ledger: SqlLedger,
 ) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     vanished = await take(ledger, run("a"))
     after = vanished.lease + 1
     taking = await take(ledger, run("a"), now=after)
@@ -242,7 +314,7 @@ async def test_a_vanished_workers_run_is_taken_over_when_its_lease_is_over(
 
 async def test_a_run_whose_workers_keep_vanishing_is_given_up(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     now = NOW + 10
     for _ in range(3):
         now = (await take(ledger, run("a"), now=now)).lease + 1
@@ -255,16 +327,16 @@ async def test_a_run_whose_workers_keep_vanishing_is_given_up(ledger: SqlLedger)
 
 async def test_disarming_leaves_an_executing_run_to_its_worker(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
-    assert await ledger.disarm(["a"], NOW) == []
+    assert (await ledger.disarm(left(["a"]), NOW)).cancelled == ()
     assert await record(ledger, taking, RunState.HANDLED) == 1
 
 
 async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> None:
     names = ["c", "a", "B", "b", "d"]
     await configure(ledger, *(config(name, 5) for name in names), config("first", 1))
-    await ledger.arm([run(name) for name in [*names, "first"]], NOW)
+    await ledger.arm(started([run(name) for name in [*names, "first"]]), NOW)
     found: list[DueRun] = []
     page: Sequence[DueRun] = ()
     while page := await ledger.open_runs(found[-1] if found else None, 2):
@@ -277,7 +349,7 @@ async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> No
 
 async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     lease = (await take(ledger, run("a"))).lease
     assert await ledger.expired_runs(lease, 10) == []
     assert await ledger.expired_runs(lease + 1, 10) == [DueRun(run=run("a"), due_at=lease)]
@@ -285,7 +357,7 @@ async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
 
 async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.arm([run("a")], NOW)
+    await ledger.arm(started([run("a")]), NOW)
     await ledger.postpone([run("a"), run("missing")], NOW + 1)
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 2)], "not yet due"
     await ledger.postpone([run("a"), run("missing")], NOW + 50)
@@ -297,10 +369,10 @@ async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
 async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> None:
     for name in ("handled", "stale", "dead", "cancelled", "armed"):
         await configure(ledger, config(name, 2))
-        await ledger.arm([run(name)], NOW)
+        await ledger.arm(started([run(name)]), NOW)
     for name in ("handled", "stale", "dead"):
         await record(ledger, await take(ledger, run(name)), RunState(name))
-    await ledger.disarm(["cancelled"], NOW)
+    await ledger.disarm(left(["cancelled"]), NOW)
     retention = Retention(handled_seconds=1000, cancelled_seconds=100)
     assert await ledger.purge(NOW + 50, retention, 10) == 0
     assert await ledger.purge(NOW + 200, retention, 10) == 1
@@ -313,8 +385,8 @@ async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> Non
 async def test_retention_deletes_in_bounded_batches(ledger: SqlLedger) -> None:
     names = [f"n{i}" for i in range(7)]
     await configure(ledger, *(config(name) for name in names))
-    await ledger.arm([run(name) for name in names], NOW)
-    await ledger.disarm(names, NOW)
+    await ledger.arm(started([run(name) for name in names]), NOW)
+    await ledger.disarm(left(names), NOW)
     retention = Retention(handled_seconds=1, cancelled_seconds=1)
     assert [await ledger.purge(NOW + 9, retention, 3) for _ in range(4)] == [3, 3, 1, 0]
 
@@ -322,7 +394,7 @@ async def test_retention_deletes_in_bounded_batches(ledger: SqlLedger) -> None:
 async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) -> None:
     for name in ("a", "b", "c"):
         await configure(ledger, config(name, 2))
-        await ledger.arm([run(name)], NOW)
+        await ledger.arm(started([run(name)]), NOW)
         await record(ledger, await take(ledger, run(name)), RunState.DEAD)
     assert await ledger.dead() == 3
     assert await ledger.replay(ReplayOrder(until=NOW + 10), NOW, 10) == [], "they died after that"
@@ -340,7 +412,7 @@ async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) 
 async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:
     for name in ("handled", "dead", "executing", "armed"):
         await configure(ledger, config(name, 2))
-        await ledger.arm([run(name)], NOW)
+        await ledger.arm(started([run(name)]), NOW)
     await record(ledger, await take(ledger, run("handled")), RunState.HANDLED)
     await record(ledger, await take(ledger, run("dead")), RunState.DEAD)
     await take(ledger, run("executing"))
@@ -354,14 +426,14 @@ async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:
 
 async def test_ids_are_compared_letter_by_letter(ledger: SqlLedger) -> None:
     await configure(ledger, config("node"), config("Node"), config("nöde"))
-    await ledger.arm([run("node"), run("Node"), run("nöde"), run("node", "V1")], NOW)
+    await ledger.arm(started([run("node"), run("Node"), run("nöde"), run("node", "V1")]), NOW)
     assert len(await ledger.open_runs(None, 10)) == 4
-    assert await ledger.disarm(["Node"], NOW) == [run("Node")]
+    assert (await ledger.disarm(left(["Node"]), NOW)).cancelled == (run("Node"),)
 
 
 async def test_every_ending_message_is_kept(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2), config("b", 2))
-    await ledger.arm([run("a"), run("b")], NOW)
+    await ledger.arm(started([run("a"), run("b")]), NOW)
     taking = await take(ledger, run("a"), run("b"))
     outcomes = [
         Outcome(node=node, state=RunState.HANDLED, message=f"{node.node_id} 已跳过 🙂")

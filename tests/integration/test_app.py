@@ -12,7 +12,7 @@ from node_timeout.errors import InvalidTimeoutConfigError, SettingsError
 from node_timeout.node import Outcome, RunState
 from node_timeout.service import Health
 from node_timeout.settings import Settings
-from tests.support import config, configure, run, tree_of
+from tests.support import config, configure, run, started, tree_of
 
 PLAIN = {"activities": {"a": {"type": "ServiceActivity"}}}
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 5}
@@ -36,7 +36,7 @@ async def test_dead_runs_are_replayed_in_the_pool_too(settings: Settings) -> Non
     async with NodeTimeout(settings) as app:
         await configure(app.ledger, config("a", 1), config("b", 1))
         now = await app.pool.now()
-        due = await app.ledger.arm([run("a"), run("b")], now - 9)
+        due = await app.ledger.arm(started([run("a"), run("b")]), now - 9)
         taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
         outcomes = [Outcome(node=node, state=RunState.DEAD) for node in taking.taken]
         await app.ledger.record(outcomes, lease=taking.lease, now=now)

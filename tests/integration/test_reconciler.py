@@ -12,7 +12,7 @@ from node_timeout.node import DueRun
 from node_timeout.ports import Retention
 from node_timeout.reconciler import Reconciler, ReconcileReport
 from node_timeout.service import Health
-from tests.support import config, configure, run, wait_until
+from tests.support import config, configure, left, run, started, wait_until
 
 RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100)
 
@@ -34,7 +34,9 @@ def reconciler(
 async def armed(ledger: SqlLedger, pool: RedisPool, seconds: float, *node_ids: str) -> None:
     """Rows in the ledger that are due in ``seconds``; nothing in the pool."""
     await configure(ledger, *(config(node_id, 100) for node_id in node_ids))
-    await ledger.arm([run(node_id) for node_id in node_ids], await pool.now() - 100 + seconds)
+    await ledger.arm(
+        started([run(node_id) for node_id in node_ids]), await pool.now() - 100 + seconds
+    )
 
 
 async def sweep(reconciler: Reconciler) -> ReconcileReport:
@@ -143,7 +145,7 @@ async def test_purging_does_not_wait_for_the_end_of_a_sweep(
     await armed(ledger, healthy_pool, 50, *(f"open{i}" for i in range(20)))
     old = [f"old{i}" for i in range(6)]
     await armed(ledger, healthy_pool, 50, *old)
-    await ledger.disarm(old, await healthy_pool.now() - 200)
+    await ledger.disarm(left(old), await healthy_pool.now() - 200)
     one = reconciler(ledger, healthy_pool)
     assert [(await one.once()).purged for _ in range(4)] == [2, 2, 2, 0]
 
@@ -179,8 +181,8 @@ async def test_closed_rows_are_purged_after_their_retention(
 ) -> None:
     await armed(ledger, healthy_pool, 50, "gone", "kept")
     now = await healthy_pool.now()
-    await ledger.disarm(["gone"], now - 101)
-    await ledger.disarm(["kept"], now - 99)
+    await ledger.disarm(left(["gone"]), now - 101)
+    await ledger.disarm(left(["kept"]), now - 99)
     assert (await sweep(reconciler(ledger, healthy_pool))).purged == 1
     assert await ledger.rows("gone") == []
     assert len(await ledger.rows("kept")) == 1

@@ -9,7 +9,7 @@ from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.errors import LedgerUnavailableError, PoolUnavailableError
 from node_timeout.node import RunState
 from node_timeout.tracker import Tracker
-from tests.support import config, configure, run
+from tests.support import config, configure, left, run, started
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def test_a_started_node_is_armed_in_both_stores_at_one_deadline(
 ) -> None:
     await configure(ledger, config("a", 20))
     before = await pool.now()
-    assert await tracker.nodes_started([run("a"), run("no config")]) == 1
+    assert await tracker.nodes_started(started([run("a"), run("no config")])) == 1
     (row,) = await ledger.rows("a")
     assert before + 20 <= row.deadline <= await pool.now() + 20
     assert (await pool.claim(1, 1)).next_due_at == row.deadline
@@ -36,9 +36,9 @@ async def test_a_repeated_event_never_moves_a_deadline(
     tracker: Tracker, ledger: SqlLedger, pool: RedisPool
 ) -> None:
     await configure(ledger, config("a", 20))
-    await tracker.nodes_started([run("a")])
+    await tracker.nodes_started(started([run("a")]))
     (first,) = await ledger.rows("a")
-    await tracker.nodes_started([run("a")])
+    await tracker.nodes_started(started([run("a")]))
     assert await ledger.rows("a") == [first]
     assert (await pool.claim(1, 1)).next_due_at == first.deadline
 
@@ -47,24 +47,24 @@ async def test_a_node_that_leaves_is_disarmed_in_every_version(
     tracker: Tracker, ledger: SqlLedger, pool: RedisPool
 ) -> None:
     await configure(ledger, config("a", 20))
-    await tracker.nodes_started([run("a", "v1"), run("a", "v2")])
-    assert await tracker.nodes_left([run("a", "v3")], []) == 2
+    await tracker.nodes_started(started([run("a", "v1"), run("a", "v2")]))
+    assert await tracker.nodes_left(left(["a"], "v3")) == 2
     assert (await pool.counts()).armed == 0
     assert {row.state for row in await ledger.rows("a")} == {RunState.CANCELLED}
-    assert await tracker.nodes_left([], ["a"]) == 0
+    assert await tracker.nodes_left(left(["a"])) == 0
 
 
 async def test_a_run_that_only_the_pool_knows_leaves_it(tracker: Tracker, pool: RedisPool) -> None:
     from node_timeout.node import DueRun
 
     await pool.arm([DueRun(run=run("a"), due_at=await pool.now() + 9)])
-    assert await tracker.nodes_left([run("a")], []) == 0
+    assert await tracker.nodes_left(left(["a"], "v1")) == 0
     assert (await pool.counts()).armed == 0
 
 
 async def test_no_events_are_no_work(tracker: Tracker) -> None:
-    assert await tracker.nodes_started([]) == 0
-    assert await tracker.nodes_left([], []) == 0
+    assert await tracker.nodes_started(started([])) == 0
+    assert await tracker.nodes_left([]) == 0
 
 
 async def test_without_redis_the_ledger_is_enough(
@@ -77,9 +77,9 @@ async def test_without_redis_the_ledger_is_enough(
     monkeypatch.setattr(pool, "arm", down)
     monkeypatch.setattr(pool, "disarm", down)
     await configure(ledger, config("a", 20))
-    assert await tracker.nodes_started([run("a")]) == 1
+    assert await tracker.nodes_started(started([run("a")])) == 1
     assert [row.state for row in await ledger.rows("a")] == [RunState.ARMED]
-    assert await tracker.nodes_left([run("a")], []) == 1
+    assert await tracker.nodes_left(left(["a"], "v1")) == 1
     assert [row.state for row in await ledger.rows("a")] == [RunState.CANCELLED]
     assert "is armed in the ledger only: Redis: gone" in caplog.text
     assert "is disarmed in the ledger only" in caplog.text
@@ -93,5 +93,5 @@ async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
 
     monkeypatch.setattr(ledger, "arm", gone)
     with pytest.raises(LedgerUnavailableError):
-        await tracker.nodes_started([run("a")])
+        await tracker.nodes_started(started([run("a")]))
     assert (await pool.counts()).armed == 0

@@ -29,7 +29,7 @@ from node_timeout.strategy import (
 )
 from node_timeout.striker import Limits
 from node_timeout.worker import Routes, Worker, WorkReport
-from tests.support import RecordingEngine, config, configure, run, wait_until
+from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
 QUEUE = "dispatch"
 
@@ -77,7 +77,7 @@ class Bench:
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
         runs = [run(node_id) for node_id in node_ids]
         self.engine.running |= {each.node_id: each.version for each in runs}
-        return await self.ledger.arm(runs, await self.pool.now() - 2)
+        return await self.ledger.arm(started(runs), await self.pool.now() - 2)
 
     async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
         """Send one message and let a worker deal with it."""
@@ -165,7 +165,7 @@ async def test_a_node_that_moves_on_between_question_and_act_is_stale(bench: Ben
 
 async def test_a_cancelled_run_is_dropped(bench: Bench) -> None:
     due = await bench.armed("a")
-    await bench.ledger.disarm(["a"], await bench.pool.now())
+    await bench.ledger.disarm(left(["a"]), await bench.pool.now())
     report = await bench.handle(due)
     assert (report.dropped, bench.engine.asked) == (1, [])
 

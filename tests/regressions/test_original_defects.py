@@ -23,7 +23,7 @@ from node_timeout.striker import Limits
 from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
 from node_timeout.tracker import Tracker
 from node_timeout.worker import Routes, Worker
-from tests.support import RecordingEngine, config, configure, run, tree_of
+from tests.support import RecordingEngine, config, configure, left, run, started, tree_of
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1e6)
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 10}
@@ -75,7 +75,7 @@ class House:
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
         self.engine.running |= dict.fromkeys(node_ids, "v1")
         runs = [run(node_id) for node_id in node_ids]
-        await self.pool.arm(await self.ledger.arm(runs, await self.pool.now() - 2))
+        await self.pool.arm(await self.ledger.arm(started(runs), await self.pool.now() - 2))
 
     async def work_off(self) -> None:
         """Scan and handle until nothing is due."""
@@ -209,10 +209,10 @@ async def test_15_a_deadline_does_not_know_of_local_time(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await configure(house.ledger, config("before", 7200), config("after", 7200))
-    await house.tracker.nodes_started([run("before")])
+    await house.tracker.nodes_started(started([run("before")]))
     monkeypatch.setenv("TZ", "Asia/Shanghai" if os.environ.get("TZ") != "Asia/Shanghai" else "UTC")
     time.tzset()
-    await house.tracker.nodes_started([run("after")])
+    await house.tracker.nodes_started(started([run("after")]))
     monkeypatch.undo()
     time.tzset()
     first, second = [(await house.ledger.rows(name))[0] for name in ("before", "after")]
@@ -243,7 +243,7 @@ async def test_18_a_node_that_starts_while_redis_is_down_is_armed_later(
     await configure(house.ledger, config("a", 100))
     with monkeypatch.context() as patch:
         patch.setattr(house.pool, "arm", down)
-        await house.tracker.nodes_started([run("a")])
+        await house.tracker.nodes_started(started([run("a")]))
     await _reconcile(house)
     assert await house.pool.absent([run("a")]) == []
 
@@ -251,16 +251,16 @@ async def test_18_a_node_that_starts_while_redis_is_down_is_armed_later(
 async def test_19_a_node_failed_by_hand_leaves_nothing_behind(house: House) -> None:
     """The engine had refreshed the version before it told."""
     await configure(house.ledger, config("a", 100))
-    await house.tracker.nodes_started([run("a", "v1")])
-    await house.tracker.nodes_left([run("a", "v2")], [])
+    await house.tracker.nodes_started(started([run("a", "v1")]))
+    await house.tracker.nodes_left(left(["a"], "v2"))
     assert (await house.pool.counts()).armed == 0
 
 
 async def test_21_suspend_and_resume_does_not_give_the_full_time_again(house: House) -> None:
     await configure(house.ledger, config("a", 100))
-    await house.ledger.arm([run("a")], 1000.0)
-    await house.ledger.disarm(["a"], 1002.0)
-    resumed = await house.ledger.arm([run("a")], 1002.0)
+    await house.ledger.arm(started([run("a")]), 1000.0)
+    await house.ledger.disarm(left(["a"]), 1002.0)
+    resumed = await house.ledger.arm(started([run("a")]), 1002.0)
     assert resumed == [DueRun(run=run("a"), due_at=1100.0)]
 
 

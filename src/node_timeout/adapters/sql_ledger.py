@@ -1,7 +1,8 @@
 """The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 from sqlalchemy import (
@@ -11,9 +12,6 @@ from sqlalchemy import (
     case,
     delete,
     func,
-    literal,
-    literal_column,
-    null,
     or_,
     select,
     tuple_,
@@ -27,7 +25,16 @@ from node_timeout.adapters.tables import HEAD_REVISION, ledger, versions
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.errors import SchemaError
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention, Taking
+from node_timeout.ports import (
+    Disarming,
+    LedgerCounts,
+    LedgerRow,
+    NodeLeft,
+    NodeStarted,
+    ReplayOrder,
+    Retention,
+    Taking,
+)
 from node_timeout.timeout_config import TimeoutConfig
 
 KEYS_PER_STATEMENT = 500
@@ -43,6 +50,14 @@ _WITH_CONFIG = select(
         "root_pipeline_id"
     ),
 ).select_from(ledger.outerjoin(config_table, config_table.c.node_id == ledger.c.node_id))
+
+_RUN_COLUMNS = (
+    ledger.c.version,
+    ledger.c.state,
+    ledger.c.deadline,
+    ledger.c.due_at,
+    ledger.c.finished_at,
+)
 
 
 class SqlLedger:
@@ -78,10 +93,7 @@ class SqlLedger:
         rows = [config.as_dict() for config in sorted(configs, key=lambda each: each.node_id)]
         columns = ("root_pipeline_id", "action", "timeout")
         for chunk in _chunks(rows):
-            await connection.execute(
-                self._upsert(config_table, lambda new: {name: new[name] for name in columns}),
-                list(chunk),
-            )
+            await connection.execute(self._insert(config_table, replace=columns), list(chunk))
         for nodes in _chunks(sorted(disabled)):
             await connection.execute(
                 delete(config_table).where(
@@ -89,6 +101,17 @@ class SqlLedger:
                     config_table.c.root_pipeline_id == root_pipeline_id,
                 )
             )
+
+    @transaction
+    async def add_configs(
+        self, connection: AsyncConnection, configs: Sequence[TimeoutConfig]
+    ) -> int:
+        there = await self._configs(connection, (config.node_id for config in configs))
+        new = {config.node_id: config.as_dict() for config in configs}
+        rows = [new[node_id] for node_id in sorted(new) if node_id not in there]
+        for chunk in _chunks(rows):
+            await connection.execute(self._insert(config_table), list(chunk))
+        return len(rows)
 
     @transaction
     async def configs(
@@ -104,72 +127,176 @@ class SqlLedger:
             rows = await connection.execute(
                 select(config_table).where(config_table.c.node_id.in_(chunk))
             )
-            for row in rows:
-                found[row.node_id] = TimeoutConfig(
-                    node_id=row.node_id,
-                    root_pipeline_id=row.root_pipeline_id,
-                    action=row.action,
-                    seconds=row.timeout,
-                )
+            found |= {row.node_id: _config(row) for row in rows}
         return found
 
     @transaction
-    async def arm(
-        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
-    ) -> list[DueRun]:
-        configs = await self._configs(connection, (run.node_id for run in runs))
-        wanted = _in_order(run for run in runs if run.node_id in configs)
-        # A run that goes on (resumed) gets the time it had left when it was cancelled, or none if
-        # it was found stale, past its deadline.
-        resumed_at = ledger.c.deadline + (self._value(now) - ledger.c.finished_at)
-        left = or_(
-            ledger.c.state == self._value(RunState.CANCELLED.value),
-            ledger.c.state == self._value(RunState.STALE.value),
+    async def configured(self, connection: AsyncConnection, after: str, limit: int) -> list[str]:
+        found = await connection.execute(
+            select(config_table.c.node_id)
+            .where(config_table.c.node_id > after)
+            .order_by(config_table.c.node_id)
+            .limit(limit)
         )
-        # MySQL assigns from left to right, and each assignment sees those before it.
-        changes = {
-            "due_at": resumed_at,
-            "deadline": resumed_at,
-            "finished_at": null(),
-            "attempts": self._value(0),
-            "state": self._value(RunState.ARMED.value),
-        }
+        return list(found.scalars())
+
+    @transaction
+    async def arm(
+        self, connection: AsyncConnection, events: Sequence[NodeStarted], now: float
+    ) -> list[DueRun]:
+        first: dict[NodeRun, NodeStarted] = {}
+        for event in events:
+            first.setdefault(event.run, event)
         armed: list[DueRun] = []
-        for chunk in _chunks(wanted):
-            rows = [
-                _row(run, configs[run.node_id], RunState.ARMED, now + configs[run.node_id].seconds)
-                for run in chunk
-            ]
-            await connection.execute(self._upsert(ledger, lambda _: changes, only=left), rows)
-            found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
-                    _keys(chunk), ledger.c.state == RunState.ARMED
-                )
-            )
-            armed += [_due(row) for row in found]
+        for chunk in _chunks([first[run] for run in _in_order(first)]):
+            configs, rows = await self._known(connection, chunk)
+            fresh: list[dict[str, Any]] = []
+            for event in chunk:
+                row = rows.get(event.run)
+                config = configs.get(event.run.node_id, event.config)
+                if row is None:
+                    if config is not None:
+                        fresh.append(_started_row(event, config, now))
+                elif row.state == RunState.ARMED:
+                    armed.append(_due(row))
+                elif row.state in (RunState.CANCELLED, RunState.STALE):
+                    armed += await self._resume(connection, row, event, now)
+            if fresh:
+                armed += await self._open(connection, fresh)
         return armed
+
+    async def _known(
+        self, connection: AsyncConnection, events: Sequence[NodeStarted]
+    ) -> tuple[dict[str, TimeoutConfig], dict[NodeRun, Any]]:
+        """The configs and the rows of what started: one read, and one for configs of their own."""
+        of_same_version = and_(
+            ledger.c.node_id == config_table.c.node_id,
+            ledger.c.version.in_(sorted({event.run.version for event in events})),
+        )
+        node_ids = sorted({event.run.node_id for event in events})
+        found = await connection.execute(
+            select(config_table, *_RUN_COLUMNS)
+            .select_from(config_table.outerjoin(ledger, of_same_version))
+            .where(config_table.c.node_id.in_(node_ids))
+        )
+        configs: dict[str, TimeoutConfig] = {}
+        rows: dict[NodeRun, Any] = {}
+        for row in found:
+            configs[row.node_id] = _config(row)
+            if row.version is not None:
+                rows[NodeRun(node_id=row.node_id, version=row.version)] = row
+        carried = [e.run for e in events if e.config is not None and e.run.node_id not in configs]
+        if carried:
+            found = await connection.execute(
+                select(ledger.c.node_id, *_RUN_COLUMNS).where(_keys(carried))
+            )
+            rows |= {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+        return configs, rows
+
+    async def _open(
+        self, connection: AsyncConnection, rows: Sequence[dict[str, Any]]
+    ) -> list[DueRun]:
+        """Insert armed rows; those that another has just inserted are as that one left them."""
+        result = await connection.execute(self._insert(ledger), list(rows))
+        if len(rows) == 1 and result.rowcount == 1 and not self._is_mysql:
+            return [_due_of(row) for row in rows]
+        # Else drivers do not tell which rows were inserted.
+        runs = [_due_of(row).run for row in rows]
+        found = await connection.execute(
+            select(ledger.c.node_id, *_RUN_COLUMNS).where(
+                _keys(runs), ledger.c.state == RunState.ARMED
+            )
+        )
+        return [_due(row) for row in found]
+
+    async def _resume(
+        self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float
+    ) -> list[DueRun]:
+        """Arm a cancelled or stale run with the time it had left, unless it was closed since."""
+        started_at = event.started_at(now)
+        seen_at = started_at if event.seen_at is None else event.seen_at
+        if seen_at < row.finished_at:
+            return []
+        deadline = row.deadline + (seen_at - row.finished_at)
+        result = await connection.execute(
+            sql_update(ledger)
+            .where(
+                _keys([event.run]),
+                ledger.c.state == row.state,
+                ledger.c.finished_at == row.finished_at,
+            )
+            .values(
+                state=RunState.ARMED,
+                started_at=seen_at,
+                deadline=deadline,
+                due_at=deadline,
+                finished_at=None,
+                attempts=0,
+            )
+        )
+        return [DueRun(run=event.run, due_at=deadline)] if result.rowcount else []
 
     @transaction
     async def disarm(
-        self, connection: AsyncConnection, node_ids: Sequence[str], now: float
-    ) -> list[NodeRun]:
+        self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
+    ) -> Disarming:
+        left_at: dict[str, float] = {}
+        for event in events:
+            left_at[event.node_id] = max(event.left_at(now), left_at.get(event.node_id, -inf))
         cancelled: list[NodeRun] = []
-        for chunk in _chunks(sorted(set(node_ids))):
+        kept: list[NodeRun] = []
+        for chunk in _chunks(sorted(left_at)):
             found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version)
+                select(ledger.c.node_id, ledger.c.version, ledger.c.started_at)
                 .where(ledger.c.node_id.in_(chunk), ledger.c.state == RunState.ARMED)
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update()
             )
-            runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
-            if runs:
+            leaving: dict[float, list[NodeRun]] = {}
+            for row in found:
+                instant = left_at[row.node_id]
+                run = NodeRun(node_id=row.node_id, version=row.version)
+                if row.started_at is None or row.started_at <= instant:
+                    leaving.setdefault(instant, []).append(run)
+                else:
+                    kept.append(run)
+            for instant, runs in leaving.items():
                 await connection.execute(
                     sql_update(ledger)
                     .where(_keys(runs))
-                    .values(state=RunState.CANCELLED, due_at=None, finished_at=now)
+                    .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
                 )
-            cancelled += runs
-        return cancelled
+                cancelled += runs
+        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    @transaction
+    async def untracked(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun]
+    ) -> list[NodeRun]:
+        tracked: set[NodeRun] = set()
+        for chunk in _chunks(_in_order(runs)):
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version).where(
+                    _keys(chunk), ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE))
+                )
+            )
+            tracked |= {NodeRun(node_id=row.node_id, version=row.version) for row in found}
+        return [run for run in _in_order(runs) if run not in tracked]
+
+    @transaction
+    async def actions(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun]
+    ) -> dict[NodeRun, str]:
+        configs = await self._configs(connection, (run.node_id for run in runs))
+        found = {run: configs[run.node_id].action for run in runs if run.node_id in configs}
+        for chunk in _chunks(_in_order(run for run in runs if run not in found)):
+            rows = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version, ledger.c.action).where(
+                    _keys(chunk), ledger.c.action != UNKNOWN
+                )
+            )
+            found |= {NodeRun(node_id=r.node_id, version=r.version): r.action for r in rows}
+        return found
 
     @transaction
     async def take(
@@ -238,11 +365,11 @@ class SqlLedger:
         """Open rows for runs that the engine put into the pool itself, unless others just did."""
         configs = await self._configs(connection, (each.run.node_id for each in missing))
         rows = [
-            _row(each.run, configs.get(each.run.node_id), RunState.ARMED, min(each.due_at, now))
+            _row(each.run, configs.get(each.run.node_id), None, min(each.due_at, now))
             for each in sorted(missing, key=lambda each: each.run.member)
         ]
         for chunk in _chunks(rows):
-            await connection.execute(self._upsert(ledger, None), list(chunk))
+            await connection.execute(self._insert(ledger), list(chunk))
 
     @transaction
     async def record(
@@ -410,39 +537,22 @@ class SqlLedger:
         )
         return [_ledger_row(row) for row in found]
 
-    def _value(self, value: Any) -> ColumnElement[Any]:
-        """A number or a row state for `_upsert`, whose tail takes no parameters on MySQL."""
-        return literal_column(repr(value)) if self._is_mysql else literal(value)
-
-    def _upsert(
-        self,
-        table: Any,
-        changes: Callable[[Any], dict[str, Any]] | None,
-        only: ColumnElement[bool] | None = None,
-    ) -> Any:
-        """INSERT that on a row of the same key makes ``changes`` (of the new values), if ``only``.
-
-        Without ``changes`` it leaves that row alone.
-        """
+    def _insert(self, table: Any, replace: Sequence[str] = ()) -> Any:
+        """INSERT that leaves a row of the same key alone, but for the columns to ``replace``."""
         if self._is_mysql:
             insert = mysql.insert(table)
-            updates = changes(insert.inserted) if changes else {}
-            if only is not None:
-                updates = {
-                    name: case((only, value), else_=table.c[name])
-                    for name, value in updates.items()
-                }
             first = next(iter(table.primary_key))
-            return insert.on_duplicate_key_update(list(updates.items()) or [(first.name, first)])
+            updates = [(name, insert.inserted[name]) for name in replace]
+            return insert.on_duplicate_key_update(updates or [(first.name, first)])
         if self.engine.dialect.name == "postgresql":
             other: Any = postgresql.insert(table)
         else:
             other = sqlite.insert(table)
         keys = list(table.primary_key)
-        if changes is None:
+        if not replace:
             return other.on_conflict_do_nothing(index_elements=keys)
         return other.on_conflict_do_update(
-            index_elements=keys, set_=changes(other.excluded), where=only
+            index_elements=keys, set_={name: other.excluded[name] for name in replace}
         )
 
 
@@ -492,14 +602,16 @@ class _Sorter:
 
 
 def _row(
-    run: NodeRun, config: TimeoutConfig | None, state: RunState, deadline: float
+    run: NodeRun, config: TimeoutConfig | None, started_at: float | None, deadline: float
 ) -> dict[str, Any]:
+    """An armed row."""
     return {
         "node_id": run.node_id,
         "version": run.version,
         "root_pipeline_id": config.root_pipeline_id if config else UNKNOWN,
         "action": config.action if config else UNKNOWN,
-        "state": state,
+        "state": RunState.ARMED,
+        "started_at": started_at,
         "deadline": deadline,
         "due_at": deadline,
         "attempts": 0,
@@ -508,9 +620,27 @@ def _row(
     }
 
 
+def _started_row(event: NodeStarted, config: TimeoutConfig, now: float) -> dict[str, Any]:
+    started_at = event.started_at(now)
+    return _row(event.run, config, started_at, started_at + config.seconds)
+
+
+def _config(row: Any) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=row.node_id,
+        root_pipeline_id=row.root_pipeline_id,
+        action=row.action,
+        seconds=row.timeout,
+    )
+
+
 def _ledger_row(row: Any) -> LedgerRow:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
     return LedgerRow(**{**values, "state": RunState(values["state"])})
+
+
+def _due_of(row: dict[str, Any]) -> DueRun:
+    return DueRun(run=NodeRun(node_id=row["node_id"], version=row["version"]), due_at=row["due_at"])
 
 
 def _due(row: Any) -> DueRun:

@@ -24,7 +24,7 @@ def _text() -> TypeEngine[str]:
 
 metadata = MetaData()
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """The newest migration: the tables are as in this file."""
 
 versions = Table(
@@ -50,6 +50,7 @@ ledger = Table(
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("state", String(16), nullable=False),
+    Column("started_at", Double, nullable=True, comment="null: the engine armed the pool itself"),
     Column("deadline", Double, nullable=False),
     Column("due_at", Double, nullable=True, comment="armed: next try; executing: lease expiry"),
     Column("attempts", Integer, nullable=False),

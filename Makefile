@@ -36,7 +36,8 @@ unit: $(VENV)/.dev servers
 comma := ,
 empty :=
 space := $(empty) $(empty)
-CORE_ROOMS := node message timeout_config ports strategy service tracker scanner striker worker reconciler
+CORE_ROOMS := node message events timeout_config ports strategy service tracker scanner striker worker \
+	reconciler listener surveyor breaker
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
 bench-lateness: $(VENV)/.dev servers

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from node_timeout.errors import NodeRunSupersededError
+from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.ports import Ledger, NodeLeft, NodeStarted
+from node_timeout.ports import Ledger
 from node_timeout.timeout_config import TimeoutConfig
 
 

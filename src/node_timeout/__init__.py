@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
     )
+    from node_timeout.errors import EngineRestingError as EngineRestingError
     from node_timeout.errors import EngineUnavailableError as EngineUnavailableError
     from node_timeout.errors import ExchangeUnavailableError as ExchangeUnavailableError
     from node_timeout.errors import InvalidInputError as InvalidInputError
@@ -46,6 +47,7 @@ _ROOMS = {
     "app": ("NodeTimeout", "apply_node_timeout_configs"),
     "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
     "errors": (
+        "EngineRestingError",
         "EngineUnavailableError",
         "ExchangeUnavailableError",
         "InvalidInputError",

@@ -18,17 +18,19 @@ from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.breaker import GuardedEngine
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
+from node_timeout.events import NodeLeft, NodeStarted
+from node_timeout.listener import Listener
 from node_timeout.node import NodeRun, RunState, id_problem
 from node_timeout.ports import (
     Engine,
     Exchange,
     LedgerRow,
-    NodeLeft,
-    NodeStarted,
     ReplayOrder,
     Retention,
+    SurveyableEngine,
 )
 from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
@@ -36,6 +38,7 @@ from node_timeout.service import Backoff, Health, repeat, sleep, until_available
 from node_timeout.settings import Settings, variable
 from node_timeout.strategy import known_actions, load_strategies
 from node_timeout.striker import Limits
+from node_timeout.surveyor import Surveyor
 from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
 from node_timeout.tracker import Tracker
 from node_timeout.worker import Routes, Worker
@@ -45,6 +48,8 @@ logger = logging.getLogger(__name__)
 MONITOR_SECONDS = 10.0
 REPLAY_BATCH = 500
 IN_PROCESS = "memory://"
+
+Service = Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
@@ -250,16 +255,27 @@ class NodeTimeout:
         Waits for stores that are down. Raises `SettingsError`, `StrategyError`, `SchemaError`,
         `QueueMismatchError`.
         """
-        worker = self.worker(queues)
+        services = self._worker_services(queues)
         self._refuse_in_process()
-        await self._serve(stop, {"worker": worker.run})
+        await self._serve(stop, services)
 
     async def scan_and_work(self, stop: asyncio.Event) -> None:
         """Both roles in one process, on the default queues."""
-        scanner, reconciler, worker = self.scanner(), self.reconciler(), self.worker()
-        await self._serve(
-            stop, {"scanner": scanner.run, "reconciler": reconciler.run, "worker": worker.run}
-        )
+        scanner, reconciler = self.scanner(), self.reconciler()
+        services: dict[str, Service] = {"scanner": scanner.run, "reconciler": reconciler.run}
+        await self._serve(stop, services | self._worker_services(()))
+
+    def _worker_services(self, queues: Sequence[str]) -> dict[str, Service]:
+        events_queue = self.settings.events_queue
+        handled = [queue for queue in queues if queue != events_queue]
+        services: dict[str, Service] = {}
+        if handled or not queues:
+            services["worker"] = self.worker(handled).run
+            if surveyor := self.surveyor():
+                services["surveyor"] = surveyor.run
+        if events_queue and (events_queue in queues or not queues):
+            services["listener"] = self.listener(events_queue).run
+        return services
 
     def scanner(self) -> Scanner:
         settings = self.settings
@@ -296,16 +312,17 @@ class NodeTimeout:
                     f"queue {queue!r} is none of {', '.join(routes.queues)}"
                     f"{did_you_mean(queue, routes.queues)}"
                 )
-        if self._engine is None:
-            self._engine = load_engine(settings)
-            self._closing.push_async_callback(self._engine.close)
+        engine = GuardedEngine(self._load_engine())
+        strategies = load_strategies(settings.handlers, engine, settings)
+        for strategy in strategies.values():
+            self._closing.push_async_callback(strategy.close)
         default = [routes.dispatch_queue, *filter(None, [routes.handle_queue])]
         return Worker(
             ledger=self.ledger,
             pool=self.pool,
             exchange=self.exchange,
-            engine=self._engine,
-            strategies=load_strategies(settings.handlers, self._engine),
+            engine=engine,
+            strategies=strategies,
             routes=routes,
             queues=list(dict.fromkeys(queues or default)),
             limits=Limits(
@@ -317,7 +334,45 @@ class NodeTimeout:
             ),
         )
 
+    def surveyor(self) -> Surveyor | None:
+        """None if the engine cannot be asked."""
+        engine, settings = self._load_engine(), self.settings
+        if not isinstance(engine, SurveyableEngine):
+            return None
+        return Surveyor(
+            ledger=self.ledger,
+            pool=self.pool,
+            engine=engine,
+            name=self._name,
+            lease_seconds=settings.lease_seconds,
+            pause=settings.survey_pause,
+        )
+
+    def listener(self, events_queue: str) -> Listener:
+        return Listener(
+            exchange=self.exchange,
+            tracker=self._tracker,
+            pool=self.pool,
+            queue=events_queue,
+            rules=_rules(self.settings),
+        )
+
+    def _load_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = load_engine(self.settings)
+            self._closing.push_async_callback(self._engine.close)
+        return self._engine
+
     def _routes(self) -> Routes:
+        settings = self.settings
+        if settings.events_queue in (
+            settings.dispatch_queue,
+            settings.handle_queue,
+            *settings.handle_queues.values(),
+        ):
+            raise SettingsError(
+                f"{variable('events_queue')}: {settings.events_queue!r} is another queue already"
+            )
         if self._in_process:
             # Its confirm means handled: a worker that forwards would wait for itself.
             return Routes(dispatch_queue=self.settings.dispatch_queue)
@@ -340,7 +395,7 @@ class NodeTimeout:
             rabbit = RabbitExchange(
                 self.settings.amqp_url.get_secret_value(),
                 exchange=self.settings.dispatch_exchange,
-                queues=self._routes().queues,
+                queues=[*self._routes().queues, *filter(None, [self.settings.events_queue])],
                 queue_type=self.settings.queue_type,
                 name=self._name,
             )
@@ -359,11 +414,7 @@ class NodeTimeout:
                 f"name a RabbitMQ, or use: node-timeout dev"
             )
 
-    async def _serve(
-        self,
-        stop: asyncio.Event,
-        services: dict[str, Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]],
-    ) -> None:
+    async def _serve(self, stop: asyncio.Event, services: dict[str, Service]) -> None:
         """Run services side by side until stopped; one that dies takes the process down."""
         health = {name: Health(name=name) for name in services}
         async with self._monitor(list(health.values())):
@@ -425,11 +476,7 @@ class NodeTimeout:
                 )
 
 
-async def _alive(
-    run: Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]],
-    stop: asyncio.Event,
-    health: Health,
-) -> None:
+async def _alive(run: Service, stop: asyncio.Event, health: Health) -> None:
     """Run a service; if it ends before it is stopped, say so loudly."""
     try:
         await run(stop, health)

@@ -62,7 +62,7 @@ async def _rabbitmq(app: NodeTimeout) -> str:
 async def _plugins(settings: Settings) -> str:
     engine = load_engine(settings)
     try:
-        strategies = load_strategies(settings.handlers, engine)
+        strategies = load_strategies(settings.handlers, engine, settings)
     finally:
         await engine.close()
     return f"engine {settings.engine}, strategies {', '.join(sorted(strategies))}"

@@ -82,3 +82,12 @@ class NotConfirmedError(ExchangeUnavailableError):
 
 class EngineUnavailableError(TemporaryError):
     """The workflow engine cannot be reached or asked to be called again later."""
+
+    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """The next call should wait this long at least, seconds."""
+
+
+class EngineRestingError(EngineUnavailableError):
+    """The engine has failed too often of late: it was not called."""

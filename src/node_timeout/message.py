@@ -18,8 +18,8 @@ MAX_UNIX_SECONDS = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadableNode:
-    """One entry of a readable message that names no node run."""
+class Unreadable:
+    """A message, or one entry of a readable one as a message, that means nothing to us."""
 
     body: bytes
     reason: str
@@ -33,8 +33,21 @@ def encode(due: Sequence[DueRun]) -> bytes:
     return json.dumps({"schema": SCHEMA, "nodes": nodes}, separators=(",", ":")).encode()
 
 
-def decode(body: bytes) -> tuple[list[DueRun], list[UnreadableNode]]:
+def decode(body: bytes) -> tuple[list[DueRun], list[Unreadable]]:
     """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
+    due: list[DueRun] = []
+    unreadable: list[Unreadable] = []
+    for entry in read_entries(body, SCHEMA, "nodes"):
+        try:
+            due.append(_due_run(entry))
+        except InvalidNodeRunError as error:
+            message = json.dumps({"schema": SCHEMA, "nodes": [entry]}).encode()
+            unreadable.append(Unreadable(body=message, reason=str(error)))
+    return due, unreadable
+
+
+def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
+    """The list ``key`` of a JSON message of this schema. Raises `UnreadableMessageError`."""
     if len(body) > MAX_BODY_BYTES:
         raise UnreadableMessageError(f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
     try:
@@ -43,21 +56,14 @@ def decode(body: bytes) -> tuple[list[DueRun], list[UnreadableNode]]:
         raise UnreadableMessageError(f"not JSON: {error}") from error
     if not isinstance(message, dict):
         raise UnreadableMessageError(f"a JSON {type(message).__name__}, not an object")
-    if message.get("schema") != SCHEMA:
+    if message.get("schema") != schema:
         raise UnreadableMessageError(
-            f"schema {message.get('schema')!r:.80} is unknown, this version reads {SCHEMA}"
+            f"schema {message.get('schema')!r:.80} is unknown, this version reads {schema}"
         )
-    if not isinstance(message.get("nodes"), list):
-        raise UnreadableMessageError("'nodes' is not a list")
-    due: list[DueRun] = []
-    unreadable: list[UnreadableNode] = []
-    for entry in message["nodes"]:
-        try:
-            due.append(_due_run(entry))
-        except InvalidNodeRunError as error:
-            body = json.dumps({"schema": SCHEMA, "nodes": [entry]}).encode()
-            unreadable.append(UnreadableNode(body=body, reason=str(error)))
-    return due, unreadable
+    entries = message.get(key)
+    if not isinstance(entries, list):
+        raise UnreadableMessageError(f"{key!r} is not a list")
+    return entries
 
 
 def _due_run(entry: Any) -> DueRun:

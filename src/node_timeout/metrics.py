@@ -8,6 +8,11 @@ ARM_FAILURES = Counter(
 )
 DISARMED = Counter("node_timeout_disarmed", "Node runs disarmed by the tracker")
 
+EVENTS = Counter("node_timeout_events", "Events read from the events queue")
+SURVEYED = Counter(
+    "node_timeout_surveyed", "Node runs whose event was lost, armed by the engine's own word"
+)
+
 CLAIMED = Counter("node_timeout_claimed", "Pool members claimed by this scanner")
 PUBLISHED = Counter("node_timeout_published", "Node runs published and confirmed")
 UNCONFIRMED = Counter(
@@ -36,6 +41,10 @@ LATENESS = Histogram(
 )
 STRATEGY_SECONDS = Histogram(
     "node_timeout_strategy_seconds", "Duration of one strategy call", ["action"]
+)
+
+ENGINE_RESTING = Gauge(
+    "node_timeout_engine_resting", "1 while the engine is not called, as it failed too often"
 )
 
 REARMED = Counter("node_timeout_rearmed", "Ledger rows the reconciler put back into the pool")

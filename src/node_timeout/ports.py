@@ -9,8 +9,9 @@ otherwise. All times are Unix seconds by the clock of Redis unless said otherwis
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.timeout_config import TimeoutConfig
 
@@ -93,11 +94,11 @@ class Pool(Protocol):
 
     async def counts(self) -> PoolCounts: ...
 
-    async def lead(self, leader: str, seconds: float) -> bool:
-        """Take or renew the reconciler's lead for ``seconds``; False if another holds it."""
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        """Take or renew the lead in a role for ``seconds``; False if another holds it."""
         ...
 
-    async def resign(self, leader: str) -> None:
+    async def resign(self, role: str, leader: str) -> None:
         """Give the lead up, if it is this leader's."""
         ...
 
@@ -175,36 +176,6 @@ class ReplayOrder:
     until: float
     node_id: str | None = None
     root_pipeline_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStarted:
-    """A node entered RUNNING."""
-
-    run: NodeRun
-    happened_at: float | None = None
-    """When, by the engine's clock; the deadline counts from then. None: now."""
-    config: TimeoutConfig | None = None
-    """Counts for this run if no config is stored for the node."""
-    seen_at: float | None = None
-    """When the run was last known to be running, if that is later than its start."""
-
-    def started_at(self, now: float) -> float:
-        """Never in the future, whatever the engine's clock says."""
-        return now if self.happened_at is None else min(self.happened_at, now)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLeft:
-    """A node left RUNNING; with its version, or with that which the engine gave it next."""
-
-    node_id: str
-    version: str | None = None
-    happened_at: float | None = None
-    """When, by the engine's clock. None: now."""
-
-    def left_at(self, now: float) -> float:
-        return now if self.happened_at is None else min(self.happened_at, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,3 +354,12 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class SurveyableEngine(Protocol):
+    """An engine that can also be asked which runs of given nodes it is running."""
+
+    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
+        """The runs of these nodes that `Engine.is_running` would confirm, and their starts."""
+        ...

@@ -21,6 +21,7 @@ from node_timeout.service import Health, repeat, sleep
 
 logger = logging.getLogger(__name__)
 
+ROLE = "reconciler"
 BATCH_SIZE = 500
 TICK_SECONDS = 1.0
 
@@ -75,7 +76,7 @@ class Reconciler:
                 await sleep(TICK_SECONDS, stop)
 
         await repeat(step, stop=stop, health=health)
-        await self._pool.resign(self._name)
+        await self._pool.resign(ROLE, self._name)
 
     async def once(self) -> ReconcileReport:
         """One pass: at most `BATCH_SIZE` rows checked and as many purged.
@@ -84,7 +85,7 @@ class Reconciler:
         one began.
         """
         report = ReconcileReport()
-        if not await self._pool.lead(self._name, self._lease_seconds):
+        if not await self._pool.lead(ROLE, self._name, self._lease_seconds):
             self._cursor, self._data_lost = None, False
             report.leading = False
             return report

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -63,6 +63,36 @@ class Settings(BaseSettings):
     engine: str | None = Field(
         None, description="Name of the engine adapter that the worker acts through; no default"
     )
+    engine_threads: Annotated[int, Field(ge=1, le=1000)] = Field(
+        8, description="Threads, each with a database connection, of the engine bamboo"
+    )
+    engine_url: str | None = Field(
+        None, description="Base URL of the engine http, to which /v1/… is added"
+    )
+    engine_token: SecretStr | None = Field(
+        None, description="Bearer token that the engine http sends"
+    )
+    engine_signing_key: SecretStr | None = Field(
+        None, description="Key of the HMAC-SHA256 signature that the engine http sends"
+    )
+    webhook_url: str | None = Field(
+        None, description="Where the strategy webhook posts timed-out nodes"
+    )
+    webhook_token: SecretStr | None = Field(
+        None, description="Bearer token that the strategy webhook sends"
+    )
+    webhook_signing_key: SecretStr | None = Field(
+        None, description="Key of the HMAC-SHA256 signature that the strategy webhook sends"
+    )
+    http_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+        10.0, description="Longest duration of one HTTP call, seconds"
+    )
+    http_connections: Annotated[int, Field(ge=1, le=10000)] = Field(
+        32, description="HTTP connections at once, of the engine and of the webhook each"
+    )
+    http_ca_file: FilePath | None = Field(
+        None, description="File of the certificate authorities to trust; unset: the usual ones"
+    )
     executing_pool: Name = Field(
         "executing_node_pool", description="Key of the Redis ZSET that holds the deadlines"
     )
@@ -77,6 +107,9 @@ class Settings(BaseSettings):
     )
     handle_queues: dict[Action, QueueName] = Field(
         default_factory=dict, description="JSON map of action to a handle queue of its own"
+    )
+    events_queue: QueueName | None = Field(
+        None, description="Queue of the engine's events, read by the worker; unset: none is read"
     )
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum", description="Type of all queues: quorum or classic"
@@ -99,6 +132,10 @@ class Settings(BaseSettings):
     )
     reconcile_pause: Seconds = Field(
         30.0, description="Rest between two sweeps of the ledger, seconds"
+    )
+    survey_pause: Seconds = Field(
+        60.0,
+        description="Rest between two rounds of asking the engine for runs it never told, seconds",
     )
     worker_concurrency: Annotated[int, Field(ge=1, le=10000)] = Field(
         64, description="Strategy calls at once in one worker"
@@ -158,6 +195,16 @@ class Settings(BaseSettings):
         schemes = SCHEMES.get(field.field_name or "", (url.scheme,))
         if url.scheme not in schemes:
             raise ValueError(f"has the scheme {url.scheme!r}, use one of {', '.join(schemes)}")
+        return value
+
+    @field_validator("engine_url", "webhook_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "http://host")
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("is not an http:// or https:// URL")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("has a user, a query or a fragment; secrets are settings of their own")
         return value
 
     @classmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Self
 
 from node_timeout.errors import StrategyError, StrategyRefusedError
 from node_timeout.node import TimedOutNode
@@ -55,6 +55,16 @@ class NodeTimeoutStrategy(ABC):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+
+    @classmethod
+    def build(cls, engine: Engine, settings: Any) -> Self:
+        """Make the instance; override it to read the `Settings` of the worker as well."""
+        del settings
+        return cls(engine)
+
+    async def close(self) -> None:
+        """Give back what the instance holds; the worker has ended."""
+        return
 
     @abstractmethod
     def deal_with_timeout_node(self, node: TimedOutNode) -> Any:
@@ -129,8 +139,20 @@ def known_actions(handlers: Mapping[str, str]) -> frozenset[str]:
     return frozenset(handlers) | {point.name for point in entry_points(group=STRATEGIES_GROUP)}
 
 
-def load_strategies(handlers: Mapping[str, str], engine: Engine) -> dict[str, NodeTimeoutStrategy]:
+def load_strategies(
+    handlers: Mapping[str, str], engine: Engine, settings: Any = None
+) -> dict[str, NodeTimeoutStrategy]:
     """Import and build every strategy. Raises `StrategyError` that names the one at fault."""
+
+    def build(action: str, load: Callable[[], Any], where: str) -> NodeTimeoutStrategy:
+        strategy_class = _load(action, load, where)
+        try:
+            return strategy_class.build(engine, settings)
+        except Exception as error:
+            raise StrategyError(
+                f"the strategy of action {action!r} ({where}) cannot be built: {error}"
+            ) from error
+
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=STRATEGIES_GROUP):
         other = points.setdefault(point.name, point)
@@ -140,12 +162,12 @@ def load_strategies(handlers: Mapping[str, str], engine: Engine) -> dict[str, No
                 f"uninstall one, or choose with the setting handlers"
             )
     strategies = {
-        action: _build(action, point.load, _where(point), engine)
+        action: build(action, point.load, _where(point))
         for action, point in points.items()
         if action not in handlers
     }
     for action, path in handlers.items():
-        strategies[action] = _build(action, partial(_import, path), path, engine)
+        strategies[action] = build(action, partial(_import, path), path)
     return strategies
 
 
@@ -161,7 +183,7 @@ def _import(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _build(action: str, load: Callable[[], Any], where: str, engine: Engine) -> NodeTimeoutStrategy:
+def _load(action: str, load: Callable[[], Any], where: str) -> type[NodeTimeoutStrategy]:
     try:
         strategy_class = load()
     except Exception as error:
@@ -171,9 +193,4 @@ def _build(action: str, load: Callable[[], Any], where: str, engine: Engine) -> 
             f"the strategy of action {action!r} ({where}) is not a class derived from "
             f"NodeTimeoutStrategy"
         )
-    try:
-        return strategy_class(engine)
-    except Exception as error:
-        raise StrategyError(
-            f"the strategy of action {action!r} ({where}) cannot be built: {error}"
-        ) from error
+    return strategy_class

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from node_timeout import metrics
-from node_timeout.errors import NodeRunSupersededError, StrategyRefusedError, TemporaryError
+from node_timeout.errors import (
+    EngineRestingError,
+    EngineUnavailableError,
+    NodeRunSupersededError,
+    NodeTimeoutError,
+    StrategyRefusedError,
+    TemporaryError,
+)
 from node_timeout.node import Outcome, RunState, TimedOutNode
 from node_timeout.ports import Engine, Pool
 from node_timeout.service import Backoff
@@ -106,12 +113,8 @@ class Striker:
                     return _outcome(node, RunState.STALE, "no longer running at this version")
                 with metrics.STRATEGY_SECONDS.labels(node.action).time():
                     result = await call(strategy, node)
-        except NodeRunSupersededError as error:
-            return _outcome(node, RunState.STALE, str(error))
-        except StrategyRefusedError as error:
-            return _outcome(node, RunState.DEAD, str(error))
-        except TemporaryError as error:
-            return await self._retry(node, str(error))
+        except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
+            return await self._declined(node, error)
         except Exception as error:  # a user's strategy may raise anything
             if limit.expired():
                 seconds = self._limits.strategy_timeout
@@ -124,15 +127,32 @@ class Striker:
             return await self._retry(node, result.message or "the strategy reported a failure")
         return _outcome(node, RunState.HANDLED, result.message)
 
-    async def _retry(self, node: TimedOutNode, error: str) -> Outcome:
+    async def _declined(self, node: TimedOutNode, error: NodeTimeoutError) -> Outcome:
+        """The engine or the strategy said why it did not act."""
+        match error:
+            case NodeRunSupersededError():
+                return _outcome(node, RunState.STALE, str(error))
+            case StrategyRefusedError():
+                return _outcome(node, RunState.DEAD, str(error))
+            case EngineRestingError():
+                return await self._put_back(node, str(error), error.retry_after)
+            case EngineUnavailableError():
+                return await self._retry(node, str(error), error.retry_after)
+        return await self._retry(node, str(error))
+
+    async def _retry(self, node: TimedOutNode, error: str, at_least: float = 0.0) -> Outcome:
         """Armed again after a back-off, or dead after the last attempt."""
         if node.attempt >= self._limits.max_attempts:
             return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
-        due_at = await self._pool.now() + self._limits.retry.seconds(node.attempt)
+        wait = at_least + self._limits.retry.seconds(node.attempt)
+        due_at = await self._pool.now() + wait
         return _outcome(node, RunState.ARMED, error, due_at=due_at)
 
-    async def _put_back(self, node: TimedOutNode, why: str) -> Outcome:
-        return _outcome(node, RunState.ARMED, why, due_at=await self._pool.now(), called=False)
+    async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
+        """Armed again, no attempt used up. After a wait they do not all come at once."""
+        wait = at_least + self._limits.retry.seconds(1) if at_least else 0.0
+        due_at = await self._pool.now() + wait
+        return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
 
 
 def _outcome(

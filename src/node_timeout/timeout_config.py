@@ -113,14 +113,7 @@ def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeCo
             problems.extend(error.problems)
             continue
         if config["enable"]:
-            enabled.append(
-                TimeoutConfig(
-                    node_id=node_id,
-                    root_pipeline_id=root_pipeline_id,
-                    action=config["action"],
-                    seconds=float(config["seconds"]),
-                )
-            )
+            enabled.append(_timeout_config(node_id, root_pipeline_id, config))
         else:
             disabled.append(node_id)
     if problems:
@@ -128,10 +121,32 @@ def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeCo
     return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled))
 
 
+def read_config(
+    node_id: str, root_pipeline_id: Any, config: Any, rules: ConfigRules
+) -> TimeoutConfig | None:
+    """Read one config by itself; None if it is disabled. Raises `InvalidInputError`."""
+    problem = id_problem(f"root pipeline id of node {node_id!r}", root_pipeline_id)
+    if problem:
+        raise InvalidInputError(problem)
+    checked = _check_config(node_id, config, rules)
+    return _timeout_config(node_id, root_pipeline_id, checked) if checked["enable"] else None
+
+
 def did_you_mean(word: object, known: Collection[str]) -> str:
     """``", did you mean 'x'?"`` for a near miss, else the empty string."""
     close = get_close_matches(str(word), list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _timeout_config(
+    node_id: str, root_pipeline_id: str, checked: Mapping[str, Any]
+) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=node_id,
+        root_pipeline_id=root_pipeline_id,
+        action=checked["action"],
+        seconds=float(checked["seconds"]),
+    )
 
 
 def _walk(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from node_timeout import metrics
 from node_timeout.errors import PoolUnavailableError
+from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.node import NodeRun
-from node_timeout.ports import Ledger, NodeLeft, NodeStarted, Pool
+from node_timeout.ports import Ledger, Pool
 
 logger = logging.getLogger(__name__)
 

@@ -227,7 +227,7 @@ class Worker:
                 due, unreadable = message.decode(delivery.body)
             except Exception as error:  # noqa: BLE001 - it is this message's own fault
                 due = []
-                unreadable = [message.UnreadableNode(body=delivery.body, reason=str(error))]
+                unreadable = [message.Unreadable(body=delivery.body, reason=str(error))]
             for bad in unreadable:
                 logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
                 metrics.UNREADABLE.labels("queue").inc()

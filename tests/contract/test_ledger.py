@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.events import NodeStarted
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports import NodeStarted, ReplayOrder, Retention, Taking
+from node_timeout.ports import ReplayOrder, Retention, Taking
 from tests.support import config, configure, left, run, started
 
 NOW = 1_795_448_948.419_445_3

@@ -148,14 +148,15 @@ async def test_an_earlier_deadline_wakes_a_waiting_scanner(pool: RedisPool, url:
 
 
 async def test_one_leads_until_it_resigns_or_its_time_is_over(pool: RedisPool) -> None:
-    assert await pool.lead("one", 60)
-    assert await pool.lead("one", 60)
-    assert not await pool.lead("two", 60)
-    await pool.resign("two")
-    assert not await pool.lead("two", 60)
-    await pool.resign("one")
-    assert await pool.lead("two", 0.05)
-    await wait_until(lambda: pool.lead("one", 60))
+    assert await pool.lead("reconciler", "one", 60)
+    assert await pool.lead("reconciler", "one", 60)
+    assert not await pool.lead("reconciler", "two", 60)
+    assert await pool.lead("surveyor", "two", 60), "another role"
+    await pool.resign("reconciler", "two")
+    assert not await pool.lead("reconciler", "two", 60)
+    await pool.resign("reconciler", "one")
+    assert await pool.lead("reconciler", "two", 0.05)
+    await wait_until(lambda: pool.lead("reconciler", "one", 60))
 
 
 async def test_lost_data_is_noticed_until_it_is_reconciled(pool: RedisPool, url: str) -> None:
@@ -197,5 +198,5 @@ async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
         with pytest.raises(PoolUnavailableError, match="Redis"):
             await call()
     assert await pool.now() > 1e9
-    await pool.resign("nobody")
+    await pool.resign("reconciler", "nobody")
     await pool.close()

@@ -202,4 +202,4 @@ async def test_the_service_arms_without_pause_after_a_loss_and_resigns_when_stop
     await wait_until(all_armed, 5)
     stop.set()
     await running
-    assert await pool.lead("another", 5)
+    assert await pool.lead("reconciler", "another", 5)

@@ -68,8 +68,12 @@ def test_secret_files_are_read_and_the_environment_wins(
     assert settings.amqp_url.get_secret_value() == "amqp://from-environment/"
 
 
-def test_every_setting_has_a_default_but_the_engine() -> None:
+def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> None:
     settings = Settings()
     unset = {name for name in Settings.model_fields if getattr(settings, name) is None}
-    assert unset == {"engine", "handle_queue", "metrics_port"}
+    assert unset == {
+        *("engine", "engine_url", "engine_token", "engine_signing_key"),
+        *("webhook_url", "webhook_token", "webhook_signing_key", "http_ca_file"),
+        *("handle_queue", "events_queue", "metrics_port"),
+    }
     assert all(field.description for field in Settings.model_fields.values())

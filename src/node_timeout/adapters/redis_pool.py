@@ -5,6 +5,7 @@ Keys, all derived from the name of the pool:
     <pool>                     ZSET    member <node_id>_<version>, score = deadline or lease expiry
     <pool>:wakeup              channel an earlier deadline was armed
     <pool>:reconciler          STRING  name of the leading reconciler, with a time to live
+    <pool>:surveyor            STRING  name of the leading surveyor, likewise
     <pool>:reconciled_run_id   STRING  run_id of the Redis that the ledger was last compared with
 """
 
@@ -54,7 +55,6 @@ class RedisPool:
         )
         self._name = name
         self._channel = f"{name}:wakeup"
-        self._lead_key = f"{name}:reconciler"
         self._marker_key = f"{name}:reconciled_run_id"
         self._run_id = ""
         self._clock = _PoolClock()
@@ -172,12 +172,13 @@ class RedisPool:
         oldest = max(0.0, now - float(first[0][1])) if first else 0.0
         return PoolCounts(armed=armed, overdue=overdue, oldest_overdue_seconds=oldest)
 
-    async def lead(self, leader: str, seconds: float) -> bool:
-        return bool(await self._call("lead", [self._lead_key], leader, int(seconds * 1000)))
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        key = f"{self._name}:{role}"
+        return bool(await self._call("lead", [key], leader, int(seconds * 1000)))
 
-    async def resign(self, leader: str) -> None:
+    async def resign(self, role: str, leader: str) -> None:
         with contextlib.suppress(PoolUnavailableError):
-            await self._call("lead", [self._lead_key], leader, 0)
+            await self._call("lead", [f"{self._name}:{role}"], leader, 0)
 
     async def may_have_lost_data(self) -> bool:
         async with self._pipeline() as pipeline:

@@ -24,13 +24,12 @@ from node_timeout.adapters.database import create_engine, dispose, transaction
 from node_timeout.adapters.tables import HEAD_REVISION, ledger, versions
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.errors import SchemaError
+from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports import (
     Disarming,
     LedgerCounts,
     LedgerRow,
-    NodeLeft,
-    NodeStarted,
     ReplayOrder,
     Retention,
     Taking,
@@ -54,6 +53,7 @@ _WITH_CONFIG = select(
 _RUN_COLUMNS = (
     ledger.c.version,
     ledger.c.state,
+    ledger.c.started_at,
     ledger.c.deadline,
     ledger.c.due_at,
     ledger.c.finished_at,
@@ -158,6 +158,7 @@ class SqlLedger:
                     if config is not None:
                         fresh.append(_started_row(event, config, now))
                 elif row.state == RunState.ARMED:
+                    await self._started_again(connection, row, event, now)
                     armed.append(_due(row))
                 elif row.state in (RunState.CANCELLED, RunState.STALE):
                     armed += await self._resume(connection, row, event, now)
@@ -208,6 +209,18 @@ class SqlLedger:
             )
         )
         return [_due(row) for row in found]
+
+    async def _started_again(
+        self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float
+    ) -> None:
+        """Keep the latest start of an armed run: a leaving before it has come late."""
+        started_at = event.started_at(now)
+        if event.happened_at is not None and (row.started_at or 0.0) < started_at:
+            await connection.execute(
+                sql_update(ledger)
+                .where(_keys([event.run]), ledger.c.state == RunState.ARMED)
+                .values(started_at=started_at)
+            )
 
     async def _resume(
         self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float

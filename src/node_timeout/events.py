@@ -1,0 +1,141 @@
+"""Events of the workflow engine, and their wire form in the events queue.
+
+``{"schema": 1, "events": [event, …]}``, UTF-8 JSON, each event one of
+
+    {"event": "node_running", "node_id": str, "version": str, "happened_at": Unix seconds,
+     "root_pipeline_id": str, "timeout_config": {"enable": bool, "action": str, "seconds": number}}
+    {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds}
+
+The second line of the first and the version of the second are optional. An unknown schema number
+is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout.errors import InvalidInputError
+from node_timeout.message import Unreadable, read_entries
+from node_timeout.node import NodeRun, id_problem
+from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
+
+SCHEMA = 1
+MAX_AHEAD_SECONDS = 3600.0
+
+_KEYS = {
+    "node_running": {
+        "event",
+        "node_id",
+        "version",
+        "happened_at",
+        "root_pipeline_id",
+        "timeout_config",
+    },
+    "node_left": {"event", "node_id", "version", "happened_at"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStarted:
+    """A node entered RUNNING."""
+
+    run: NodeRun
+    happened_at: float | None = None
+    """When, by the engine's clock; the deadline counts from then. None: now."""
+    config: TimeoutConfig | None = None
+    """Counts for this run if no config is stored for the node."""
+    seen_at: float | None = None
+    """When the run was last known to be running, if that is later than its start."""
+
+    @property
+    def node_id(self) -> str:
+        return self.run.node_id
+
+    def started_at(self, now: float) -> float:
+        """Never in the future, whatever the engine's clock says."""
+        return now if self.happened_at is None else min(self.happened_at, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft:
+    """A node left RUNNING; with its version, or with that which the engine gave it next."""
+
+    node_id: str
+    version: str | None = None
+    happened_at: float | None = None
+    """When, by the engine's clock. None: now."""
+
+    def left_at(self, now: float) -> float:
+        """Never in the future, whatever the engine's clock says."""
+        return now if self.happened_at is None else min(self.happened_at, now)
+
+
+Event = NodeStarted | NodeLeft
+
+
+def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], list[Unreadable]]:
+    """Read a message; a bad event does not spoil the others. Raises `UnreadableMessageError`."""
+    events: list[Event] = []
+    unreadable: list[Unreadable] = []
+    for entry in read_entries(body, SCHEMA, "events"):
+        try:
+            events.append(_event(entry, rules, now))
+        except InvalidInputError as error:
+            message = json.dumps({"schema": SCHEMA, "events": [entry]}).encode()
+            unreadable.append(Unreadable(body=message, reason=str(error)))
+    return events, unreadable
+
+
+def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
+    """Split so that each round has one event a node, and a node's events are in order of time."""
+    rounds: list[list[Event]] = []
+    seen: dict[str, int] = {}
+    for event in sorted(events, key=lambda event: event.happened_at or math.inf):
+        number = seen.get(event.node_id, 0)
+        seen[event.node_id] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(event)
+    return rounds
+
+
+def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
+    if not isinstance(entry, Mapping):
+        raise InvalidInputError(f"{entry!r:.200} is not an object with event, node_id, …")
+    kind = entry.get("event")
+    keys = _KEYS.get(kind) if isinstance(kind, str) else None
+    if keys is None:
+        raise InvalidInputError(f"event {kind!r:.80} is not one of {', '.join(_KEYS)}")
+    if unknown := sorted(str(key) for key in set(entry) - keys):
+        raise InvalidInputError(f"{kind} has the unknown keys {', '.join(unknown):.200}")
+    happened_at = _instant(entry, rules, now)
+    if kind == "node_running":
+        run = NodeRun.of(entry.get("node_id"), entry.get("version"))
+        return NodeStarted(run=run, happened_at=happened_at, config=_config(run, entry, rules))
+    if entry.get("version") is None:
+        if problem := id_problem("node id", entry.get("node_id")):
+            raise InvalidInputError(problem)
+        return NodeLeft(node_id=entry["node_id"], happened_at=happened_at)
+    run = NodeRun.of(entry.get("node_id"), entry["version"])
+    return NodeLeft(node_id=run.node_id, version=run.version, happened_at=happened_at)
+
+
+def _instant(entry: Mapping[str, Any], rules: ConfigRules, now: float) -> float:
+    value = entry.get("happened_at")
+    where = f"happened_at {value!r:.80} of node {entry.get('node_id')!r:.80}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError(f"{where} is not a number of Unix seconds")
+    if not value <= now + MAX_AHEAD_SECONDS:
+        raise InvalidInputError(f"{where} lies in the future; Unix seconds are meant")
+    if value < now - rules.max_seconds:
+        raise InvalidInputError(f"{where} is longer ago than any timeout; Unix seconds are meant")
+    return float(value)
+
+
+def _config(run: NodeRun, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
+    """The config that the event carries; None without one, or with a disabled one."""
+    if entry.get("timeout_config") is None:
+        return None
+    return read_config(run.node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)

@@ -1,0 +1,97 @@
+"""The wire form of the engine's events."""
+
+import json
+from typing import Any
+
+import pytest
+
+from node_timeout.errors import UnreadableMessageError
+from node_timeout.events import NodeLeft, NodeStarted, decode, in_rounds
+from node_timeout.timeout_config import ConfigRules
+from tests.support import config, run
+
+NOW = 1_000_000_000.0
+RULES = ConfigRules(actions=("forced_fail",), max_seconds=1e6)
+
+RUNNING = {"event": "node_running", "node_id": "a", "version": "v1", "happened_at": NOW - 1}
+LEFT = {"event": "node_left", "node_id": "a", "version": "v1", "happened_at": NOW}
+CONFIG = {"enable": True, "action": "forced_fail", "seconds": 5}
+
+
+def message(*events: Any, schema: Any = 1) -> bytes:
+    return json.dumps({"schema": schema, "events": events}).encode()
+
+
+def test_both_events_are_read() -> None:
+    events, unreadable = decode(message(RUNNING, LEFT), RULES, NOW)
+    assert events == [
+        NodeStarted(run=run("a"), happened_at=NOW - 1),
+        NodeLeft(node_id="a", version="v1", happened_at=NOW),
+    ]
+    assert unreadable == []
+
+
+def test_a_config_may_come_along() -> None:
+    carrying = {**RUNNING, "root_pipeline_id": "root", "timeout_config": CONFIG}
+    disabled = {**carrying, "timeout_config": {**CONFIG, "enable": False}}
+    (with_config, without), _ = decode(message(carrying, disabled), RULES, NOW)
+    assert isinstance(with_config, NodeStarted)
+    assert with_config.config == config("a", 5)
+    assert isinstance(without, NodeStarted)
+    assert without.config is None
+
+
+def test_a_left_event_needs_no_version() -> None:
+    (event,), _ = decode(message({**LEFT, "version": None}), RULES, NOW)
+    assert event == NodeLeft(node_id="a", happened_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (7, "is not an object"),
+        ({**RUNNING, "event": "node_runing"}, "'node_runing' is not one of node_running, node_l"),
+        ({**RUNNING, "event": ["node_left"]}, "is not one of"),
+        ({**RUNNING, "verison": "v1"}, "unknown keys verison"),
+        ({**LEFT, "timeout_config": CONFIG}, "unknown keys timeout_config"),
+        ({**RUNNING, "version": None}, "version of node 'a' None is NoneType"),
+        ({**RUNNING, "version": "v_1"}, "has an underscore"),
+        ({**LEFT, "node_id": "", "version": None}, "node id is empty"),
+        ({**RUNNING, "happened_at": None}, "is not a number of Unix seconds"),
+        ({**RUNNING, "happened_at": True}, "is not a number of Unix seconds"),
+        ({**RUNNING, "happened_at": NOW * 1000}, "lies in the future; Unix seconds are meant"),
+        ({**RUNNING, "happened_at": float("nan")}, "lies in the future"),
+        ({**RUNNING, "happened_at": 4711.0}, "longer ago than any timeout"),
+        ({**RUNNING, "timeout_config": CONFIG}, "root pipeline id of node 'a' None is NoneType"),
+        (
+            {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "seconds": -1}},
+            "seconds is -1",
+        ),
+        (
+            {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "action": "forced"}},
+            "action 'forced' is unknown, did you mean 'forced_fail'?",
+        ),
+    ],
+)
+def test_a_bad_event_is_told_apart_with_its_reason(entry: Any, reason: str) -> None:
+    events, (unreadable,) = decode(message(entry, LEFT), RULES, NOW)
+    assert len(events) == 1, "the good one is read"
+    assert reason in unreadable.reason
+    assert json.dumps(json.loads(unreadable.body)["events"]) == json.dumps([entry])
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b"[]", b'{"schema": 1}', message(schema=2), message(schema=None)]
+)
+def test_a_message_of_another_form_is_refused(body: bytes) -> None:
+    with pytest.raises(UnreadableMessageError):
+        decode(body, RULES, NOW)
+
+
+def test_events_of_a_node_come_in_order_of_time_each_in_a_round_of_its_own() -> None:
+    first = NodeStarted(run=run("a", "v1"), happened_at=1.0)
+    left = NodeLeft(node_id="a", happened_at=2.0)
+    again = NodeStarted(run=run("a", "v2"), happened_at=3.0)
+    other = NodeStarted(run=run("b"), happened_at=2.5)
+    assert in_rounds([again, other, left, first]) == [[first, other], [left], [again]]
+    assert in_rounds([]) == []

@@ -4,6 +4,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.settings import PREFIX, Settings
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
+
+if find_spec("pipeline"):
+    # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
+    from tests.bamboo.house import house  # noqa: F401 - a fixture
+else:
+    collect_ignore = ["bamboo", "regressions/test_bamboo_defects.py"]
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 

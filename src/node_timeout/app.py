@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from node_timeout import metrics
+from node_timeout.adapters.bamboo_configs import BambooConfigs
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
@@ -89,6 +90,17 @@ class Status:
         return dataclasses.asdict(self)
 
 
+@dataclass(slots=True, kw_only=True)
+class ImportReport:
+    """What `NodeTimeout.import_bamboo_configs` did, in rows."""
+
+    read: int = 0
+    imported: int = 0
+    """The others were here already, or were refused."""
+    refused: tuple[str, ...] = ()
+    """One sentence for each row that is no valid config."""
+
+
 class NodeTimeout:
     """Arm, disarm, look and replay, over the stores that the settings name.
 
@@ -142,6 +154,27 @@ class NodeTimeout:
             return {"result": False, "data": [], "message": str(error)}
         await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
         return {"result": True, "data": [each.as_dict() for each in tree.enabled], "message": ""}
+
+    async def import_bamboo_configs(
+        self, source_url: str, progress: Callable[[int, int], None]
+    ) -> ImportReport:
+        """Copy the configs of bamboo's own app from its database; those stored here stay.
+
+        Called again it copies what is new. ``progress`` is told the rows read and their number.
+        Raises `SettingsError`, `LedgerUnavailableError`, `LedgerError`.
+        """
+        report = ImportReport()
+        source = BambooConfigs(source_url)
+        try:
+            total = await source.count()
+            async for page in source.pages(_rules(self.settings)):
+                report.read += page.rows
+                report.imported += await self.ledger.add_configs(page.configs)
+                report.refused += page.refused
+                progress(report.read, max(total, report.read))
+        finally:
+            await source.close()
+        return report
 
     # Node runs
 
@@ -365,11 +398,12 @@ class NodeTimeout:
 
     def _routes(self) -> Routes:
         settings = self.settings
-        if settings.events_queue in (
+        others = (
             settings.dispatch_queue,
             settings.handle_queue,
             *settings.handle_queues.values(),
-        ):
+        )
+        if settings.events_queue and settings.events_queue in others:
             raise SettingsError(
                 f"{variable('events_queue')}: {settings.events_queue!r} is another queue already"
             )

@@ -11,10 +11,11 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import NodeTimeout, Status
-from node_timeout.errors import NodeTimeoutError
+from node_timeout.errors import NodeTimeoutError, TemporaryError
 from node_timeout.ports import LedgerRow
 from node_timeout.settings import Settings
 
@@ -46,16 +47,22 @@ class _Bridge:
             self.close()
             raise
 
-    def run(self, call: Call[T]) -> T:
-        """Raises `_ClosedError` if it never began, `NodeTimeoutError` if `close` cut it short."""
+    def run(self, call: Call[T], time_limit: float | None = None) -> T:
+        """Raises `_ClosedError` if it never began, `NodeTimeoutError` if `close` cut it short,
+        `TemporaryError` if it took longer than ``time_limit`` (seconds).
+        """
         with self._lock:
             if self._closed:
                 raise _ClosedError
             future = asyncio.run_coroutine_threadsafe(call(self._app), self._loop)
         try:
-            return future.result()
+            return future.result(time_limit)
         except CancelledError as error:
             raise NodeTimeoutError("closed by another thread during the call") from error
+        except FutureTimeoutError as error:
+            if not future.cancel():
+                raise  # the call's own
+            raise TemporaryError(f"no answer within {time_limit:g} s") from error
 
     def close(self) -> None:
         with self._lock:
@@ -81,8 +88,12 @@ class _Bridge:
 class BlockingNodeTimeout:
     """The names of `NodeTimeout`, for callers without an event loop. Safe from several threads."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, call_timeout: float | None = None
+    ) -> None:
+        """A call that takes longer than ``call_timeout`` (seconds) raises `TemporaryError`."""
         self.settings = settings or Settings()
+        self._call_timeout = call_timeout
         self._bridge: _Bridge | None = None
         self._lock = threading.Lock()
         _instances.add(self)
@@ -151,7 +162,7 @@ class BlockingNodeTimeout:
                     self._bridge = _Bridge(self.settings)
                 bridge = self._bridge
             with contextlib.suppress(_ClosedError):
-                return bridge.run(call)
+                return bridge.run(call, self._call_timeout)
 
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's connections alone, and never close them."""

@@ -221,6 +221,38 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     click.echo(json.dumps(new_tree, ensure_ascii=False))
 
 
+@cli.command("import-bamboo")
+@click.option(
+    "--from",
+    "source",
+    help="URL of the database that has bamboo's table.  [default: the database of node-timeout]",
+)
+def import_bamboo(source: str | None) -> int:
+    """Copy the timeout configs of bamboo's own app; those stored here stay as they are.
+
+    May be repeated: rows that came since are added. Exit code 1 if a row was refused.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    source = source or _settings({}).database_url.get_secret_value()
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("timeout configs", total=None)
+        report = _with_library(
+            lambda app: app.import_bamboo_configs(
+                source, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        )
+    for problem in report.refused:
+        click.echo(f"refused: {problem}", err=True)
+    there = report.read - report.imported - len(report.refused)
+    click.echo(
+        f"{report.read} rows read: {report.imported} imported, {there} here already, "
+        f"{len(report.refused)} refused"
+    )
+    return FAILURE if report.refused else 0
+
+
 @cli.command()
 @click.argument("node_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")

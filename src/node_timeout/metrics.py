@@ -9,6 +9,9 @@ ARM_FAILURES = Counter(
 DISARMED = Counter("node_timeout_disarmed", "Node runs disarmed by the tracker")
 
 EVENTS = Counter("node_timeout_events", "Events read from the events queue")
+EVENTS_MISSED = Counter(
+    "node_timeout_events_missed", "State changes of bamboo-engine that could not be recorded"
+)
 SURVEYED = Counter(
     "node_timeout_surveyed", "Node runs whose event was lost, armed by the engine's own word"
 )

@@ -1,0 +1,15 @@
+"""The Django app."""
+
+from django.apps import AppConfig
+
+
+class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
+    name = "node_timeout.contrib.bamboo"
+    label = "node_timeout_bamboo"
+    verbose_name = "node-timeout"
+
+    def ready(self) -> None:
+        from node_timeout.contrib.bamboo import client, receivers  # noqa: PLC0415 - needs the apps
+
+        client()  # a wrong setting stops the start, not the first pipeline
+        receivers.connect()

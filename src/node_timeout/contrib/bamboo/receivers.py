@@ -1,0 +1,57 @@
+"""``post_set_state`` of bamboo-engine → arm and disarm.
+
+RUNNING arms, what ends or suspends a node disarms. A failure never reaches the engine: it is
+logged and counted, and the worker's surveyor arms the node by the engine's own word later.
+"""
+
+import logging
+import time
+from typing import Any
+
+from bamboo_engine import states
+from pipeline.eri.signals import post_set_state
+
+from node_timeout import metrics
+from node_timeout.contrib.bamboo import client
+
+logger = logging.getLogger(__name__)
+
+LEFT = frozenset({states.FINISHED, states.FAILED, states.SUSPENDED, states.REVOKED})
+SLOW_SECONDS = 1.0
+REST_SECONDS = 10.0
+
+
+class _Rest:
+    """After a call that failed slowly no other is tried for a while: the engine must not wait."""
+
+    until = 0.0
+    """On this host's monotonic clock."""
+
+
+def connect() -> None:
+    post_set_state.connect(on_post_set_state, dispatch_uid="node_timeout")
+
+
+def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **_more: Any) -> None:
+    """Receiver. Costs one indexed read for a node without a timeout config."""
+    del sender
+    began = time.monotonic()
+    try:
+        if began < _Rest.until:
+            metrics.EVENTS_MISSED.inc()
+        elif to_state == states.RUNNING:
+            client().node_started(node_id, version)
+        elif to_state in LEFT:
+            # Without its version: the engine may have refreshed that.
+            client().node_left(node_id)
+    except Exception as error:  # noqa: BLE001 - the engine's own step goes on, whatever happened
+        metrics.EVENTS_MISSED.inc()
+        if time.monotonic() - began > SLOW_SECONDS:
+            _Rest.until = time.monotonic() + REST_SECONDS
+        logger.error(  # noqa: TRY400 - one line: an outage hits every node
+            "node %s: that it is %s was not recorded: %s",
+            node_id,
+            to_state,
+            error,
+            extra={"node_id": node_id, "version": version},
+        )

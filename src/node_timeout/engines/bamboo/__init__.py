@@ -1,0 +1,104 @@
+"""Engine ``bamboo``: bamboo-engine, in the Django settings of the project that runs it.
+
+``DJANGO_SETTINGS_MODULE`` names the settings, and the working directory is importable, as for
+``manage.py``. What is asked and done stands in `node_timeout.engines.bamboo.acts`; here are the
+threads it runs in, each with Django connections of its own.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import TypeVar
+
+from node_timeout.engines.bamboo.threads import Threads
+from node_timeout.errors import SettingsError
+from node_timeout.events import NodeStarted
+from node_timeout.node import TimedOutNode
+from node_timeout.settings import Settings
+
+T = TypeVar("T")
+
+SETTINGS_MODULE = "DJANGO_SETTINGS_MODULE"
+KEEP_CONNECTION_SECONDS = 60
+
+
+class BambooEngine:
+    """See `node_timeout.ports.Engine` and `SurveyableEngine`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError` if Django or bamboo-pipeline is missing or cannot be set up."""
+        # In a thread: components are written to the database meanwhile, which Django refuses to do
+        # in an event loop's.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            self._acts = thread.submit(_set_up).result()
+        self._threads = Threads(
+            settings.engine_threads, name="bamboo", at_end=self._acts.close_connections
+        )
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        return await self._run(lambda: self._acts.is_running(node))
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        return await self._run(lambda: self._acts.forced_fail(node, reason))
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        return await self._run(lambda: self._acts.forced_fail_and_skip(node, reason))
+
+    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
+        return await self._run(lambda: self._acts.running(node_ids))
+
+    async def close(self) -> None:
+        await self._threads.close()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await self._threads.run(lambda: self._acts.in_database(call))
+
+
+def _set_up() -> ModuleType:
+    """Set Django up; return the module that talks with bamboo-engine, which needs it."""
+    if not os.environ.get(SETTINGS_MODULE):
+        raise SettingsError(
+            f"{SETTINGS_MODULE} is not set; name the Django settings of your project, "
+            f"and start in the directory of its manage.py"
+        )
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - a text, as sys.path has them
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        import django  # noqa: PLC0415 - the extra may not be installed
+        import pipeline.eri  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise SettingsError(f"{error}; pip install 'node-timeout[bamboo]'") from error
+    with _logging_kept():
+        django.setup()
+    _keep_connections()
+    from node_timeout.engines.bamboo import acts  # noqa: PLC0415 - its imports need Django set up
+
+    acts.close_connections()  # this thread's
+    return acts
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """The project's LOGGING may add loggers; it neither silences ours nor replaces our output."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers or root.handlers
+    root.setLevel(level)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.split(".")[0] == "node_timeout":
+            logger.disabled = False
+
+
+def _keep_connections() -> None:
+    """A project that leaves CONN_MAX_AGE at 0 means requests; a worker would connect each time."""
+    from django.db import connections  # noqa: PLC0415 - needs Django set up
+
+    for database in connections.databases.values():
+        if database.get("CONN_MAX_AGE") == 0:
+            database["CONN_MAX_AGE"] = KEEP_CONNECTION_SECONDS
+            database["CONN_HEALTH_CHECKS"] = True

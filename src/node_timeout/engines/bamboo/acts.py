@@ -1,0 +1,279 @@
+"""What the worker asks of bamboo-engine and does to it. Import it only with Django set up.
+
+Check and act are one transaction: the State row is locked, compared with the node run, and only
+then is the node failed by ``bamboo_engine.api`` (and skipped, in the same transaction). A retry of
+the node waits for the lock and finds it done; a node retried before is found superseded.
+
+    lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ mark ──▶ commit ──▶ signals ──▶ next node's message
+
+A crash before the commit leaves the node running, to be failed by the next attempt. A crash behind
+it is told by the mark in the node's outputs: which version was failed, and as which version that
+left the node. What then is missing is the message that sends the pipeline on; it is sent again,
+with the engine's own fence against duplicates where the engine has one (bamboo-engine 3).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from bamboo_engine import api, states
+from bamboo_engine.exceptions import InvalidOperationError
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    close_old_connections,
+    connections,
+    router,
+    transaction,
+)
+from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+from pipeline.eri.celery import tasks as _tasks  # noqa: F401 - registers the engine's Celery tasks
+from pipeline.eri.models import Process, State
+from pipeline.eri.runtime import BambooDjangoRuntime
+from pipeline.eri.signals import post_set_state
+
+from node_timeout.errors import (
+    EngineUnavailableError,
+    InvalidNodeRunError,
+    NodeRunSupersededError,
+    NodeTimeoutError,
+    StrategyRefusedError,
+)
+from node_timeout.events import NodeStarted
+from node_timeout.node import NodeRun, TimedOutNode
+
+try:
+    from bamboo_engine import fence
+except ImportError:  # bamboo-engine 2
+    fence = None
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MARK = "_node_timeout"
+"""Key in the outputs of a node that was failed here."""
+
+
+def in_database(call: Callable[[], T]) -> T:
+    """Call with sound connections; what a later try may cure is raised as temporary."""
+    close_old_connections()
+    try:
+        return call()
+    except NodeTimeoutError:
+        raise
+    except (DatabaseError, InterfaceError) as error:
+        raise EngineUnavailableError(f"bamboo's database: {error}") from error
+    except (BrokerError, OSError) as error:
+        raise EngineUnavailableError(f"bamboo's broker: {error}") from error
+    finally:
+        close_old_connections()
+
+
+def close_connections() -> None:
+    connections.close_all()
+
+
+def is_running(node: TimedOutNode) -> bool:
+    """Also true for what was begun here and may not be at its end: see the module."""
+    state = State.objects.filter(node_id=node.node_id).first()
+    return state is not None and (_is_current(state, node) or _was_failed_here(state, node))
+
+
+def forced_fail(node: TimedOutNode, reason: str) -> str:
+    return _act(node, reason, skip=False)
+
+
+def forced_fail_and_skip(node: TimedOutNode, reason: str) -> str:
+    return _act(node, reason, skip=True)
+
+
+def running(node_ids: Sequence[str]) -> list[NodeStarted]:
+    """The runs of these nodes that are current: three queries."""
+    found = list(
+        State.objects.filter(node_id__in=node_ids, name=states.RUNNING).values(
+            "node_id", "version", "root_id", "started_time"
+        )
+    )
+    standing = set(
+        Process.objects.filter(
+            current_node_id__in=[state["node_id"] for state in found], dead=False
+        ).values_list("current_node_id", flat=True)
+    )
+    revoked = set(
+        State.objects.filter(
+            node_id__in={state["root_id"] for state in found}, name=states.REVOKED
+        ).values_list("node_id", flat=True)
+    )
+    events = []
+    for state in found:
+        if state["node_id"] not in standing or state["root_id"] in revoked:
+            continue
+        try:
+            run = NodeRun.of(state["node_id"], state["version"])
+        except InvalidNodeRunError:
+            continue  # no event of it was ever accepted either
+        events.append(NodeStarted(run=run, happened_at=_unix(state["started_time"])))
+    return events
+
+
+def _unix(instant: datetime | None) -> float | None:
+    if instant is None:
+        return None
+    return (timezone.make_aware(instant) if timezone.is_naive(instant) else instant).timestamp()
+
+
+def _is_current(state: Any, node: TimedOutNode) -> bool:
+    """RUNNING at this version, a process stands on it, and its root pipeline is not revoked."""
+    return bool(
+        state.version == node.version
+        and state.name == states.RUNNING
+        and Process.objects.filter(current_node_id=node.node_id, dead=False).exists()
+        and not State.objects.filter(node_id=state.root_id, name=states.REVOKED).exists()
+    )
+
+
+def _was_failed_here(state: Any, node: TimedOutNode) -> bool:
+    """The node is as an earlier call for this very run left it."""
+    if state.version == node.version or state.name not in (states.FAILED, states.FINISHED):
+        return False
+    mark = BambooDjangoRuntime().get_execution_data_outputs(node.node_id).get(MARK)
+    return bool(mark == {"failed": node.version, "version": state.version})
+
+
+def _act(node: TimedOutNode, reason: str, *, skip: bool) -> str:
+    runtime = _Runtime(node)
+    with transaction.atomic(using=router.db_for_write(State)):
+        state = State.objects.select_for_update().filter(node_id=node.node_id).first()
+        if state is None:
+            raise NodeRunSupersededError(f"bamboo-engine has no state of node {node.node_id!r}")
+        if _is_current(state, node):
+            done = _fail(runtime, node, reason)
+            done += _skip(runtime, node) if skip else ""
+        elif _was_failed_here(state, node):
+            done = _go_on(runtime, state, node, skip=skip)
+        else:
+            raise NodeRunSupersededError(
+                f"bamboo-engine has moved on: {state.name} at version {state.version}"
+            )
+    runtime.tell()
+    return done
+
+
+def _fail(runtime: "_Runtime", node: TimedOutNode, reason: str) -> str:
+    result = api.forced_fail_activity(runtime=runtime, node_id=node.node_id, ex_data=reason)
+    if not result.result:
+        if isinstance(result.exc, InvalidOperationError):
+            raise StrategyRefusedError(f"bamboo-engine refuses: {result.exc}") from result.exc
+        raise result.exc
+    return "failed"
+
+
+def _skip(runtime: "_Runtime", node: TimedOutNode) -> str:
+    """Skip the failed node. One that must not be skipped stays failed, and that is told."""
+    result = api.skip_node(runtime=runtime, node_id=node.node_id)
+    if not result.result:
+        if isinstance(result.exc, InvalidOperationError):
+            logger.warning(
+                "node %s was failed, and bamboo-engine refuses to skip it: %s",
+                node.node_id,
+                result.exc,
+                extra={"node_id": node.node_id, "version": node.version},
+            )
+            return f", not skipped: {result.exc}"
+        raise result.exc
+    runtime.mark()
+    return " and skipped"
+
+
+def _go_on(runtime: "_Runtime", state: Any, node: TimedOutNode, *, skip: bool) -> str:
+    """An earlier attempt was committed: do what it did not come to."""
+    if state.name == states.FAILED:
+        return "failed before" + (_skip(runtime, node) if skip else "")
+    process = Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()
+    if process is None:
+        return "failed and skipped before"
+    detail = runtime.get_node(node.node_id)
+    info = runtime.get_process_info(process.id)
+    runtime.execute(
+        process_id=process.id,
+        node_id=detail.target_nodes[0],
+        root_pipeline_id=info.root_pipeline_id,
+        parent_pipeline_id=info.top_pipeline_id,
+    )
+    return "failed and skipped before, sent on again"
+
+
+class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is not typed
+    """The engine's runtime, but signals and messages wait until the transaction is committed."""
+
+    def __init__(self, node: TimedOutNode) -> None:
+        super().__init__()
+        self._node = node
+        self._version = node.version
+        self._signals: list[dict[str, Any]] = []
+        self._messages: list[Callable[[], None]] = []
+
+    def tell(self) -> None:
+        """Send what has waited. Raises what the broker raises; no receiver stops the others."""
+        for signal in self._signals:
+            for receiver, answer in post_set_state.send_robust(sender=State, **signal):
+                if isinstance(answer, Exception):
+                    logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
+        for send in self._messages:
+            send()
+
+    def mark(self) -> None:
+        """Write into the node's outputs which version it has now, by our doing."""
+        self.set_execution_data_outputs(
+            self._node.node_id, self.get_execution_data_outputs(self._node.node_id)
+        )
+
+    def set_execution_data_outputs(self, node_id: str, outputs: dict[str, Any]) -> None:
+        if node_id == self._node.node_id:
+            outputs = {**outputs, MARK: {"failed": self._node.version, "version": self._version}}
+        super().set_execution_data_outputs(node_id, outputs)
+
+    def set_state(
+        self, *, node_id: str, to_state: str, send_post_set_state_signal: bool = True, **how: Any
+    ) -> str:
+        version: str = super().set_state(
+            node_id=node_id, to_state=to_state, send_post_set_state_signal=False, **how
+        )
+        if node_id == self._node.node_id:
+            self._version = version
+        if send_post_set_state_signal:
+            state = self.get_state(node_id)
+            self._signals.append(
+                {
+                    "node_id": node_id,
+                    "to_state": to_state,
+                    "version": version,
+                    "root_id": state.root_id,
+                    "parent_id": state.parent_id,
+                    "loop": how.get("loop", -1),
+                }
+            )
+        return version
+
+    def execute(self, **call: Any) -> None:
+        if fence is not None and not call.get("headers"):
+            state = self.get_state(self._node.node_id)
+            token = fence.ExecuteFence(self._node.node_id, state.version)
+            call["headers"] = fence.dispatch_headers(None, token)
+        self._messages.append(partial(super().execute, **call))
+
+    def get_service(self, *args: Any, **kwargs: Any) -> Any:
+        """A component's hooks may fail in the database; the transaction must not fail with them."""
+        service = super().get_service(*args, **kwargs)
+        dispatch = service.hook_dispatch
+
+        def in_savepoint(*hook_args: Any, **hook: Any) -> Any:
+            with transaction.atomic(using=router.db_for_write(State)):
+                return dispatch(*hook_args, **hook)
+
+        service.hook_dispatch = in_savepoint
+        return service

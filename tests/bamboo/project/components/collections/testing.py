@@ -1,0 +1,71 @@
+"""Components whose nodes take as long as they are told, and that have hooks."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.component_framework.component import Component
+from pipeline.core.flow.activity import Service, StaticIntervalGenerator
+
+
+class PollService(Service):
+    """Polls until its seconds are over, as a node that waits for a job elsewhere."""
+
+    __need_schedule__ = True
+    interval = StaticIntervalGenerator(1)
+
+    def execute(self, data: Any, parent_data: Any) -> bool:
+        data.outputs.until = time.time() + float(data.get_one_of_inputs("seconds", 3600))
+        return True
+
+    def schedule(self, data: Any, parent_data: Any, callback_data: Any = None) -> bool:
+        if time.time() >= data.get_one_of_outputs("until"):
+            self.finish_schedule()
+        return True
+
+
+class PollComponent(Component):
+    name = "poll"
+    code = "test_poll"
+    bound_service = PollService
+
+
+class BusyService(Service):
+    """Works in one go, so that nothing but its own end stops it."""
+
+    def execute(self, data: Any, parent_data: Any) -> bool:
+        time.sleep(float(data.get_one_of_inputs("seconds")))
+        Path(data.get_one_of_inputs("file")).write_text("done", encoding="utf-8")
+        return True
+
+
+class BusyComponent(Component):
+    name = "busy"
+    code = "test_busy"
+    bound_service = BusyService
+
+
+class HookedService(PollService):
+    """Its hook may kill whoever fails it, once, between fail and skip; and notes each call."""
+
+    __need_run_hook__ = True
+
+    def post_forced_fail_activity(
+        self, data: Any, parent_data: Any, callback_data: Any = None
+    ) -> bool:
+        notes = Path(data.get_one_of_inputs("file"))
+        with notes.open("a", encoding="utf-8") as file:
+            file.write("failed\n")
+        deadly = notes.with_suffix(".kill")
+        if deadly.exists():
+            deadly.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+class HookedComponent(Component):
+    name = "hooked"
+    code = "test_hooked"
+    bound_service = HookedService

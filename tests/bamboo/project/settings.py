@@ -1,0 +1,55 @@
+"""Django settings; what differs from run to run is in the environment."""
+
+import json
+import os
+from urllib.parse import urlsplit
+
+from pipeline.eri.celery.queues import CELERY_QUEUES  # noqa: F401 - read by Celery
+
+SECRET_KEY = "not a secret"
+USE_TZ = True
+TIME_ZONE = "Asia/Shanghai"
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django_celery_beat",
+    "pipeline",
+    "pipeline.engine",
+    "pipeline.component_framework",
+    "pipeline.variable_framework",
+    "pipeline.eri",
+    *json.loads(os.environ["BAMBOO_TEST_APPS"]),
+    "tests.bamboo.project",
+]
+
+_url = urlsplit(os.environ["BAMBOO_TEST_DATABASE_URL"])
+DATABASES = {
+    "default": {
+        "ENGINE": f"django.db.backends.{_url.scheme}",
+        "NAME": _url.path.lstrip("/"),
+        "USER": _url.username or "",
+        "PASSWORD": _url.password or "",
+        "HOST": _url.hostname or "",
+        "PORT": _url.port or "",
+    }
+}
+
+_redis = urlsplit(os.environ["BAMBOO_TEST_REDIS_URL"])
+REDIS = {"host": _redis.hostname, "port": _redis.port, "db": 0}
+BROKER_URL = os.environ["BAMBOO_TEST_BROKER_URL"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERYD_HIJACK_ROOT_LOGGER = False
+CELERYD_PREFETCH_MULTIPLIER = 1
+
+# Silences every logger that exists when it is applied, as Django's documentation has it.
+LOGGING = {
+    "version": 1,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "ERROR"},
+}
+
+NODE_TIMEOUT = {
+    "database_url": os.environ["BAMBOO_TEST_DATABASE_URL"],
+    "redis_url": os.environ["BAMBOO_TEST_REDIS_URL"],
+}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from node_timeout.node import RunState
 from tests.acceptance.conftest import NODE_TIMEOUT, Process
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
 
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = "tests.bamboo.project"
 DATABASE = os.environ.get("BAMBOO_TEST_DATABASE", "postgresql")
 OWN_APP = "node_timeout.contrib.bamboo"
+BAMBOO_APP = "pipeline.contrib.node_timeout"
+DROPIN_APP = "tests.bamboo.dropin"
 QUEUES = "er_execute,er_schedule"
 
 
@@ -43,11 +46,11 @@ class House:
         process.wait_for(ready, 60)
         return process
 
-    def start_celery(self) -> Process:
+    def start_celery(self, queues: str = QUEUES, **others: str) -> Process:
         command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "3"]
         name = f"w{self._count}@test"
-        options = ["-Q", QUEUES, "-l", "info", "-n", name, "--without-mingle", "--without-gossip"]
-        return self.start([*command, *options], "Connected to amqp")
+        options = ["-Q", queues, "-l", "info", "-n", name, "--without-mingle", "--without-gossip"]
+        return self.start([*command, *options], "Connected to amqp", **others)
 
     def start_scan(self) -> Process:
         return self.start([*NODE_TIMEOUT, "scan"], "started")
@@ -61,6 +64,14 @@ class House:
         self.workers = [each for each in self.workers if each.popen.poll() is None]
         while len(self.workers) < count:
             self.start_worker()
+
+    def only_worker(self, **others: str) -> Process:
+        """End the workers there are; start one."""
+        for worker in self.workers:
+            if worker.popen.poll() is None:
+                worker.stop()
+        self.workers = []
+        return self.start_worker(**others)
 
     def stop(self) -> None:
         """End what is still running; bamboo's workers may be busy with nodes that hang."""
@@ -98,12 +109,12 @@ class House:
         tree: dict[str, Any] = build_tree(start)
         return tree
 
-    def run(self, tree: dict[str, Any], **configs: dict[str, Any]) -> str:
+    def run(self, tree: dict[str, Any], configs: dict[str, Any] | None = None) -> str:
         """Store the configs (by node id), run the pipeline; return its id."""
         from node_timeout import apply_node_timeout_configs
 
         root: str = tree["id"]
-        tree = apply_node_timeout_configs(tree, configs)
+        tree = apply_node_timeout_configs(tree, configs or {})
         stored = self.client().batch_create_node_timeout_config(root, tree)
         assert stored["result"], stored
         self.act("run_pipeline", pipeline=tree)
@@ -136,6 +147,12 @@ class House:
     def rows(self, node_id: str) -> list[Any]:
         rows: list[Any] = self.client().rows(node_id)
         return rows
+
+    def handled(self, node_id: str) -> Any:
+        """The row of the run that was dealt with, once it is."""
+        return self.wait(
+            lambda: [row for row in self.rows(node_id) if row.state is RunState.HANDLED]
+        )[0]
 
     def row(self, node_id: str) -> Any:
         (row,) = self.rows(node_id)
@@ -194,6 +211,7 @@ def build(
         "BAMBOO_TEST_BROKER_URL": rabbit.url,
         "BAMBOO_TEST_APPS": json.dumps([OWN_APP]),
     }
+    all_apps = {"BAMBOO_TEST_APPS": json.dumps([OWN_APP, BAMBOO_APP])}
     daemons = {
         "NODE_TIMEOUT_DATABASE_URL": url,
         "NODE_TIMEOUT_REDIS_URL": redis.url,
@@ -213,7 +231,7 @@ def build(
         [sys.executable, "-m", "django", "migrate", "--verbosity", "0"],
         [*NODE_TIMEOUT, "migrate"],
     ):
-        migration = Process(command, env, directory / "migrate.log")
+        migration = Process(command, env | all_apps, directory / "migrate.log")
         assert migration.popen.wait(300) == 0, migration.output
     import django
 

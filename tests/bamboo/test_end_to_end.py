@@ -21,13 +21,13 @@ def workers(house: House) -> None:
 
 def test_a_node_that_overruns_is_failed(house: House) -> None:
     node = house.activity(seconds=60)
-    house.run(house.tree(node), **{node.id: fail(2)})
+    house.run(house.tree(node), {node.id: fail(2)})
     house.wait_for(node.id, "RUNNING")
     version = house.state(node.id).version
     house.wait_for(node.id, "FAILED")
     assert house.outputs(node.id)["_forced_failed"] is True
     assert version in house.outputs(node.id)["ex_data"]
-    row = house.wait(lambda: [r for r in house.rows(node.id) if r.state is RunState.HANDLED])[0]
+    row = house.handled(node.id)
     assert (row.version, row.message) == (version, "failed")
     assert row.finished_at >= row.deadline, "never early"
     assert row.deadline == pytest.approx(row.started_at + 2)
@@ -35,7 +35,7 @@ def test_a_node_that_overruns_is_failed(house: House) -> None:
 
 def test_under_fail_and_skip_the_pipeline_goes_on_and_finishes(house: House) -> None:
     hanging, after = house.activity(seconds=60), house.activity(seconds=0)
-    root = house.run(house.tree(hanging, after), **{hanging.id: skip(2)})
+    root = house.run(house.tree(hanging, after), {hanging.id: skip(2)})
     house.wait_for(root, "FINISHED")
     assert house.state(hanging.id).skip
     assert house.name(hanging.id) == house.name(after.id) == "FINISHED"
@@ -45,7 +45,7 @@ def test_under_fail_and_skip_the_pipeline_goes_on_and_finishes(house: House) -> 
 
 def test_a_node_that_finishes_in_time_is_untouched(house: House) -> None:
     node = house.activity(seconds=0)
-    root = house.run(house.tree(node), **{node.id: fail(30)})
+    root = house.run(house.tree(node), {node.id: fail(30)})
     house.wait_for(root, "FINISHED")
     house.wait(lambda: house.row(node.id).state is RunState.CANCELLED)
     assert not house.state(node.id).skip
@@ -54,7 +54,7 @@ def test_a_node_that_finishes_in_time_is_untouched(house: House) -> None:
 
 def test_a_retried_node_has_a_fresh_deadline_and_the_old_one_never_strikes(house: House) -> None:
     node = house.activity(seconds=60)
-    house.run(house.tree(node), **{node.id: fail(4)})
+    house.run(house.tree(node), {node.id: fail(4)})
     house.wait_for(node.id, "RUNNING")
     first = house.state(node.id).version
     time.sleep(2)
@@ -79,14 +79,14 @@ def test_a_node_inside_a_sub_process(house: House) -> None:
     inner = house.activity(seconds=60)
     start = EmptyStartEvent()
     start.extend(inner).extend(EmptyEndEvent())
-    root = house.run(house.tree(SubProcess(start=start, data=Data())), **{inner.id: skip(2)})
+    root = house.run(house.tree(SubProcess(start=start, data=Data())), {inner.id: skip(2)})
     house.wait_for(root, "FINISHED")
     assert house.state(inner.id).skip
 
 
 def test_a_suspended_node_is_left_alone_and_struck_when_it_is_resumed(house: House) -> None:
     first, node = house.activity(seconds=2), house.activity(seconds=60)
-    root = house.run(house.tree(first, node), **{node.id: fail(2)})
+    root = house.run(house.tree(first, node), {node.id: fail(2)})
     house.act("pause_node_appoint", node_id=node.id)
     house.wait_for(first.id, "FINISHED")
     time.sleep(3)
@@ -99,7 +99,7 @@ def test_a_suspended_node_is_left_alone_and_struck_when_it_is_resumed(house: Hou
 
 def test_a_node_suspended_while_it_runs_keeps_the_time_it_has_left(house: House) -> None:
     node = house.activity(seconds=60)
-    house.run(house.tree(node), **{node.id: fail(4)})
+    house.run(house.tree(node), {node.id: fail(4)})
     house.wait_for(node.id, "RUNNING")
     first = house.wait(lambda: house.rows(node.id))[0]
     time.sleep(1)
@@ -123,7 +123,7 @@ def test_a_node_suspended_while_it_runs_keeps_the_time_it_has_left(house: House)
 
 def test_a_revoked_pipeline_is_left_alone(house: House) -> None:
     node = house.activity(seconds=60)
-    root = house.run(house.tree(node), **{node.id: fail(3)})
+    root = house.run(house.tree(node), {node.id: fail(3)})
     house.wait_for(node.id, "RUNNING")
     house.act("revoke_pipeline", pipeline_id=root)
     house.wait(lambda: house.row(node.id).state is RunState.STALE)
@@ -134,9 +134,9 @@ def test_a_revoked_pipeline_is_left_alone(house: House) -> None:
 def test_a_node_that_must_not_be_skipped_is_failed_and_that_is_told(house: House) -> None:
     node = house.activity(seconds=60)
     node.skippable = False
-    house.run(house.tree(node), **{node.id: skip(2)})
+    house.run(house.tree(node), {node.id: skip(2)})
     house.wait_for(node.id, "FAILED")
-    row = house.wait(lambda: [r for r in house.rows(node.id) if r.state is RunState.HANDLED])[0]
+    row = house.handled(node.id)
     assert row.message == "failed, not skipped: can not skip this node"
     assert row.attempts == 1, "no retry loop"
 
@@ -145,7 +145,7 @@ def test_the_worker_killed_between_fail_and_skip(house: House, tmp_path: Path) -
     notes = tmp_path / "notes"
     (tmp_path / "notes.kill").touch()
     hanging = house.activity("test_hooked", seconds=60, file=str(notes))
-    root = house.run(house.tree(hanging), **{hanging.id: skip(2)})
+    root = house.run(house.tree(hanging), {hanging.id: skip(2)})
     house.wait(lambda: not (tmp_path / "notes.kill").exists())
     house.wait(lambda: any(worker.popen.poll() is not None for worker in house.workers))
     assert house.name(root) == "RUNNING"
@@ -162,7 +162,7 @@ def test_an_event_that_was_lost_is_made_up_for(house: House) -> None:
     from django.db import connection
 
     node = house.activity(seconds=60)
-    house.run(house.tree(node), **{node.id: fail(13)})
+    house.run(house.tree(node), {node.id: fail(13)})
     row = house.wait(lambda: house.rows(node.id))[0]
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM node_timeout_ledger WHERE node_id = %s", [node.id])
@@ -179,7 +179,7 @@ def test_200_pipelines_at_once_are_each_dealt_with_exactly_once(house: House) ->
         trees.append((house.tree(node), node.id, number))
     for tree, node_id, number in trees:
         seconds = 300 if number % 10 == 9 else 30 + number % 10
-        house.run(tree, **{node_id: skip(seconds) if number % 2 else fail(seconds)})
+        house.run(tree, {node_id: skip(seconds) if number % 2 else fail(seconds)})
     expected = {"FINISHED": 0, "FAILED": 0}
     for _, _, number in trees:
         expected["FINISHED" if number % 2 else "FAILED"] += 1

@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction
-from node_timeout.errors import InvalidInputError
+from node_timeout.errors import InvalidInputError, LedgerError, SchemaError
 from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
 
 BATCH_SIZE = 1000
@@ -40,8 +40,16 @@ class BambooConfigs:
     async def close(self) -> None:
         await dispose(self.engine)
 
+    async def count(self) -> int:
+        try:
+            return await self._count()
+        except SchemaError as error:
+            raise LedgerError(
+                f"the database has no table {_table.name}; is it that of bamboo's project?"
+            ) from error
+
     @transaction
-    async def count(self, connection: AsyncConnection) -> int:
+    async def _count(self, connection: AsyncConnection) -> int:
         return int((await connection.execute(select(func.count(_table.c.node_id)))).scalar_one())
 
     async def pages(self, rules: ConfigRules) -> AsyncIterator[Page]:

@@ -4,7 +4,10 @@ import json
 import os
 from urllib.parse import urlsplit
 
-from pipeline.eri.celery.queues import CELERY_QUEUES  # noqa: F401 - read by Celery
+from pipeline.eri.celery.queues import CELERY_QUEUES, QueueResolver
+
+# For pipelines whose engine has bamboo's own app, not ours.
+CELERY_QUEUES = [*CELERY_QUEUES, *QueueResolver("dropin").queues()]
 
 SECRET_KEY = "not a secret"
 USE_TZ = True

@@ -1,0 +1,133 @@
+"""What goes wrong in the original, on real bamboo-pipeline: the lines that need one."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from node_timeout.node import RunState
+from tests.bamboo.house import BAMBOO_APP, OWN_APP, ROOT, House, fail, skip
+
+
+@pytest.fixture(autouse=True)
+def workers(house: House) -> None:
+    house.ensure_workers()
+
+
+def test_01_the_app_is_connected_once_django_is_set_up(house: House) -> None:
+    code = (
+        "import django; django.setup(); from pipeline.eri.signals import post_set_state;"
+        " print(len(post_set_state.receivers), 'receivers')"
+    )
+    for app, expected in ((OWN_APP, 1), (BAMBOO_APP, 0)):
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            env=house.env | {"BAMBOO_TEST_APPS": json.dumps([app])},
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert f"{expected} receivers" in found.stdout
+
+
+def test_03_forced_fail_and_skip_skips_in_the_engine(house: House) -> None:
+    node = house.activity(seconds=60)
+    root = house.run(house.tree(node), {node.id: skip(1)})
+    house.wait_for(root, "FINISHED")
+    assert house.state(node.id).skip
+
+
+def test_16_a_node_that_waits_to_be_retried_is_left_alone(house: House) -> None:
+    """The original struck nodes in any state of their version."""
+    node = house.activity(seconds=60)
+    house.run(house.tree(node), {node.id: fail(3)})
+    row = house.wait(lambda: house.rows(node.id))[0]
+    house.act("pause_node_appoint", node_id=node.id)
+    house.client()._run(lambda app: _arm_in_pool(app, node.id, row.version))
+    time.sleep(2)
+    assert house.name(node.id) == "SUSPENDED"
+
+
+async def _arm_in_pool(app: object, node_id: str, version: str) -> None:
+    """An entry that was left behind."""
+    from node_timeout.app import NodeTimeout
+    from node_timeout.node import DueRun, NodeRun
+
+    assert isinstance(app, NodeTimeout)
+    run = NodeRun(node_id=node_id, version=version)
+    await app.pool.arm([DueRun(run=run, due_at=await app.pool.now())])
+
+
+def test_19_a_node_failed_by_hand_leaves_no_entry_behind(house: House) -> None:
+    from django.conf import settings
+
+    node = house.activity(seconds=60)
+    house.run(house.tree(node), {node.id: fail(60)})
+    row = house.wait(lambda: house.rows(node.id))[0]
+    member = f"{node.id}_{row.version}"
+    house.wait(lambda: settings.redis_inst.zscore("executing_node_pool", member))
+    house.act("forced_fail_activity", node_id=node.id, ex_data="by hand")
+    assert house.state(node.id).version != row.version, "the engine has refreshed it"
+    assert settings.redis_inst.zscore("executing_node_pool", member) is None
+
+
+def test_20_a_node_of_a_revoked_pipeline_is_left_alone(house: House) -> None:
+    node = house.activity(seconds=60)
+    root = house.run(house.tree(node), {node.id: fail(2)})
+    house.wait_for(node.id, "RUNNING")
+    house.act("revoke_pipeline", pipeline_id=root)
+    house.wait(lambda: house.row(node.id).state is RunState.STALE)
+    assert house.name(node.id) == "RUNNING"
+
+
+def test_22_a_node_retried_in_between_is_not_failed_in_its_new_version(house: House) -> None:
+    """See also tests/bamboo/test_faults.py, where the retry holds the row meanwhile."""
+    from node_timeout.engines.bamboo import acts
+    from node_timeout.errors import NodeRunSupersededError
+    from tests.bamboo.test_faults import timed_out
+
+    node = house.activity(seconds=60)
+    house.run(house.tree(node))
+    house.wait_for(node.id, "RUNNING")
+    old = timed_out(house, node.id)
+    assert acts.is_running(old), "checked …"
+    house.act("forced_fail_activity", node_id=node.id, ex_data="by hand")
+    house.act("retry_node", node_id=node.id)
+    house.wait_for(node.id, "RUNNING")
+    with pytest.raises(NodeRunSupersededError):
+        acts.forced_fail(old, "… and acted")
+    assert house.name(node.id) == "RUNNING"
+
+
+def test_24_work_that_goes_on_behind_a_forced_fail_changes_nothing(
+    house: House, tmp_path: Path
+) -> None:
+    """Nothing can stop a thread in a Celery worker; what it does when it ends does no harm."""
+    file = tmp_path / "done"
+    busy = house.activity("test_busy", seconds=8, file=str(file))
+    after = house.activity(seconds=0)
+    root = house.run(house.tree(busy, after), {busy.id: skip(2)})
+    house.wait_for(root, "FINISHED")
+    assert not file.exists(), "the pipeline did not wait for it"
+    state = house.state(busy.id)
+    house.wait(file.exists)
+    time.sleep(1)
+    later = house.state(busy.id)
+    assert (later.name, later.version, later.skip) == ("FINISHED", state.version, True)
+    assert [row.state for row in house.rows(busy.id)] == [RunState.HANDLED]
+    assert house.state(after.id).loop == 1
+    other = house.run(house.tree(house.activity(seconds=0)))
+    house.wait_for(other, "FINISHED")  # the Celery worker works on
+
+
+def test_24_a_component_learns_that_it_was_failed(house: House, tmp_path: Path) -> None:
+    """Its hook is called, so that it can end what it has begun elsewhere."""
+    notes = tmp_path / "notes"
+    node = house.activity("test_hooked", seconds=60, file=str(notes))
+    house.run(house.tree(node), {node.id: fail(2)})
+    house.wait_for(node.id, "FAILED")
+    assert notes.read_text(encoding="utf-8") == "failed\n"

@@ -63,6 +63,11 @@ class NodeRunSupersededError(NodeTimeoutError):
 class TemporaryError(NodeTimeoutError):
     """A later try may succeed."""
 
+    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """The next try should wait this long at least, seconds."""
+
 
 class PoolUnavailableError(TemporaryError):
     """Redis cannot be reached or is not ready."""
@@ -82,11 +87,6 @@ class NotConfirmedError(ExchangeUnavailableError):
 
 class EngineUnavailableError(TemporaryError):
     """The workflow engine cannot be reached or asked to be called again later."""
-
-    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """The next call should wait this long at least, seconds."""
 
 
 class EngineRestingError(EngineUnavailableError):

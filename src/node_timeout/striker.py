@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from node_timeout import metrics
 from node_timeout.errors import (
     EngineRestingError,
-    EngineUnavailableError,
     NodeRunSupersededError,
     NodeTimeoutError,
     StrategyRefusedError,
@@ -136,9 +135,9 @@ class Striker:
                 return _outcome(node, RunState.DEAD, str(error))
             case EngineRestingError():
                 return await self._put_back(node, str(error), error.retry_after)
-            case EngineUnavailableError():
+            case TemporaryError():
                 return await self._retry(node, str(error), error.retry_after)
-        return await self._retry(node, str(error))
+        raise error
 
     async def _retry(self, node: TimedOutNode, error: str, at_least: float = 0.0) -> Outcome:
         """Armed again after a back-off, or dead after the last attempt."""

@@ -1,0 +1,98 @@
+"""Engine ``http``: any engine that speaks the contract in ``docs/reference/engine.openapi.yaml``.
+
+Three operations, each a POST with the node run in its body:
+
+    /v1/state   is it running at this version?    200 {"running": bool}
+    /v1/fail    fail it                           200
+    /v1/skip    fail it, and let the pipeline go on behind it, in one act
+"""
+
+from typing import Any
+
+from node_timeout.adapters.http_calls import Answer, HttpCalls, idempotency_key
+from node_timeout.errors import (
+    EngineUnavailableError,
+    NodeRunSupersededError,
+    SettingsError,
+    StrategyRefusedError,
+)
+from node_timeout.node import TimedOutNode
+from node_timeout.settings import Settings, variable
+
+SCHEMA = 1
+SUPERSEDED = (409, 410)
+REFUSED = (400, 422)
+MISTAKES = {
+    401: f"is {variable('engine_token')} or {variable('engine_signing_key')} right?",
+    403: f"is {variable('engine_token')} or {variable('engine_signing_key')} right?",
+    404: f"is {variable('engine_url')} right?",
+    405: f"is {variable('engine_url')} right?",
+}
+
+
+class HttpEngine:
+    """See `node_timeout.ports.Engine`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError`."""
+        if settings.engine_url is None:
+            raise SettingsError(f"{variable('engine_url')} is not set")
+        self._calls = HttpCalls(
+            settings.engine_url,
+            settings,
+            token=settings.engine_token,
+            signing_key=settings.engine_signing_key,
+            unavailable=EngineUnavailableError,
+        )
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        answer = await self._call("state", node)
+        if answer.status in SUPERSEDED:
+            return False
+        _check(answer)
+        running = answer.json.get("running")
+        if not isinstance(running, bool):
+            raise EngineUnavailableError(
+                f"the engine answered {answer.message!r}, not an object with a bool 'running'"
+            )
+        return running
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        return _check(await self._call("fail", node, reason)) or "failed"
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        return _check(await self._call("skip", node, reason)) or "failed and skipped"
+
+    async def close(self) -> None:
+        await self._calls.close()
+
+    async def _call(self, operation: str, node: TimedOutNode, reason: str = "") -> Answer:
+        key = idempotency_key(operation, node)
+        body: dict[str, Any] = {
+            "schema": SCHEMA,
+            "operation": operation,
+            "idempotency_key": key,
+            "node_id": node.node_id,
+            "version": node.version,
+            "root_pipeline_id": node.root_pipeline_id,
+            "action": node.action,
+            "deadline": node.deadline,
+            "attempt": node.attempt,
+            "reason": reason,
+        }
+        return await self._calls.post(f"/v1/{operation}", body, idempotency_key=key)
+
+
+def _check(answer: Answer) -> str:
+    """What the engine says of what it did; else raise what its answer means."""
+    status, message = answer.status, answer.message
+    if 200 <= status < 300:  # noqa: PLR2004 - success
+        return str(answer.json.get("message") or "")
+    if status in SUPERSEDED:
+        raise NodeRunSupersededError(message or "the engine has moved on")
+    if status in REFUSED:
+        raise StrategyRefusedError(f"the engine refuses ({status}): {message}")
+    hint = MISTAKES.get(status, "it is not followed" if 300 <= status < 400 else message)  # noqa: PLR2004
+    raise EngineUnavailableError(
+        f"the engine answered {status}: {hint}", retry_after=answer.retry_after
+    )

@@ -1,0 +1,80 @@
+"""Strategy ``webhook``: tell a URL that a node has timed out, and leave the node running.
+
+The body is a CloudEvents 1.0 event in its structured JSON form, signed as `node_timeout.signing`
+has it. Any 2xx answer means received.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from node_timeout.adapters.http_calls import HttpCalls, idempotency_key
+from node_timeout.errors import StrategyRefusedError, TemporaryError
+from node_timeout.node import TimedOutNode
+from node_timeout.ports import Engine
+from node_timeout.settings import Settings, variable
+from node_timeout.strategy import NodeTimeoutStrategy, StrategyResult
+
+CONTENT_TYPE = "application/cloudevents+json"
+EVENT_TYPE = "node_timeout.node.timed_out"
+SOURCE = "/node-timeout"
+REFUSED = (400, 410, 413, 422)
+
+
+class WebhookStrategy(NodeTimeoutStrategy):
+    """One POST for each timed-out node; tried again until it is received or refused."""
+
+    def __init__(self, engine: Engine, calls: HttpCalls | None) -> None:
+        super().__init__(engine)
+        self._calls = calls
+
+    @classmethod
+    def build(cls, engine: Engine, settings: Settings) -> Self:
+        if settings.webhook_url is None:
+            return cls(engine, None)
+        calls = HttpCalls(
+            settings.webhook_url,
+            settings,
+            token=settings.webhook_token,
+            signing_key=settings.webhook_signing_key,
+            unavailable=TemporaryError,
+        )
+        return cls(engine, calls)
+
+    async def close(self) -> None:
+        if self._calls:
+            await self._calls.close()
+
+    async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
+        if self._calls is None:
+            raise TemporaryError(f"{variable('webhook_url')} is not set")
+        event = cloud_event(node)
+        answer = await self._calls.post(
+            "", event, idempotency_key=event["id"], content_type=CONTENT_TYPE
+        )
+        if 200 <= answer.status < 300:  # noqa: PLR2004 - success
+            return StrategyResult(True, "the webhook was told")
+        told = f"the webhook answered {answer.status}: {answer.message}"
+        if answer.status in REFUSED:
+            raise StrategyRefusedError(told)
+        raise TemporaryError(told, retry_after=answer.retry_after)
+
+
+def cloud_event(node: TimedOutNode) -> dict[str, Any]:
+    """The event; every attempt for one node run has the same id."""
+    return {
+        "specversion": "1.0",
+        "id": idempotency_key("webhook", node),
+        "source": SOURCE,
+        "type": EVENT_TYPE,
+        "subject": node.node_id,
+        "time": datetime.fromtimestamp(node.deadline, UTC).isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": {
+            "node_id": node.node_id,
+            "version": node.version,
+            "root_pipeline_id": node.root_pipeline_id,
+            "action": node.action,
+            "deadline": node.deadline,
+            "attempt": node.attempt,
+        },
+    }

@@ -1,0 +1,247 @@
+"""Engine ``http`` and strategy ``webhook``, against a real HTTP server."""
+
+import hashlib
+import ssl
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from node_timeout.engines.http import HttpEngine
+from node_timeout.errors import (
+    EngineUnavailableError,
+    NodeRunSupersededError,
+    SettingsError,
+    StrategyRefusedError,
+    TemporaryError,
+)
+from node_timeout.node import TimedOutNode
+from node_timeout.settings import Settings
+from node_timeout.signing import verify
+from node_timeout.webhook import WebhookStrategy
+from tests.http_server import Reply, Request, serving
+from tests.support import RecordingEngine
+
+NODE = TimedOutNode(
+    node_id="节点",
+    version="v1",
+    root_pipeline_id="root",
+    action="forced_fail",
+    deadline=1_700_000_000.25,
+    attempt=2,
+)
+KEY = "whsec_" + "c2VjcmV0IGtleQ=="
+
+
+async def call(url: str, operation: str = "fail", **settings: Any) -> Any:
+    engine = HttpEngine(Settings(engine_url=url, **settings))
+    try:
+        match operation:
+            case "state":
+                return await engine.is_running(NODE)
+            case "fail":
+                return await engine.forced_fail(NODE, "it timed out")
+            case _:
+                return await engine.forced_fail_and_skip(NODE, "it timed out")
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("operation", ["state", "fail", "skip"])
+async def test_every_call_carries_the_node_run_and_who_calls(operation: str) -> None:
+    with serving(lambda _: Reply(200, {"running": True, "message": "done so"})) as server:
+        said = await call(
+            server.url + "/base/", operation, engine_token="t0ken", engine_signing_key=KEY
+        )
+        (request,) = server.requests
+    assert said == (True if operation == "state" else "done so")
+    assert request.path == f"/base/v1/{operation}"
+    key = hashlib.sha256(f"{operation}\n节点_v1".encode()).hexdigest()
+    assert request.json == {
+        "schema": 1,
+        "operation": operation,
+        "idempotency_key": key,
+        "node_id": "节点",
+        "version": "v1",
+        "root_pipeline_id": "root",
+        "action": "forced_fail",
+        "deadline": 1_700_000_000.25,
+        "attempt": 2,
+        "reason": "" if operation == "state" else "it timed out",
+    }
+    assert request.headers["authorization"] == "Bearer t0ken"
+    assert request.headers["idempotency-key"] == key
+    assert verify(KEY, request.headers, request.body, now=time.time())
+    assert not verify(KEY, request.headers, request.body + b" ", now=time.time())
+    assert not verify(KEY, request.headers, request.body, now=time.time() + 301), "replayed"
+    assert not verify("another", request.headers, request.body, now=time.time())
+    assert not verify(KEY, {}, request.body, now=time.time())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "text"),
+    [
+        (409, NodeRunSupersededError, "because"),
+        (410, NodeRunSupersededError, "because"),
+        (400, StrategyRefusedError, "the engine refuses (400): because"),
+        (422, StrategyRefusedError, "because"),
+        (401, EngineUnavailableError, "NODE_TIMEOUT_ENGINE_TOKEN"),
+        (403, EngineUnavailableError, "NODE_TIMEOUT_ENGINE_TOKEN"),
+        (404, EngineUnavailableError, "is NODE_TIMEOUT_ENGINE_URL right?"),
+        (429, EngineUnavailableError, "answered 429: because"),
+        (500, EngineUnavailableError, "because"),
+        (503, EngineUnavailableError, "because"),
+    ],
+)
+async def test_what_an_answer_means(status: int, error: type[Exception], text: str) -> None:
+    with serving(lambda _: Reply(status, {"message": "because"})) as server:
+        with pytest.raises(error) as caught:
+            await call(server.url, "fail")
+        assert text in str(caught.value)
+        if error is NodeRunSupersededError:
+            assert await call(server.url, "state") is False
+        else:
+            with pytest.raises(error):
+                await call(server.url, "state")
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", {"running": "yes"}, {}])
+async def test_a_state_that_is_none_is_not_guessed_at(body: Any) -> None:
+    with serving(lambda _: Reply(200, body)) as server:
+        with pytest.raises(EngineUnavailableError, match="not an object with a bool 'running'"):
+            await call(server.url, "state")
+        assert await call(server.url, "fail") == "failed"
+        assert await call(server.url, "skip") == "failed and skipped"
+
+
+async def test_redirects_are_not_followed() -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(307, headers={"Location": "/elsewhere"})
+
+    with serving(answer) as server:
+        with pytest.raises(EngineUnavailableError, match="answered 307: it is not followed"):
+            await call(server.url)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7),
+        ("999999", 3600),
+        ("-7", 0),
+        ("soon", 0),
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=100)), 100),
+        (format_datetime(datetime.now(UTC) - timedelta(seconds=100)), 0),
+    ],
+)
+async def test_retry_after_is_heeded(value: str, seconds: float) -> None:
+    with (
+        serving(lambda _: Reply(429, headers={"Retry-After": value})) as server,
+        pytest.raises(EngineUnavailableError) as caught,
+    ):
+        await call(server.url)
+    assert caught.value.retry_after == pytest.approx(seconds, abs=30 if seconds == 100 else 0)
+
+
+async def test_a_silent_engine_is_given_up() -> None:
+    silence = threading.Event()
+    with serving(lambda _: Reply(wait_for=silence)) as server:
+        began = time.monotonic()
+        with pytest.raises(EngineUnavailableError, match="no answer within 0.2 s"):
+            await call(server.url, http_timeout=0.2)
+        assert time.monotonic() - began < 5
+        silence.set()
+    with pytest.raises(EngineUnavailableError):
+        await call(server.url)
+
+
+async def test_a_huge_answer_is_cut() -> None:
+    with serving(lambda _: Reply(500, b"x" * 10_000_000)) as server:
+        with pytest.raises(EngineUnavailableError) as caught:
+            await call(server.url)
+        assert len(str(caught.value)) < 500
+
+
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    with serving(lambda _: Reply(), context) as server:
+        with pytest.raises(EngineUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            await call(server.url)
+        assert server.requests == []
+        assert await call(server.url, http_ca_file=ca_file) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "NODE_TIMEOUT_ENGINE_URL is not set"),
+        ({"engine_url": "http://e", "engine_token": "t\nX: y"}, "no header may have"),
+        ({"engine_url": "http://e", "engine_signing_key": "whsec_!"}, "is not base64"),
+    ],
+)
+def test_a_wrong_setting_says_so_at_the_start(settings: Any, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        HttpEngine(Settings(**settings))
+
+
+@pytest.mark.parametrize(
+    "url", ["engine", "ftp://engine", "http://user:secret@engine", "http://engine?key=1", "http://"]
+)
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="NODE_TIMEOUT_ENGINE_URL") as caught:
+        Settings(engine_url=url)
+    assert "secret@" not in str(caught.value)
+
+
+async def test_the_webhook_posts_a_signed_cloud_event_and_leaves_the_node() -> None:
+    engine = RecordingEngine()
+    with serving(lambda _: Reply(204, b"")) as server:
+        settings = Settings(webhook_url=server.url + "/hook", webhook_signing_key=KEY)
+        strategy = WebhookStrategy.build(engine, settings)
+        assert (await strategy.deal_with_timeout_node(NODE)).result
+        await strategy.close()
+        (request,) = server.requests
+    assert request.path == "/hook"
+    assert request.headers["content-type"] == "application/cloudevents+json"
+    assert verify(KEY, request.headers, request.body, now=time.time())
+    event = request.json
+    data = event.pop("data")
+    assert event == {
+        "specversion": "1.0",
+        "id": request.headers["webhook-id"],
+        "source": "/node-timeout",
+        "type": "node_timeout.node.timed_out",
+        "subject": "节点",
+        "time": "2023-11-14T22:13:20.250000Z",
+        "datacontenttype": "application/json",
+    }
+    assert data["node_id"] == "节点"
+    assert (engine.failed, engine.skipped) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, StrategyRefusedError), (503, TemporaryError), (302, TemporaryError)]
+)
+async def test_what_a_webhooks_answer_means(status: int, error: type[Exception]) -> None:
+    with serving(lambda _: Reply(status)) as server:
+        strategy = WebhookStrategy.build(RecordingEngine(), Settings(webhook_url=server.url))
+        with pytest.raises(error, match=f"answered {status}"):
+            await strategy.deal_with_timeout_node(NODE)
+        await strategy.close()
+
+
+async def test_a_webhook_without_a_url_is_tried_again_until_it_has_one() -> None:
+    strategy = WebhookStrategy.build(RecordingEngine(), Settings())
+    with pytest.raises(TemporaryError, match="NODE_TIMEOUT_WEBHOOK_URL is not set"):
+        await strategy.deal_with_timeout_node(NODE)
+    await strategy.close()

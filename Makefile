@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint types imports unit bench-lateness tables clean servers
+.PHONY: test-bamboo test-bamboo-3 demo test check lint types imports unit bench-lateness tables clean servers
 
 demo: $(VENV)/.embedded
 	$(BIN)/node-timeout demo
 
-test: servers check
+test: servers check test-bamboo
 	@echo "every check passed"
 
 check: lint types imports unit
@@ -40,6 +40,32 @@ CORE_ROOMS := node message events timeout_config ports strategy service tracker 
 	reconciler listener surveyor breaker
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
+# Real bamboo-pipeline, on both databases. It pins what the rest does not, and Python 3.11.
+BAMBOO := .venv-bamboo
+BAMBOO_PYTHON ?= python3.11
+BAMBOO_TESTS := tests/bamboo tests/regressions/test_bamboo_defects.py
+# The warnings are Django's and bamboo's own.
+BAMBOO_PYTEST = $(BAMBOO)/bin/python -m pytest --quiet --capture=no -o filterwarnings=ignore
+
+test-bamboo: $(BAMBOO)/.dev servers
+	BAMBOO_TEST_DATABASE=postgresql $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
+	BAMBOO_TEST_DATABASE=mariadb $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
+
+# The same beside bamboo-pipeline 3.
+test-bamboo-3:
+	$(MAKE) test-bamboo BAMBOO=.venv-bamboo-3 BAMBOO_CONSTRAINTS= BAMBOO_PIPELINE='bamboo-pipeline==3.29.10'
+
+BAMBOO_CONSTRAINTS := --constraint constraints-bamboo.txt
+BAMBOO_PIPELINE := bamboo-pipeline==4.0.6
+
+$(BAMBOO)/.dev: pyproject.toml requirements-bamboo.txt constraints-bamboo.txt
+	@command -v $(BAMBOO_PYTHON) >/dev/null || { echo "the tests with bamboo-pipeline need Python 3.11"; exit 1; }
+	@echo "installing node-timeout beside $(BAMBOO_PIPELINE) into $(BAMBOO) …"
+	@$(BAMBOO_PYTHON) -m venv $(BAMBOO)
+	@$(BAMBOO)/bin/python -m pip --disable-pip-version-check --quiet install $(BAMBOO_CONSTRAINTS) \
+		--editable '.[bamboo,mysql,postgres]' '$(BAMBOO_PIPELINE)' --requirement requirements-bamboo.txt
+	@touch $@
+
 bench-lateness: $(VENV)/.dev servers
 	$(BIN)/python benchmarks/lateness.py
 
@@ -51,7 +77,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 clean:
-	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "node-timeout needs Python 3.11 or newer; see https://www.python.org"; exit 1; }

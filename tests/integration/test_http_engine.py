@@ -153,7 +153,7 @@ async def test_a_silent_engine_is_given_up() -> None:
     silence = threading.Event()
     with serving(lambda _: Reply(wait_for=silence)) as server:
         began = time.monotonic()
-        with pytest.raises(EngineUnavailableError, match="no answer within 0.2 s"):
+        with pytest.raises(EngineUnavailableError, match="no answer within"):
             await call(server.url, http_timeout=0.2)
         assert time.monotonic() - began < 5
         silence.set()

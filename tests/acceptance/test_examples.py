@@ -1,0 +1,122 @@
+"""The examples do what their documents say."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node_timeout.settings import Settings
+from tests.acceptance.conftest import Process, Start, environment
+from tests.servers import free_port
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+KEY = "a key of the example"
+
+
+class ExampleEngine:
+    def __init__(self, process: Process, url: str) -> None:
+        self.process, self.url = process, url
+
+    def post(self, path: str, value: Any) -> Any:
+        request = urllib.request.Request(self.url + path, json.dumps(value).encode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def nodes(self) -> Any:
+        with urllib.request.urlopen(self.url + "/nodes", timeout=10) as answer:
+            return json.load(answer)
+
+    def wait_for(self, node_id: str, state: str) -> Any:
+        until = time.monotonic() + 20
+        while (node := self.nodes().get(node_id, {})).get("state") != state:
+            assert time.monotonic() < until, f"{node}: {self.process.output}"
+            time.sleep(0.02)
+        return node
+
+
+@pytest.fixture
+def http_settings(settings: Settings) -> Settings:
+    events = f"{settings.dispatch_queue}-events"
+    return settings.model_copy(
+        update={
+            "engine": "http",
+            "engine_url": f"http://127.0.0.1:{free_port()}",
+            "events_queue": events,
+        }
+    )
+
+
+@pytest.fixture
+def daemons(http_settings: Settings, start: Start) -> dict[str, str]:
+    """Scanner and worker, which know of the engine only its URL and its queue."""
+    env = environment(http_settings, NODE_TIMEOUT_ENGINE_SIGNING_KEY=KEY)
+    start("scan", env=env)
+    start("worker", env=env)
+    return env
+
+
+@pytest.fixture
+def engine(
+    http_settings: Settings, daemons: dict[str, str], tmp_path: Path
+) -> Iterator[ExampleEngine]:
+    url = str(http_settings.engine_url)
+    env = environment(
+        AMQP_URL=http_settings.amqp_url.get_secret_value(),
+        EVENTS_QUEUE=str(http_settings.events_queue),
+        SIGNING_KEY=KEY,
+        PORT=url.rpartition(":")[2],
+    )
+    command = [sys.executable, str(EXAMPLES / "engine" / "engine.py")]
+    process = Process(command, env, tmp_path / "engine.log")
+    process.wait_for("Uvicorn running")
+    yield ExampleEngine(process, url)
+    process.stop()
+
+
+def test_the_example_engine_has_a_node_failed_after_events_alone(engine: ExampleEngine) -> None:
+    """The engine knows no store of ours: a message, and three HTTP calls, are all there is."""
+    order = {"seconds": 60, "timeout": 1, "action": "forced_fail"}
+    began = time.monotonic()
+    engine.post("/nodes/hangs", order)
+    node = engine.wait_for("hangs", "failed")
+    assert 1 <= time.monotonic() - began < 10
+    assert node["version"] in node["story"]
+
+
+def test_its_nodes_are_skipped_finish_in_time_and_start_again(engine: ExampleEngine) -> None:
+    hang = {"seconds": 60, "timeout": 1}
+    engine.post("/nodes/skipped", {**hang, "action": "forced_fail_and_skip"})
+    engine.post("/nodes/quick", {"seconds": 0.2, "timeout": 1, "action": "forced_fail"})
+    engine.post("/nodes/twice", {"seconds": 60, "timeout": 1, "action": "forced_fail"})
+    again = engine.post("/nodes/twice", {"seconds": 60, "timeout": 2, "action": "forced_fail"})
+    engine.wait_for("skipped", "skipped")
+    time.sleep(0.3)  # were the old run struck, it would be by now
+    assert engine.nodes()["twice"]["state"] == "running"
+    assert engine.wait_for("twice", "failed")["version"] == again["version"]
+    assert engine.nodes()["quick"]["state"] == "finished"
+
+
+def test_it_hears_nobody_without_the_key(engine: ExampleEngine) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        engine.post("/v1/fail", {"operation": "fail"})
+
+
+def test_the_strategy_package_is_found_once_installed(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    target = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--target", str(target)]
+    subprocess.run([*command, str(EXAMPLES / "strategy_package")], check=True, timeout=120)
+    env = environment(settings)
+    env["PYTHONPATH"] = f"{target}:{env['PYTHONPATH']}"
+    check = start("check", env=env, ready="")
+    assert check.wait() == 0, check.output
+    assert "extend_once" in check.output

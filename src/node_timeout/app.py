@@ -19,7 +19,6 @@ from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.breaker import GuardedEngine
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
 from node_timeout.events import NodeLeft, NodeStarted
@@ -345,7 +344,7 @@ class NodeTimeout:
                     f"queue {queue!r} is none of {', '.join(routes.queues)}"
                     f"{did_you_mean(queue, routes.queues)}"
                 )
-        engine = GuardedEngine(self._load_engine())
+        engine = self._load_engine()
         strategies = load_strategies(settings.handlers, engine, settings)
         for strategy in strategies.values():
             self._closing.push_async_callback(strategy.close)

@@ -1,43 +1,47 @@
-"""A circuit breaker around the engine: while it is dead, no worker waits for it.
+"""A circuit breaker before the engine: while it is dead, no worker waits for it.
 
     closed ──failures in a row──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
        ▲                                                     │
        └───────────────────────succeeded─────────────────────┘
 
-A call refused while the engine rests was not made: it uses up no attempt of its node run.
+A strike that is refused while the engine rests uses up no attempt of its node run.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from node_timeout import metrics
-from node_timeout.errors import EngineRestingError, EngineUnavailableError
-from node_timeout.node import TimedOutNode
-from node_timeout.ports import Engine
+from node_timeout.errors import EngineRestingError, EngineUnavailableError, NodeTimeoutError
 from node_timeout.service import Backoff
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FAILURES_IN_A_ROW = 5
+PROBE_SECONDS = 1.0
+"""How long others wait while a probe is under way."""
 
 
-class GuardedEngine:
-    """See `node_timeout.ports.Engine`; everything else is the guarded engine's own."""
+@dataclass(slots=True)
+class Strike:
+    """One use of the engine."""
+
+    answered: bool = False
+    """The engine has answered: what goes wrong now, but for its own word, is not its fault."""
+
+
+class Breaker:
+    """Counts failures in a row; lets nobody through while the engine rests."""
 
     def __init__(
         self,
-        engine: Engine,
         *,
         failures: int = FAILURES_IN_A_ROW,
         rest: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
         self._limit = failures
         self._rest = rest or Backoff(first=1.0, longest=60.0, random=lambda: 1.0)
         self._clock = clock
@@ -45,42 +49,33 @@ class GuardedEngine:
         self._resting_until = 0.0
         self._probing = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def is_running(self, node: TimedOutNode) -> bool:
-        return await self._guard(lambda: self._engine.is_running(node))
-
-    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
-        return await self._guard(lambda: self._engine.forced_fail(node, reason))
-
-    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
-        return await self._guard(lambda: self._engine.forced_fail_and_skip(node, reason))
-
-    async def close(self) -> None:
-        await self._engine.close()
-
-    async def _guard(self, call: Callable[[], Awaitable[T]]) -> T:
+    @contextmanager
+    def strike(self) -> Iterator[Strike]:
+        """Use the engine inside. Raises `EngineRestingError` if it is to be left in peace."""
         probing = self._failures >= self._limit
         if probing:
             left = self._resting_until - self._clock()
             if left > 0 or self._probing:
                 raise EngineRestingError(
                     f"the engine failed {self._failures} times in a row, it is left in peace",
-                    retry_after=max(left, 1.0),
+                    retry_after=max(left, PROBE_SECONDS),
                 )
             self._probing = True
+        strike = Strike()
         try:
-            value = await call()
-        except (EngineUnavailableError, TimeoutError, asyncio.CancelledError) as error:
+            yield strike
+        except EngineUnavailableError as error:
             self._failed(error)
             raise
-        except Exception:
-            self._succeeded()  # it has answered
+        except NodeTimeoutError:
+            self._succeeded()  # a refusal is an answer
+            raise
+        except BaseException as error:  # a time limit too: it cancels
+            if not strike.answered:
+                self._failed(error)
             raise
         else:
             self._succeeded()
-            return value
         finally:
             if probing:
                 self._probing = False
@@ -96,7 +91,7 @@ class GuardedEngine:
             logger.error(
                 "the engine failed %d times in a row (%s); its nodes wait until it answers",
                 self._failures,
-                str(error) or type(error).__name__,
+                str(error) or "no answer in time",
             )
 
     def _succeeded(self) -> None:

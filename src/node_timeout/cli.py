@@ -121,7 +121,7 @@ def scan(**overrides: Any) -> None:
     "queues",
     multiple=True,
     help="Queue to consume; may be given more than once.  "
-    "[default: the dispatch queue, and the handle queue if one is set]",
+    "[default: the dispatch queue; the handle queue and the events queue if set]",
 )
 @options(
     engine_option,

@@ -140,9 +140,12 @@ def known_actions(handlers: Mapping[str, str]) -> frozenset[str]:
 
 
 def load_strategies(
-    handlers: Mapping[str, str], engine: Engine, settings: Any = None
+    handlers: Mapping[str, str], engine: Engine, settings: Any
 ) -> dict[str, NodeTimeoutStrategy]:
-    """Import and build every strategy. Raises `StrategyError` that names the one at fault."""
+    """Import and build every strategy. Raises `StrategyError` that names the one at fault.
+
+    ``settings`` is what `NodeTimeoutStrategy.build` is given.
+    """
 
     def build(action: str, load: Callable[[], Any], where: str) -> NodeTimeoutStrategy:
         strategy_class = _load(action, load, where)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from node_timeout import metrics
+from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     EngineRestingError,
     NodeRunSupersededError,
@@ -50,6 +51,7 @@ class Striker:
         engine: Engine,
         strategies: Mapping[str, NodeTimeoutStrategy],
         limits: Limits,
+        breaker: Breaker,
         done: Callable[[], None],
     ) -> None:
         """``done`` is called after each strike."""
@@ -59,6 +61,7 @@ class Striker:
         self._engine = engine
         self._strategies = strategies
         self._limits = limits
+        self._breaker = breaker
         self._done = done
         self._slots = asyncio.Semaphore(limits.concurrency)
 
@@ -108,10 +111,12 @@ class Striker:
         limit = asyncio.timeout(self._limits.strategy_timeout)
         try:
             async with limit:
-                if not await self._engine.is_running(node):
-                    return _outcome(node, RunState.STALE, "no longer running at this version")
-                with metrics.STRATEGY_SECONDS.labels(node.action).time():
-                    result = await call(strategy, node)
+                with self._breaker.strike() as strike:
+                    if not await self._engine.is_running(node):
+                        return _outcome(node, RunState.STALE, "no longer running at this version")
+                    strike.answered = True
+                    with metrics.STRATEGY_SECONDS.labels(node.action).time():
+                        result = await call(strategy, node)
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
             return await self._declined(node, error)
         except Exception as error:  # a user's strategy may raise anything

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from node_timeout import message, metrics
+from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     PoolUnavailableError,
     TemporaryError,
@@ -87,6 +88,7 @@ class Worker:
         routes: Routes,
         queues: Collection[str],
         limits: Limits,
+        breaker: Breaker | None = None,
     ) -> None:
         self._ledger = ledger
         self._pool = pool
@@ -101,7 +103,12 @@ class Worker:
         self._room = asyncio.Event()
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
         self._striker = Striker(
-            pool=pool, engine=engine, strategies=strategies, limits=limits, done=self._room.set
+            pool=pool,
+            engine=engine,
+            strategies=strategies,
+            limits=limits,
+            breaker=breaker or Breaker(),
+            done=self._room.set,
         )
         self._must_end = asyncio.Event()
 

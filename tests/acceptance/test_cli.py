@@ -84,7 +84,7 @@ def test_a_worker_without_an_engine_lists_those_installed(
     run_cli: RunCli, settings: Settings
 ) -> None:
     done = run_cli("worker", env=changed(settings, engine=None))
-    assert_one_line(done, 2, "engines installed: demo, dry_run, recording")
+    assert_one_line(done, 2, "engines installed: bamboo, demo, dry_run, http, recording")
 
 
 def test_a_wrong_variable_is_one_line(run_cli: RunCli, settings: Settings) -> None:
@@ -106,7 +106,7 @@ def test_services_refuse_a_database_that_is_not_migrated(
     check = run_cli("check", env=env)
     assert check.returncode == 1
     assert "FAIL  database: the database has no node-timeout tables" in check.stdout
-    assert "revision 0001" in run_cli("migrate", env=env).stdout
+    assert "revision 0002" in run_cli("migrate", env=env).stdout
     assert run_cli("check", env=env).returncode == 0
     assert "revision none" in run_cli("migrate", "--revision", "base", env=env).stdout
 

@@ -69,7 +69,7 @@ async def test_what_is_disabled_later_is_removed(settings: Settings) -> None:
 
 def test_an_engine_is_chosen_by_name() -> None:
     assert type(load_engine(Settings(engine="dry_run"))).__name__ == "DryRunEngine"
-    with pytest.raises(SettingsError, match="is not set; engines installed: demo, dry_run"):
+    with pytest.raises(SettingsError, match="is not set; engines installed: bamboo, demo, dry_run"):
         load_engine(Settings())
     with pytest.raises(SettingsError, match="did you mean 'dry_run'"):
         load_engine(Settings(engine="dryrun"))

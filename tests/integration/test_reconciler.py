@@ -144,7 +144,7 @@ async def test_purging_does_not_wait_for_the_end_of_a_sweep(
     monkeypatch.setattr(room, "BATCH_SIZE", 2)
     await armed(ledger, healthy_pool, 50, *(f"open{i}" for i in range(20)))
     old = [f"old{i}" for i in range(6)]
-    await armed(ledger, healthy_pool, 50, *old)
+    await armed(ledger, healthy_pool, -150, *old)
     await ledger.disarm(left(old), await healthy_pool.now() - 200)
     one = reconciler(ledger, healthy_pool)
     assert [(await one.once()).purged for _ in range(4)] == [2, 2, 2, 0]
@@ -179,7 +179,7 @@ async def test_between_sweeps_it_rests(ledger: SqlLedger, healthy_pool: RedisPoo
 async def test_closed_rows_are_purged_after_their_retention(
     ledger: SqlLedger, healthy_pool: RedisPool
 ) -> None:
-    await armed(ledger, healthy_pool, 50, "gone", "kept")
+    await armed(ledger, healthy_pool, -150, "gone", "kept")
     now = await healthy_pool.now()
     await ledger.disarm(left(["gone"]), now - 101)
     await ledger.disarm(left(["kept"]), now - 99)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
@@ -95,3 +96,49 @@ async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
     with pytest.raises(LedgerUnavailableError):
         await tracker.nodes_started(started([run("a")]))
     assert (await pool.counts()).armed == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "on_start", "on_leaving", "redis_calls"),
+    [
+        (False, ["SELECT"], ["SELECT"], []),
+        (True, ["SELECT", "INSERT"], ["SELECT", "UPDATE"], ["arm", "disarm"]),
+    ],
+)
+async def test_what_a_state_change_costs(
+    postgres_url: str,
+    pool: RedisPool,
+    monkeypatch: pytest.MonkeyPatch,
+    configured: bool,
+    on_start: list[str],
+    on_leaving: list[str],
+    redis_calls: list[str],
+) -> None:
+    """One indexed read without a config; with one a write and a call to Redis more."""
+    ledger = SqlLedger(postgres_url)
+    if configured:
+        await configure(ledger, config("a", 20))
+    await pool.now()
+    statements: list[str] = []
+    calls: list[str] = []
+
+    @event.listens_for(ledger.engine.sync_engine, "before_cursor_execute")
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+
+    for name in ("arm", "disarm"):
+        real = getattr(pool, name)
+
+        async def noted(runs: Any, name: str = name, real: Any = real) -> Any:
+            calls.append(name)
+            return await real(runs)
+
+        monkeypatch.setattr(pool, name, noted)
+    tracker = Tracker(ledger=ledger, pool=pool)
+    await tracker.nodes_started(started([run("a")]))
+    assert statements == on_start
+    statements.clear()
+    await tracker.nodes_left(left(["a"]))
+    assert statements == on_leaving
+    assert calls == redis_calls
+    await ledger.close()

@@ -12,6 +12,7 @@ from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     EngineUnavailableError,
     ExchangeUnavailableError,
@@ -54,6 +55,7 @@ class Bench:
         strategy_timeout: float = 5,
         max_attempts: int = 3,
         shutdown_timeout: float = 5,
+        breaker: Breaker | None = None,
     ) -> Worker:
         return Worker(
             ledger=self.ledger,
@@ -70,6 +72,7 @@ class Bench:
                 retry=Backoff(first=100, longest=100, random=lambda: 0.5),
                 shutdown_timeout=shutdown_timeout,
             ),
+            breaker=breaker,
         )
 
     async def armed(self, *node_ids: str, action: str = "forced_fail") -> list[DueRun]:
@@ -205,6 +208,27 @@ async def test_a_temporary_failure_is_armed_again_after_a_back_off(
     assert (row.state, row.message, row.attempts) == (RunState.ARMED, says, 1)
     assert row.due_at == pytest.approx(await bench.pool.now() + 50, abs=2)
     assert await bench.pool.absent([run("a")]) == [], "the pool is the only timer"
+
+
+async def test_an_engine_that_asks_for_time_is_given_it(bench: Bench) -> None:
+    bench.engine.errors = [EngineUnavailableError("429", retry_after=1000)]
+    await bench.handle(await bench.armed("a"))
+    (row,) = await bench.ledger.rows("a")
+    assert row.due_at == pytest.approx(await bench.pool.now() + 1050, abs=2)
+
+
+async def test_nodes_of_a_dead_engine_wait_and_use_up_no_attempt(bench: Bench) -> None:
+    down = Breaker(failures=1)
+    with pytest.raises(EngineUnavailableError), down.strike():
+        raise EngineUnavailableError("gone")
+    report = await bench.handle(await bench.armed("a"), breaker=down)
+    assert report.outcomes == {RunState.ARMED: 1}
+    (row,) = await bench.ledger.rows("a")
+    assert (row.state, row.attempts) == (RunState.ARMED, 0)
+    assert "it is left in peace" in row.message
+    assert bench.engine.asked == []
+    assert row.due_at is not None
+    assert row.due_at > await bench.pool.now()
 
 
 async def test_after_the_last_attempt_a_run_is_dead(bench: Bench) -> None:

@@ -1,23 +1,16 @@
 """The circuit breaker: a dead engine is left in peace."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from node_timeout.breaker import GuardedEngine
+from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     EngineRestingError,
     EngineUnavailableError,
     NodeRunSupersededError,
 )
-from node_timeout.node import TimedOutNode
 from node_timeout.service import Backoff
-from tests.support import RecordingEngine, run
-
-NODE = TimedOutNode(
-    node_id="a", version="v1", root_pipeline_id="r", action="x", deadline=0.0, attempt=1
-)
 
 
 class Clock:
@@ -27,103 +20,82 @@ class Clock:
         return self.now
 
 
-class SickEngine(RecordingEngine):
-    """Fails as often as it is told to."""
-
-    extra = "its own"
-    failures: int = 0
-    error: BaseException = EngineUnavailableError("gone")
-
-    async def is_running(self, node: TimedOutNode) -> bool:
-        self.asked.append(node)
-        if self.failures:
-            self.failures -= 1
-            raise self.error
-        return True
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def engine() -> SickEngine:
-    return SickEngine([run("a")])
+def breaker(clock: Clock) -> Breaker:
+    rest = Backoff(first=1.5, longest=6.0, random=lambda: 1.0)
+    return Breaker(failures=2, rest=rest, clock=clock)
 
 
-@pytest.fixture
-def guarded(engine: SickEngine, clock: Clock) -> GuardedEngine:
-    rest = Backoff(first=1.0, longest=4.0, random=lambda: 1.0)
-    return GuardedEngine(engine, failures=2, rest=rest, clock=clock)
+def fail(breaker: Breaker, error: BaseException | None = None, *, answered: bool = False) -> None:
+    error = error or EngineUnavailableError("gone")
+    with pytest.raises(type(error)) as caught, breaker.strike() as strike:  # noqa: PT012
+        strike.answered = answered
+        raise error
+    assert caught.value is error
 
 
-async def fail(guarded: GuardedEngine, error: type[BaseException] = EngineUnavailableError) -> Any:
-    with pytest.raises(error) as caught:
-        await guarded.is_running(NODE)
-    return caught.value
+def refused(breaker: Breaker) -> float:
+    """It lets nobody through; return for how long."""
+    with pytest.raises(EngineRestingError) as caught, breaker.strike():
+        pytest.fail("it was let through")
+    return caught.value.retry_after
 
 
-async def test_after_failures_in_a_row_it_is_not_called(
-    guarded: GuardedEngine, engine: SickEngine, clock: Clock
+def test_after_failures_in_a_row_nobody_is_let_through_for_ever_longer(
+    breaker: Breaker, clock: Clock
 ) -> None:
-    engine.failures = 3
-    await fail(guarded)
-    await fail(guarded)
-    error = await fail(guarded, EngineRestingError)
-    assert error.retry_after == 1.0
-    assert len(engine.asked) == 2, "the third call was not made"
-    clock.now += 1.1
-    await fail(guarded)
-    assert len(engine.asked) == 3, "one probe"
-    assert (await fail(guarded, EngineRestingError)).retry_after == pytest.approx(2.0), "longer"
-    clock.now += 2.1
-    assert await guarded.is_running(NODE)
-    assert await guarded.is_running(NODE)
+    fail(breaker)
+    fail(breaker)
+    assert refused(breaker) == 1.5
+    for rest in (3.0, 6.0, 6.0):
+        clock.now += 10
+        fail(breaker)  # the probe
+        assert refused(breaker) == rest
+    clock.now += 10
+    with breaker.strike():
+        pass
+    fail(breaker)
+    with breaker.strike():
+        pass  # it counts anew
 
 
-async def test_only_one_call_probes(
-    guarded: GuardedEngine,
-    engine: SickEngine,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    engine.failures = 2
-    await fail(guarded)
-    await fail(guarded)
-    clock.now += 9
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(_node: TimedOutNode) -> bool:
-        reached.set()
-        await go_on.wait()
-        return True
-
-    monkeypatch.setattr(engine, "is_running", slowly)
-    probe = asyncio.create_task(guarded.is_running(NODE))
-    await reached.wait()
-    await fail(guarded, EngineRestingError)
-    go_on.set()
-    assert await probe
+def test_only_one_probes(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker)
+    fail(breaker)
+    clock.now += 10
+    with breaker.strike():
+        assert refused(breaker) == 1.0
+    with breaker.strike():
+        pass
 
 
-async def test_an_engine_that_hangs_counts_as_failing(
-    guarded: GuardedEngine, engine: SickEngine
-) -> None:
-    engine.failures, engine.error = 2, asyncio.CancelledError()
-    await fail(guarded, asyncio.CancelledError)
-    await fail(guarded, asyncio.CancelledError)
-    await fail(guarded, EngineRestingError)
+def test_an_engine_that_does_not_answer_counts_as_failing(breaker: Breaker) -> None:
+    fail(breaker, asyncio.CancelledError())
+    fail(breaker, ConnectionError("an adapter forgot to translate it"))
+    assert refused(breaker)
 
 
-async def test_a_refusal_is_an_answer(guarded: GuardedEngine, engine: SickEngine) -> None:
-    engine.failures = 1
-    await fail(guarded)
-    engine.errors = [NodeRunSupersededError("moved on")]
-    with pytest.raises(NodeRunSupersededError):
-        await guarded.forced_fail(NODE, "node a")
-    engine.failures = 1
-    await fail(guarded)
-    assert await guarded.forced_fail_and_skip(NODE, "node a") == "failed and skipped"
-    assert guarded.extra == "its own"
-    await guarded.close()
+def test_a_slow_or_broken_strategy_is_not_the_engines_fault(breaker: Breaker) -> None:
+    for error in (asyncio.CancelledError(), KeyError("bug")) * 3:
+        fail(breaker, error, answered=True)
+    with breaker.strike():
+        pass
+
+
+def test_an_engine_that_answers_and_does_not_act_counts_as_failing(breaker: Breaker) -> None:
+    for _ in range(2):
+        fail(breaker, EngineUnavailableError("500"), answered=True)
+    assert refused(breaker)
+
+
+def test_a_refusal_is_an_answer(breaker: Breaker) -> None:
+    fail(breaker)
+    fail(breaker, NodeRunSupersededError("moved on"))
+    fail(breaker)
+    with breaker.strike():
+        pass

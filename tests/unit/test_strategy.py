@@ -9,6 +9,7 @@ import pytest
 from node_timeout import strategy as room
 from node_timeout.errors import StrategyError, StrategyRefusedError
 from node_timeout.node import TimedOutNode
+from node_timeout.settings import Settings
 from node_timeout.strategy import (
     ForcedFailStrategy,
     NodeTimeoutStrategy,
@@ -22,6 +23,9 @@ from tests.support import RecordingEngine
 NODE = TimedOutNode(
     node_id="a", version="v1", root_pipeline_id="r", action="x", deadline=1.0, attempt=1
 )
+
+
+SETTINGS = Settings()
 
 
 class Custom(NodeTimeoutStrategy):
@@ -50,20 +54,20 @@ def plug(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def test_the_built_in_actions_are_there() -> None:
-    strategies = load_strategies({}, RecordingEngine())
-    assert set(strategies) == {"forced_fail", "forced_fail_and_skip"}
+    strategies = load_strategies({}, RecordingEngine(), SETTINGS)
+    assert set(strategies) == {"forced_fail", "forced_fail_and_skip", "webhook"}
     assert known_actions({}) == set(strategies)
 
 
 def test_a_package_brings_a_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
     plug(monkeypatch, page="tests.unit.test_strategy:Custom")
     assert "page" in known_actions({})
-    assert type(load_strategies({}, RecordingEngine())["page"]).__name__ == "Custom"
+    assert type(load_strategies({}, RecordingEngine(), SETTINGS)["page"]).__name__ == "Custom"
 
 
 def test_a_handler_adds_and_overrides() -> None:
     path = "tests.unit.test_strategy:Custom"
-    strategies = load_strategies({"forced_fail": path, "mine": path}, RecordingEngine())
+    strategies = load_strategies({"forced_fail": path, "mine": path}, RecordingEngine(), SETTINGS)
     assert type(strategies["forced_fail"]).__name__ == "Custom"
     assert type(strategies["mine"]).__name__ == "Custom"
     assert "mine" in known_actions({"mine": path})
@@ -72,8 +76,10 @@ def test_a_handler_adds_and_overrides() -> None:
 def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plug(monkeypatch, forced_fail="tests.unit.test_strategy:Custom")
     with pytest.raises(StrategyError, match="'forced_fail' is claimed twice"):
-        load_strategies({}, RecordingEngine())
-    chosen = load_strategies({"forced_fail": "tests.unit.test_strategy:Custom"}, RecordingEngine())
+        load_strategies({}, RecordingEngine(), SETTINGS)
+    chosen = load_strategies(
+        {"forced_fail": "tests.unit.test_strategy:Custom"}, RecordingEngine(), SETTINGS
+    )
     assert type(chosen["forced_fail"]).__name__ == "Custom"
 
 
@@ -91,7 +97,7 @@ def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.Monk
 )
 def test_a_strategy_that_cannot_be_used_is_refused_at_start(path: str, says: str) -> None:
     with pytest.raises(StrategyError) as error:
-        load_strategies({"mine": path}, RecordingEngine())
+        load_strategies({"mine": path}, RecordingEngine(), SETTINGS)
     assert says in str(error.value)
     assert "'mine'" in str(error.value)
 

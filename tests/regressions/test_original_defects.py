@@ -3,7 +3,9 @@
 import asyncio
 import copy
 import os
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,14 @@ from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.app import NodeTimeout
 from node_timeout.errors import ExchangeUnavailableError, PoolUnavailableError
 from node_timeout.node import DueRun, RunState
 from node_timeout.ports import Retention
 from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
 from node_timeout.service import Backoff
+from node_timeout.settings import Settings
 from node_timeout.strategy import ForcedFailAndSkipStrategy, ForcedFailStrategy
 from node_timeout.striker import Limits
 from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
@@ -276,6 +280,24 @@ async def test_22_a_node_retried_between_check_and_act_is_not_failed(house: Hous
     house.engine.is_running = retried_meanwhile  # type: ignore[method-assign]
     await house.work_off()
     assert (house.engine.failed, house.engine.running) == ([], {"a": "v2"})
+
+
+async def test_23_the_documented_commands_and_settings_work() -> None:
+    """A worker without options consumes every queue it should; the documents name real settings."""
+    settings = Settings(
+        engine="dry_run",
+        dispatch_queue="due",
+        handle_queue="handle",
+        events_queue="events",
+        amqp_url="amqp://127.0.0.1:1/",
+    )
+    async with NodeTimeout(settings) as app:
+        assert list(app.worker()._prefetch()) == ["due", "handle"]
+        assert set(app._worker_services(())) == {"worker", "listener"}
+        assert set(app._worker_services(["events"])) == {"listener"}
+    documents = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+    documented = set(re.findall(r"`NODE_TIMEOUT_([A-Z_]+)` \|", documents.read_text("utf-8")))
+    assert documented == {name.upper() for name in Settings.model_fields}
 
 
 async def _reconcile(house: House) -> None:

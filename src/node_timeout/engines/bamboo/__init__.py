@@ -31,8 +31,7 @@ class BambooEngine:
 
     def __init__(self, settings: Settings) -> None:
         """Raises `SettingsError` if Django or bamboo-pipeline is missing or cannot be set up."""
-        # In a thread: components are written to the database meanwhile, which Django refuses to do
-        # in an event loop's.
+        # In a thread: Django refuses in an event loop's what apps read in their ready().
         with ThreadPoolExecutor(max_workers=1) as thread:
             self._acts = thread.submit(_set_up).result()
         self._threads = Threads(
@@ -72,6 +71,10 @@ def _set_up() -> ModuleType:
         import pipeline.eri  # noqa: F401, PLC0415
     except ImportError as error:
         raise SettingsError(f"{error}; pip install 'node-timeout[bamboo]'") from error
+    from django.conf import settings  # noqa: PLC0415
+
+    # The catalogues of components and variables are the project's own to keep.
+    settings.AUTO_UPDATE_COMPONENT_MODELS = settings.AUTO_UPDATE_VARIABLE_MODELS = False
     with _logging_kept():
         django.setup()
     _keep_connections()

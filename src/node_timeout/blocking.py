@@ -61,7 +61,7 @@ class _Bridge:
             raise NodeTimeoutError("closed by another thread during the call") from error
         except FutureTimeoutError as error:
             if not future.cancel():
-                raise  # the call's own
+                return future.result()  # it ended that very moment
             raise TemporaryError(f"no answer within {time_limit:g} s") from error
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
     closed ──failures in a row──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
        ▲                                                     │
-       └───────────────────────succeeded─────────────────────┘
+       └─────────────────────answered────────────────────────┘
 
 A strike that is refused while the engine rests uses up no attempt of its node run.
 """
@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.errors import EngineRestingError, EngineUnavailableError, NodeTimeoutError
@@ -24,12 +23,19 @@ PROBE_SECONDS = 1.0
 """How long others wait while a probe is under way."""
 
 
-@dataclass(slots=True)
 class Strike:
     """One use of the engine."""
 
-    answered: bool = False
-    """The engine has answered: what goes wrong now, but for its own word, is not its fault."""
+    def __init__(self, breaker: "Breaker", period: int) -> None:
+        self._breaker = breaker
+        self.period = period
+        """Between two openings or closings of the breaker; the past says nothing of the present."""
+        self.has_answered = False
+
+    def answered(self) -> None:
+        """The engine lives: what goes wrong from now on, but for its own word, is not its fault."""
+        self.has_answered = True
+        self._breaker.answered(self)
 
 
 class Breaker:
@@ -46,56 +52,70 @@ class Breaker:
         self._rest = rest or Backoff(first=1.0, longest=60.0, random=lambda: 1.0)
         self._clock = clock
         self._failures = 0
-        self._resting_until = 0.0
+        self._rests = 0
+        """In a row, without a strike that went well to its end."""
+        self._resting_until: float | None = None
         self._probing = False
+        self._period = 0
 
     @contextmanager
     def strike(self) -> Iterator[Strike]:
         """Use the engine inside. Raises `EngineRestingError` if it is to be left in peace."""
-        probing = self._failures >= self._limit
-        if probing:
+        probing = self._resting_until is not None
+        if self._resting_until is not None:
             left = self._resting_until - self._clock()
             if left > 0 or self._probing:
                 raise EngineRestingError(
-                    f"the engine failed {self._failures} times in a row, it is left in peace",
+                    "the engine failed too often in a row, it is left in peace",
                     retry_after=max(left, PROBE_SECONDS),
                 )
             self._probing = True
-        strike = Strike()
+        strike = Strike(self, self._period)
         try:
             yield strike
         except EngineUnavailableError as error:
-            self._failed(error)
+            self._failed(strike, error)
             raise
         except NodeTimeoutError:
-            self._succeeded()  # a refusal is an answer
+            self._went_well(strike)  # a refusal is an answer
             raise
         except BaseException as error:  # a time limit too: it cancels
-            if not strike.answered:
-                self._failed(error)
+            if not strike.has_answered:
+                self._failed(strike, error)
             raise
         else:
-            self._succeeded()
+            self._went_well(strike)
         finally:
-            if probing:
+            if probing and strike.period == self._period:
                 self._probing = False
 
-    def _failed(self, error: BaseException) -> None:
-        self._failures += 1
-        if self._failures < self._limit:
+    def answered(self, strike: Strike) -> None:
+        if self._resting_until is not None and strike.period == self._period:
+            logger.warning("the engine answers again")
+            self._turn(None)
+
+    def _went_well(self, strike: Strike) -> None:
+        strike.answered()
+        self._failures = self._rests = 0
+
+    def _failed(self, strike: Strike, error: BaseException) -> None:
+        if strike.period != self._period:
             return
-        seconds = self._rest.seconds(self._failures - self._limit + 1)
-        self._resting_until = self._clock() + seconds
-        metrics.ENGINE_RESTING.set(1)
-        if self._failures == self._limit:
+        self._failures += 1
+        if self._resting_until is None and self._failures < self._limit:
+            return
+        self._rests += 1
+        if self._resting_until is None:
             logger.error(
                 "the engine failed %d times in a row (%s); its nodes wait until it answers",
                 self._failures,
                 str(error) or "no answer in time",
             )
+        self._turn(self._clock() + self._rest.seconds(self._rests))
 
-    def _succeeded(self) -> None:
-        if self._failures >= self._limit:
-            logger.warning("the engine answers again")
-            metrics.ENGINE_RESTING.set(0)
+    def _turn(self, resting_until: float | None) -> None:
+        self._resting_until = resting_until
         self._failures = 0
+        self._probing = False
+        self._period += 1
+        metrics.ENGINE_RESTING.set(resting_until is not None)

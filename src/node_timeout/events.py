@@ -23,6 +23,8 @@ from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
 
 SCHEMA = 1
 MAX_AHEAD_SECONDS = 3600.0
+MAX_AGE_SECONDS = 10 * 366 * 86400.0
+"""An event may have waited long; but one this old has another unit, or another epoch."""
 
 _KEYS = {
     "node_running": {
@@ -54,8 +56,12 @@ class NodeStarted:
         return self.run.node_id
 
     def started_at(self, now: float) -> float:
-        """Never in the future, whatever the engine's clock says."""
-        return now if self.happened_at is None else min(self.happened_at, now)
+        """By the engine's clock, so that its events can be put in order."""
+        return now if self.happened_at is None else self.happened_at
+
+    def counts_from(self, now: float) -> float:
+        """Where the deadline counts from: not in the future, whatever the engine's clock says."""
+        return min(self.started_at(now), now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +72,12 @@ class NodeLeft:
     version: str | None = None
     happened_at: float | None = None
     """When, by the engine's clock. None: now."""
+    remember: bool = False
+    """Keep it in mind if the ledger does not know the run: its start may come later."""
 
     def left_at(self, now: float) -> float:
-        """Never in the future, whatever the engine's clock says."""
-        return now if self.happened_at is None else min(self.happened_at, now)
+        """By the engine's clock."""
+        return now if self.happened_at is None else self.happened_at
 
 
 Event = NodeStarted | NodeLeft
@@ -110,7 +118,7 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
         raise InvalidInputError(f"event {kind!r:.80} is not one of {', '.join(_KEYS)}")
     if unknown := sorted(str(key) for key in set(entry) - keys):
         raise InvalidInputError(f"{kind} has the unknown keys {', '.join(unknown):.200}")
-    happened_at = _instant(entry, rules, now)
+    happened_at = _instant(entry, now)
     if kind == "node_running":
         run = NodeRun.of(entry.get("node_id"), entry.get("version"))
         return NodeStarted(run=run, happened_at=happened_at, config=_config(run, entry, rules))
@@ -119,18 +127,20 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
             raise InvalidInputError(problem)
         return NodeLeft(node_id=entry["node_id"], happened_at=happened_at)
     run = NodeRun.of(entry.get("node_id"), entry["version"])
-    return NodeLeft(node_id=run.node_id, version=run.version, happened_at=happened_at)
+    return NodeLeft(
+        node_id=run.node_id, version=run.version, happened_at=happened_at, remember=True
+    )
 
 
-def _instant(entry: Mapping[str, Any], rules: ConfigRules, now: float) -> float:
+def _instant(entry: Mapping[str, Any], now: float) -> float:
     value = entry.get("happened_at")
     where = f"happened_at {value!r:.80} of node {entry.get('node_id')!r:.80}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInputError(f"{where} is not a number of Unix seconds")
     if not value <= now + MAX_AHEAD_SECONDS:
         raise InvalidInputError(f"{where} lies in the future; Unix seconds are meant")
-    if value < now - rules.max_seconds:
-        raise InvalidInputError(f"{where} is longer ago than any timeout; Unix seconds are meant")
+    if value < now - MAX_AGE_SECONDS:
+        raise InvalidInputError(f"{where} is ten years ago or more; Unix seconds are meant")
     return float(value)
 
 

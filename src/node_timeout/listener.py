@@ -1,14 +1,15 @@
 """Listener: events queue → tracker. For engines that tell us by message when a node starts or ends.
 
-    read ──▶ arm and disarm, a node's events in order of time ──▶ ack
+    read ──▶ dead-letter what is bad ──▶ arm and disarm, a node's events in order of time ──▶ ack
 
 A batch may come again, whole or in part: arming and disarming twice changes nothing.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from node_timeout import events, metrics
 from node_timeout.events import Event, NodeLeft, NodeStarted
@@ -20,7 +21,9 @@ from node_timeout.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-MESSAGES_PER_BATCH = 500
+MESSAGES_PER_BATCH = 100
+EVENTS_PER_CALL = 1000
+"""A transaction stays short, however many events a message brings."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +34,12 @@ class ListenReport:
     unreadable: int = 0
     armed: int = 0
     disarmed: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    events: list[Event] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
 
 
 class Listener:
@@ -79,36 +88,51 @@ class Listener:
 
     async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> ListenReport:
         """Deal with messages, through outages; if stopped in one, they go back to the queue."""
-        report = await until_available(
-            lambda: self._track(deliveries), stop=stop, health=self._health
-        )
-        for delivery in deliveries:
-            await (delivery.ack() if report else delivery.requeue())
-        return report or ListenReport()
-
-    async def _track(self, deliveries: Sequence[Delivery]) -> ListenReport:
         report = ListenReport()
-        now = await self._pool.now()
-        read: list[Event] = []
+        found = await self._read(deliveries, report)
+        done = await self._insist(lambda: self._dead_letter(found.unreadable), stop)
+        for round_of_events in events.in_rounds(found.events):
+            for start in range(0, len(round_of_events), EVENTS_PER_CALL):
+                some = round_of_events[start : start + EVENTS_PER_CALL]
+                done = done and await self._insist(partial(self._track, some, report), stop)
         for delivery in deliveries:
-            found, unreadable = self._decode(delivery, now)
-            read += found
-            for bad in unreadable:
-                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
-                await self._exchange.dead_letter(bad.body, bad.reason)
-                metrics.UNREADABLE.labels("events").inc()
-            report.unreadable += len(unreadable)
-        report.received = len(read)
-        for events_of_round in events.in_rounds(read):
-            started = [event for event in events_of_round if isinstance(event, NodeStarted)]
-            left = [event for event in events_of_round if isinstance(event, NodeLeft)]
-            report.armed += await self._tracker.nodes_started(started)
-            report.disarmed += await self._tracker.nodes_left(left)
+            await (delivery.ack() if done else delivery.requeue())
         metrics.EVENTS.inc(report.received)
         return report
 
-    def _decode(self, delivery: Delivery, now: float) -> tuple[list[Event], list[Unreadable]]:
-        try:
-            return events.decode(delivery.body, self._rules, now)
-        except Exception as error:  # noqa: BLE001 - it is this message's own fault
-            return [], [Unreadable(body=delivery.body, reason=str(error))]
+    async def _insist(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
+        """Repeat a step until no outage stops it; False if the listener stops before."""
+
+        async def steps() -> bool:
+            await step()
+            return True
+
+        return bool(await until_available(steps, stop=stop, health=self._health))
+
+    async def _read(self, deliveries: Sequence[Delivery], report: ListenReport) -> _Found:
+        found = _Found()
+        now = await self._pool.now()
+        for delivery in deliveries:
+            try:
+                read, unreadable = events.decode(delivery.body, self._rules, now)
+            except Exception as error:  # noqa: BLE001 - it is this message's own fault
+                read, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
+            found.events += read
+            found.unreadable += unreadable
+            for bad in unreadable:
+                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
+        report.received, report.unreadable = len(found.events), len(found.unreadable)
+        metrics.UNREADABLE.labels("events").inc(report.unreadable)
+        return found
+
+    async def _dead_letter(self, unreadable: list[Unreadable]) -> None:
+        """Those that are safe leave the list: a repeated call goes on behind them."""
+        while unreadable:
+            await self._exchange.dead_letter(unreadable[0].body, unreadable[0].reason)
+            del unreadable[0]
+
+    async def _track(self, some: Sequence[Event], report: ListenReport) -> None:
+        started = [event for event in some if isinstance(event, NodeStarted)]
+        left = [event for event in some if isinstance(event, NodeLeft)]
+        report.armed += await self._tracker.nodes_started(started)
+        report.disarmed += await self._tracker.nodes_left(left)

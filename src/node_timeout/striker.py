@@ -106,15 +106,15 @@ class Striker:
             return await self._retry(
                 node, f"no strategy for action {node.action!r} (this worker has: {known})"
             )
-        if node.attempt == 1:
-            metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
         limit = asyncio.timeout(self._limits.strategy_timeout)
         try:
             async with limit:
                 with self._breaker.strike() as strike:
+                    if node.attempt == 1:
+                        metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
                     if not await self._engine.is_running(node):
                         return _outcome(node, RunState.STALE, "no longer running at this version")
-                    strike.answered = True
+                    strike.answered()
                     with metrics.STRATEGY_SECONDS.labels(node.action).time():
                         result = await call(strategy, node)
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
@@ -153,8 +153,8 @@ class Striker:
         return _outcome(node, RunState.ARMED, error, due_at=due_at)
 
     async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
-        """Armed again, no attempt used up. After a wait they do not all come at once."""
-        wait = at_least + self._limits.retry.seconds(1) if at_least else 0.0
+        """Armed again, no attempt used up; after a wait, spread over as long again."""
+        wait = at_least * (1.0 + self._limits.retry.random())
         due_at = await self._pool.now() + wait
         return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
 

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, replace
 
 from node_timeout import metrics
+from node_timeout.errors import EngineUnavailableError
+from node_timeout.events import NodeStarted
 from node_timeout.ports import Ledger, Pool, SurveyableEngine
 from node_timeout.service import Health, repeat, sleep
 from node_timeout.tracker import Tracker
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 ROLE = "surveyor"
 BATCH_SIZE = 500
 TICK_SECONDS = 1.0
+ANSWER_SECONDS = 30.0
 EVENT_SECONDS = 10.0
 """The event of a younger run may be under way."""
 
@@ -64,11 +67,24 @@ class Surveyor:
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         async def step() -> None:
-            await self.once()
+            await self._until(stop)
             await sleep(TICK_SECONDS, stop)
 
         await repeat(step, stop=stop, health=health)
         await self._pool.resign(ROLE, self._name)
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        """One pass, cut short when stopped: nothing is half done."""
+        stopped = asyncio.ensure_future(stop.wait())
+        survey = asyncio.ensure_future(self.once())
+        try:
+            await asyncio.wait({survey, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if survey.done():
+                survey.result()
+        finally:
+            for task in (survey, stopped):
+                task.cancel()
+            await asyncio.gather(survey, stopped, return_exceptions=True)
 
     async def once(self) -> SurveyReport:
         """One pass: at most `BATCH_SIZE` configs.
@@ -95,17 +111,24 @@ class Surveyor:
         now = await self._pool.now()
         running = {
             event.run: replace(event, seen_at=now)
-            for event in await self._engine.running(node_ids)
+            for event in await self._ask(node_ids)
             if event.started_at(now) <= now - EVENT_SECONDS
         }
         missed = await self._ledger.untracked(list(running)) if running else []
         report.asked += len(node_ids)
         report.armed += await self._tracker.nodes_started([running[run] for run in missed])
-        metrics.SURVEYED.inc(report.armed)
-        for run in missed:
+        if report.armed:
+            metrics.SURVEYED.inc(report.armed)
             logger.warning(
-                "node %s version %s runs in the engine and was not armed; it is now",
-                run.node_id,
-                run.version,
-                extra={"node_id": run.node_id, "version": run.version},
+                "%d node runs are running in the engine and were not armed; they are now, "
+                "node %s among them",
+                report.armed,
+                missed[0].node_id,
             )
+
+    async def _ask(self, node_ids: list[str]) -> list[NodeStarted]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._engine.running(node_ids)
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"no answer within {ANSWER_SECONDS:g} s") from error

@@ -222,7 +222,7 @@ def _check_config(node_id: str, config: Any, rules: ConfigRules) -> dict[str, An
         raise InvalidTimeoutConfigError(*problems)
     if not isinstance(config["enable"], bool):
         problems.append(f"node {node_id!r}: enable is {config['enable']!r:.80}, not True or False")
-    if config["action"] not in rules.actions:
+    if not isinstance(config["action"], str) or config["action"] not in rules.actions:
         problems.append(
             f"node {node_id!r}: action {config['action']!r:.80} is unknown"
             f"{did_you_mean(config['action'], rules.actions)}"

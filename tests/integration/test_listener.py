@@ -117,7 +117,28 @@ async def test_events_that_come_twice_or_in_the_wrong_order_do_no_harm(bench: Be
     await bench.hear()
     await bench.say(running("b", at=at, **config_of))
     await bench.hear()
-    assert await bench.states("b") == {"v1": RunState.ARMED}, "the worker will ask the engine"
+    assert await bench.states("b") == {"v1": RunState.CANCELLED}, "it had left already"
+    await bench.say(running("b", at=at + 5, **config_of))
+    await bench.hear()
+    (row,) = await bench.ledger.rows("b")
+    assert (row.state, row.action) == (RunState.ARMED, "forced_fail"), "resumed"
+    assert row.deadline == pytest.approx(at + 25, abs=0.001)
+
+
+async def test_clocks_that_disagree_cost_no_retried_node_its_deadline(bench: Bench) -> None:
+    """The engine's host is ahead by five seconds, and its event of the old version comes again."""
+    at = time.time()
+    config_of: dict[str, Any] = {"root_pipeline_id": "root", "timeout_config": CONFIG}
+    gone = left("a", "v1", at=at + 5)
+    for event in (running("a", "v1", at=at, **config_of), gone):
+        await bench.say(event)
+        await bench.hear()
+    await bench.say(running("a", "v2", at=at + 4.5, **config_of), running("a", "v3", at=at + 5))
+    await bench.hear()
+    await bench.say(gone)
+    await bench.hear()
+    assert (await bench.states("a"))["v2"] is RunState.ARMED
+    assert (await bench.ledger.rows("a"))[-1].deadline <= time.time() + 20
 
 
 async def test_a_leaving_older_than_the_resumption_leaves_it_armed(bench: Bench) -> None:

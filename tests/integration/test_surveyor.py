@@ -1,5 +1,6 @@
 """The surveyor: what the engine runs and the ledger has missed."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -7,8 +8,10 @@ import pytest
 
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import EngineUnavailableError
 from node_timeout.events import NodeStarted
 from node_timeout.node import RunState
+from node_timeout.service import Health
 from node_timeout.surveyor import Surveyor
 from tests.support import config, configure, left, run, started
 
@@ -91,6 +94,30 @@ async def test_it_walks_all_configs_in_pages(
     reports = [await surveyor.once() for _ in range(3)]
     assert [report.surveyed for report in reports] == [False, False, True]
     assert engine.asked == list("abcd")
+
+
+async def test_a_silent_engine_neither_holds_it_nor_its_end(
+    surveyor: Surveyor,
+    engine: SurveyableEngine,
+    ledger: SqlLedger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def silent(_node_ids: Sequence[str]) -> list[NodeStarted]:
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    asked = asyncio.Event()
+    monkeypatch.setattr(engine, "running", silent)
+    await configure(ledger, config("a"))
+    stop = asyncio.Event()
+    running = asyncio.create_task(surveyor.run(stop, Health(name="surveyor")))
+    await asked.wait()
+    stop.set()
+    await asyncio.wait_for(running, 5)
+    monkeypatch.setattr("node_timeout.surveyor.ANSWER_SECONDS", 0.05)
+    with pytest.raises(EngineUnavailableError, match="no answer within"):
+        await surveyor.once()
 
 
 async def test_one_surveyor_at_a_time(

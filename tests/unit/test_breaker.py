@@ -34,7 +34,8 @@ def breaker(clock: Clock) -> Breaker:
 def fail(breaker: Breaker, error: BaseException | None = None, *, answered: bool = False) -> None:
     error = error or EngineUnavailableError("gone")
     with pytest.raises(type(error)) as caught, breaker.strike() as strike:  # noqa: PT012
-        strike.answered = answered
+        if answered:
+            strike.answered()
         raise error
     assert caught.value is error
 
@@ -91,6 +92,36 @@ def test_an_engine_that_answers_and_does_not_act_counts_as_failing(breaker: Brea
     for _ in range(2):
         fail(breaker, EngineUnavailableError("500"), answered=True)
     assert refused(breaker)
+
+
+def test_a_probe_that_is_answered_lets_the_others_through_at_once(
+    breaker: Breaker, clock: Clock
+) -> None:
+    fail(breaker)
+    fail(breaker)
+    clock.now += 10
+    with breaker.strike() as probe:
+        refused(breaker)
+        probe.answered()
+        with breaker.strike():
+            pass  # its strategy may take its time
+
+
+def test_those_in_flight_when_it_opens_neither_lengthen_nor_end_the_rest(
+    breaker: Breaker, clock: Clock
+) -> None:
+    from contextlib import ExitStack, suppress
+
+    with suppress(EngineUnavailableError), ExitStack() as flight:
+        for _ in range(5):
+            flight.enter_context(suppress(EngineUnavailableError))
+            flight.enter_context(breaker.strike())
+        late = flight.enter_context(breaker.strike())
+        fail(breaker)
+        fail(breaker)
+        late.answered()
+        raise EngineUnavailableError("the same blip")
+    assert refused(breaker) == 1.5
 
 
 def test_a_refusal_is_an_answer(breaker: Breaker) -> None:

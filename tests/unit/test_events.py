@@ -26,7 +26,7 @@ def test_both_events_are_read() -> None:
     events, unreadable = decode(message(RUNNING, LEFT), RULES, NOW)
     assert events == [
         NodeStarted(run=run("a"), happened_at=NOW - 1),
-        NodeLeft(node_id="a", version="v1", happened_at=NOW),
+        NodeLeft(node_id="a", version="v1", happened_at=NOW, remember=True),
     ]
     assert unreadable == []
 
@@ -61,7 +61,7 @@ def test_a_left_event_needs_no_version() -> None:
         ({**RUNNING, "happened_at": True}, "is not a number of Unix seconds"),
         ({**RUNNING, "happened_at": NOW * 1000}, "lies in the future; Unix seconds are meant"),
         ({**RUNNING, "happened_at": float("nan")}, "lies in the future"),
-        ({**RUNNING, "happened_at": 4711.0}, "longer ago than any timeout"),
+        ({**RUNNING, "happened_at": 4711.0}, "ten years ago or more"),
         ({**RUNNING, "timeout_config": CONFIG}, "root pipeline id of node 'a' None is NoneType"),
         (
             {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "seconds": -1}},
@@ -70,6 +70,10 @@ def test_a_left_event_needs_no_version() -> None:
         (
             {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "action": "forced"}},
             "action 'forced' is unknown, did you mean 'forced_fail'?",
+        ),
+        (
+            {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "action": ["x"]}},
+            "action ['x'] is unknown",
         ),
     ],
 )

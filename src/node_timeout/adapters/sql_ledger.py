@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import inf
 from typing import Any
 
 from sqlalchemy import (
@@ -57,6 +56,7 @@ _RUN_COLUMNS = (
     ledger.c.deadline,
     ledger.c.due_at,
     ledger.c.finished_at,
+    ledger.c.action.label("run_action"),
 )
 
 
@@ -161,7 +161,7 @@ class SqlLedger:
                     await self._started_again(connection, row, event, now)
                     armed.append(_due(row))
                 elif row.state in (RunState.CANCELLED, RunState.STALE):
-                    armed += await self._resume(connection, row, event, now)
+                    armed += await self._resume(connection, row, event, config, now)
             if fresh:
                 armed += await self._open(connection, fresh)
         return armed
@@ -223,14 +223,24 @@ class SqlLedger:
             )
 
     async def _resume(
-        self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float
+        self,
+        connection: AsyncConnection,
+        row: Any,
+        event: NodeStarted,
+        config: TimeoutConfig | None,
+        now: float,
     ) -> list[DueRun]:
         """Arm a cancelled or stale run with the time it had left, unless it was closed since."""
-        started_at = event.started_at(now)
-        seen_at = started_at if event.seen_at is None else event.seen_at
+        seen_at = event.started_at(now) if event.seen_at is None else event.seen_at
         if seen_at < row.finished_at:
             return []
         deadline = row.deadline + (seen_at - row.finished_at)
+        words: dict[str, str] = {}
+        if row.run_action == UNKNOWN:  # only its leaving was known of so far
+            if config is None:
+                return []
+            deadline = event.counts_from(now) + config.seconds
+            words = {"action": config.action, "root_pipeline_id": config.root_pipeline_id}
         result = await connection.execute(
             sql_update(ledger)
             .where(
@@ -245,6 +255,7 @@ class SqlLedger:
                 due_at=deadline,
                 finished_at=None,
                 attempts=0,
+                **words,
             )
         )
         return [DueRun(run=event.run, due_at=deadline)] if result.rowcount else []
@@ -253,24 +264,33 @@ class SqlLedger:
     async def disarm(
         self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
     ) -> Disarming:
-        left_at: dict[str, float] = {}
-        for event in events:
-            left_at[event.node_id] = max(event.left_at(now), left_at.get(event.node_id, -inf))
+        left: dict[str, NodeLeft] = {}
+        for event in sorted(events, key=lambda event: event.left_at(now)):
+            left[event.node_id] = event
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
-        for chunk in _chunks(sorted(left_at)):
+        for chunk in _chunks(sorted(left)):
+            named = [_run_of(left[node_id]) for node_id in chunk]
             found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version, ledger.c.started_at)
-                .where(ledger.c.node_id.in_(chunk), ledger.c.state == RunState.ARMED)
+                select(ledger.c.node_id, ledger.c.version, ledger.c.state, ledger.c.started_at)
+                .where(
+                    ledger.c.node_id.in_(chunk),
+                    or_(
+                        ledger.c.state == RunState.ARMED,
+                        ledger.c.version.in_({run.version for run in named if run}),
+                    ),
+                )
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update()
             )
+            rows = {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
             leaving: dict[float, list[NodeRun]] = {}
-            for row in found:
-                instant = left_at[row.node_id]
-                run = NodeRun(node_id=row.node_id, version=row.version)
-                if row.started_at is None or row.started_at <= instant:
-                    leaving.setdefault(instant, []).append(run)
+            for run, row in rows.items():
+                event = left[run.node_id]
+                if row.state != RunState.ARMED:
+                    continue
+                if _is_over(row, event, rows.get(_run_of(event) or run), now):
+                    leaving.setdefault(event.left_at(now), []).append(run)
                 else:
                     kept.append(run)
             for instant, runs in leaving.items():
@@ -280,6 +300,13 @@ class SqlLedger:
                     .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
                 )
                 cancelled += runs
+            unknown = [
+                _left_row(run, left[run.node_id].left_at(now))
+                for run in named
+                if run and run not in rows and left[run.node_id].remember
+            ]
+            if unknown:
+                await connection.execute(self._insert(ledger), unknown)
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
 
     @transaction
@@ -634,8 +661,30 @@ def _row(
 
 
 def _started_row(event: NodeStarted, config: TimeoutConfig, now: float) -> dict[str, Any]:
-    started_at = event.started_at(now)
-    return _row(event.run, config, started_at, started_at + config.seconds)
+    deadline = event.counts_from(now) + config.seconds
+    return _row(event.run, config, event.started_at(now), deadline)
+
+
+def _left_row(run: NodeRun, left_at: float) -> dict[str, Any]:
+    """A cancelled row of a run whose start is not known of: it may come later."""
+    row = _row(run, None, None, left_at)
+    return {**row, "state": RunState.CANCELLED, "due_at": None, "finished_at": left_at}
+
+
+def _run_of(event: NodeLeft) -> NodeRun | None:
+    """The run that an event names, if it names one."""
+    return (event.version and NodeRun(node_id=event.node_id, version=event.version)) or None
+
+
+def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
+    """Whether an armed row is what left, or older; ``named`` is the row that the event names."""
+    if row.started_at is None:
+        return True
+    if event.version in (None, row.version):
+        return bool(row.started_at <= event.left_at(now))
+    if named is not None and named.version == event.version and named.started_at is not None:
+        return bool(row.started_at < named.started_at)
+    return bool(row.started_at < event.left_at(now))
 
 
 def _config(row: Any) -> TimeoutConfig:

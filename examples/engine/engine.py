@@ -102,7 +102,8 @@ def genuine(request: Request, body: bytes) -> bool:
     digest = hmac.new(SIGNING_KEY, f"{identity}.{sent}.".encode() + body, hashlib.sha256).digest()
     expected = "v1," + base64.b64encode(digest).decode()
     fresh = sent.isdigit() and abs(time.time() - int(sent)) <= 300
-    return fresh and hmac.compare_digest(expected, request.headers.get("webhook-signature", ""))
+    signature = request.headers.get("webhook-signature", "")
+    return fresh and hmac.compare_digest(expected.encode(), signature.encode())
 
 
 async def look(_: Request) -> Response:

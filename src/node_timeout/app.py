@@ -188,14 +188,23 @@ class NodeTimeout:
         return bool(await self.nodes_started([(node_id, version)], happened_at=happened_at))
 
     async def node_left(
-        self, node_id: str, version: str | None = None, *, happened_at: float | None = None
+        self,
+        node_id: str,
+        version: str | None = None,
+        *,
+        happened_at: float | None = None,
+        known_only: bool = False,
     ) -> int:
         """The node left RUNNING: disarm every armed version of it; return how many were armed.
 
-        Versions that started after ``happened_at`` (Unix seconds; None: now) are left alone.
+        Versions that started after ``happened_at`` (Unix seconds; None: now) are left alone, and
+        so are those that started after the version named. ``known_only`` leaves the pool alone
+        where the ledger knows of nothing armed: a node without a config costs one read.
         Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
         """
-        return await self.nodes_left([(node_id, version)], happened_at=happened_at)
+        return await self.nodes_left(
+            [(node_id, version)], happened_at=happened_at, known_only=known_only
+        )
 
     async def nodes_started(
         self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
@@ -206,7 +215,11 @@ class NodeTimeout:
         )
 
     async def nodes_left(
-        self, nodes: Iterable[tuple[str, str | None]], *, happened_at: float | None = None
+        self,
+        nodes: Iterable[tuple[str, str | None]],
+        *,
+        happened_at: float | None = None,
+        known_only: bool = False,
     ) -> int:
         """`node_left` for many (node_id, version or None); return how many were armed."""
         events: list[NodeLeft] = []
@@ -215,7 +228,10 @@ class NodeTimeout:
                 NodeRun.of(node_id, version)
             elif problem := id_problem("node id", node_id):
                 raise InvalidInputError(problem)
-            events.append(NodeLeft(node_id=node_id, version=version, happened_at=happened_at))
+            event = NodeLeft(
+                node_id=node_id, version=version, happened_at=happened_at, known_only=known_only
+            )
+            events.append(event)
         return await self._tracker.nodes_left(events)
 
     async def rows(self, node_id: str) -> list[LedgerRow]:

@@ -122,9 +122,18 @@ class BlockingNodeTimeout:
         return self._run(lambda app: app.node_started(node_id, version, happened_at=happened_at))
 
     def node_left(
-        self, node_id: str, version: str | None = None, *, happened_at: float | None = None
+        self,
+        node_id: str,
+        version: str | None = None,
+        *,
+        happened_at: float | None = None,
+        known_only: bool = False,
     ) -> int:
-        return self._run(lambda app: app.node_left(node_id, version, happened_at=happened_at))
+        return self._run(
+            lambda app: app.node_left(
+                node_id, version, happened_at=happened_at, known_only=known_only
+            )
+        )
 
     def nodes_started(
         self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
@@ -132,9 +141,15 @@ class BlockingNodeTimeout:
         return self._run(lambda app: app.nodes_started(runs, happened_at=happened_at))
 
     def nodes_left(
-        self, nodes: Iterable[tuple[str, str | None]], *, happened_at: float | None = None
+        self,
+        nodes: Iterable[tuple[str, str | None]],
+        *,
+        happened_at: float | None = None,
+        known_only: bool = False,
     ) -> int:
-        return self._run(lambda app: app.nodes_left(nodes, happened_at=happened_at))
+        return self._run(
+            lambda app: app.nodes_left(nodes, happened_at=happened_at, known_only=known_only)
+        )
 
     def rows(self, node_id: str) -> list[LedgerRow]:
         return self._run(lambda app: app.rows(node_id))

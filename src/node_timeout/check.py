@@ -63,6 +63,8 @@ async def _plugins(settings: Settings) -> str:
     engine = load_engine(settings)
     try:
         strategies = load_strategies(settings.handlers, engine, settings)
+        for strategy in strategies.values():
+            await strategy.close()
     finally:
         await engine.close()
     return f"engine {settings.engine}, strategies {', '.join(sorted(strategies))}"

@@ -225,7 +225,9 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
 @click.option(
     "--from",
     "source",
-    help="URL of the database that has bamboo's table.  [default: the database of node-timeout]",
+    envvar="BAMBOO_DATABASE_URL",
+    help="URL of the database that has bamboo's table.  [variable: BAMBOO_DATABASE_URL; "
+    "default: the database of node-timeout]",
 )
 def import_bamboo(source: str | None) -> int:
     """Copy the timeout configs of bamboo's own app; those stored here stay as they are.

@@ -72,6 +72,8 @@ class NodeLeft:
     version: str | None = None
     happened_at: float | None = None
     """When, by the engine's clock. None: now."""
+    known_only: bool = False
+    """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
     remember: bool = False
     """Keep it in mind if the ledger does not know the run: its start may come later."""
 

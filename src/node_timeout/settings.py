@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     engine_signing_key: SecretStr | None = Field(
         None, description="Key of the HMAC-SHA256 signature that the engine http sends"
     )
-    webhook_url: str | None = Field(
+    webhook_url: SecretStr | None = Field(
         None, description="Where the strategy webhook posts timed-out nodes"
     )
     webhook_token: SecretStr | None = Field(
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         10.0, description="Longest duration of one HTTP call, seconds"
     )
     http_connections: Annotated[int, Field(ge=1, le=10000)] = Field(
-        32, description="HTTP connections at once, of the engine and of the webhook each"
+        64, description="HTTP connections at once, of the engine and of the webhook each"
     )
     http_ca_file: FilePath | None = Field(
         None, description="File of the certificate authorities to trust; unset: the usual ones"
@@ -199,8 +199,13 @@ class Settings(BaseSettings):
 
     @field_validator("engine_url", "webhook_url")
     @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        url = urlsplit(value or "http://host")
+    def _is_http(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        try:
+            url = urlsplit(text or "http://host")
+            _ = url.port
+        except ValueError:
+            raise ValueError("has a port that is no number, or no host") from None
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError("is not an http:// or https:// URL")
         if url.username or url.password or url.query or url.fragment:

@@ -20,13 +20,16 @@ TOLERANCE_SECONDS = 300.0
 
 
 def key_of(secret: str) -> bytes:
-    """Raises `InvalidInputError`."""
-    if not secret.startswith(SECRET_PREFIX):
-        return secret.encode()
-    try:
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        raise InvalidInputError(f"a signing key behind {SECRET_PREFIX} is not base64") from None
+    """Raises `InvalidInputError`, also for an empty key: anyone could sign with it."""
+    key = secret.encode()
+    if secret.startswith(SECRET_PREFIX):
+        try:
+            key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            raise InvalidInputError(f"a signing key behind {SECRET_PREFIX} is not base64") from None
+    if not key:
+        raise InvalidInputError("a signing key is empty")
+    return key
 
 
 def sign(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
@@ -50,8 +53,10 @@ def verify(
 ) -> bool:
     """Is the body signed with this key, and not longer ago than ``tolerance`` seconds?
 
-    ``headers`` by lower-case name. The body must not be parsed and written again before.
+    ``headers`` in any case of letters. The body must not be parsed and written again before.
+    Raises `InvalidInputError` for a key that is none.
     """
+    key_of(secret)
     found = {name.lower(): value for name, value in headers.items()}
     try:
         timestamp = int(found["webhook-timestamp"])

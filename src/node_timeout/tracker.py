@@ -51,7 +51,7 @@ class Tracker:
         named = [
             NodeRun(node_id=event.node_id, version=event.version)
             for event in events
-            if event.version is not None
+            if event.version is not None and not event.known_only
         ]
         gone = dict.fromkeys([*disarming.cancelled, *named])
         leaving = [run for run in gone if run not in disarming.kept]

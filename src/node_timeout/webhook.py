@@ -32,7 +32,7 @@ class WebhookStrategy(NodeTimeoutStrategy):
         if settings.webhook_url is None:
             return cls(engine, None)
         calls = HttpCalls(
-            settings.webhook_url,
+            settings.webhook_url.get_secret_value(),
             settings,
             token=settings.webhook_token,
             signing_key=settings.webhook_signing_key,
@@ -49,7 +49,11 @@ class WebhookStrategy(NodeTimeoutStrategy):
             raise TemporaryError(f"{variable('webhook_url')} is not set")
         event = cloud_event(node)
         answer = await self._calls.post(
-            "", event, idempotency_key=event["id"], content_type=CONTENT_TYPE
+            "",
+            event,
+            message_id=event["id"],
+            idempotency_key=event["id"],
+            content_type=CONTENT_TYPE,
         )
         if 200 <= answer.status < 300:  # noqa: PLR2004 - success
             return StrategyResult(True, "the webhook was told")

@@ -1,11 +1,16 @@
 """The worst moments: between commit and message, in a database's restart, in a user's retry."""
 
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from node_timeout.errors import EngineUnavailableError, NodeRunSupersededError
+from node_timeout.errors import (
+    EngineUnavailableError,
+    NodeRunSupersededError,
+    TemporaryError,
+)
 from node_timeout.node import RunState, TimedOutNode
 from tests.bamboo.house import House, fail, skip
 
@@ -59,9 +64,19 @@ def test_a_broker_that_is_down_at_the_skip_is_waited_for(house: House, tmp_path:
     house.wait(lambda: house.row(hanging.id).state is RunState.HANDLED)
 
 
+def in_thread(forced_fail: Callable[[TimedOutNode, str], str], node: TimedOutNode) -> str:
+    """With a connection of its own."""
+    from django.db import connections
+
+    try:
+        return forced_fail(node, "meanwhile")
+    finally:
+        connections.close_all()
+
+
 def test_a_node_retried_while_it_is_being_failed_is_not_failed(house: House) -> None:
-    """Check and act are one step: the retry holds the State row, the act waits and then looks."""
-    from django.db import connections, transaction
+    """Check and act are one step: while a retry holds the State row, no act goes past it."""
+    from django.db import transaction
     from pipeline.eri.models import State
 
     from node_timeout.engines.bamboo import acts
@@ -71,29 +86,32 @@ def test_a_node_retried_while_it_is_being_failed_is_not_failed(house: House) -> 
     house.wait_for(node.id, "RUNNING")
     old = timed_out(house, node.id)
     assert acts.is_running(old)
-    caught: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            acts.forced_fail(old, "too late")
-        except NodeRunSupersededError as error:
-            caught.append(error)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=act)
     with transaction.atomic():
         State.objects.select_for_update().get(node_id=node.id)
-        thread.start()
-        thread.join(0.5)
-        assert thread.is_alive(), "it waits for the row"
+        with ThreadPoolExecutor() as other, pytest.raises(TemporaryError, match="holds the state"):
+            other.submit(in_thread, acts.forced_fail, old).result()
         State.objects.filter(node_id=node.id).update(version="vretried")
-    thread.join(10)
-    assert [str(error) for error in caught] == [
-        "bamboo-engine has moved on: RUNNING at version vretried"
-    ]
+    with pytest.raises(NodeRunSupersededError, match="moved on: RUNNING at version vretried"):
+        acts.forced_fail(old, "too late")
     assert house.name(node.id) == "RUNNING"
     assert not acts.is_running(old)
+
+
+def test_a_skip_that_waits_in_celerys_queue_is_not_sent_again(house: House) -> None:
+    """The worker died before it wrote its outcome, and Celery has a backlog."""
+    from pipeline.eri.models import Process
+
+    from node_timeout.engines.bamboo import acts
+
+    node, after = house.activity(seconds=60), house.activity(seconds=0)
+    root = house.run(house.tree(node, after))
+    house.wait_for(node.id, "RUNNING")
+    Process.objects.filter(current_node_id=node.id).update(queue="dropin")
+    first = timed_out(house, node.id)
+    assert acts.forced_fail_and_skip(first, "x") == "failed and skipped"
+    assert acts.is_running(first)
+    assert acts.forced_fail_and_skip(first, "x") == "failed and skipped before"
+    assert house.name(root) == "RUNNING"
 
 
 def test_what_was_failed_by_hand_is_not_taken_for_our_own(house: House) -> None:

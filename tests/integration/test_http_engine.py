@@ -1,5 +1,6 @@
 """Engine ``http`` and strategy ``webhook``, against a real HTTP server."""
 
+import asyncio
 import hashlib
 import ssl
 import threading
@@ -15,6 +16,7 @@ import trustme
 from node_timeout.engines.http import HttpEngine
 from node_timeout.errors import (
     EngineUnavailableError,
+    InvalidInputError,
     NodeRunSupersededError,
     SettingsError,
     StrategyRefusedError,
@@ -71,16 +73,19 @@ async def test_every_call_carries_the_node_run_and_who_calls(operation: str) -> 
         "root_pipeline_id": "root",
         "action": "forced_fail",
         "deadline": 1_700_000_000.25,
-        "attempt": 2,
         "reason": "" if operation == "state" else "it timed out",
     }
     assert request.headers["authorization"] == "Bearer t0ken"
-    assert request.headers["idempotency-key"] == key
+    assert request.headers.get("idempotency-key") == (None if operation == "state" else key)
+    assert request.headers["webhook-id"] == key
     assert verify(KEY, request.headers, request.body, now=time.time())
     assert not verify(KEY, request.headers, request.body + b" ", now=time.time())
     assert not verify(KEY, request.headers, request.body, now=time.time() + 301), "replayed"
     assert not verify("another", request.headers, request.body, now=time.time())
     assert not verify(KEY, {}, request.body, now=time.time())
+    for nobody in ("", "whsec_", "whsec_!"):
+        with pytest.raises(InvalidInputError):
+            verify(nobody, request.headers, request.body, now=time.time())
 
 
 @pytest.mark.parametrize(
@@ -186,12 +191,39 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
     [
         ({}, "NODE_TIMEOUT_ENGINE_URL is not set"),
         ({"engine_url": "http://e", "engine_token": "t\nX: y"}, "no header may have"),
+        ({"engine_url": "http://e", "engine_token": "s3cret "}, "has white space"),
+        ({"engine_url": "http://e", "engine_signing_key": "whsec_"}, "is empty"),
         ({"engine_url": "http://e", "engine_signing_key": "whsec_!"}, "is not base64"),
     ],
 )
 def test_a_wrong_setting_says_so_at_the_start(settings: Any, problem: str) -> None:
-    with pytest.raises(SettingsError, match=problem):
+    with pytest.raises(SettingsError, match=problem) as caught:
         HttpEngine(Settings(**settings))
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_waiting_for_a_free_connection_is_not_the_engines_fault() -> None:
+    def slowly(_: Request) -> Reply:
+        time.sleep(0.15)
+        return Reply()
+
+    with serving(slowly) as server:
+        settings = Settings(engine_url=server.url, http_connections=1, http_timeout=0.5)
+        engine = HttpEngine(settings)
+        done = await asyncio.gather(*(engine.forced_fail(NODE, "x") for _ in range(8)))
+        await engine.close()
+    assert done == ["failed"] * 8
+
+
+async def test_the_path_of_a_webhook_is_no_news() -> None:
+    strategy = WebhookStrategy.build(
+        RecordingEngine(), Settings(webhook_url="http://127.0.0.1:1/T0/s3cret")
+    )
+    with pytest.raises(TemporaryError) as caught:
+        await strategy.deal_with_timeout_node(NODE)
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    await strategy.close()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -23,6 +25,7 @@ CONNECT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_TOLD_CHARACTERS = 300
+TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +69,44 @@ class HttpCalls:
     ) -> None:
         """``unavailable`` is raised when no answer comes. Raises `SettingsError`."""
         self._url = url.rstrip("/")
+        parts = urlsplit(url)
+        self._server = f"{parts.scheme}://{parts.hostname}" + (
+            f":{parts.port}" if parts.port else ""
+        )
+        """What is told of the URL: its path may be a secret."""
+        self._slots = asyncio.Semaphore(settings.http_connections)
         self._seconds = settings.http_timeout
         self._token = token.get_secret_value() if token else ""
         self._key = signing_key.get_secret_value() if signing_key else ""
         self._unavailable = unavailable
         self._clock = clock
-        if not (self._token.isascii() and self._token.isprintable()):
-            raise SettingsError(f"the token for {url} has characters that no header may have")
+        if self._token and not TOKEN.fullmatch(self._token):
+            raise SettingsError(
+                f"the token for {self._server} has white space or other characters that no header "
+                f"may have"
+            )
         try:
-            key_of(self._key)
+            if signing_key:
+                key_of(self._key)
             trust: ssl.SSLContext | bool = True
             if settings.http_ca_file:
                 trust = ssl.create_default_context(cafile=str(settings.http_ca_file))
         except (ValueError, OSError) as error:
-            raise SettingsError(f"for {url}: {error}") from error
+            raise SettingsError(f"for {self._server}: {error}") from error
         connections = settings.http_connections
         self._client = httpx.AsyncClient(
             verify=trust,
             follow_redirects=False,
             trust_env=False,
-            timeout=httpx.Timeout(self._seconds, connect=min(CONNECT_SECONDS, self._seconds)),
+            timeout=httpx.Timeout(
+                self._seconds, connect=min(CONNECT_SECONDS, self._seconds), pool=None
+            ),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"User-Agent": "node-timeout", "Accept": "application/json"},
+            headers={
+                "User-Agent": "node-timeout",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
         )
 
     async def close(self) -> None:
@@ -98,30 +117,38 @@ class HttpCalls:
         path: str,
         value: Mapping[str, Any],
         *,
-        idempotency_key: str,
+        message_id: str,
+        idempotency_key: str | None = None,
         content_type: str = "application/json",
     ) -> Answer:
+        """Waiting for a free connection does not count as the server's time."""
         body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-        headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key}
+        headers = {"Content-Type": content_type}
+        if idempotency_key:
+            headers["Idempotency-Key"] = idempotency_key
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         if self._key:
             headers |= sign(
                 self._key,
-                message_id=idempotency_key,
+                message_id=message_id,
                 timestamp=int(self._clock()),
                 body=body,
             )
         url = self._url + path
         try:
             async with (
+                self._slots,
                 asyncio.timeout(self._seconds),
                 self._client.stream("POST", url, content=body, headers=headers) as response,
             ):
                 answer = await _read(response)
+        except httpx.LocalProtocolError:
+            # Its text may quote a header, and so a secret.
+            raise self._unavailable(f"{self._server}: the request cannot be written") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
             text = str(error) or f"no answer within {self._seconds:g} s"
-            raise self._unavailable(f"{url}: {text}") from error
+            raise self._unavailable(f"{self._server}: {text}") from error
         return Answer(
             status=response.status_code,
             retry_after=self._retry_after(response.headers.get("Retry-After", "")),
@@ -144,7 +171,7 @@ class HttpCalls:
 
 async def _read(response: httpx.Response) -> bytes:
     found = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         found += chunk
         if len(found) >= MAX_ANSWER_BYTES:
             break

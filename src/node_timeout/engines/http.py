@@ -77,10 +77,13 @@ class HttpEngine:
             "root_pipeline_id": node.root_pipeline_id,
             "action": node.action,
             "deadline": node.deadline,
-            "attempt": node.attempt,
             "reason": reason,
         }
-        return await self._calls.post(f"/v1/{operation}", body, idempotency_key=key)
+        # A question has no effect: a layer that replays answers by key must not replay this one's.
+        header = None if operation == "state" else key
+        return await self._calls.post(
+            f"/v1/{operation}", body, message_id=key, idempotency_key=header
+        )
 
 
 def _check(answer: Answer) -> str:

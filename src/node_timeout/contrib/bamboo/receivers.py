@@ -13,6 +13,7 @@ from pipeline.eri.signals import post_set_state
 
 from node_timeout import metrics
 from node_timeout.contrib.bamboo import client
+from node_timeout.engines.bamboo.telling import is_ours
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,14 @@ def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **
     del sender
     began = time.monotonic()
     try:
+        if is_ours():
+            return
         if began < _Rest.until:
             metrics.EVENTS_MISSED.inc()
         elif to_state == states.RUNNING:
             client().node_started(node_id, version)
         elif to_state in LEFT:
-            # Without its version: the engine may have refreshed that.
-            client().node_left(node_id)
+            client().node_left(node_id, version, known_only=True)
     except Exception as error:  # noqa: BLE001 - the engine's own step goes on, whatever happened
         metrics.EVENTS_MISSED.inc()
         if time.monotonic() - began > SLOW_SECONDS:

@@ -89,12 +89,14 @@ def _logging_kept() -> Iterator[None]:
     """The project's LOGGING may add loggers; it neither silences ours nor replaces our output."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers or root.handlers
-    root.setLevel(level)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if isinstance(logger, logging.Logger) and name.split(".")[0] == "node_timeout":
-            logger.disabled = False
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers or root.handlers
+        root.setLevel(level)
+        for name, logger in logging.root.manager.loggerDict.items():
+            if isinstance(logger, logging.Logger) and name.split(".")[0] == "node_timeout":
+                logger.disabled = False
 
 
 def _keep_connections() -> None:

@@ -7,12 +7,14 @@ the node waits for the lock and finds it done; a node retried before is found su
     lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ mark ──▶ commit ──▶ signals ──▶ next node's message
 
 A crash before the commit leaves the node running, to be failed by the next attempt. A crash behind
-it is told by the mark in the node's outputs: which version was failed, and as which version that
-left the node. What then is missing is the message that sends the pipeline on; it is sent again,
-with the engine's own fence against duplicates where the engine has one (bamboo-engine 3).
+it is told by the mark in the node's outputs: which version was failed, as which version that left
+the node, and whether the message that sends the pipeline on has gone out. If not, it is sent again.
+A crash between that message and its mark sends it twice; bamboo-engine 3 drops the second if its
+fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -35,12 +37,14 @@ from pipeline.eri.models import Process, State
 from pipeline.eri.runtime import BambooDjangoRuntime
 from pipeline.eri.signals import post_set_state
 
+from node_timeout.engines.bamboo.telling import telling
 from node_timeout.errors import (
     EngineUnavailableError,
     InvalidNodeRunError,
     NodeRunSupersededError,
     NodeTimeoutError,
     StrategyRefusedError,
+    TemporaryError,
 )
 from node_timeout.events import NodeStarted
 from node_timeout.node import NodeRun, TimedOutNode
@@ -56,6 +60,12 @@ T = TypeVar("T")
 
 MARK = "_node_timeout"
 """Key in the outputs of a node that was failed here."""
+LOCKED = {"55P03", 1205, 3572}
+"""What PostgreSQL, MariaDB and MySQL say of a row that another transaction holds."""
+
+_acting: set[str] = set()
+_acting_lock = threading.Lock()
+"""Members of node runs that a thread of this process is acting on."""
 
 
 def in_database(call: Callable[[], T]) -> T:
@@ -140,14 +150,27 @@ def _was_failed_here(state: Any, node: TimedOutNode) -> bool:
     """The node is as an earlier call for this very run left it."""
     if state.version == node.version or state.name not in (states.FAILED, states.FINISHED):
         return False
-    mark = BambooDjangoRuntime().get_execution_data_outputs(node.node_id).get(MARK)
-    return bool(mark == {"failed": node.version, "version": state.version})
+    mark = BambooDjangoRuntime().get_execution_data_outputs(node.node_id).get(MARK) or {}
+    return bool((mark.get("failed"), mark.get("version")) == (node.version, state.version))
 
 
 def _act(node: TimedOutNode, reason: str, *, skip: bool) -> str:
+    """Act on a node run, unless an earlier attempt is still at it: it outlived its time limit."""
+    with _acting_lock:
+        if node.run.member in _acting:
+            raise TemporaryError("an earlier attempt is still under way")
+        _acting.add(node.run.member)
+    try:
+        return _act_alone(node, reason, skip=skip)
+    finally:
+        with _acting_lock:
+            _acting.discard(node.run.member)
+
+
+def _act_alone(node: TimedOutNode, reason: str, *, skip: bool) -> str:
     runtime = _Runtime(node)
     with transaction.atomic(using=router.db_for_write(State)):
-        state = State.objects.select_for_update().filter(node_id=node.node_id).first()
+        state = _locked(node.node_id)
         if state is None:
             raise NodeRunSupersededError(f"bamboo-engine has no state of node {node.node_id!r}")
         if _is_current(state, node):
@@ -161,6 +184,21 @@ def _act(node: TimedOutNode, reason: str, *, skip: bool) -> str:
             )
     runtime.tell()
     return done
+
+
+def _locked(node_id: str) -> Any:
+    """The State row, locked; it is not waited for, as who holds it may hang."""
+    using = router.db_for_write(State)
+    nowait = connections[using].features.has_select_for_update_nowait
+    try:
+        rows = State.objects.using(using).select_for_update(nowait=nowait)
+        return rows.filter(node_id=node_id).first()
+    except DatabaseError as error:
+        cause: Any = error.__cause__
+        said = {getattr(cause, "pgcode", None), getattr(cause, "sqlstate", None), *error.args[:1]}
+        if said & LOCKED:
+            raise TemporaryError(f"another transaction holds the state of {node_id!r}") from error
+        raise
 
 
 def _fail(runtime: "_Runtime", node: TimedOutNode, reason: str) -> str:
@@ -185,16 +223,17 @@ def _skip(runtime: "_Runtime", node: TimedOutNode) -> str:
             )
             return f", not skipped: {result.exc}"
         raise result.exc
-    runtime.mark()
+    runtime.mark(sent=False)
     return " and skipped"
 
 
 def _go_on(runtime: "_Runtime", state: Any, node: TimedOutNode, *, skip: bool) -> str:
     """An earlier attempt was committed: do what it did not come to."""
+    runtime.is_at(state.version)
     if state.name == states.FAILED:
         return "failed before" + (_skip(runtime, node) if skip else "")
     process = Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()
-    if process is None:
+    if process is None or runtime.was_sent():
         return "failed and skipped before"
     detail = runtime.get_node(node.node_id)
     info = runtime.get_process_info(process.id)
@@ -214,27 +253,41 @@ class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is 
         super().__init__()
         self._node = node
         self._version = node.version
+        self._sent = False
         self._signals: list[dict[str, Any]] = []
         self._messages: list[Callable[[], None]] = []
 
     def tell(self) -> None:
         """Send what has waited. Raises what the broker raises; no receiver stops the others."""
-        for signal in self._signals:
-            for receiver, answer in post_set_state.send_robust(sender=State, **signal):
-                if isinstance(answer, Exception):
-                    logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
+        with telling():
+            for signal in self._signals:
+                for receiver, answer in post_set_state.send_robust(sender=State, **signal):
+                    if isinstance(answer, Exception):
+                        logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
         for send in self._messages:
             send()
+        if self._messages:
+            self.mark(sent=True)
 
-    def mark(self) -> None:
-        """Write into the node's outputs which version it has now, by our doing."""
+    def mark(self, *, sent: bool) -> None:
+        """Write into the node's outputs which version it has by our doing, and what was told."""
+        self._sent = sent
         self.set_execution_data_outputs(
             self._node.node_id, self.get_execution_data_outputs(self._node.node_id)
         )
 
+    def is_at(self, version: str) -> None:
+        """The version that the node has by the doing of an earlier attempt."""
+        self._version = version
+
+    def was_sent(self) -> bool:
+        outputs = self.get_execution_data_outputs(self._node.node_id)
+        return bool(outputs.get(MARK, {}).get("sent"))
+
     def set_execution_data_outputs(self, node_id: str, outputs: dict[str, Any]) -> None:
         if node_id == self._node.node_id:
-            outputs = {**outputs, MARK: {"failed": self._node.version, "version": self._version}}
+            mark = {"failed": self._node.version, "version": self._version, "sent": self._sent}
+            outputs = {**outputs, MARK: mark}
         super().set_execution_data_outputs(node_id, outputs)
 
     def set_state(

@@ -7,7 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: test-bamboo test-bamboo-3 demo test check lint types imports unit bench-lateness tables clean servers
+.PHONY: test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench-lateness tables clean servers
+
+# The environment, to activate: . .venv/bin/activate
+dev: $(VENV)/.dev
 
 demo: $(VENV)/.embedded
 	$(BIN)/node-timeout demo

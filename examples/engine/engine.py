@@ -45,7 +45,6 @@ async def start(request: Request) -> Response:
     node_id, order = request.path_params["node_id"], await request.json()
     version, root = uuid.uuid4().hex, order.get("root_pipeline_id", "example")
     config = {"enable": True, "action": order["action"], "seconds": order["timeout"]}
-    nodes[node_id] = {"state": "running", "version": version, "root_pipeline_id": root}
     await tell(
         request.app,
         "node_running",
@@ -54,6 +53,7 @@ async def start(request: Request) -> Response:
         root_pipeline_id=root,
         timeout_config=config,
     )
+    nodes[node_id] = {"state": "running", "version": version, "root_pipeline_id": root}
     task = asyncio.create_task(work(request.app, node_id, version, float(order["seconds"])))
     works.add(task)
     task.add_done_callback(works.discard)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from node_timeout.app import NodeTimeout
 from node_timeout.engines import load_engine
 from node_timeout.errors import NodeTimeoutError, SettingsError
+from node_timeout.ports import CheckableEngine
 from node_timeout.settings import Settings
 from node_timeout.strategy import load_strategies
 
@@ -65,6 +66,7 @@ async def _plugins(settings: Settings) -> str:
         strategies = load_strategies(settings.handlers, engine, settings)
         for strategy in strategies.values():
             await strategy.close()
+        seen = f" ({await engine.check()})" if isinstance(engine, CheckableEngine) else ""
     finally:
         await engine.close()
-    return f"engine {settings.engine}, strategies {', '.join(sorted(strategies))}"
+    return f"engine {settings.engine}{seen}, strategies {', '.join(sorted(strategies))}"

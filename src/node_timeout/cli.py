@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from node_timeout.errors import InvalidInputError, NodeTimeoutError, SettingsError
+from node_timeout.errors import (
+    InvalidInputError,
+    NodeTimeoutError,
+    SettingsError,
+    StrategyError,
+)
 
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout, Status
@@ -33,7 +38,7 @@ def main() -> None:
         code = 130
     except click.ClickException as error:
         code = _complain(error.format_message(), MISTAKE)
-    except (SettingsError, InvalidInputError) as error:
+    except (SettingsError, InvalidInputError, StrategyError) as error:
         code = _complain(str(error), MISTAKE)
     except NodeTimeoutError as error:
         code = _complain(str(error), FAILURE)
@@ -159,7 +164,10 @@ def migrate(revision: str) -> None:
 @cli.command()
 @engine_option
 def check(**overrides: Any) -> int:
-    """Look at every store, the queues, the engine and the strategies; exit code 1 if one fails."""
+    """Look at stores, queues, engine, strategies.
+
+    Exit code 1 if one of them fails.
+    """
     from node_timeout.check import run_checks  # noqa: PLC0415
     from node_timeout.logs import redact  # noqa: PLC0415
 
@@ -207,7 +215,10 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 @click.option("--create", is_flag=True, help="Store the configs as well; needs --root.")
 @click.option("--root", help="Root pipeline id of --create.")
 def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
-    """Print the pipeline TREE with each of CONFIGS at its node (both JSON files)."""
+    """Print TREE with CONFIGS at its nodes.
+
+    Both are JSON files: a pipeline tree, and a map of node id to timeout config.
+    """
     from node_timeout.app import apply_node_timeout_configs  # noqa: PLC0415
 
     if create != (root is not None):
@@ -230,15 +241,16 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     "default: the database of node-timeout]",
 )
 def import_bamboo(source: str | None) -> int:
-    """Copy the timeout configs of bamboo's own app; those stored here stay as they are.
+    """Copy the configs of bamboo's own app.
 
-    May be repeated: rows that came since are added. Exit code 1 if a row was refused.
+    Configs that are stored here stay as they are, so it may be repeated. The actions of the rows
+    must be installed here. Exit code 1 if a row was refused, which is then named.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
     source = source or _settings({}).database_url.get_secret_value()
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("timeout configs", total=None)
         report = _with_library(
             lambda app: app.import_bamboo_configs(
@@ -305,7 +317,7 @@ def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) 
     setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
 )
 def dev(directory: Path | None, engine: str | None, **overrides: Any) -> None:
-    """Scanner and worker in one process, with nothing else installed."""
+    """Scanner and worker, with no server."""
     from node_timeout import dev as room  # noqa: PLC0415
 
     _configure_logs(_settings(overrides))

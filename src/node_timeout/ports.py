@@ -357,6 +357,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class CheckableEngine(Protocol):
+    """An engine that can tell whether it would work, without touching a node."""
+
+    async def check(self) -> str:
+        """Say what was seen. Raises `EngineUnavailableError` if it would not work."""
+        ...
+
+
+@runtime_checkable
 class SurveyableEngine(Protocol):
     """An engine that can also be asked which runs of given nodes it is running."""
 

@@ -170,7 +170,9 @@ def load_strategies(
         if action not in handlers
     }
     for action, path in handlers.items():
-        strategies[action] = build(action, partial(_import, path), path)
+        strategies[action] = build(
+            action, partial(_import, path), f"{path}, by the setting handlers"
+        )
     return strategies
 
 

@@ -7,7 +7,13 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction
-from node_timeout.errors import InvalidInputError, LedgerError, SchemaError
+from node_timeout.errors import (
+    InvalidInputError,
+    LedgerError,
+    LedgerUnavailableError,
+    SchemaError,
+    SettingsError,
+)
 from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
 
 BATCH_SIZE = 1000
@@ -35,7 +41,11 @@ class BambooConfigs:
     """Reads the table in pages. Raises `LedgerUnavailableError`, `LedgerError`."""
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url)
+        """Raises `SettingsError`."""
+        try:
+            self.engine = create_engine(url)
+        except SettingsError as error:
+            raise SettingsError(f"bamboo's database: {error}") from error
 
     async def close(self) -> None:
         await dispose(self.engine)
@@ -43,6 +53,8 @@ class BambooConfigs:
     async def count(self) -> int:
         try:
             return await self._count()
+        except LedgerUnavailableError as error:
+            raise LedgerUnavailableError(f"bamboo's database: {error}") from error
         except SchemaError as error:
             raise LedgerError(
                 f"the database has no table {_table.name}; is it that of bamboo's project?"

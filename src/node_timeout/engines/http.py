@@ -7,6 +7,7 @@ Three operations, each a POST with the node run in its body:
     /v1/skip    fail it, and let the pipeline go on behind it, in one act
 """
 
+import contextlib
 from typing import Any
 
 from node_timeout.adapters.http_calls import Answer, HttpCalls, idempotency_key
@@ -62,6 +63,20 @@ class HttpEngine:
 
     async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
         return _check(await self._call("skip", node, reason)) or "failed and skipped"
+
+    async def check(self) -> str:
+        """Ask for the state of a node that no engine has."""
+        nobody = TimedOutNode(
+            node_id="node-timeout-check",
+            version="0",
+            root_pipeline_id="",
+            action="check",
+            deadline=0.0,
+            attempt=1,
+        )
+        with contextlib.suppress(StrategyRefusedError):  # it has its reasons, and it answers
+            await self.is_running(nobody)
+        return "it answers"
 
     async def close(self) -> None:
         await self._calls.close()

@@ -50,6 +50,9 @@ class BambooEngine:
     async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
         return await self._run(lambda: self._acts.running(node_ids))
 
+    async def check(self) -> str:
+        return f"its database has {await self._run(self._acts.count_running)} nodes running"
+
     async def close(self) -> None:
         await self._threads.close()
 

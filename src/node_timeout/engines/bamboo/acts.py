@@ -130,6 +130,10 @@ def running(node_ids: Sequence[str]) -> list[NodeStarted]:
     return events
 
 
+def count_running() -> int:
+    return int(State.objects.filter(name=states.RUNNING).count())
+
+
 def _unix(instant: datetime | None) -> float | None:
     if instant is None:
         return None

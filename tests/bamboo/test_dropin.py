@@ -34,6 +34,12 @@ def test_its_signal_handler_fills_the_pool_and_our_worker_acts(house: House) -> 
         assert row.started_at is None, "the pool alone knew of it"
 
 
+def test_a_check_looks_into_bamboos_database(house: House) -> None:
+    process = house.start([*NODE_TIMEOUT, "check"], "engine and strategies")
+    assert process.wait() == 0, process.output
+    assert "engine bamboo (its database has" in process.output
+
+
 def test_bamboos_app_and_ours_stand_side_by_side(house: House) -> None:
     """While one moves over, both may be installed: names, tables and labels do not clash."""
     code = (

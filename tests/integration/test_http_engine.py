@@ -124,6 +124,22 @@ async def test_a_state_that_is_none_is_not_guessed_at(body: Any) -> None:
         assert await call(server.url, "skip") == "failed and skipped"
 
 
+@pytest.mark.parametrize(
+    ("status", "works"), [(200, True), (409, True), (422, True), (401, False), (404, False)]
+)
+async def test_a_check_asks_for_a_node_that_nobody_has(status: int, works: bool) -> None:
+    with serving(lambda _: Reply(status, {"running": False})) as server:
+        engine = HttpEngine(Settings(engine_url=server.url))
+        if works:
+            assert await engine.check() == "it answers"
+        else:
+            with pytest.raises(EngineUnavailableError, match=f"answered {status}"):
+                await engine.check()
+        await engine.close()
+        (request,) = server.requests
+    assert (request.path, request.json["node_id"]) == ("/v1/state", "node-timeout-check")
+
+
 async def test_redirects_are_not_followed() -> None:
     def answer(request: Request) -> Reply:
         return Reply(307, headers={"Location": "/elsewhere"})

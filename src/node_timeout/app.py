@@ -2,28 +2,24 @@
 
 import asyncio
 import contextlib
-import dataclasses
-import gc
 import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from node_timeout import metrics
 from node_timeout.adapters.bamboo_configs import BambooConfigs
 from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.engines import load_engine
-from node_timeout.errors import InvalidInputError, SettingsError, TemporaryError
+from node_timeout.errors import InvalidInputError, SettingsError
 from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.listener import Listener
-from node_timeout.node import NodeRun, RunState, id_problem
+from node_timeout.node import NodeRun, id_problem
 from node_timeout.ports import (
     Engine,
     Exchange,
@@ -34,8 +30,10 @@ from node_timeout.ports import (
 )
 from node_timeout.reconciler import Reconciler
 from node_timeout.scanner import Scanner
-from node_timeout.service import Backoff, Health, repeat, sleep, until_available
+from node_timeout.service import Backoff
+from node_timeout.serving import Service, Serving
 from node_timeout.settings import Settings, variable
+from node_timeout.status import Status, look
 from node_timeout.strategy import known_actions, load_strategies
 from node_timeout.striker import Limits
 from node_timeout.surveyor import Surveyor
@@ -45,11 +43,8 @@ from node_timeout.worker import Routes, Worker
 
 logger = logging.getLogger(__name__)
 
-MONITOR_SECONDS = 10.0
 REPLAY_BATCH = 500
 IN_PROCESS = "memory://"
-
-Service = Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
@@ -64,29 +59,6 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
 
 def _rules(settings: Settings) -> ConfigRules:
     return ConfigRules(actions=known_actions(settings.handlers), max_seconds=settings.max_seconds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What `NodeTimeout.status` reports. A store that cannot be reached leaves None."""
-
-    armed: int | None = None
-    """Members of the executing pool, leased ones included."""
-    overdue: int | None = None
-    oldest_overdue_seconds: float | None = None
-    ledger_armed: int | None = None
-    executing: int | None = None
-    dead: int | None = None
-    queues: dict[str, int] | None = None
-    """Ready messages by queue."""
-    last_hour: dict[RunState, int] | None = None
-    """Outcomes of the last hour by state."""
-    recent: tuple[LedgerRow, ...] = ()
-    unreachable: tuple[str, ...] = ()
-    """One sentence for each store that did not answer."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -261,30 +233,7 @@ class NodeTimeout:
 
     async def status(self, recent: int = 10) -> Status:
         """A look at every store; one that does not answer is named in ``unreachable``."""
-        unreachable: list[str] = []
-        status = Status()
-        for look in (self._pool_status, self._ledger_status, self._exchange_status):
-            try:
-                status = dataclasses.replace(status, **await look(recent))
-            except TemporaryError as error:
-                unreachable.append(str(error))
-        return dataclasses.replace(status, unreachable=tuple(unreachable))
-
-    async def _pool_status(self, _recent: int) -> dict[str, Any]:
-        return dataclasses.asdict(await self.pool.counts())
-
-    async def _ledger_status(self, recent: int) -> dict[str, Any]:
-        counts = await self.ledger.counts(await self.pool.now())
-        return {
-            "ledger_armed": counts.armed,
-            "executing": counts.executing,
-            "dead": counts.dead,
-            "last_hour": dict(counts.last_hour),
-            "recent": tuple(await self.ledger.recent(recent)),
-        }
-
-    async def _exchange_status(self, _recent: int) -> dict[str, Any]:
-        return {"queues": await self.exchange.depths()}
+        return await look(self.ledger, self.pool, self.exchange, recent)
 
     # Services
 
@@ -464,74 +413,7 @@ class NodeTimeout:
             )
 
     async def _serve(self, stop: asyncio.Event, services: dict[str, Service]) -> None:
-        """Run services side by side until stopped; one that dies takes the process down."""
-        health = {name: Health(name=name) for name in services}
-        async with self._monitor(list(health.values())):
-            start = Health(name="start")
-            await until_available(self.ledger.check_schema, stop=stop, health=start)
-            await until_available(self.exchange.ensure, stop=stop, health=start)
-            await self._warn_of_eviction()
-            # What was made for the start stays: a full collection need not look at it again.
-            gc.collect()
-            gc.freeze()
-            async with asyncio.TaskGroup() as group:
-                logger.info("%s started", " and ".join(services))
-                for name, run in services.items():
-                    group.create_task(_alive(run, stop, health[name]), name=name)
-        logger.info("%s stopped", " and ".join(services))
-
-    @contextlib.asynccontextmanager
-    async def _monitor(self, services: Sequence[Health]) -> AsyncIterator[None]:
-        port = self.settings.metrics_port
-        if port is None:
-            yield
-            return
-        try:
-            server = MonitorHttp(self.settings.metrics_host, port, services)
-        except OSError as error:
-            raise SettingsError(
-                f"metrics_port: cannot listen on {self.settings.metrics_host}:{port}: {error}"
-            ) from error
-        server.start()
-        stop = asyncio.Event()
-        tasks = [asyncio.create_task(server.beat()), asyncio.create_task(self._gauge(stop))]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(server.close)
-
-    async def _gauge(self, stop: asyncio.Event) -> None:
-        """Keep the gauges of the stores up to date."""
-
-        async def step() -> None:
-            counts = await self.pool.counts()
-            metrics.POOL_ARMED.set(counts.armed)
-            metrics.POOL_OVERDUE.set(counts.overdue)
-            metrics.POOL_OLDEST_OVERDUE.set(counts.oldest_overdue_seconds)
-            metrics.DEAD.set(await self.ledger.dead())
-            await sleep(MONITOR_SECONDS, stop)
-
-        await repeat(step, stop=stop, health=Health(name="monitor"))
-
-    async def _warn_of_eviction(self) -> None:
-        with contextlib.suppress(TemporaryError):
-            policy = await self.pool.eviction_policy()
-            if policy not in ("noeviction", "unknown"):
-                logger.warning(
-                    "Redis's maxmemory-policy is %s: it may drop deadlines; set noeviction", policy
-                )
-
-
-async def _alive(run: Service, stop: asyncio.Event, health: Health) -> None:
-    """Run a service; if it ends before it is stopped, say so loudly."""
-    try:
-        await run(stop, health)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-    if not stop.is_set():
-        raise RuntimeError(f"the {health.name} ended by itself")
+        serving = Serving(
+            settings=self.settings, ledger=self.ledger, pool=self.pool, exchange=self.exchange
+        )
+        await serving.serve(stop, services)

@@ -14,10 +14,11 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
-from node_timeout.app import NodeTimeout, Status
+from node_timeout.app import NodeTimeout
 from node_timeout.errors import NodeTimeoutError, TemporaryError
 from node_timeout.ports import LedgerRow
 from node_timeout.settings import Settings
+from node_timeout.status import Status
 
 T = TypeVar("T")
 

@@ -19,9 +19,10 @@ from node_timeout.errors import (
 )
 
 if TYPE_CHECKING:
-    from node_timeout.app import NodeTimeout, Status
+    from node_timeout.app import NodeTimeout
     from node_timeout.ports import LedgerRow
     from node_timeout.settings import Settings
+    from node_timeout.status import Status
 
 T = TypeVar("T")
 Command = Callable[..., Any]

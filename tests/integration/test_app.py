@@ -6,11 +6,11 @@ import pytest
 
 from node_timeout import NodeTimeout, TimeoutConfig, apply_node_timeout_configs
 from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.app import _alive
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidTimeoutConfigError, SettingsError
 from node_timeout.node import Outcome, RunState
 from node_timeout.service import Health
+from node_timeout.serving import _alive
 from node_timeout.settings import Settings
 from tests.support import config, configure, run, started, tree_of
 

@@ -1,0 +1,96 @@
+"""Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, or_, select, tuple_
+
+from node_timeout.adapters.tables import ledger
+from node_timeout.node import DueRun, NodeRun, RunState
+from node_timeout.ports import LedgerRow
+from node_timeout.timeout_config import TimeoutConfig
+
+KEYS_PER_STATEMENT = 500
+UNKNOWN = ""
+"""Root pipeline and action of a node run that has no config."""
+
+
+def armed_row(
+    run: NodeRun, config: TimeoutConfig | None, started_at: float | None, deadline: float
+) -> dict[str, Any]:
+    """An armed row."""
+    return {
+        "node_id": run.node_id,
+        "version": run.version,
+        "root_pipeline_id": config.root_pipeline_id if config else UNKNOWN,
+        "action": config.action if config else UNKNOWN,
+        "state": RunState.ARMED,
+        "started_at": started_at,
+        "deadline": deadline,
+        "due_at": deadline,
+        "attempts": 0,
+        "finished_at": None,
+        "message": "",
+    }
+
+
+def config_of(row: Any) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=row.node_id,
+        root_pipeline_id=row.root_pipeline_id,
+        action=row.action,
+        seconds=row.timeout,
+    )
+
+
+def ledger_row_of(row: Any) -> LedgerRow:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
+    return LedgerRow(**{**values, "state": RunState(values["state"])})
+
+
+def due_of_values(row: dict[str, Any]) -> DueRun:
+    return DueRun(run=NodeRun(node_id=row["node_id"], version=row["version"]), due_at=row["due_at"])
+
+
+def due_of(row: Any) -> DueRun:
+    return DueRun(run=NodeRun(node_id=row.node_id, version=row.version), due_at=row.due_at)
+
+
+def due_runs(limit: int) -> Select[Any]:
+    return (
+        select(ledger.c.node_id, ledger.c.version, ledger.c.due_at)
+        .order_by(ledger.c.due_at, ledger.c.node_id, ledger.c.version)
+        .limit(limit)
+    )
+
+
+def is_after(cursor: DueRun) -> ColumnElement[bool]:
+    """(due_at, node_id, version) > cursor, in the form that every planner reads well."""
+    run = cursor.run
+    return or_(
+        ledger.c.due_at > cursor.due_at,
+        ledger.c.node_id > run.node_id,
+        and_(ledger.c.node_id == run.node_id, ledger.c.version > run.version),
+    )
+
+
+def keys_of(runs: Sequence[NodeRun]) -> ColumnElement[bool]:
+    """The rows of these runs."""
+    if len(runs) == 1:  # the usual case when deadlines come one by one
+        (run,) = runs
+        return and_(ledger.c.node_id == run.node_id, ledger.c.version == run.version)
+    return and_(
+        # For planners that cannot use the second half.
+        ledger.c.node_id.in_({run.node_id for run in runs}),
+        tuple_(ledger.c.node_id, ledger.c.version).in_(
+            [(run.node_id, run.version) for run in runs]
+        ),
+    )
+
+
+def in_order(runs: Iterable[NodeRun]) -> list[NodeRun]:
+    return sorted(set(runs), key=lambda run: (run.node_id, run.version))
+
+
+def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[i : i + KEYS_PER_STATEMENT] for i in range(0, len(items), KEYS_PER_STATEMENT)]

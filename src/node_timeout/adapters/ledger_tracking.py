@@ -1,0 +1,270 @@
+"""Starting and leaving of nodes in the ledger: which rows open, resume, and close.
+
+Events may come twice, late, or in the wrong order. Instants and versions decide, not the order in
+which they come.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy import update as sql_update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.adapters.database import transaction
+from node_timeout.adapters.ledger_configs import LedgerConfigs
+from node_timeout.adapters.ledger_rows import (
+    UNKNOWN,
+    armed_row,
+    chunks,
+    config_of,
+    due_of,
+    due_of_values,
+    in_order,
+    keys_of,
+)
+from node_timeout.adapters.tables import configs as config_table
+from node_timeout.adapters.tables import ledger
+from node_timeout.events import NodeLeft, NodeStarted
+from node_timeout.node import DueRun, NodeRun, RunState
+from node_timeout.ports import Disarming
+from node_timeout.timeout_config import TimeoutConfig
+
+_RUN_COLUMNS = (
+    ledger.c.version,
+    ledger.c.state,
+    ledger.c.started_at,
+    ledger.c.deadline,
+    ledger.c.due_at,
+    ledger.c.finished_at,
+    ledger.c.action.label("run_action"),
+)
+
+
+class LedgerTracking(LedgerConfigs):
+    """The part of `node_timeout.ports.Ledger` that is about events."""
+
+    @transaction
+    async def arm(
+        self, connection: AsyncConnection, events: Sequence[NodeStarted], now: float
+    ) -> list[DueRun]:
+        first: dict[NodeRun, NodeStarted] = {}
+        for event in events:
+            first.setdefault(event.run, event)
+        armed: list[DueRun] = []
+        for chunk in chunks([first[run] for run in in_order(first)]):
+            configs, rows = await self._known(connection, chunk)
+            fresh: list[dict[str, Any]] = []
+            for event in chunk:
+                row = rows.get(event.run)
+                config = configs.get(event.run.node_id, event.config)
+                if row is None:
+                    if config is not None:
+                        fresh.append(_started_row(event, config, now))
+                elif row.state == RunState.ARMED:
+                    await self._started_again(connection, row, event, now)
+                    armed.append(due_of(row))
+                elif row.state in (RunState.CANCELLED, RunState.STALE):
+                    armed += await self._resume(connection, row, event, config, now)
+            if fresh:
+                armed += await self._open(connection, fresh)
+        return armed
+
+    async def _known(
+        self, connection: AsyncConnection, events: Sequence[NodeStarted]
+    ) -> tuple[dict[str, TimeoutConfig], dict[NodeRun, Any]]:
+        """The configs and the rows of what started: one read, and one for configs of their own."""
+        of_same_version = and_(
+            ledger.c.node_id == config_table.c.node_id,
+            ledger.c.version.in_(sorted({event.run.version for event in events})),
+        )
+        node_ids = sorted({event.run.node_id for event in events})
+        found = await connection.execute(
+            select(config_table, *_RUN_COLUMNS)
+            .select_from(config_table.outerjoin(ledger, of_same_version))
+            .where(config_table.c.node_id.in_(node_ids))
+        )
+        configs: dict[str, TimeoutConfig] = {}
+        rows: dict[NodeRun, Any] = {}
+        for row in found:
+            configs[row.node_id] = config_of(row)
+            if row.version is not None:
+                rows[NodeRun(node_id=row.node_id, version=row.version)] = row
+        carried = [e.run for e in events if e.config is not None and e.run.node_id not in configs]
+        if carried:
+            found = await connection.execute(
+                select(ledger.c.node_id, *_RUN_COLUMNS).where(keys_of(carried))
+            )
+            rows |= {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+        return configs, rows
+
+    async def _open(
+        self, connection: AsyncConnection, rows: Sequence[dict[str, Any]]
+    ) -> list[DueRun]:
+        """Insert armed rows; those that another has just inserted are as that one left them."""
+        result = await connection.execute(self._insert(ledger), list(rows))
+        if len(rows) == 1 and result.rowcount == 1 and not self._is_mysql:
+            return [due_of_values(row) for row in rows]
+        # Else drivers do not tell which rows were inserted.
+        runs = [due_of_values(row).run for row in rows]
+        found = await connection.execute(
+            select(ledger.c.node_id, *_RUN_COLUMNS).where(
+                keys_of(runs), ledger.c.state == RunState.ARMED
+            )
+        )
+        return [due_of(row) for row in found]
+
+    async def _started_again(
+        self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float
+    ) -> None:
+        """Keep the latest start of an armed run: a leaving before it has come late."""
+        started_at = event.started_at(now)
+        if event.happened_at is not None and (row.started_at or 0.0) < started_at:
+            await connection.execute(
+                sql_update(ledger)
+                .where(keys_of([event.run]), ledger.c.state == RunState.ARMED)
+                .values(started_at=started_at)
+            )
+
+    async def _resume(
+        self,
+        connection: AsyncConnection,
+        row: Any,
+        event: NodeStarted,
+        config: TimeoutConfig | None,
+        now: float,
+    ) -> list[DueRun]:
+        """Arm a cancelled or stale run with the time it had left, unless it was closed since."""
+        seen_at = event.started_at(now) if event.seen_at is None else event.seen_at
+        if seen_at < row.finished_at:
+            return []
+        deadline = row.deadline + (seen_at - row.finished_at)
+        words: dict[str, str] = {}
+        if row.run_action == UNKNOWN:  # only its leaving was known of so far
+            if config is None:
+                return []
+            deadline = event.counts_from(now) + config.seconds
+            words = {"action": config.action, "root_pipeline_id": config.root_pipeline_id}
+        result = await connection.execute(
+            sql_update(ledger)
+            .where(
+                keys_of([event.run]),
+                ledger.c.state == row.state,
+                ledger.c.finished_at == row.finished_at,
+            )
+            .values(
+                state=RunState.ARMED,
+                started_at=seen_at,
+                deadline=deadline,
+                due_at=deadline,
+                finished_at=None,
+                attempts=0,
+                **words,
+            )
+        )
+        return [DueRun(run=event.run, due_at=deadline)] if result.rowcount else []
+
+    @transaction
+    async def disarm(
+        self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
+    ) -> Disarming:
+        left: dict[str, NodeLeft] = {}
+        for event in sorted(events, key=lambda event: event.left_at(now)):
+            left[event.node_id] = event
+        cancelled: list[NodeRun] = []
+        kept: list[NodeRun] = []
+        for chunk in chunks(sorted(left)):
+            named = [_run_of(left[node_id]) for node_id in chunk]
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version, ledger.c.state, ledger.c.started_at)
+                .where(
+                    ledger.c.node_id.in_(chunk),
+                    or_(
+                        ledger.c.state == RunState.ARMED,
+                        ledger.c.version.in_({run.version for run in named if run}),
+                    ),
+                )
+                .order_by(ledger.c.node_id, ledger.c.version)
+                .with_for_update()
+            )
+            rows = {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+            leaving: dict[float, list[NodeRun]] = {}
+            for run, row in rows.items():
+                event = left[run.node_id]
+                if row.state != RunState.ARMED:
+                    continue
+                if _is_over(row, event, rows.get(_run_of(event) or run), now):
+                    leaving.setdefault(event.left_at(now), []).append(run)
+                else:
+                    kept.append(run)
+            for instant, runs in leaving.items():
+                await connection.execute(
+                    sql_update(ledger)
+                    .where(keys_of(runs))
+                    .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
+                )
+                cancelled += runs
+            unknown = [
+                _left_row(run, left[run.node_id].left_at(now))
+                for run in named
+                if run and run not in rows and left[run.node_id].remember
+            ]
+            if unknown:
+                await connection.execute(self._insert(ledger), unknown)
+        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    @transaction
+    async def untracked(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun]
+    ) -> list[NodeRun]:
+        tracked: set[NodeRun] = set()
+        for chunk in chunks(in_order(runs)):
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version).where(
+                    keys_of(chunk), ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE))
+                )
+            )
+            tracked |= {NodeRun(node_id=row.node_id, version=row.version) for row in found}
+        return [run for run in in_order(runs) if run not in tracked]
+
+    @transaction
+    async def actions(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun]
+    ) -> dict[NodeRun, str]:
+        configs = await self._configs(connection, (run.node_id for run in runs))
+        found = {run: configs[run.node_id].action for run in runs if run.node_id in configs}
+        for chunk in chunks(in_order(run for run in runs if run not in found)):
+            rows = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version, ledger.c.action).where(
+                    keys_of(chunk), ledger.c.action != UNKNOWN
+                )
+            )
+            found |= {NodeRun(node_id=r.node_id, version=r.version): r.action for r in rows}
+        return found
+
+
+def _started_row(event: NodeStarted, config: TimeoutConfig, now: float) -> dict[str, Any]:
+    deadline = event.counts_from(now) + config.seconds
+    return armed_row(event.run, config, event.started_at(now), deadline)
+
+
+def _left_row(run: NodeRun, left_at: float) -> dict[str, Any]:
+    """A cancelled row of a run whose start is not known of: it may come later."""
+    row = armed_row(run, None, None, left_at)
+    return {**row, "state": RunState.CANCELLED, "due_at": None, "finished_at": left_at}
+
+
+def _run_of(event: NodeLeft) -> NodeRun | None:
+    """The run that an event names, if it names one."""
+    return (event.version and NodeRun(node_id=event.node_id, version=event.version)) or None
+
+
+def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
+    """Whether an armed row is what left, or older; ``named`` is the row that the event names."""
+    if row.started_at is None:
+        return True
+    if event.version in (None, row.version):
+        return bool(row.started_at <= event.left_at(now))
+    if named is not None and named.version == event.version and named.started_at is not None:
+        return bool(row.started_at < named.started_at)
+    return bool(row.started_at < event.left_at(now))

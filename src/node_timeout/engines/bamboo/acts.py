@@ -4,13 +4,13 @@ Check and act are one transaction: the State row is locked, compared with the no
 then is the node failed by ``bamboo_engine.api`` (and skipped, in the same transaction). A retry of
 the node waits for the lock and finds it done; a node retried before is found superseded.
 
-    lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ mark ──▶ commit ──▶ signals ──▶ next node's message
+    lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ note ──▶ commit ──▶ signals ──▶ message ──▶ note
 
 A crash before the commit leaves the node running, to be failed by the next attempt. A crash behind
-it is told by the mark in the node's outputs: which version was failed, as which version that left
-the node, and whether the message that sends the pipeline on has gone out. If not, it is sent again.
-A crash between that message and its mark sends it twice; bamboo-engine 3 drops the second if its
-fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
+it is told by the notes in bamboo's own log of the node run: that it was failed or skipped, as which
+version that left the node, and whether the message that sends the pipeline on has gone out. If not,
+it is sent again. A crash between that message and its note sends it twice; bamboo-engine 3 drops
+the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
 import logging
@@ -33,7 +33,7 @@ from django.db import (
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from pipeline.eri.celery import tasks as _tasks  # noqa: F401 - registers the engine's Celery tasks
-from pipeline.eri.models import Process, State
+from pipeline.eri.models import LogEntry, Process, State
 from pipeline.eri.runtime import BambooDjangoRuntime
 from pipeline.eri.signals import post_set_state
 
@@ -58,8 +58,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MARK = "_node_timeout"
-"""Key in the outputs of a node that was failed here."""
+NOTES = "node_timeout"
+"""Name of the logger in bamboo's log of a node. (The outputs of a node are no place for notes: work
+that goes on behind a forced fail writes them once more.)"""
 LOCKED = {"55P03", 1205, 3572}
 """What PostgreSQL, MariaDB and MySQL say of a row that another transaction holds."""
 
@@ -154,8 +155,20 @@ def _was_failed_here(state: Any, node: TimedOutNode) -> bool:
     """The node is as an earlier call for this very run left it."""
     if state.version == node.version or state.name not in (states.FAILED, states.FINISHED):
         return False
-    mark = BambooDjangoRuntime().get_execution_data_outputs(node.node_id).get(MARK) or {}
-    return bool((mark.get("failed"), mark.get("version")) == (node.version, state.version))
+    said = _FAILED if state.name == states.FAILED else _SKIPPED
+    return _is_noted(node, said.format(state.version))
+
+
+_FAILED = "failed by node-timeout, now at version {}"
+_SKIPPED = "skipped by node-timeout, now at version {}"
+_SENT = "sent on by node-timeout, at version {}"
+
+
+def _is_noted(node: TimedOutNode, text: str) -> bool:
+    notes = LogEntry.objects.filter(
+        node_id=node.node_id, version=node.version, logger_name=NOTES, message=text
+    )
+    return bool(notes.exists())
 
 
 def _act(node: TimedOutNode, reason: str, *, skip: bool) -> str:
@@ -211,6 +224,7 @@ def _fail(runtime: "_Runtime", node: TimedOutNode, reason: str) -> str:
         if isinstance(result.exc, InvalidOperationError):
             raise StrategyRefusedError(f"bamboo-engine refuses: {result.exc}") from result.exc
         raise result.exc
+    runtime.note(_FAILED)
     return "failed"
 
 
@@ -227,17 +241,16 @@ def _skip(runtime: "_Runtime", node: TimedOutNode) -> str:
             )
             return f", not skipped: {result.exc}"
         raise result.exc
-    runtime.mark(sent=False)
+    runtime.note(_SKIPPED)
     return " and skipped"
 
 
 def _go_on(runtime: "_Runtime", state: Any, node: TimedOutNode, *, skip: bool) -> str:
     """An earlier attempt was committed: do what it did not come to."""
-    runtime.is_at(state.version)
     if state.name == states.FAILED:
         return "failed before" + (_skip(runtime, node) if skip else "")
     process = Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()
-    if process is None or runtime.was_sent():
+    if process is None or _is_noted(node, _SENT.format(state.version)):
         return "failed and skipped before"
     detail = runtime.get_node(node.node_id)
     info = runtime.get_process_info(process.id)
@@ -256,10 +269,9 @@ class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is 
     def __init__(self, node: TimedOutNode) -> None:
         super().__init__()
         self._node = node
-        self._version = node.version
-        self._sent = False
         self._signals: list[dict[str, Any]] = []
-        self._messages: list[Callable[[], None]] = []
+        self._messages: list[tuple[Callable[[], None], str]] = []
+        """Each with the version of the node behind which it sends the pipeline on."""
 
     def tell(self) -> None:
         """Send what has waited. Raises what the broker raises; no receiver stops the others."""
@@ -268,31 +280,21 @@ class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is 
                 for receiver, answer in post_set_state.send_robust(sender=State, **signal):
                     if isinstance(answer, Exception):
                         logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
-        for send in self._messages:
+        for send, version in self._messages:
             send()
-        if self._messages:
-            self.mark(sent=True)
+            self.note(_SENT, version)
 
-    def mark(self, *, sent: bool) -> None:
-        """Write into the node's outputs which version it has by our doing, and what was told."""
-        self._sent = sent
-        self.set_execution_data_outputs(
-            self._node.node_id, self.get_execution_data_outputs(self._node.node_id)
+    def note(self, text: str, version: str | None = None) -> None:
+        """Write into bamboo's log of the node run what was done; None: the version it has now."""
+        state = self.get_state(self._node.node_id)
+        LogEntry.objects.create(
+            node_id=self._node.node_id,
+            version=self._node.version,
+            loop=state.loop,
+            logger_name=NOTES,
+            level_name="WARNING",
+            message=text.format(version or state.version),
         )
-
-    def is_at(self, version: str) -> None:
-        """The version that the node has by the doing of an earlier attempt."""
-        self._version = version
-
-    def was_sent(self) -> bool:
-        outputs = self.get_execution_data_outputs(self._node.node_id)
-        return bool(outputs.get(MARK, {}).get("sent"))
-
-    def set_execution_data_outputs(self, node_id: str, outputs: dict[str, Any]) -> None:
-        if node_id == self._node.node_id:
-            mark = {"failed": self._node.version, "version": self._version, "sent": self._sent}
-            outputs = {**outputs, MARK: mark}
-        super().set_execution_data_outputs(node_id, outputs)
 
     def set_state(
         self, *, node_id: str, to_state: str, send_post_set_state_signal: bool = True, **how: Any
@@ -300,8 +302,6 @@ class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is 
         version: str = super().set_state(
             node_id=node_id, to_state=to_state, send_post_set_state_signal=False, **how
         )
-        if node_id == self._node.node_id:
-            self._version = version
         if send_post_set_state_signal:
             state = self.get_state(node_id)
             self._signals.append(
@@ -317,11 +317,11 @@ class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is 
         return version
 
     def execute(self, **call: Any) -> None:
+        version = self.get_state(self._node.node_id).version
         if fence is not None and not call.get("headers"):
-            state = self.get_state(self._node.node_id)
-            token = fence.ExecuteFence(self._node.node_id, state.version)
+            token = fence.ExecuteFence(self._node.node_id, version)
             call["headers"] = fence.dispatch_headers(None, token)
-        self._messages.append(partial(super().execute, **call))
+        self._messages.append((partial(super().execute, **call), version))
 
     def get_service(self, *args: Any, **kwargs: Any) -> Any:
         """A component's hooks may fail in the database; the transaction must not fail with them."""

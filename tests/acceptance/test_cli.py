@@ -104,7 +104,7 @@ def test_services_refuse_a_database_that_is_not_migrated(
     for role in ("scan", "worker"):
         assert_one_line(run_cli(role, env=env), 1, "run: node-timeout migrate")
     check = run_cli("check", env=env)
-    assert check.returncode == 1
+    assert check.returncode == 2
     assert "FAIL  database: the database has no node-timeout tables" in check.stdout
     assert "revision 0002" in run_cli("migrate", env=env).stdout
     assert run_cli("check", env=env).returncode == 0

@@ -99,6 +99,12 @@ async def test_the_deadline_counts_from_when_it_happened(ledger: SqlLedger) -> N
     assert early.due_at == NOW + 10, "an engine's clock may be ahead"
 
 
+async def test_a_run_whose_engine_is_ahead_can_be_cancelled_by_hand(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a")], happened_at=NOW + 100), NOW)
+    assert (await ledger.disarm(left(["a"]), NOW + 1)).cancelled == (run("a"),)
+
+
 async def test_a_late_leaving_cancels_no_newer_run(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 10))
     await ledger.arm(started([run("a", "v1")]), NOW)

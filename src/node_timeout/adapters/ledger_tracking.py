@@ -264,7 +264,8 @@ def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
     if row.started_at is None:
         return True
     if event.version in (None, row.version):
-        return bool(row.started_at <= event.left_at(now))
+        # Without an instant someone says so now, whatever an engine's clock said before.
+        return event.happened_at is None or bool(row.started_at <= event.happened_at)
     if named is not None and named.version == event.version and named.started_at is not None:
         return bool(row.started_at < named.started_at)
     return bool(row.started_at < event.left_at(now))

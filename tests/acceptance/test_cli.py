@@ -94,7 +94,7 @@ def test_a_wrong_variable_is_one_line(run_cli: RunCli, settings: Settings) -> No
 
 def test_a_strategy_that_cannot_load_stops_the_worker(run_cli: RunCli, settings: Settings) -> None:
     env = changed(settings, handlers={"mine": "no.such:Thing"})
-    assert_one_line(run_cli("worker", env=env), 1, "the strategy of action 'mine'")
+    assert_one_line(run_cli("worker", env=env), 2, "the strategy of action 'mine'")
 
 
 def test_services_refuse_a_database_that_is_not_migrated(
@@ -104,7 +104,7 @@ def test_services_refuse_a_database_that_is_not_migrated(
     for role in ("scan", "worker"):
         assert_one_line(run_cli(role, env=env), 1, "run: node-timeout migrate")
     check = run_cli("check", env=env)
-    assert check.returncode == 2
+    assert check.returncode == 1
     assert "FAIL  database: the database has no node-timeout tables" in check.stdout
     assert "revision 0002" in run_cli("migrate", env=env).stdout
     assert run_cli("check", env=env).returncode == 0

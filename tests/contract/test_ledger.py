@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,60 @@ async def test_the_deadline_counts_from_when_it_happened(ledger: SqlLedger) -> N
     assert late.due_at == NOW + 6
     (early,) = await ledger.arm(started([run("b")], happened_at=NOW + 4), NOW)
     assert early.due_at == NOW + 10, "an engine's clock may be ahead"
+
+
+async def test_a_run_resumed_while_it_is_found_stale_is_looked_at_again(ledger: SqlLedger) -> None:
+    """Suspended at its deadline: a worker has asked the engine, and has not written yet."""
+    await configure(ledger, config("a", 2), config("b", 2))
+    await ledger.arm(started([run("a"), run("b")], happened_at=NOW), NOW)
+    taking = await take(ledger, run("a"), run("b"))
+    assert await ledger.arm(started([run("a")], happened_at=NOW + 10.1), NOW + 10.1) == []
+    outcomes = [outcome(node, RunState.STALE) for node in taking.taken]
+    assert await ledger.record(outcomes, lease=taking.lease, now=NOW + 11) == 2
+    assert await states(ledger, "a") == {"v1": RunState.ARMED}
+    assert await states(ledger, "b") == {"v1": RunState.STALE}
+    again = started([run("b")], happened_at=NOW + 10.1)
+    assert len(await ledger.arm(again, NOW + 12)) == 1, "recorded late, resumed before"
+
+
+async def test_a_second_leaving_counts_against_a_late_start(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a")], happened_at=NOW), NOW)
+    for instant in (NOW + 3, NOW + 7):
+        await ledger.disarm(left(["a"], "v1", happened_at=instant), NOW + 8)
+    assert await ledger.arm(started([run("a")], happened_at=NOW + 6), NOW + 9) == []
+
+
+async def test_hosts_whose_clocks_differ_a_little_cost_no_deadline(ledger: SqlLedger) -> None:
+    """The start of the version that left is not known: only clocks tell which came first."""
+    await configure(ledger, config("a", 10))
+    await ledger.arm(started([run("a", "v2")], happened_at=NOW - 0.1), NOW)
+    await ledger.disarm(left(["a"], "v1", happened_at=NOW), NOW)
+    assert await states(ledger, "a") == {"v2": RunState.ARMED}
+
+
+async def test_a_resume_waits_for_a_leaving_under_way(
+    any_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two listeners: one has read the row when the other cancels it."""
+    if any_database_url.startswith("sqlite"):
+        return  # has one writer at a time
+    one, two = SqlLedger(any_database_url), SqlLedger(any_database_url)
+    await configure(one, config("a", 100))
+    await one.arm(started([run("a")], happened_at=NOW), NOW)
+    known = one._known
+
+    async def slowly(*args: Any) -> Any:
+        found = await known(*args)
+        await two.disarm(left(["a"], "v1", happened_at=NOW + 2), NOW + 2)
+        return found
+
+    monkeypatch.setattr(one, "_known", slowly)
+    (due,) = await one.arm(started([run("a")], happened_at=NOW + 3), NOW + 3)
+    assert due.due_at == pytest.approx(NOW + 101)
+    assert await states(one, "a") == {"v1": RunState.ARMED}
+    await one.close()
+    await two.close()
 
 
 async def test_a_run_whose_engine_is_ahead_can_be_cancelled_by_hand(ledger: SqlLedger) -> None:

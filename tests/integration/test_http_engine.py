@@ -234,6 +234,22 @@ async def test_waiting_for_a_free_connection_is_not_the_engines_fault() -> None:
     assert done == ["failed"] * 8
 
 
+async def test_a_server_that_echoes_what_is_secret_is_not_quoted() -> None:
+    def echo(request: Request) -> Reply:
+        return Reply(404, f"{'x' * 290} no {request.path}, {request.headers}".encode())
+
+    with serving(echo) as server:
+        strategy = WebhookStrategy.build(
+            RecordingEngine(),
+            Settings(webhook_url=server.url + "/T0/s3cret", webhook_token="t0ken"),
+        )
+        with pytest.raises(TemporaryError, match="answered 404") as caught:
+            await strategy.deal_with_timeout_node(NODE)
+        await strategy.close()
+    assert "s3c" not in str(caught.value)
+    assert "t0ken" not in str(caught.value)
+
+
 async def test_the_path_of_a_webhook_is_no_news() -> None:
     strategy = WebhookStrategy.build(
         RecordingEngine(), Settings(webhook_url="http://127.0.0.1:1/T0/s3cret")

@@ -57,6 +57,19 @@ async def test_lost_threads_are_bounded_and_their_places_given_up(bench: Bench) 
         await asyncio.sleep(0.01)
 
 
+async def test_as_many_threads_as_there_were_come_back(bench: Bench) -> None:
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bench.threads.run(bench.hang), 0.05)
+    bench.go_on.set()
+    while bench.threads._lost:
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        assert await asyncio.wait_for(bench.threads.run(lambda: 7), 5) == 7
+    while len(bench.threads._threads) != 2:
+        await asyncio.sleep(0.01)
+
+
 async def test_a_call_cancelled_before_it_began_is_not_made(bench: Bench) -> None:
     busy = [asyncio.create_task(bench.threads.run(bench.hang)) for _ in range(2)]
     called: list[int] = []

@@ -36,6 +36,8 @@ class Answer:
     retry_after: float
     """Seconds that the server asks to wait; 0 if it does not."""
     body: bytes
+    secrets: tuple[str, ...] = ()
+    """What a server may echo, and nobody is to be told."""
 
     @property
     def json(self) -> Mapping[str, Any]:
@@ -51,6 +53,8 @@ class Answer:
         """What the server says in ``message``, else the beginning of its body."""
         said = self.json.get("message")
         text = said if isinstance(said, str) else self.body.decode("utf-8", "replace")
+        for secret in self.secrets:
+            text = text.replace(secret, "…")
         return " ".join(text.split())[:MAX_TOLD_CHARACTERS]
 
 
@@ -78,6 +82,8 @@ class HttpCalls:
         self._seconds = settings.http_timeout
         self._token = token.get_secret_value() if token else ""
         self._key = signing_key.get_secret_value() if signing_key else ""
+        path = parts.path.strip("/")
+        self._secrets = tuple(filter(None, (path, self._token, self._key)))
         self._unavailable = unavailable
         self._clock = clock
         if self._token and not TOKEN.fullmatch(self._token):
@@ -153,6 +159,7 @@ class HttpCalls:
             status=response.status_code,
             retry_after=self._retry_after(response.headers.get("Retry-After", "")),
             body=answer,
+            secrets=self._secrets,
         )
 
     def _retry_after(self, value: str) -> float:

@@ -4,7 +4,7 @@ Events may come twice, late, or in the wrong order. Instants and versions decide
 which they come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import and_, or_, select
@@ -30,6 +30,10 @@ from node_timeout.node import DueRun, NodeRun, RunState
 from node_timeout.ports import Disarming
 from node_timeout.timeout_config import TimeoutConfig
 
+RESUMED = "started again while a worker was dealing with it"
+SKEW_SECONDS = 5.0
+"""How far the clocks of an engine's hosts may be apart."""
+
 _RUN_COLUMNS = (
     ledger.c.version,
     ledger.c.state,
@@ -53,22 +57,63 @@ class LedgerTracking(LedgerConfigs):
             first.setdefault(event.run, event)
         armed: list[DueRun] = []
         for chunk in chunks([first[run] for run in in_order(first)]):
-            configs, rows = await self._known(connection, chunk)
-            fresh: list[dict[str, Any]] = []
-            for event in chunk:
-                row = rows.get(event.run)
-                config = configs.get(event.run.node_id, event.config)
-                if row is None:
-                    if config is not None:
-                        fresh.append(_started_row(event, config, now))
-                elif row.state == RunState.ARMED:
-                    await self._started_again(connection, row, event, now)
-                    armed.append(due_of(row))
-                elif row.state in (RunState.CANCELLED, RunState.STALE):
-                    armed += await self._resume(connection, row, event, config, now)
+            configs, seen = await self._known(connection, chunk)
+            rows = await self._locked(connection, seen)
+            fresh = [
+                _started_row(event, config, now)
+                for event in chunk
+                if event.run not in seen
+                and (config := configs.get(event.run.node_id, event.config)) is not None
+            ]
             if fresh:
-                armed += await self._open(connection, fresh)
+                result = await connection.execute(self._insert(ledger), fresh)
+                if len(fresh) == 1 and result.rowcount == 1 and not self._is_mysql:
+                    armed += [due_of_values(row) for row in fresh]
+                else:
+                    # Drivers do not tell which rows were inserted, and which another was first to.
+                    runs = [due_of_values(row).run for row in fresh]
+                    rows |= await self._locked(connection, runs)
+            for event in chunk:
+                if row := rows.get(event.run):
+                    config = configs.get(event.run.node_id, event.config)
+                    armed += await self._again(connection, row, event, config, now)
         return armed
+
+    async def _locked(
+        self, connection: AsyncConnection, runs: Iterable[NodeRun]
+    ) -> dict[NodeRun, Any]:
+        """The rows as they are once nobody else is changing them."""
+        if not (chosen := in_order(runs)):
+            return {}
+        found = await connection.execute(
+            select(ledger.c.node_id, *_RUN_COLUMNS)
+            .where(keys_of(chosen))
+            .order_by(ledger.c.node_id, ledger.c.version)
+            .with_for_update()
+        )
+        return {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+
+    async def _again(
+        self,
+        connection: AsyncConnection,
+        row: Any,
+        event: NodeStarted,
+        config: TimeoutConfig | None,
+        now: float,
+    ) -> list[DueRun]:
+        """A run that has a row has started: return it if it is armed now."""
+        if row.state in (RunState.CANCELLED, RunState.STALE):
+            return await self._resume(connection, row, event, config, now)
+        if event.happened_at is not None and (row.started_at or 0.0) < event.happened_at:
+            # Keep the latest start: a leaving before it has come late. A worker that is about to
+            # find the run stale has asked too early.
+            words = {"message": RESUMED} if row.state == RunState.EXECUTING else {}
+            await connection.execute(
+                sql_update(ledger)
+                .where(keys_of([event.run]))
+                .values(started_at=event.happened_at, **words)
+            )
+        return [due_of(row)] if row.state == RunState.ARMED else []
 
     async def _known(
         self, connection: AsyncConnection, events: Sequence[NodeStarted]
@@ -98,34 +143,6 @@ class LedgerTracking(LedgerConfigs):
             rows |= {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
         return configs, rows
 
-    async def _open(
-        self, connection: AsyncConnection, rows: Sequence[dict[str, Any]]
-    ) -> list[DueRun]:
-        """Insert armed rows; those that another has just inserted are as that one left them."""
-        result = await connection.execute(self._insert(ledger), list(rows))
-        if len(rows) == 1 and result.rowcount == 1 and not self._is_mysql:
-            return [due_of_values(row) for row in rows]
-        # Else drivers do not tell which rows were inserted.
-        runs = [due_of_values(row).run for row in rows]
-        found = await connection.execute(
-            select(ledger.c.node_id, *_RUN_COLUMNS).where(
-                keys_of(runs), ledger.c.state == RunState.ARMED
-            )
-        )
-        return [due_of(row) for row in found]
-
-    async def _started_again(
-        self, connection: AsyncConnection, row: Any, event: NodeStarted, now: float
-    ) -> None:
-        """Keep the latest start of an armed run: a leaving before it has come late."""
-        started_at = event.started_at(now)
-        if event.happened_at is not None and (row.started_at or 0.0) < started_at:
-            await connection.execute(
-                sql_update(ledger)
-                .where(keys_of([event.run]), ledger.c.state == RunState.ARMED)
-                .values(started_at=started_at)
-            )
-
     async def _resume(
         self,
         connection: AsyncConnection,
@@ -136,9 +153,10 @@ class LedgerTracking(LedgerConfigs):
     ) -> list[DueRun]:
         """Arm a cancelled or stale run with the time it had left, unless it was closed since."""
         seen_at = event.started_at(now) if event.seen_at is None else event.seen_at
-        if seen_at < row.finished_at:
+        # A stale one was closed after the engine was asked, and that was at its deadline or later.
+        if seen_at < (row.deadline if row.state == RunState.STALE else row.finished_at):
             return []
-        deadline = row.deadline + (seen_at - row.finished_at)
+        deadline = row.deadline + max(0.0, seen_at - row.finished_at)
         words: dict[str, str] = {}
         if row.run_action == UNKNOWN:  # only its leaving was known of so far
             if config is None:
@@ -176,7 +194,7 @@ class LedgerTracking(LedgerConfigs):
         for chunk in chunks(sorted(left)):
             named = [_run_of(left[node_id]) for node_id in chunk]
             found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version, ledger.c.state, ledger.c.started_at)
+                select(ledger.c.node_id, *_RUN_COLUMNS)
                 .where(
                     ledger.c.node_id.in_(chunk),
                     or_(
@@ -191,10 +209,14 @@ class LedgerTracking(LedgerConfigs):
             leaving: dict[float, list[NodeRun]] = {}
             for run, row in rows.items():
                 event = left[run.node_id]
+                instant = event.left_at(now)
+                if row.state == RunState.CANCELLED and run in named and row.finished_at < instant:
+                    leaving.setdefault(instant, []).append(run)  # it has left once more
                 if row.state != RunState.ARMED:
                     continue
                 if _is_over(row, event, rows.get(_run_of(event) or run), now):
-                    leaving.setdefault(event.left_at(now), []).append(run)
+                    leaving.setdefault(instant, []).append(run)
+                    cancelled.append(run)
                 else:
                     kept.append(run)
             for instant, runs in leaving.items():
@@ -203,7 +225,6 @@ class LedgerTracking(LedgerConfigs):
                     .where(keys_of(runs))
                     .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
                 )
-                cancelled += runs
             unknown = [
                 _left_row(run, left[run.node_id].left_at(now))
                 for run in named
@@ -268,4 +289,6 @@ def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
         return event.happened_at is None or bool(row.started_at <= event.happened_at)
     if named is not None and named.version == event.version and named.started_at is not None:
         return bool(row.started_at < named.started_at)
-    return bool(row.started_at < event.left_at(now))
+    # Which version came first is told by instants alone, and those of two hosts may disagree.
+    tolerance = 0.0 if event.happened_at is None else SKEW_SECONDS
+    return bool(row.started_at < event.left_at(now) - tolerance)

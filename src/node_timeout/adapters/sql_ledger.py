@@ -22,13 +22,15 @@ from node_timeout.adapters.ledger_rows import (
     keys_of,
     ledger_row_of,
 )
-from node_timeout.adapters.ledger_tracking import LedgerTracking
+from node_timeout.adapters.ledger_tracking import RESUMED, LedgerTracking
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tables import ledger
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention, Taking
 
 HOUR = 3600.0
+RESUMED_SECONDS = 60.0
+"""When a run that started again while it was found stale is looked at once more."""
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 _WITH_CONFIG = select(
@@ -132,15 +134,19 @@ class SqlLedger(LedgerTracking):
         recorded = 0
         for (state, message, due_at, called), runs in alike.items():
             for chunk in chunks(runs):
-                result = await connection.execute(
-                    sql_update(ledger)
-                    .where(
-                        # The lease is the token: no run in another state, and none of another
-                        # worker, is due at this very instant.
-                        keys_of(chunk),
-                        ledger.c.due_at == lease,
+                # The lease is the token: no run in another state, and none of another worker, is
+                # due at this very instant.
+                mine = sql_update(ledger).where(keys_of(chunk), ledger.c.due_at == lease)
+                if state is RunState.STALE:
+                    # The engine was asked before it started again. The reconciler finds it absent.
+                    result = await connection.execute(
+                        mine.where(ledger.c.message == RESUMED).values(
+                            state=RunState.ARMED, due_at=now + RESUMED_SECONDS, message=""
+                        )
                     )
-                    .values(
+                    recorded += result.rowcount
+                result = await connection.execute(
+                    mine.values(
                         state=state,
                         message=message,
                         due_at=due_at,

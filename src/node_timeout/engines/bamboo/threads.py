@@ -49,16 +49,18 @@ class Threads:
 
     def _replace(self, future: Future[Any]) -> None:
         with self._lock:
-            if self._lost >= self._count:
-                return
             self._lost += 1
-        self._start()
+            replace = self._lost <= self._count
+        if replace:
+            self._start()
         future.add_done_callback(lambda _: self._found())
 
     def _found(self) -> None:
         with self._lock:
             self._lost -= 1
-        self._calls.put(None)  # one thread too many: whichever is free ends
+            surplus = self._lost < self._count
+        if surplus:
+            self._calls.put(None)  # one thread too many: whichever is free ends
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._serve, name=self._name, daemon=True)

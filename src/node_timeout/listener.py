@@ -15,7 +15,7 @@ from node_timeout import events, metrics
 from node_timeout.events import Event, NodeLeft, NodeStarted
 from node_timeout.message import Unreadable
 from node_timeout.ports import Consumer, Delivery, Exchange, Pool
-from node_timeout.service import Health, repeat, until_available
+from node_timeout.service import Health, repeat, unless_stopped, until_available
 from node_timeout.timeout_config import ConfigRules
 from node_timeout.tracker import Tracker
 
@@ -68,19 +68,10 @@ class Listener:
         await repeat(step, stop=stop, health=health)
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
-        stopped = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                getting = asyncio.ensure_future(consumer.get(MESSAGES_PER_BATCH))
-                try:
-                    await asyncio.wait({getting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not getting.done():
-                        getting.cancel()
-                if getting.done() and not getting.cancelled():
-                    await self.handle(getting.result(), stop)
-        finally:
-            stopped.cancel()
+        while not stop.is_set():
+            deliveries = await unless_stopped(consumer.get(MESSAGES_PER_BATCH), stop)
+            if deliveries is not None:
+                await self.handle(deliveries, stop)
 
     async def once(self, consumer: Consumer) -> ListenReport:
         """Wait for one batch of messages and deal with it."""

@@ -15,7 +15,7 @@ from node_timeout import metrics
 from node_timeout.errors import EngineUnavailableError
 from node_timeout.events import NodeStarted
 from node_timeout.ports import Ledger, Pool, SurveyableEngine
-from node_timeout.service import Health, repeat, sleep
+from node_timeout.service import Health, repeat, sleep, unless_stopped
 from node_timeout.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -67,24 +67,11 @@ class Surveyor:
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         async def step() -> None:
-            await self._until(stop)
+            await unless_stopped(self.once(), stop)
             await sleep(TICK_SECONDS, stop)
 
         await repeat(step, stop=stop, health=health)
         await self._pool.resign(ROLE, self._name)
-
-    async def _until(self, stop: asyncio.Event) -> None:
-        """One pass, cut short when stopped: nothing is half done."""
-        stopped = asyncio.ensure_future(stop.wait())
-        survey = asyncio.ensure_future(self.once())
-        try:
-            await asyncio.wait({survey, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if survey.done():
-                survey.result()
-        finally:
-            for task in (survey, stopped):
-                task.cancel()
-            await asyncio.gather(survey, stopped, return_exceptions=True)
 
     async def once(self) -> SurveyReport:
         """One pass: at most `BATCH_SIZE` configs.

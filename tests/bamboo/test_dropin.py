@@ -37,7 +37,7 @@ def test_its_signal_handler_fills_the_pool_and_our_worker_acts(house: House) -> 
 def test_a_check_looks_into_bamboos_database(house: House) -> None:
     process = house.start([*NODE_TIMEOUT, "check"], "engine and strategies")
     assert process.wait() == 0, process.output
-    assert "engine bamboo (its database has" in process.output
+    assert "engine bamboo (its database answers)" in process.output
 
 
 def test_bamboos_app_and_ours_stand_side_by_side(house: House) -> None:

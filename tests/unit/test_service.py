@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from node_timeout.errors import PoolUnavailableError, SchemaError
-from node_timeout.service import Backoff, Health, repeat, sleep, until_available
+from node_timeout.service import Backoff, Health, repeat, sleep, unless_stopped, until_available
 
 QUICK = Backoff(first=0.001, longest=0.002)
 
@@ -99,3 +99,31 @@ async def test_until_available_gives_up_when_stopped() -> None:
         raise PoolUnavailableError("gone")
 
     assert await until_available(call, stop=stop, health=Health(name="test")) is None
+
+
+async def test_work_is_cut_short_when_stopped_and_its_end_awaited() -> None:
+    stop, began = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+
+    async def hang() -> str:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+        return "never"
+
+    waiting = asyncio.create_task(unless_stopped(hang(), stop))
+    await began.wait()
+    stop.set()
+    assert await waiting is None
+    assert ended == ["cancelled"]
+
+
+async def test_work_that_ends_is_returned_and_its_error_raised() -> None:
+    async def fail() -> None:
+        raise KeyError("bug")
+
+    assert await unless_stopped(asyncio.sleep(0, "done"), asyncio.Event()) == "done"
+    with pytest.raises(KeyError):
+        await unless_stopped(fail(), asyncio.Event())

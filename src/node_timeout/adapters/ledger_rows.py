@@ -48,6 +48,10 @@ def ledger_row_of(row: Any) -> LedgerRow:
     return LedgerRow(**{**values, "state": RunState(values["state"])})
 
 
+def by_run(rows: Iterable[Any]) -> dict[NodeRun, Any]:
+    return {NodeRun(node_id=row.node_id, version=row.version): row for row in rows}
+
+
 def due_of_values(row: dict[str, Any]) -> DueRun:
     return DueRun(run=NodeRun(node_id=row["node_id"], version=row["version"]), due_at=row["due_at"])
 

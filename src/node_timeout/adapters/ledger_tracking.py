@@ -16,6 +16,7 @@ from node_timeout.adapters.ledger_configs import LedgerConfigs
 from node_timeout.adapters.ledger_rows import (
     UNKNOWN,
     armed_row,
+    by_run,
     chunks,
     config_of,
     due_of,
@@ -57,12 +58,12 @@ class LedgerTracking(LedgerConfigs):
             first.setdefault(event.run, event)
         armed: list[DueRun] = []
         for chunk in chunks([first[run] for run in in_order(first)]):
-            configs, seen = await self._known(connection, chunk)
-            rows = await self._locked(connection, seen)
+            configs, known = await self._known(connection, chunk)
+            rows = await self._locked(connection, known)
             fresh = [
                 _started_row(event, config, now)
                 for event in chunk
-                if event.run not in seen
+                if event.run not in rows
                 and (config := configs.get(event.run.node_id, event.config)) is not None
             ]
             if fresh:
@@ -91,7 +92,7 @@ class LedgerTracking(LedgerConfigs):
             .order_by(ledger.c.node_id, ledger.c.version)
             .with_for_update()
         )
-        return {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+        return by_run(found)
 
     async def _again(
         self,
@@ -117,31 +118,28 @@ class LedgerTracking(LedgerConfigs):
 
     async def _known(
         self, connection: AsyncConnection, events: Sequence[NodeStarted]
-    ) -> tuple[dict[str, TimeoutConfig], dict[NodeRun, Any]]:
-        """The configs and the rows of what started: one read, and one for configs of their own."""
+    ) -> tuple[dict[str, TimeoutConfig], list[NodeRun]]:
+        """The configs of the nodes, and the runs that have a row or, with a config of their own,
+        may have one: one read.
+        """
+        runs = [event.run for event in events]
         of_same_version = and_(
             ledger.c.node_id == config_table.c.node_id,
-            ledger.c.version.in_(sorted({event.run.version for event in events})),
+            ledger.c.version.in_(sorted({run.version for run in runs})),
         )
-        node_ids = sorted({event.run.node_id for event in events})
         found = await connection.execute(
-            select(config_table, *_RUN_COLUMNS)
+            select(config_table, ledger.c.version)
             .select_from(config_table.outerjoin(ledger, of_same_version))
-            .where(config_table.c.node_id.in_(node_ids))
+            .where(config_table.c.node_id.in_(sorted({run.node_id for run in runs})))
         )
         configs: dict[str, TimeoutConfig] = {}
-        rows: dict[NodeRun, Any] = {}
+        known: list[NodeRun] = []
         for row in found:
             configs[row.node_id] = config_of(row)
             if row.version is not None:
-                rows[NodeRun(node_id=row.node_id, version=row.version)] = row
+                known.append(NodeRun(node_id=row.node_id, version=row.version))
         carried = [e.run for e in events if e.config is not None and e.run.node_id not in configs]
-        if carried:
-            found = await connection.execute(
-                select(ledger.c.node_id, *_RUN_COLUMNS).where(keys_of(carried))
-            )
-            rows |= {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
-        return configs, rows
+        return configs, known + carried
 
     async def _resume(
         self,
@@ -163,13 +161,9 @@ class LedgerTracking(LedgerConfigs):
                 return []
             deadline = event.counts_from(now) + config.seconds
             words = {"action": config.action, "root_pipeline_id": config.root_pipeline_id}
-        result = await connection.execute(
+        await connection.execute(
             sql_update(ledger)
-            .where(
-                keys_of([event.run]),
-                ledger.c.state == row.state,
-                ledger.c.finished_at == row.finished_at,
-            )
+            .where(keys_of([event.run]))
             .values(
                 state=RunState.ARMED,
                 started_at=seen_at,
@@ -180,7 +174,7 @@ class LedgerTracking(LedgerConfigs):
                 **words,
             )
         )
-        return [DueRun(run=event.run, due_at=deadline)] if result.rowcount else []
+        return [DueRun(run=event.run, due_at=deadline)]
 
     @transaction
     async def disarm(
@@ -192,29 +186,31 @@ class LedgerTracking(LedgerConfigs):
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
         for chunk in chunks(sorted(left)):
-            named = [_run_of(left[node_id]) for node_id in chunk]
+            named = {node_id: run for node_id in chunk if (run := _run_of(left[node_id]))}
             found = await connection.execute(
                 select(ledger.c.node_id, *_RUN_COLUMNS)
                 .where(
                     ledger.c.node_id.in_(chunk),
                     or_(
                         ledger.c.state == RunState.ARMED,
-                        ledger.c.version.in_({run.version for run in named if run}),
+                        ledger.c.version.in_({run.version for run in named.values()}),
                     ),
                 )
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update()
             )
-            rows = {NodeRun(node_id=row.node_id, version=row.version): row for row in found}
+            rows = by_run(found)
             leaving: dict[float, list[NodeRun]] = {}
             for run, row in rows.items():
                 event = left[run.node_id]
                 instant = event.left_at(now)
-                if row.state == RunState.CANCELLED and run in named and row.finished_at < instant:
+                named_run = named.get(run.node_id)
+                again = row.state == RunState.CANCELLED and run == named_run
+                if again and row.finished_at < instant:
                     leaving.setdefault(instant, []).append(run)  # it has left once more
                 if row.state != RunState.ARMED:
                     continue
-                if _is_over(row, event, rows.get(_run_of(event) or run), now):
+                if _is_over(row, event, rows.get(named_run) if named_run else None, now):
                     leaving.setdefault(instant, []).append(run)
                     cancelled.append(run)
                 else:
@@ -227,8 +223,8 @@ class LedgerTracking(LedgerConfigs):
                 )
             unknown = [
                 _left_row(run, left[run.node_id].left_at(now))
-                for run in named
-                if run and run not in rows and left[run.node_id].remember
+                for run in named.values()
+                if run not in rows and left[run.node_id].remember
             ]
             if unknown:
                 await connection.execute(self._insert(ledger), unknown)
@@ -277,17 +273,21 @@ def _left_row(run: NodeRun, left_at: float) -> dict[str, Any]:
 
 def _run_of(event: NodeLeft) -> NodeRun | None:
     """The run that an event names, if it names one."""
-    return (event.version and NodeRun(node_id=event.node_id, version=event.version)) or None
+    if event.version is None:
+        return None
+    return NodeRun(node_id=event.node_id, version=event.version)
 
 
 def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
-    """Whether an armed row is what left, or older; ``named`` is the row that the event names."""
+    """Whether an armed row is what left, or older; ``named`` is the row that the event names, if
+    there is one.
+    """
     if row.started_at is None:
         return True
     if event.version in (None, row.version):
         # Without an instant someone says so now, whatever an engine's clock said before.
         return event.happened_at is None or bool(row.started_at <= event.happened_at)
-    if named is not None and named.version == event.version and named.started_at is not None:
+    if named is not None and named.started_at is not None:
         return bool(row.started_at < named.started_at)
     # Which version came first is told by instants alone, and those of two hosts may disagree.
     tolerance = 0.0 if event.happened_at is None else SKEW_SECONDS

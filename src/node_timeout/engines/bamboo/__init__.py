@@ -51,7 +51,8 @@ class BambooEngine:
         return await self._run(lambda: self._acts.running(node_ids))
 
     async def check(self) -> str:
-        return f"its database has {await self._run(self._acts.count_running)} nodes running"
+        await self._run(self._acts.look)
+        return "its database answers"
 
     async def close(self) -> None:
         await self._threads.close()

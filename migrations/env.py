@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from node_timeout.adapters.database import create_engine
 from node_timeout.adapters.tables import metadata, versions
+from node_timeout.adapters.tls import Tls
 from node_timeout.settings import Settings
 
 
@@ -25,7 +26,8 @@ def run(connection: Connection) -> None:
 
 
 async def connect() -> None:
-    engine = create_engine(Settings().database_url.get_secret_value())
+    settings = Settings()
+    engine = create_engine(settings.database_url.get_secret_value(), Tls.of(settings))
     async with engine.connect() as connection:
         await connection.run_sync(run)
         await connection.commit()

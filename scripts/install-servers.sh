@@ -24,6 +24,8 @@ has redis-server valkey-server || missing redis-server redis
 has rabbitmq-server || missing rabbitmq-server rabbitmq
 has postgres /usr/lib/postgresql/*/bin/postgres || missing postgresql postgresql@17
 has mariadbd mysqld || missing mariadb-server mariadb
+# For a test that lets the clock of a Redis step.
+has cc || missing gcc gcc
 
 if [ -z "$debian" ]; then exit 0; fi
 

@@ -17,7 +17,8 @@ from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.settings import PREFIX, Settings
-from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
+from tests.secret_watch import nothing_secret_is_logged  # noqa: F401 - a fixture
+from tests.servers import SECRET, MariadbServer, PostgresServer, RabbitServer, RedisServer
 
 if find_spec("pipeline"):
     # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
@@ -48,25 +49,29 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+    directory = tmp_path_factory.mktemp("redis")
+    with RedisServer(directory, password=f"{SECRET}-redis") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    with RabbitServer(tmp_path_factory.mktemp("rabbit")) as server:
+    directory = tmp_path_factory.mktemp("rabbit")
+    with RabbitServer(directory, password=f"{SECRET}-rabbit") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    directory = tmp_path_factory.mktemp("postgres")
+    with PostgresServer(directory, password=f"{SECRET}-postgres") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariadbServer]:
-    with MariadbServer(tmp_path_factory.mktemp("mariadb")) as server:
+    directory = tmp_path_factory.mktemp("mariadb")
+    with MariadbServer(directory, password=f"{SECRET}-mariadb") as server:
         yield server
 
 
@@ -86,6 +91,15 @@ class _Databases:
             await schema.close()
         return self._urls[kind]
 
+    async def emptied(self, kind: str) -> str:
+        url = await self.url(kind)
+        ledger = SqlLedger(url)
+        async with ledger.engine.begin() as connection:
+            for table in ("node_timeout_ledger", "node_timeout_config"):
+                await connection.execute(text(f"DELETE FROM {table}"))
+        await ledger.close()
+        return url
+
     def _create(self, kind: str) -> str:
         if kind == "sqlite":
             return f"sqlite:///{self._directory / 'ledger.db'}"
@@ -103,30 +117,20 @@ def databases(
     return _Databases(request, tmp_path_factory.mktemp("databases"))
 
 
-async def _emptied(databases: _Databases, kind: str) -> str:
-    url = await databases.url(kind)
-    ledger = SqlLedger(url)
-    async with ledger.engine.begin() as connection:
-        for table in ("node_timeout_ledger", "node_timeout_config"):
-            await connection.execute(text(f"DELETE FROM {table}"))
-    await ledger.close()
-    return url
-
-
 @pytest.fixture(params=DATABASES)
 async def any_database_url(request: pytest.FixtureRequest, databases: _Databases) -> str:
     """Each of the three databases in turn."""
-    return await _emptied(databases, request.param)
+    return await databases.emptied(request.param)
 
 
 @pytest.fixture
 async def sqlite_url(databases: _Databases) -> str:
-    return await _emptied(databases, "sqlite")
+    return await databases.emptied("sqlite")
 
 
 @pytest.fixture
 async def postgres_url(databases: _Databases) -> str:
-    return await _emptied(databases, "postgresql")
+    return await databases.emptied("postgresql")
 
 
 @pytest.fixture

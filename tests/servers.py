@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
+from urllib.parse import urlsplit
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -33,6 +35,9 @@ PROGRAMS = {
     "postgresql": ("postgres",),
     "mariadb-server": ("mariadbd", "mysqld"),
 }
+
+# The tests' own servers ask for this, so that a log line which tells it is found out.
+SECRET = "s3cret"
 
 # Debian's rabbitmq-server in /usr/sbin changes the user, so the plain script goes before it.
 SEARCH_PATH = os.pathsep.join(
@@ -119,16 +124,27 @@ def _send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def _trusting() -> ssl.SSLContext:
+    """To ask a server whether it is there, whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Server(ABC):
     """One server process with its children, its port and its data directory."""
 
     package: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    tls_from_the_start: ClassVar[bool] = True
+    """Otherwise the client asks for it in the server's own words."""
     url: str
     port: int
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, password: str = "") -> None:
         self.port = free_port()
+        self.password = password
         self.program = _find(*PROGRAMS[self.package])
         self.directory = directory.resolve() / f"{self.package}-{self.port}"
         self.directory.mkdir(parents=True)
@@ -136,6 +152,7 @@ class Server(ABC):
         self.log = self.directory / "server.log"
         self.environment = {"PATH": SEARCH_PATH, "HOME": str(self.directory), "LC_ALL": "C"}
         self.user: str | None = None  # of the processes, where it is not the caller's
+        self.talks_tls = False
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self._at_exit, os.getpid())
 
@@ -155,6 +172,28 @@ class Server(ABC):
                 self.kill()
                 raise self._failure(f"{self.program} did not start")
             time.sleep(0.02)
+
+    def use_tls(self, certificate: bytes, key: bytes, authority: bytes) -> None:
+        """From the next start on talk TLS with this certificate (PEM), and plainly no more.
+
+        The URL has the host name ``localhost`` then; clients may show a certificate of the
+        authority.
+        """
+        self.talks_tls = True
+        for name, content in {"cert": certificate, "key": key, "ca": authority}.items():
+            path = self._pem(name)
+            path.unlink(missing_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if self.user:
+                shutil.chown(path, self.user)
+        scheme = {"redis": "rediss", "amqp": "amqps"}.get(urlsplit(self.url).scheme)
+        if scheme:
+            self.url = scheme + self.url[self.url.index(":") :]
+        self.url = self.url.replace("127.0.0.1", "localhost")
+
+    def _pem(self, name: str) -> Path:
+        return self.directory / f"{name}.pem"
 
     def stop(self) -> None:
         """End the server cleanly, or by force when that takes too long."""
@@ -243,6 +282,10 @@ class Server(ABC):
         """Return the first bytes of the answer on a new connection, none if there is none."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                if self.talks_tls and self.tls_from_the_start:
+                    with _trusting().wrap_socket(connection) as secured:
+                        secured.sendall(request)
+                        return secured.recv(64)
                 connection.sendall(request)
                 return connection.recv(64)
         except OSError:
@@ -268,20 +311,33 @@ class RedisServer(Server):
     package = "redis-server"
 
     def __init__(
-        self, directory: Path, *, append_only: bool = False, extra: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        append_only: bool = False,
+        extra: Sequence[str] = (),
+        password: str = "",
     ) -> None:
-        super().__init__(directory)
+        super().__init__(directory, password=password)
         self.append_only = append_only
         self.extra = list(extra)
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        login = f":{password}@" if password else ""
+        self.url = f"redis://{login}127.0.0.1:{self.port}/0"
 
     def _command(self) -> list[str]:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data)]
+        port = ["--tls-port", str(self.port), "--port", "0", "--tls-auth-clients", "optional"]
+        for name, option in {"cert": "cert", "key": "key", "ca": "ca-cert"}.items():
+            port += [f"--tls-{option}-file", str(self._pem(name))]
+        options = port if self.talks_tls else ["--port", str(self.port)]
+        options += ["--bind", "127.0.0.1", "--dir", str(self.data)]
+        if self.password:
+            options += ["--requirepass", self.password]
         options += ["--save", "", "--appendonly", "yes" if self.append_only else "no"]
         return [self.program, *options, "--maxmemory-policy", "noeviction", *self.extra]
 
     def _answers(self) -> bool:
-        return self._exchange(b"PING\r\n").startswith(b"+PONG")
+        login = f"AUTH {self.password}\r\n" if self.password else ""
+        return self._exchange(f"{login}PING\r\n".encode()).startswith((b"+OK", b"+PONG"))
 
 
 class RabbitServer(Server):
@@ -289,16 +345,13 @@ class RabbitServer(Server):
 
     package = "rabbitmq-server"
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+    def __init__(self, directory: Path, *, password: str = "guest") -> None:
+        super().__init__(directory, password=password)
+        self.url = f"amqp://guest:{self.password}@127.0.0.1:{self.port}/"
         self.epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
-        config = self.directory / "rabbit.config"
-        config.write_text(
-            f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {self.port}}}]}},'
-            " {disk_free_limit, 1000000}]}].\n"
-        )
+        self._config = self.directory / "rabbit.config"
+        self._configure()
         plugins = self.directory / "enabled_plugins"
         plugins.write_text("[].\n")
         cookie = self.directory / ".erlang.cookie"
@@ -319,7 +372,7 @@ class RabbitServer(Server):
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
             "RABBITMQ_PLUGINS_EXPAND_DIR": str(self.directory / "plugins"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.directory / "generated"),
-            "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_CONFIG_FILE": str(self._config),
             "RABBITMQ_CONFIG_FILES": str(self.directory / "conf.d"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.directory / "advanced.config"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
@@ -332,6 +385,27 @@ class RabbitServer(Server):
     def ctl(self, *args: str) -> str:
         """Run rabbitmqctl against this node."""
         return self._run(_find("rabbitmqctl"), *args)
+
+    def use_tls(self, certificate: bytes, key: bytes, authority: bytes) -> None:
+        super().use_tls(certificate, key, authority)
+        self._configure()
+
+    def _configure(self) -> None:
+        listener = f'[{{"127.0.0.1", {self.port}}}]'
+        settings = [
+            f"{{tcp_listeners, {'[]' if self.talks_tls else listener}}}",
+            f'{{default_pass, <<"{self.password}">>}}',
+            "{disk_free_limit, 1000000}",
+        ]
+        if self.talks_tls:
+            files = {"cacertfile": "ca", "certfile": "cert", "keyfile": "key"}
+            options = [f'{{{option}, "{self._pem(name)}"}}' for option, name in files.items()]
+            options += ["{verify, verify_peer}", "{fail_if_no_peer_cert, false}"]
+            settings += [
+                f"{{ssl_listeners, {listener}}}",
+                f"{{ssl_options, [{', '.join(options)}]}}",
+            ]
+        self._config.write_text(f"[{{rabbit, [{', '.join(settings)}]}}].\n")
 
     def _launch(self) -> None:
         address = ("127.0.0.1", self.epmd_port)
@@ -361,12 +435,13 @@ class PostgresServer(Server):
 
     package = "postgresql"
     stop_signal = signal.SIGINT  # does not wait for the clients to leave
+    tls_from_the_start = False
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, password: str = "") -> None:
         if os.geteuid() == 0:
             directory = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))
             directory.chmod(0o711)
-        super().__init__(directory)
+        super().__init__(directory, password=password)
         if os.geteuid() == 0:
             self.user = "postgres"
             shutil.chown(self.directory, self.user)
@@ -380,10 +455,19 @@ class PostgresServer(Server):
         return self._url(name)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        host = "localhost" if self.talks_tls else "127.0.0.1"
+        login = f"postgres:{self.password}" if self.password else "postgres"
+        return f"postgresql://{login}@{host}:{self.port}/{database}"
 
     def _create(self) -> None:
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        options = ["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]
+        if self.password:
+            file = self.directory / "password"
+            file.write_text(self.password)
+            shutil.chown(file, self.user or os.getuid())
+            options += ["-A", "scram-sha-256", f"--pwfile={file}"]
+        else:
+            options += ["-A", "trust"]
         options += ["--wal-segsize=1", "-D", str(self.data)]
         self._run(str(self.tools / "initdb"), *options)
 
@@ -397,6 +481,13 @@ class PostgresServer(Server):
             "shared_buffers": "16MB",
             "dynamic_shared_memory_type": "mmap",  # in the data directory, nothing is left over
         }
+        if self.talks_tls:
+            settings |= {
+                "ssl": "on",
+                "ssl_cert_file": str(self._pem("cert")),
+                "ssl_key_file": str(self._pem("key")),
+                "ssl_ca_file": str(self._pem("ca")),
+            }
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [self.program, "-D", str(self.data), *options]
 
@@ -414,9 +505,10 @@ class MariadbServer(Server):
     """MariaDB, with a user "test" that may do everything."""
 
     package = "mariadb-server"
+    tls_from_the_start = False
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, *, password: str = "test") -> None:
+        super().__init__(directory, password=password)
         self.url = self._url("test")
         self.options = [
             "--no-defaults",
@@ -429,19 +521,21 @@ class MariadbServer(Server):
         self.init_file = self.directory / "init.sql"  # run at each start
         self.init_file.write_text(
             "CREATE DATABASE IF NOT EXISTS test;\n"
-            "CREATE USER IF NOT EXISTS 'test'@'127.0.0.1' IDENTIFIED BY 'test',"
-            " 'test'@'localhost' IDENTIFIED BY 'test';\n"
+            f"CREATE USER IF NOT EXISTS 'test'@'127.0.0.1' IDENTIFIED BY '{self.password}',"
+            f" 'test'@'localhost' IDENTIFIED BY '{self.password}';\n"
             "GRANT ALL ON *.* TO 'test'@'127.0.0.1', 'test'@'localhost' WITH GRANT OPTION;\n"
         )
 
     def create_database(self, name: str) -> str:
         """Create a database and return its URL."""
-        login = ["--no-defaults", "-h127.0.0.1", f"-P{self.port}", "-utest", "-ptest"]
+        server = ["-h127.0.0.1", f"-P{self.port}"]
+        login = ["--no-defaults", *server, "-utest", f"-p{self.password}"]
         self._run(_find("mariadb", "mysql"), *login, "-e", f"CREATE DATABASE `{name}`")
         return self._url(name)
 
     def _url(self, database: str) -> str:
-        return f"mysql://test:test@127.0.0.1:{self.port}/{database}"
+        host = "localhost" if self.talks_tls else "127.0.0.1"
+        return f"mysql://test:{self.password}@{host}:{self.port}/{database}"
 
     def _create(self) -> None:
         options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
@@ -451,6 +545,7 @@ class MariadbServer(Server):
         return [
             self.program,
             *self.options,
+            *(self._tls_options() if self.talks_tls else []),
             f"--init-file={self.init_file}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
@@ -462,3 +557,7 @@ class MariadbServer(Server):
 
     def _answers(self) -> bool:
         return self._exchange(b"")[4:5] == b"\x0a"  # the greeting, protocol version 10
+
+    def _tls_options(self) -> list[str]:
+        files = [f"--ssl-{name}={self._pem(name)}" for name in ("ca", "cert", "key")]
+        return [*files, "--require-secure-transport=ON"]

@@ -74,6 +74,8 @@ class RecordingEngine:
         self.asked: list[TimedOutNode] = []
         self.errors: list[Exception] = []
         """Raised one after the other by the next calls that act."""
+        self.acted: Callable[[TimedOutNode], None] = lambda _node: None
+        """Called in the same step as an effect."""
 
     async def is_running(self, node: TimedOutNode) -> bool:
         self.asked.append(node)
@@ -97,6 +99,7 @@ class RecordingEngine:
         if self.running.get(node.node_id) != node.version:
             raise NodeRunSupersededError("moved on")
         del self.running[node.node_id]
+        self.acted(node)
 
     async def close(self) -> None:
         return

@@ -15,6 +15,7 @@ from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.adapters.tls import Tls
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError
 from node_timeout.events import NodeLeft, NodeStarted
@@ -90,10 +91,16 @@ class NodeTimeout:
         settings = self.settings
         self._engine: Engine | None = None
         self._exchange: Exchange | None = None
-        self.ledger = SqlLedger(settings.database_url.get_secret_value())
+        self._tls = Tls.of(settings)
+        self.ledger = SqlLedger(settings.database_url.get_secret_value(), tls=self._tls)
         self._closing.push_async_callback(self.ledger.close)
         try:
-            self.pool = RedisPool(settings.redis_url.get_secret_value(), settings.executing_pool)
+            self.pool = RedisPool(
+                settings.redis_url.get_secret_value(),
+                settings.executing_pool,
+                settings.pool_shards,
+                tls=self._tls,
+            )
         except ValueError as error:
             raise SettingsError(f"redis_url: {error}") from error
         self._closing.push_async_callback(self.pool.close)
@@ -135,7 +142,7 @@ class NodeTimeout:
         Raises `SettingsError`, `LedgerUnavailableError`, `LedgerError`.
         """
         report = ImportReport()
-        source = BambooConfigs(source_url)
+        source = BambooConfigs(source_url, tls=self._tls)
         try:
             total = await source.count()
             async for page in source.pages(_rules(self.settings)):
@@ -242,9 +249,9 @@ class NodeTimeout:
 
         Waits for stores that are down. Raises `SchemaError`, `QueueMismatchError`.
         """
-        scanner, reconciler = self.scanner(), self.reconciler()
+        services = self._scan_services()
         self._refuse_in_process()
-        await self._serve(stop, {"scanner": scanner.run, "reconciler": reconciler.run})
+        await self._serve(stop, services)
 
     async def work(self, stop: asyncio.Event, queues: Sequence[str] = ()) -> None:
         """The ``worker`` role until stopped, on the queues given or the default ones.
@@ -258,9 +265,18 @@ class NodeTimeout:
 
     async def scan_and_work(self, stop: asyncio.Event) -> None:
         """Both roles in one process, on the default queues."""
-        scanner, reconciler = self.scanner(), self.reconciler()
-        services: dict[str, Service] = {"scanner": scanner.run, "reconciler": reconciler.run}
-        await self._serve(stop, services | self._worker_services(()))
+        await self._serve(stop, self._scan_services() | self._worker_services(()))
+
+    def _scan_services(self) -> dict[str, Service]:
+        """A scanner a shard: one that is down holds no other up."""
+        scanners = self.scanners()
+        names = (
+            ["scanner"] if len(scanners) == 1 else [f"scanner {i}" for i in range(len(scanners))]
+        )
+        services: dict[str, Service] = {
+            name: scanner.run for name, scanner in zip(names, scanners, strict=True)
+        }
+        return services | {"reconciler": self.reconciler().run}
 
     def _worker_services(self, queues: Sequence[str]) -> dict[str, Service]:
         events_queue = self.settings.events_queue
@@ -274,17 +290,20 @@ class NodeTimeout:
             services["listener"] = self.listener(events_queue).run
         return services
 
-    def scanner(self) -> Scanner:
+    def scanners(self) -> list[Scanner]:
         settings = self.settings
-        return Scanner(
-            pool=self.pool,
-            exchange=self.exchange,
-            queue=settings.dispatch_queue,
-            batch_size=settings.scan_batch_size,
-            lease_seconds=settings.lease_seconds,
-            scan_interval=settings.scan_interval,
-            shutdown_timeout=settings.shutdown_timeout,
-        )
+        return [
+            Scanner(
+                shard=shard,
+                exchange=self.exchange,
+                queue=settings.dispatch_queue,
+                batch_size=settings.scan_batch_size,
+                lease_seconds=settings.lease_seconds,
+                scan_interval=settings.scan_interval,
+                shutdown_timeout=settings.shutdown_timeout,
+            )
+            for shard in self.pool.shards
+        ]
 
     def reconciler(self) -> Reconciler:
         settings = self.settings
@@ -396,6 +415,7 @@ class NodeTimeout:
                 queues=[*self._routes().queues, *filter(None, [self.settings.events_queue])],
                 queue_type=self.settings.queue_type,
                 name=self._name,
+                tls=self._tls,
             )
             self._closing.push_async_callback(rabbit.close)
             self._exchange = rabbit

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from node_timeout.addresses import split_urls
 from node_timeout.app import NodeTimeout
 from node_timeout.engines import load_engine
 from node_timeout.errors import NodeTimeoutError, SettingsError
@@ -24,9 +25,9 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
     """Look at everything; a failure of one does not keep the others from being looked at."""
     async with NodeTimeout(settings) as app:
         checks: dict[str, Callable[[], Awaitable[str]]] = {
-            "database": lambda: _database(app),
-            "redis": lambda: _redis(app),
-            "rabbitmq": lambda: _rabbitmq(app),
+            "database": lambda: _database(app, settings),
+            "redis": lambda: _redis(app, settings),
+            "rabbitmq": lambda: _rabbitmq(app, settings),
             "engine and strategies": lambda: _plugins(settings),
         }
         results = []
@@ -38,26 +39,35 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
         return results
 
 
-async def _database(app: NodeTimeout) -> str:
-    return f"reachable, schema at head ({await app.ledger.check_schema()})"
+async def _database(app: NodeTimeout, settings: Settings) -> str:
+    url = settings.database_url.get_secret_value()
+    reachable = _reachable(tls=settings.database_tls and not url.startswith("sqlite"))
+    return f"{reachable}, schema at head ({await app.ledger.check_schema()})"
 
 
-async def _redis(app: NodeTimeout) -> str:
+async def _redis(app: NodeTimeout, settings: Settings) -> str:
+    reachable = _reachable(tls=settings.redis_url.get_secret_value().startswith("rediss"))
     await app.pool.ping()
     policy = await app.pool.eviction_policy()
     if policy == "unknown":
-        return "reachable; make sure that its maxmemory-policy is noeviction, it does not tell"
+        return f"{reachable}; make sure that its maxmemory-policy is noeviction, it does not tell"
     if policy != "noeviction":
         raise SettingsError(
             f"maxmemory-policy is {policy}: it may drop deadlines; set it to noeviction"
         )
-    return "reachable, maxmemory-policy noeviction"
+    return f"{reachable}, maxmemory-policy noeviction"
 
 
-async def _rabbitmq(app: NodeTimeout) -> str:
+async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
+    urls = split_urls(settings.amqp_url.get_secret_value())
+    reachable = _reachable(tls=all(url.startswith("amqps:") for url in urls))
     await app.exchange.ensure()
     queues = await app.exchange.depths()
-    return f"reachable, queues as declared: {', '.join(queues) or 'in this process'}"
+    return f"{reachable}, queues as declared: {', '.join(queues) or 'in this process'}"
+
+
+def _reachable(*, tls: bool) -> str:
+    return "reachable over TLS" if tls else "reachable"
 
 
 async def _plugins(settings: Settings) -> str:

@@ -150,8 +150,10 @@ def worker(queues: tuple[str, ...], **overrides: Any) -> None:
 def migrate(revision: str) -> None:
     """Bring the database's tables to this version's."""
     from node_timeout.adapters.schema import Schema  # noqa: PLC0415
+    from node_timeout.adapters.tls import Tls  # noqa: PLC0415
 
-    schema = Schema(_settings({}).database_url.get_secret_value())
+    settings = _settings({})
+    schema = Schema(settings.database_url.get_secret_value(), tls=Tls.of(settings))
 
     async def go() -> str | None:
         try:

@@ -21,6 +21,7 @@ from node_timeout.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
+FINISH_SECONDS = 5.0
 MESSAGES_PER_BATCH = 100
 EVENTS_PER_CALL = 1000
 """A transaction stays short, however many events a message brings."""
@@ -64,6 +65,7 @@ class Listener:
                 health.succeeded()
                 await self._consume(consumer, stop)
                 await consumer.stop()
+                await self._finish(consumer)
 
         await repeat(step, stop=stop, health=health)
 
@@ -72,6 +74,16 @@ class Listener:
             deliveries = await unless_stopped(consumer.get(MESSAGES_PER_BATCH), stop)
             if deliveries is not None:
                 await self.handle(deliveries, stop)
+
+    async def _finish(self, consumer: Consumer) -> None:
+        """Deal also with what had come before the stop; in an outage it goes back."""
+        time_is_up = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, time_is_up.set)
+        try:
+            while deliveries := await consumer.get(MESSAGES_PER_BATCH):
+                await self.handle(deliveries, time_is_up)
+        finally:
+            timer.cancel()
 
     async def once(self, consumer: Consumer) -> ListenReport:
         """Wait for one batch of messages and deal with it."""

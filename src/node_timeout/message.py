@@ -14,6 +14,8 @@ from node_timeout.node import DueRun, NodeRun
 
 SCHEMA = 1
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_ENTRIES = 10_000
+"""Each may become a dead letter of its own."""
 MAX_UNIX_SECONDS = 1e12
 
 
@@ -63,6 +65,8 @@ def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
     entries = message.get(key)
     if not isinstance(entries, list):
         raise UnreadableMessageError(f"{key!r} is not a list")
+    if len(entries) > MAX_ENTRIES:
+        raise UnreadableMessageError(f"{len(entries)} {key}, at most {MAX_ENTRIES} are read")
     return entries
 
 

@@ -46,8 +46,39 @@ class PoolCounts:
     oldest_overdue_seconds: float
 
 
+class Shard(Protocol):
+    """A part of the executing pool that a scanner serves."""
+
+    async def claim(self, limit: int, lease_seconds: float) -> Claim:
+        """Lease at most ``limit`` due members, atomically: the oldest, oldest first.
+
+        If more are due, a quarter of the ``limit`` are the newest, so that in a backlog what falls
+        due now is not behind all that is overdue.
+        Repeating a claim whose answer was lost returns other members; the lost ones come back
+        when their lease expires.
+        """
+        ...
+
+    async def finish(self, members: Sequence[str], lease: float) -> int:
+        """Remove the members that still stand under this lease; return how many did."""
+        ...
+
+    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
+        """Give members that still stand under this lease their deadline back; how many did."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return after ``seconds``, or as soon as an earlier deadline is armed. Does not raise."""
+        ...
+
+
 class Pool(Protocol):
     """The executing pool: an index of deadlines, ordered by instant, with the clock that rules."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """Its parts, one or many; each run is in one of them. Each wants a scanner."""
+        ...
 
     async def now(self) -> float:
         """The pool's clock. Does not raise: without a connection it estimates."""
@@ -68,28 +99,8 @@ class Pool(Protocol):
         """Remove runs; return how many were there."""
         ...
 
-    async def claim(self, limit: int, lease_seconds: float) -> Claim:
-        """Lease at most ``limit`` due members, oldest first, atomically.
-
-        Repeating a claim whose answer was lost returns other members; the lost ones come back
-        when their lease expires.
-        """
-        ...
-
-    async def finish(self, members: Sequence[str], lease: float) -> int:
-        """Remove the members that still stand under this lease; return how many did."""
-        ...
-
-    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
-        """Give members that still stand under this lease their deadline back; how many did."""
-        ...
-
     async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
         """The runs that are not in the pool."""
-        ...
-
-    async def wait(self, seconds: float) -> None:
-        """Return after ``seconds``, or as soon as an earlier deadline is armed. Does not raise."""
         ...
 
     async def counts(self) -> PoolCounts: ...
@@ -291,11 +302,18 @@ class Delivery(Protocol):
 
 class Consumer(Protocol):
     async def get(self, limit: int) -> list[Delivery]:
-        """Wait for a delivery; return it with those that are already here, ``limit`` at most."""
+        """Wait for a delivery; return it with those that are already here, ``limit`` at most.
+
+        None means that it is stopped and all are handed out. Being cancelled loses none.
+        """
         ...
 
     async def stop(self) -> None:
-        """Ask for no more deliveries and give back those not yet handed out."""
+        """Ask for no more deliveries; those that have come can still be had."""
+        ...
+
+    async def give_back(self) -> None:
+        """Give those back that have come and were not handed out: they will come again."""
         ...
 
 
@@ -319,6 +337,10 @@ class Exchange(Protocol):
 
     def consume(self, prefetch: Mapping[str, int]) -> AbstractAsyncContextManager[Consumer]:
         """Consume queues, each with at most that many unacknowledged messages."""
+        ...
+
+    async def waiting(self, queue: str) -> int:
+        """Messages ready in a queue, not those in consumers' hands; a cheap question."""
         ...
 
     async def depths(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Scanner: due members of the pool → dispatch exchange.
+"""Scanner: due members of one shard of the pool → dispatch exchange.
 
 A member's way, and what a crash leaves behind:
 
@@ -6,6 +6,9 @@ A member's way, and what a crash leaves behind:
              ▲         │                        │
              └─────────┴── released, or ◀───────┘   (then published twice: the ledger lets
                            lease expired             only one of the two act)
+
+A backlog stays in the pool, which is ordered, not in the queue, which is not: only so many messages
+wait there, and what falls due now is not behind all that is overdue.
 """
 
 import asyncio
@@ -22,12 +25,18 @@ from node_timeout.errors import (
     PoolUnavailableError,
 )
 from node_timeout.node import DueRun, NodeRun
-from node_timeout.ports import Claim, ClaimedMember, Exchange, Pool
-from node_timeout.service import Health, repeat
+from node_timeout.ports import Claim, ClaimedMember, Exchange, Shard
+from node_timeout.service import Backoff, Health, repeat
 
 logger = logging.getLogger(__name__)
 
+MAX_DEAD_MEMBER_BYTES = 64 * 1024
+"""Redis takes members that are longer than any message may be; their beginning tells enough."""
 BATCHES_IN_FLIGHT = 16
+MESSAGES_AHEAD = 20
+"""Messages that may wait in the queue; so many keep any number of workers busy."""
+CROWDED = Backoff(first=0.02, longest=1.0, random=lambda: 1.0)
+"""How long to leave a queue alone that is full."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +50,8 @@ class ScanReport:
     unconfirmed: int = 0
     more: bool = False
     """Whether more may be due right now."""
+    crowded: bool = False
+    """Nothing was claimed, as enough messages wait in the queue."""
     seconds_to_next: float | None = None
     """Until the earliest deadline left in the pool, counted from ``claimed_at``."""
     claimed_at: float = 0.0
@@ -55,7 +66,7 @@ class Scanner:
     def __init__(
         self,
         *,
-        pool: Pool,
+        shard: Shard,
         exchange: Exchange,
         queue: str,
         batch_size: int,
@@ -63,7 +74,7 @@ class Scanner:
         scan_interval: float,
         shutdown_timeout: float,
     ) -> None:
-        self._pool = pool
+        self._shard = shard
         self._exchange = exchange
         self._queue = queue
         self._batch_size = batch_size
@@ -73,6 +84,10 @@ class Scanner:
         self._publishing: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         """The last failure of a batch, until one is confirmed again."""
+        self._room = 0
+        """Messages that surely still fit into the queue."""
+        self._crowded = 0
+        """How often in a row there was no room."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
@@ -81,6 +96,11 @@ class Scanner:
         async def step() -> None:
             report = ScanReport()
             await self._claim(report)
+            if report.crowded:
+                self._crowded += 1
+                await asyncio.wait({stopped}, timeout=CROWDED.seconds(self._crowded))
+                return
+            self._crowded = 0
             if report.more:
                 waiting = {stopped, *self._publishing}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +128,7 @@ class Scanner:
         if report.seconds_to_next is not None:
             gone = asyncio.get_running_loop().time() - report.claimed_at
             seconds = min(seconds, max(0.0, report.seconds_to_next - gone))
-        waiting = asyncio.ensure_future(self._pool.wait(seconds))
+        waiting = asyncio.ensure_future(self._shard.wait(seconds))
         await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
@@ -128,16 +148,22 @@ class Scanner:
     async def _claim(self, report: ScanReport) -> None:
         """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
         await self._exchange.ensure()
+        if self._room <= 0:
+            self._room = MESSAGES_AHEAD - await self._exchange.waiting(self._queue)
+            report.crowded = self._room <= 0
+            if report.crowded:
+                return
         # After a failure one batch goes ahead, to see whether it is over.
         at_once = 1 if self._failure else BATCHES_IN_FLIGHT
         report.more = True
-        for _ in range(at_once - len(self._publishing)):
-            claim = await self._pool.claim(self._batch_size, self._lease_seconds)
+        for _ in range(min(self._room, at_once - len(self._publishing))):
+            claim = await self._shard.claim(self._batch_size, self._lease_seconds)
             report.claimed_at = asyncio.get_running_loop().time()
             report.more = len(claim.members) == self._batch_size
             if claim.next_due_at is not None:
                 report.seconds_to_next = claim.next_due_at - claim.now
             if claim.members:
+                self._room -= 1
                 report.claimed += len(claim.members)
                 metrics.CLAIMED.inc(len(claim.members))
                 task = asyncio.create_task(self._dispatch(claim, report))
@@ -160,7 +186,7 @@ class Scanner:
                 metrics.PUBLISHED.inc(len(due))
             self._failure = None
             names = [claimed.member for claimed in claim.members]
-            report.finished += await self._pool.finish(names, claim.lease)
+            report.finished += await self._shard.finish(names, claim.lease)
         except PoolUnavailableError as error:
             self._failure = error
         except ExchangeUnavailableError as error:
@@ -179,14 +205,15 @@ class Scanner:
         The broker may have taken the message all the same; the ledger drops the second one.
         """
         try:
-            await self._pool.release(claim.members, claim.lease)
+            await self._shard.release(claim.members, claim.lease)
         except PoolUnavailableError:
             logger.debug("%d leases are left to expire", len(claim.members))
 
     async def _dead_letter(self, member: str, reason: str) -> None:
         metrics.UNREADABLE.labels("pool").inc()
         logger.error("%s; it goes to the dead-letter queue", reason)
-        await self._exchange.dead_letter(member.encode("utf-8", "surrogateescape"), reason)
+        body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
+        await self._exchange.dead_letter(body, reason)
 
 
 def _read(members: Sequence[ClaimedMember]) -> tuple[list[DueRun], list[tuple[str, str]]]:

@@ -5,10 +5,11 @@ the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The envir
 """
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -19,14 +20,25 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettingError
 
+from node_timeout.addresses import HostsUrl, split_urls
 from node_timeout.errors import SettingsError
 from node_timeout.timeout_config import MAX_ACTION_LENGTH
 
 PREFIX = "NODE_TIMEOUT_"
 SCHEMES = {
-    "redis_url": ("redis", "rediss", "unix"),
+    "redis_url": (
+        *("redis", "rediss", "unix"),
+        *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+    ),
     "amqp_url": ("amqp", "amqps", "memory"),
 }
+# How drivers let a URL decide about TLS. Here one place decides, and none can switch checks off.
+TLS_PARAMETERS = {
+    "database_url": r"ssl\w*",
+    "redis_url": r"ssl_\w+",
+    "amqp_url": r"no_verify_ssl|verify\w*|ssl\w*|ca(?:file|path|data)|certfile|keyfile",
+}
+SEVERAL_HOSTS = re.compile(r"postgres|.*\+(cluster|sentinel)$")
 SECRETS_DIR = "NODE_TIMEOUT_SECRETS_DIR"
 DAY = 86400.0
 
@@ -50,15 +62,32 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(
         SecretStr("postgresql://node_timeout:node_timeout@127.0.0.1:5432/node_timeout"),
-        description="Database of configs and ledger: postgresql://, mysql:// or sqlite:///",
+        description="Database of configs and ledger: postgresql:// (host:port,host:port to fail "
+        "over), mysql:// or sqlite:///",
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Redis or Valkey of the executing pool: redis://, rediss:// or unix://",
+        description="Redis or Valkey of the executing pool: redis://, rediss://, unix://, "
+        "redis+cluster://, redis+sentinel://",
     )
     amqp_url: SecretStr = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
-        description="RabbitMQ of the dispatch exchange: amqp:// or amqps://",
+        description="RabbitMQ of the dispatch exchange: amqp:// or amqps://; several URLs of one "
+        "cluster, separated by commas, to fail over",
+    )
+    database_tls: bool = Field(
+        False, description="Talk TLS with the database, and verify its certificate and host name"
+    )
+    tls_ca_file: FilePath | None = Field(
+        None,
+        description="File of the certificate authorities to trust for Redis, RabbitMQ and the "
+        "database; unset: the system's",
+    )
+    tls_cert_file: FilePath | None = Field(
+        None, description="File of the certificate to show to Redis, RabbitMQ and the database"
+    )
+    tls_key_file: FilePath | None = Field(
+        None, description="File of that certificate's key, unencrypted; unset: in the same file"
     )
     engine: str | None = Field(
         None, description="Name of the engine adapter that the worker acts through; no default"
@@ -95,6 +124,9 @@ class Settings(BaseSettings):
     )
     executing_pool: Name = Field(
         "executing_node_pool", description="Key of the Redis ZSET that holds the deadlines"
+    )
+    pool_shards: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="Redis keys that the pool is split into; the same in every process"
     )
     dispatch_exchange: QueueName = Field(
         "node_timeout.dispatch", description="Exchange that all queues are bound to"
@@ -185,16 +217,29 @@ class Settings(BaseSettings):
     @field_validator("database_url", "redis_url", "amqp_url")
     @classmethod
     def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
-        try:
-            url = urlsplit(value.get_secret_value())
-            _ = url.port
-        except ValueError:
-            raise ValueError("has a port that is no number, or no host") from None
-        if not url.scheme or "://" not in value.get_secret_value():
-            raise ValueError("is not a URL, write scheme://user:password@host:port/name")
-        schemes = SCHEMES.get(field.field_name or "", (url.scheme,))
-        if url.scheme not in schemes:
-            raise ValueError(f"has the scheme {url.scheme!r}, use one of {', '.join(schemes)}")
+        name, text = field.field_name or "", value.get_secret_value()
+        urls = split_urls(text) if name == "amqp_url" else [text]
+        for each in urls:
+            url = HostsUrl.parse(each)
+            schemes = SCHEMES.get(name, (url.scheme,))
+            if url.scheme not in schemes:
+                raise ValueError(f"has the scheme {url.scheme!r}, use one of {', '.join(schemes)}")
+            if len(urls) > 1 and url.scheme == "memory":
+                raise ValueError("has memory:// beside another URL")
+            if len(url.hosts) > 1 and not SEVERAL_HOSTS.match(url.scheme):
+                raise ValueError(
+                    "has several hosts in one URL, write whole URLs separated by commas"
+                    if name == "amqp_url"
+                    else f"has several hosts, {url.scheme}:// takes one"
+                )
+        _refuse_tls_parameters(name, text)
+        return value
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _has_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value and info.data.get("tls_cert_file", value) is None:
+            raise ValueError(f"is of no use without {variable('tls_cert_file')}")
         return value
 
     @field_validator("engine_url", "webhook_url")
@@ -230,6 +275,16 @@ class Settings(BaseSettings):
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def _refuse_tls_parameters(name: str, url: str) -> None:
+    found = re.search(rf"[?&;]({TLS_PARAMETERS[name]})=", unquote(url), re.IGNORECASE)
+    if found:
+        raise ValueError(
+            f"has the parameter {found[1]}; TLS is set by "
+            + ("database_tls and " if name == "database_url" else "")
+            + "tls_ca_file, tls_cert_file and tls_key_file, and its checks are never off"
+        )
 
 
 def _explain(error: ValidationError) -> str:

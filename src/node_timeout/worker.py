@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 BATCHES_IN_PREPARATION = 1
 MESSAGES_PER_BATCH = 100
+NODES_PER_SLOT = 4
+"""Nodes in a batch, about, for each strategy call at once: more would only wait here, taken from
+others, and be put back when their lease runs low."""
 RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
 
@@ -100,6 +103,8 @@ class Worker:
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
         """Batches on the way to their strategies."""
+        self._nodes_per_message = 1.0
+        """In the last batch; messages of a moment are much alike."""
         self._room = asyncio.Event()
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
         self._striker = Striker(
@@ -123,11 +128,10 @@ class Worker:
             async with self._exchange.consume(self._prefetch()) as consumer:
                 health.succeeded()
                 await self._consume(consumer, stop)
-                await consumer.stop()
-                await self._drain()
+                await self._finish(consumer)
 
         await repeat(step, stop=stop, health=health)
-        await self._drain()
+        await self._drain(self._limits.shutdown_timeout)
 
     def _prefetch(self) -> dict[str, int]:
         """As many messages as slots: a message may carry one node. Handle messages always do."""
@@ -138,7 +142,10 @@ class Worker:
         }
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
-        """Start a batch for whatever has come, as long as there is room, until stopped."""
+        """Start a batch for whatever has come, as long as there is room.
+
+        Until stopped, or until a stopped consumer has nothing left.
+        """
         stopped = asyncio.ensure_future(stop.wait())
         getting: asyncio.Future[list[Delivery]] | None = None
         try:
@@ -146,7 +153,7 @@ class Worker:
                 self._room.clear()
                 waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
                 if getting is None and self._has_room():
-                    getting = asyncio.ensure_future(consumer.get(MESSAGES_PER_BATCH))
+                    getting = asyncio.ensure_future(consumer.get(self._messages_per_batch()))
                 room: asyncio.Future[Any] = getting or asyncio.ensure_future(self._room.wait())
                 await asyncio.wait({*waiting, room}, return_when=asyncio.FIRST_COMPLETED)
                 if room is not getting:
@@ -157,6 +164,8 @@ class Worker:
                 if getting and getting.done():
                     deliveries = getting.result()  # raises if the connection was lost
                     getting = None
+                    if not deliveries:
+                        return
                     self._preparing += 1
                     self._batches.add(asyncio.ensure_future(self.handle(deliveries, stop)))
         finally:
@@ -164,16 +173,37 @@ class Worker:
             if getting:
                 getting.cancel()
 
+    def _messages_per_batch(self) -> int:
+        nodes = NODES_PER_SLOT * self._limits.concurrency
+        return max(1, min(MESSAGES_PER_BATCH, int(nodes / self._nodes_per_message)))
+
     def _has_room(self) -> bool:
         return (
             self._striker.busy < self._limits.concurrency
             and self._preparing < BATCHES_IN_PREPARATION
         )
 
-    async def _drain(self) -> None:
-        """Let the batches in flight end; past ``shutdown_timeout`` put their nodes back."""
+    async def _finish(self, consumer: Consumer) -> None:
+        """Deal also with what had come before the stop, so that no message comes twice for it.
+
+        New batches begin in the first half of ``shutdown_timeout``; what is left then goes back.
+        """
+        loop, limit = asyncio.get_running_loop(), self._limits.shutdown_timeout
+        ends = loop.time() + limit
+        await consumer.stop()
+        time_is_up = asyncio.Event()
+        timer = loop.call_at(ends - limit / 2, time_is_up.set)
+        try:
+            await self._consume(consumer, time_is_up)
+        finally:
+            timer.cancel()
+        await consumer.give_back()
+        await self._drain(max(0.0, ends - loop.time()))
+
+    async def _drain(self, seconds: float) -> None:
+        """Let the batches in flight end; past this time put their nodes back."""
         if self._batches:
-            await asyncio.wait(self._batches, timeout=self._limits.shutdown_timeout)
+            await asyncio.wait(self._batches, timeout=seconds)
         self._must_end.set()
         late = {batch for batch in self._batches if not batch.done()}
         if late:
@@ -242,6 +272,7 @@ class Worker:
             report.received += len(due)
             report.unreadable += len(unreadable)
             read.update((each.run, (each, delivery.queue)) for each in due)
+        self._nodes_per_message = max(1.0, report.received / len(deliveries))
         return read
 
     async def _forward(
@@ -308,10 +339,11 @@ class Worker:
         return taking, started
 
     def _strike_all(self, taking: Taking, started: float) -> set[asyncio.Task[Outcome]]:
-        """Start the strategies."""
+        """Start the strategies, oldest deadline first."""
         # A strategy that starts later than this could outlive its row's lease.
         start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
-        return {self._striker.begin(node, start_before) for node in taking.taken}
+        oldest_first = sorted(taking.taken, key=lambda node: node.deadline)
+        return {self._striker.begin(node, start_before) for node in oldest_first}
 
     async def _record_all(
         self,

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from node_timeout import BlockingNodeTimeout, NodeTimeout
 from node_timeout.settings import PREFIX, Settings
+from tests.secret_watch import WATCH
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 # What `node-timeout` on the path is, with the tests' own interpreter.
@@ -43,6 +44,7 @@ class Process:
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self._log = log
+        WATCH.follow(log)
         with log.open("wb") as output:
             self.popen = subprocess.Popen(
                 command, env=env, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -112,7 +114,7 @@ def run_cli(settings: Settings) -> Callable[..., subprocess.CompletedProcess[str
     """Run a command to its end."""
 
     def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        ended = subprocess.run(
             NODE_TIMEOUT + list(arguments),
             env=environment(settings) if env is None else env,
             capture_output=True,
@@ -120,6 +122,8 @@ def run_cli(settings: Settings) -> Callable[..., subprocess.CompletedProcess[str
             timeout=60,
             check=False,
         )
+        WATCH.see(f"node-timeout {' '.join(arguments[:1])}", ended.stdout + ended.stderr)
+        return ended
 
     return run
 

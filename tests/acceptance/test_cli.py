@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from redis.asyncio import Redis
 
 from node_timeout import NodeTimeout
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
@@ -141,15 +142,12 @@ def test_check_tells_what_works_and_what_does_not(run_cli: RunCli, settings: Set
     assert "s3cret" not in done.stdout + done.stderr
 
 
-async def test_check_refuses_a_redis_that_evicts(
-    run_cli: RunCli, redis: object, app: NodeTimeout
-) -> None:
-    client = app.pool._redis
-    await client.config_set("maxmemory-policy", "allkeys-lru")
+async def test_check_refuses_a_redis_that_evicts(run_cli: RunCli, redis: Redis) -> None:
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         done = run_cli("check")
     finally:
-        await client.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory-policy", "noeviction")
     assert done.returncode == 1
     assert "FAIL  redis: maxmemory-policy is allkeys-lru" in done.stdout
 

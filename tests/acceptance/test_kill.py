@@ -28,7 +28,7 @@ async def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 {cls}.{method} = die
 """
-POOL = {"module": "node_timeout.adapters.redis_pool", "cls": "RedisPool"}
+POOL = {"module": "node_timeout.adapters.redis_pool", "cls": "RedisShard"}
 LEDGER = {"module": "node_timeout.adapters.sql_ledger", "cls": "SqlLedger"}
 EXCHANGE = {"module": "node_timeout.adapters.rabbit_exchange", "cls": "RabbitExchange"}
 DELIVERY = {"module": "node_timeout.adapters.rabbit_exchange", "cls": "RabbitDelivery"}
@@ -80,7 +80,7 @@ async def test_a_scanner_killed_at_a_step_loses_and_repeats_nothing(
         (DIE_AFTER, LEDGER | {"method": "take"}, {RunState.HANDLED}),
         (DIE_INSTEAD_OF, LEDGER | {"method": "record"}, {RunState.HANDLED, RunState.STALE}),
         (DIE_AFTER, LEDGER | {"method": "record"}, {RunState.HANDLED, RunState.STALE}),
-        (DIE_INSTEAD_OF, DELIVERY | {"method": "ack"}, {RunState.HANDLED}),
+        (DIE_INSTEAD_OF, DELIVERY | {"method": "ack"}, {RunState.HANDLED, RunState.STALE}),
     ],
     ids=["after the take", "before the record", "after the record", "before the ack"],
 )

@@ -94,6 +94,31 @@ async def test_a_stopped_consumer_gets_no_more(exchange: AnyExchange, queue: str
             await asyncio.wait_for(publishing, 5)
 
 
+async def test_what_had_come_before_the_stop_is_handed_out_or_given_back(
+    rabbit: RabbitExchange, queue: str
+) -> None:
+    """A consumer that leaves makes nobody see a message again that it can deal with itself."""
+    for body in (b"1", b"2", b"3"):
+        await rabbit.publish(queue, body, 5)
+    async with rabbit.consume({queue: 10}) as consumer:
+        (first,) = await asyncio.wait_for(consumer.get(1), 10)
+        await wait_until(lambda: _none_waits(rabbit, queue))
+        await consumer.stop()
+        (second,) = await consumer.get(1)
+        for delivery in (first, second):
+            await delivery.ack()
+        await consumer.give_back()
+        assert await consumer.get(1) == []
+        async with rabbit.consume({queue: 10}) as other:
+            (third,) = await asyncio.wait_for(other.get(10), 10)
+            assert third.body == b"3"
+            await third.ack()
+
+
+async def _none_waits(rabbit: RabbitExchange, queue: str) -> bool:
+    return await rabbit.waiting(queue) == 0
+
+
 async def test_several_queues_are_consumed_at_once(
     rabbit: RabbitExchange, memory_exchange: MemoryExchange, queue: str
 ) -> None:

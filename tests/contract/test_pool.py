@@ -45,15 +45,15 @@ async def due(pool: RedisPool, seconds: float, *node_ids: str) -> list[DueRun]:
 async def test_arming_adds_only_what_is_absent_and_never_moves_a_deadline(pool: RedisPool) -> None:
     assert await pool.arm(await due(pool, PAST, "a")) == 1
     assert await pool.arm(await due(pool, FUTURE, "a", "b")) == 1
-    claim = await pool.claim(10, 5)
+    claim = await pool.shards[0].claim(10, 5)
     assert [each.member for each in claim.members] == ["a_v1"]
 
 
 async def test_rearming_moves_a_deadline_and_ends_a_lease(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
-    claim = await pool.claim(10, 5)
+    claim = await pool.shards[0].claim(10, 5)
     await pool.rearm(await due(pool, FUTURE, "a"))
-    assert await pool.finish(["a_v1"], claim.lease) == 0
+    assert await pool.shards[0].finish(["a_v1"], claim.lease) == 0
     assert (await pool.counts()).armed == 1
 
 
@@ -62,9 +62,9 @@ async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: Red
     await pool.arm(await due(pool, -9, "old"))
     later = await due(pool, FUTURE, "later")
     await pool.arm(later)
-    first = await pool.claim(1, 50)
-    second = await pool.claim(10, 50)
-    third = await pool.claim(10, 50)
+    first = await pool.shards[0].claim(1, 50)
+    second = await pool.shards[0].claim(10, 50)
+    third = await pool.shards[0].claim(10, 50)
     assert [each.member for each in first.members] == ["old_v1"]
     assert [each.member for each in second.members] == ["young_v1"]
     assert third.members == ()
@@ -74,37 +74,37 @@ async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: Red
 
 async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
-    first = await pool.claim(10, 0.05)
-    assert (await pool.claim(10, 0.05)).members == ()
+    first = await pool.shards[0].claim(10, 0.05)
+    assert (await pool.shards[0].claim(10, 0.05)).members == ()
 
     second = first
 
     async def again() -> bool:
         nonlocal second
-        second = await pool.claim(10, 5)
+        second = await pool.shards[0].claim(10, 5)
         return bool(second.members)
 
     await wait_until(again)
     assert second.lease != first.lease
-    assert await pool.finish(["a_v1"], first.lease) == 0, "the first lease is over"
-    assert await pool.finish(["a_v1"], second.lease) == 1
+    assert await pool.shards[0].finish(["a_v1"], first.lease) == 0, "the first lease is over"
+    assert await pool.shards[0].finish(["a_v1"], second.lease) == 1
     assert (await pool.counts()).armed == 0
 
 
 async def test_releasing_gives_the_deadline_back(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a", "b"))
-    claim = await pool.claim(10, 50)
+    claim = await pool.shards[0].claim(10, 50)
     await pool.disarm([run("b")])
-    assert await pool.release(claim.members, claim.lease) == 1
-    again = await pool.claim(10, 50)
+    assert await pool.shards[0].release(claim.members, claim.lease) == 1
+    again = await pool.shards[0].claim(10, 50)
     assert again.members == tuple(each for each in claim.members if each.member == "a_v1")
 
 
 async def test_disarming_removes_also_what_is_claimed(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
-    claim = await pool.claim(10, 5)
+    claim = await pool.shards[0].claim(10, 5)
     assert await pool.disarm([run("a"), run("never")]) == 1
-    assert await pool.finish(["a_v1"], claim.lease) == 0
+    assert await pool.shards[0].finish(["a_v1"], claim.lease) == 0
 
 
 async def test_absent_runs_are_told(pool: RedisPool) -> None:
@@ -117,9 +117,9 @@ async def test_batches_larger_than_a_call_work(pool: RedisPool) -> None:
     runs = [f"n{i}" for i in range(1203)]
     everything = await due(pool, PAST, *runs)
     assert await pool.arm(everything) == 1203
-    claim = await pool.claim(1000, 5)
+    claim = await pool.shards[0].claim(1000, 5)
     assert len(claim.members) == 1000
-    assert await pool.finish([each.member for each in claim.members], claim.lease) == 1000
+    assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1000
     assert len(await pool.absent([each.run for each in everything])) == 1000
     assert await pool.disarm([each.run for each in everything]) == 203
 
@@ -135,11 +135,11 @@ async def test_counts(pool: RedisPool) -> None:
 async def test_an_earlier_deadline_wakes_a_waiting_scanner(pool: RedisPool, url: str) -> None:
     other = RedisPool(url, "contract_pool")
     await pool.arm(await due(pool, FUTURE, "late"))
-    await pool.wait(0.2)  # subscribes
-    waiting = asyncio.create_task(pool.wait(60))
+    await pool.shards[0].wait(0.2)  # subscribes
+    waiting = asyncio.create_task(pool.shards[0].wait(60))
     await other.arm(await due(other, FUTURE / 2, "earlier"))
     await asyncio.wait_for(waiting, 5)
-    waiting = asyncio.create_task(pool.wait(0.3))
+    waiting = asyncio.create_task(pool.shards[0].wait(0.3))
     await other.arm(await due(other, FUTURE * 2, "later"))
     started = asyncio.get_running_loop().time()
     await waiting
@@ -179,8 +179,8 @@ async def test_a_member_that_is_no_text_can_be_claimed_and_finished(
 ) -> None:
     async with Redis.from_url(url) as client:
         await client.zadd("contract_pool", {b"\xff\xfe": 1.0})
-    claim = await pool.claim(10, 5)
-    assert await pool.finish([each.member for each in claim.members], claim.lease) == 1
+    claim = await pool.shards[0].claim(10, 5)
+    assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1
 
 
 async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
@@ -188,7 +188,7 @@ async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
     some = [DueRun(run=NodeRun(node_id="a", version="v"), due_at=1.0)]
     for call in (
         lambda: pool.arm(some),
-        lambda: pool.claim(1, 1),
+        lambda: pool.shards[0].claim(1, 1),
         lambda: pool.disarm([some[0].run]),
         lambda: pool.absent([some[0].run]),
         pool.counts,
@@ -200,3 +200,18 @@ async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
     assert await pool.now() > 1e9
     await pool.resign("reconciler", "nobody")
     await pool.close()
+
+
+async def test_in_a_backlog_a_quarter_of_a_claim_is_the_newest(pool: RedisPool) -> None:
+    """What falls due now is not behind all that is overdue."""
+    now = await pool.now()
+    backlog = [DueRun(run=run(f"n{i:03}"), due_at=now - 1000 + i) for i in range(200)]
+    await pool.arm(backlog)
+    claim = await pool.shards[0].claim(40, 50)
+    oldest = [f"n{i:03}_v1" for i in range(30)]
+    newest = [f"n{i:03}_v1" for i in range(199, 189, -1)]
+    assert [each.member for each in claim.members] == oldest + newest
+    rest = [await pool.shards[0].claim(40, 50) for _ in range(5)]
+    claimed = [each.member for each in claim.members]
+    claimed += [each.member for some in rest for each in some.members]
+    assert sorted(claimed) == sorted(due.run.member for due in backlog)

@@ -69,7 +69,7 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
 
         @rule(limit=st.integers(1, 4))
         def claim(self, limit: int) -> None:
-            claim = self.do(self.pool.claim(limit, LEASE))
+            claim = self.do(self.pool.shards[0].claim(limit, LEASE))
             due = {m: at for m, at in self.scores.items() if at <= claim.now}
             oldest = sorted(due, key=lambda m: (due[m], m.encode()))[:limit]
             assert [(each.member, each.deadline) for each in claim.members] == [
@@ -86,7 +86,7 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
                 claim = data.draw(st.sampled_from(self.claims))
                 names = [each.member for each in claim.members]
                 mine = [name for name in names if self.scores.get(name) == claim.lease]
-                assert self.do(self.pool.finish(names, claim.lease)) == len(mine)
+                assert self.do(self.pool.shards[0].finish(names, claim.lease)) == len(mine)
                 for name in mine:
                     del self.scores[name]
 
@@ -99,7 +99,7 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
                     for each in claim.members
                     if self.scores.get(each.member) == claim.lease
                 }
-                assert self.do(self.pool.release(claim.members, claim.lease)) == len(mine)
+                assert self.do(self.pool.shards[0].release(claim.members, claim.lease)) == len(mine)
                 self.scores |= mine
 
         @rule(names=st.lists(node_ids, unique=True))

@@ -1,10 +1,12 @@
 """Engine ``http`` and strategy ``webhook``, against a real HTTP server."""
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
 import threading
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -190,6 +192,74 @@ async def test_a_huge_answer_is_cut() -> None:
         with pytest.raises(EngineUnavailableError) as caught:
             await call(server.url)
         assert len(str(caught.value)) < 500
+
+
+@contextlib.asynccontextmanager
+async def endless(head: bytes, more: bytes) -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that says the head and then more and more; its URL and the bytes it got rid of."""
+    sent: list[int] = []
+    ended = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        try:
+            for _ in range(50_000_000 // len(more)):
+                writer.write(more)
+                await writer.drain()
+                sent.append(len(more))
+        except OSError:
+            return
+        finally:
+            writer.close()
+            ended.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", sent
+        await asyncio.wait_for(ended.wait(), 10)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 50000000\r\n\r\n", b"x" * 10_000),
+        (b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nxxxxx\r\n" * 1000),
+        (b"HTTP/1.1 500 Oh\r\n", b"X-More: and more\r\n" * 500),
+        (b"HTTP/1.1 500 ", b"Oh" * 5000),
+    ],
+    ids=["long", "chunked", "headers", "reason"],
+)
+async def test_an_answer_without_end_is_not_read_to_its_end(head: bytes, more: bytes) -> None:
+    async with endless(head, more) as (url, sent):
+        with pytest.raises(EngineUnavailableError) as caught:
+            await call(url)
+    assert sum(sent) < 20_000_000, "all but what the sockets hold"
+    assert len(str(caught.value)) < 1000
+
+
+async def test_an_answer_that_drips_is_given_up() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while await asyncio.wait_for(drained(writer), 5):
+                await asyncio.sleep(0.05)
+        writer.close()
+
+    async def drained(writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"x")
+        await writer.drain()
+        return True
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailableError, match="no answer within"):
+        await call(url, "fail", http_timeout=0.3)
+    assert time.monotonic() - began < 5
+    server.close()
 
 
 async def test_tls_is_verified(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_a_running_node_is_armed_from_when_it_happened(bench: Bench) -> No
     (row,) = await bench.ledger.rows("a")
     assert row.deadline == pytest.approx(at + 20, abs=0.001)
     assert (row.action, row.root_pipeline_id) == ("forced_fail", "root")
-    assert (await bench.pool.claim(1, 1)).next_due_at == row.deadline
+    assert (await bench.pool.shards[0].claim(1, 1)).next_due_at == row.deadline
     await bench.say(left("a", at=at + 8))
     assert (await bench.hear()).disarmed == 1
     assert await bench.states("a") == {"v1": RunState.CANCELLED}

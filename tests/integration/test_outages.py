@@ -63,7 +63,7 @@ async def test_redis_is_emptied_while_it_runs(
     settings: Settings, redis_server: RedisServer, redis: Redis
 ) -> None:
     async with serving(settings) as (app, engine):
-        await wait_until(lambda: redis.exists("executing_node_pool:reconciled_run_id"))
+        await wait_until(lambda: redis.exists("{executing_node_pool}:reconciled_run_id"))
         await arm(app, engine, 2.5, *(f"n{i}" for i in range(50)))
         await redis.flushall()
         await all_failed(engine, 50)

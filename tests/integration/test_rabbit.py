@@ -1,12 +1,15 @@
 """RabbitMQ's own troubles: wrong queues, lost queues, a broker that dies and comes back."""
 
 import asyncio
+import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aio_pika
 import pytest
 
+from node_timeout.adapters import rabbit_exchange
 from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
 from node_timeout.errors import (
     ExchangeUnavailableError,
@@ -210,4 +213,42 @@ async def test_without_a_broker_every_call_says_so(names: dict[str, str]) -> Non
     with pytest.raises(ExchangeUnavailableError):
         async with mine.consume({"q": 1}):
             pass
+    await mine.close()
+
+
+async def test_a_silent_node_is_left_for_the_next(
+    rabbit_server: RabbitServer, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda urls: None)
+    monkeypatch.setattr(rabbit_exchange, "DIAL_SECONDS", 0.6)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        mine = exchange(f"amqp://guest:guest@127.0.0.1:{port}/,{rabbit_server.url}", names)
+        async with asyncio.timeout(5):
+            await mine.publish(names["dispatch_queue"], b"there", 3)
+        await mine.close()
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", 15), ("?heartbeat=7", 7)])
+async def test_heartbeats_tell_a_silent_node(
+    rabbit_server: RabbitServer, names: dict[str, str], query: str, seconds: int
+) -> None:
+    mine = exchange(rabbit_server.url + query, names)
+    await mine.ensure()
+    assert mine._publisher is not None
+    transport = mine._publisher.connection.transport
+    assert transport is not None
+    assert transport.connection.connection_tune.heartbeat == seconds
+    await mine.close()
+
+
+async def test_when_no_node_answers_each_is_named_without_its_password(
+    names: dict[str, str],
+) -> None:
+    ports = [free_port(), free_port()]
+    mine = exchange(",".join(f"amqp://guest:s3cret@127.0.0.1:{port}/" for port in ports), names)
+    with pytest.raises(ExchangeUnavailableError, match="RabbitMQ") as error:
+        await mine.ensure()
+    assert "s3cret" not in str(error.value)
+    assert all(f"127.0.0.1:{port}: " in str(error.value) for port in ports)
     await mine.close()

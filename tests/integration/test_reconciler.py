@@ -79,7 +79,7 @@ async def test_a_deadline_armed_again_is_the_ledgers(ledger: SqlLedger, pool: Re
     await armed(ledger, pool, 50, "a")
     (row,) = await ledger.rows("a")
     await sweep(reconciler(ledger, pool))
-    claim = await pool.claim(1, 1)
+    claim = await pool.shards[0].claim(1, 1)
     assert claim.next_due_at == row.deadline
 
 
@@ -103,8 +103,8 @@ async def test_long_overdue_it_is_armed_again_but_a_backlog_does_not_feed_itself
     await armed(ledger, healthy_pool, -61, "a")
     one = reconciler(ledger, healthy_pool)
     assert (await sweep(one)).rearmed == 1
-    claim = await healthy_pool.claim(10, 5)
-    await healthy_pool.finish([each.member for each in claim.members], claim.lease)
+    claim = await healthy_pool.shards[0].claim(10, 5)
+    await healthy_pool.shards[0].finish([each.member for each in claim.members], claim.lease)
     assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
     (row,) = await ledger.rows("a")
     assert row.deadline < await healthy_pool.now() - 60, "its deadline is what it was"

@@ -16,7 +16,7 @@ from node_timeout.errors import (
 )
 from node_timeout.node import DueRun
 from node_timeout.ports import Claim
-from node_timeout.scanner import BATCHES_IN_FLIGHT, Scanner
+from node_timeout.scanner import BATCHES_IN_FLIGHT, MAX_DEAD_MEMBER_BYTES, Scanner
 from node_timeout.service import Health
 from tests.support import run, wait_until
 
@@ -32,7 +32,7 @@ def scanner(
     scan_interval: float = 5,
 ) -> Scanner:
     return Scanner(
-        pool=pool,
+        shard=pool.shards[0],
         exchange=exchange,
         queue=QUEUE,
         batch_size=batch_size,
@@ -206,6 +206,17 @@ async def test_a_bad_member_is_dead_lettered_and_its_batch_goes_on(
     assert (await pool.counts()).armed == 0
 
 
+async def test_a_member_longer_than_any_message_holds_nothing_up(
+    pool: RedisPool, redis: Redis, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    await redis.zadd("test_pool", {b"x" * 20_000_000: 1})
+    await arm(pool, -1, "good")
+    report = await scanner(pool, memory_exchange).once()
+    assert (report.unreadable, report.published, report.finished) == (1, 1, 2)
+    assert collector.node_ids() == ["good"]
+    assert [len(body) for body, _ in memory_exchange.dead] == [MAX_DEAD_MEMBER_BYTES]
+
+
 async def test_a_deadline_is_served_when_it_comes_not_at_the_next_interval(
     pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
 ) -> None:
@@ -213,7 +224,7 @@ async def test_a_deadline_is_served_when_it_comes_not_at_the_next_interval(
     running = asyncio.create_task(
         scanner(pool, memory_exchange, scan_interval=30).run(stop, Health(name="scanner"))
     )
-    await wait_until(lambda: pool._listener is not None)
+    await wait_until(lambda: pool._wakeups._listener is not None)
     await arm(pool, 0.3, "soon")
     await wait_until(lambda: collector.came, 5)
     assert await pool.now() >= collector.came[0].due_at, "never early"
@@ -228,7 +239,7 @@ async def test_a_scanner_goes_on_through_outages_of_both_stores(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    claim, publish = pool.claim, memory_exchange.publish
+    claim, publish = pool.shards[0].claim, memory_exchange.publish
     faults = [3, 3]
 
     async def failing_claim(limit: int, lease_seconds: float) -> Claim:
@@ -243,7 +254,7 @@ async def test_a_scanner_goes_on_through_outages_of_both_stores(
             raise ExchangeUnavailableError("RabbitMQ: gone")
         await publish(queue, body, time_limit)
 
-    monkeypatch.setattr(pool, "claim", failing_claim)
+    monkeypatch.setattr(pool.shards[0], "claim", failing_claim)
     monkeypatch.setattr(memory_exchange, "publish", failing_publish)
     await arm(pool, -1, "a")
     stop, health = asyncio.Event(), Health(name="scanner")
@@ -269,7 +280,7 @@ async def test_a_lost_finish_leaves_the_nodes_to_come_again(
 
     await arm(pool, -1, "a")
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "finish", lost)
+        patch.setattr(pool.shards[0], "finish", lost)
         report = await scanner(pool, memory_exchange, lease_seconds=0.2).once()
     assert isinstance(report.error, PoolUnavailableError)
 
@@ -289,7 +300,7 @@ async def test_a_release_that_fails_leaves_the_lease(
     async def refused(queue: str, body: bytes, time_limit: float) -> None:
         raise ExchangeUnavailableError("RabbitMQ: NO_ROUTE")
 
-    monkeypatch.setattr(pool, "release", lost)
+    monkeypatch.setattr(pool.shards[0], "release", lost)
     monkeypatch.setattr(memory_exchange, "publish", refused)
     await arm(pool, -1, "a")
     report = await scanner(pool, memory_exchange, lease_seconds=0.2).once()

@@ -30,7 +30,7 @@ async def test_a_started_node_is_armed_in_both_stores_at_one_deadline(
     assert await tracker.nodes_started(started([run("a"), run("no config")])) == 1
     (row,) = await ledger.rows("a")
     assert before + 20 <= row.deadline <= await pool.now() + 20
-    assert (await pool.claim(1, 1)).next_due_at == row.deadline
+    assert (await pool.shards[0].claim(1, 1)).next_due_at == row.deadline
 
 
 async def test_a_repeated_event_never_moves_a_deadline(
@@ -41,7 +41,7 @@ async def test_a_repeated_event_never_moves_a_deadline(
     (first,) = await ledger.rows("a")
     await tracker.nodes_started(started([run("a")]))
     assert await ledger.rows("a") == [first]
-    assert (await pool.claim(1, 1)).next_due_at == first.deadline
+    assert (await pool.shards[0].claim(1, 1)).next_due_at == first.deadline
 
 
 async def test_a_node_that_leaves_is_disarmed_in_every_version(

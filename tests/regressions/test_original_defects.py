@@ -44,7 +44,7 @@ class House:
 
     def scanner(self) -> Scanner:
         return Scanner(
-            pool=self.pool,
+            shard=self.pool.shards[0],
             exchange=self.exchange,
             queue=QUEUE,
             batch_size=100,
@@ -147,7 +147,7 @@ async def test_08_an_underscore_in_a_node_id_harms_nobody(house: House) -> None:
 async def test_09_two_scanners_dispatch_each_node_once(house: House) -> None:
     names = [f"n{i}" for i in range(500)]
     await house.overdue(*names)
-    claims = await asyncio.gather(*(house.pool.claim(100, 5) for _ in range(10)))
+    claims = await asyncio.gather(*(house.pool.shards[0].claim(100, 5) for _ in range(10)))
     claimed = [each.member for claim in claims for each in claim.members]
     assert sorted(claimed) == sorted(f"{name}_v1" for name in names)
 
@@ -155,8 +155,8 @@ async def test_09_two_scanners_dispatch_each_node_once(house: House) -> None:
 async def test_10_what_a_killed_worker_was_running_comes_again(house: House) -> None:
     await house.overdue("a")
     now = await house.pool.now()
-    claim = await house.pool.claim(1, 5)
-    await house.pool.finish([each.member for each in claim.members], claim.lease)
+    claim = await house.pool.shards[0].claim(1, 5)
+    await house.pool.shards[0].finish([each.member for each in claim.members], claim.lease)
     due = [DueRun(run=run("a"), due_at=now)]
     await house.ledger.take(due, now=now, lease_seconds=-30, max_attempts=3)
     assert await house.states("a") == [RunState.EXECUTING], "its worker is gone"
@@ -181,7 +181,7 @@ async def test_11_a_message_that_comes_again_repeats_no_strategy(house: House) -
 async def test_12_a_burst_is_cut_into_messages_of_bounded_size(house: House) -> None:
     now = await house.pool.now()
     await house.pool.arm([DueRun(run=run("n" * 120 + str(i)), due_at=now) for i in range(2000)])
-    claim = await house.pool.claim(100, 5)
+    claim = await house.pool.shards[0].claim(100, 5)
     due = [DueRun(run=run(each.member[:-3]), due_at=now) for each in claim.members]
     assert len(claim.members) == 100
     assert len(message.encode(due)) < 64 * 1024

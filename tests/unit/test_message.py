@@ -28,6 +28,7 @@ def test_what_is_encoded_is_what_is_decoded() -> None:
         (b"{}", "schema None is unknown"),
         (b'{"schema": 2, "nodes": []}', "schema 2 is unknown, this version reads 1"),
         (b'{"schema": 1}', "'nodes' is not a list"),
+        (b'{"schema": 1, "nodes": [' + b"0," * 10_000 + b"0]}", "10001 nodes, at most 10000"),
         (b" " * (message.MAX_BODY_BYTES + 1), "bytes, at most"),
     ],
 )
@@ -56,6 +57,19 @@ def test_a_bad_entry_does_not_spoil_the_others(entry: Any, says: str) -> None:
     assert due == [DueRun(run=run("good"), due_at=5.0)]
     assert [says in bad.reason for bad in unreadable] == [True]
     assert json.loads(unreadable[0].body)["schema"] == 1
+
+
+@pytest.mark.parametrize("depth", [100, 400, 600, 800, 900, 950, 980, 990, 995])
+def test_what_is_nested_deep_is_refused_and_spoils_no_more_than_its_message(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    body = b'{"schema": 1, "nodes": [' + nested + b', {"node_id": ' + nested + b"}]}"
+    try:
+        due, unreadable = message.decode(body)
+    except (UnreadableMessageError, RecursionError) as error:
+        assert "recursion" in str(error)  # noqa: PT017 - it depends on the Python
+    else:
+        assert (due, len(unreadable)) == ([], 2)
+        assert all(len(bad.reason) < 1000 for bad in unreadable)
 
 
 @given(st.binary(max_size=200))

@@ -33,6 +33,39 @@ def test_a_wrong_variable_is_named(
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("database_url", "postgresql://u:hunter2@db/x?sslmode=require"),
+        ("database_url", "postgresql://u:hunter2@db/x?host=a&ssl=disable"),
+        ("database_url", "mysql://u:hunter2@db/x?ssl_check_hostname=false"),
+        ("redis_url", "rediss://:hunter2@r/0?ssl_cert_reqs=none"),
+        ("redis_url", "rediss://:hunter2@r/0?ssl%5Fcert_reqs=none"),
+        ("redis_url", "rediss+sentinel://:hunter2@r/s?x=1&SSL_check_hostname=0"),
+        ("amqp_url", "amqps://u:hunter2@a/?no_verify_ssl=1"),
+        ("amqp_url", "amqps://u:hunter2@a/?heartbeat=5&cafile=/tmp/ca.pem"),
+        ("amqp_url", "amqps://u:hunter2@a/v?verify=0"),
+    ],
+)
+def test_no_url_decides_about_tls(name: str, url: str) -> None:
+    with pytest.raises(SettingsError, match="its checks are never off") as error:
+        Settings(**{name: url})
+    assert "hunter2" not in str(error.value)
+
+
+def test_other_parameters_of_a_url_are_let_pass() -> None:
+    url = "amqps://u:p@a/?heartbeat=5"
+    assert Settings(amqp_url=url).amqp_url.get_secret_value() == url
+
+
+def test_a_key_without_its_certificate_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    with pytest.raises(SettingsError, match="NODE_TIMEOUT_TLS_KEY_FILE: is of no use without"):
+        Settings(tls_key_file=tmp_path / "key")
+    with pytest.raises(SettingsError, match="NODE_TIMEOUT_TLS_CA_FILE: Path does not point"):
+        Settings(tls_ca_file=tmp_path / "absent")
+
+
 def test_every_wrong_setting_is_listed() -> None:
     with pytest.raises(SettingsError) as error:
         Settings(scan_interval=-1, lease_seconds=0, lease_second=3)
@@ -74,6 +107,7 @@ def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> Non
     assert unset == {
         *("engine", "engine_url", "engine_token", "engine_signing_key"),
         *("webhook_url", "webhook_token", "webhook_signing_key", "http_ca_file"),
+        *("tls_ca_file", "tls_cert_file", "tls_key_file"),
         *("handle_queue", "events_queue", "metrics_port"),
     }
     assert all(field.description for field in Settings.model_fields.values())

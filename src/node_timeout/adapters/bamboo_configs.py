@@ -7,6 +7,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction
+from node_timeout.adapters.tls import Tls
 from node_timeout.errors import (
     InvalidInputError,
     LedgerError,
@@ -40,10 +41,10 @@ class Page:
 class BambooConfigs:
     """Reads the table in pages. Raises `LedgerUnavailableError`, `LedgerError`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         """Raises `SettingsError`."""
         try:
-            self.engine = create_engine(url)
+            self.engine = create_engine(url, tls)
         except SettingsError as error:
             raise SettingsError(f"bamboo's database: {error}") from error
 

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -22,6 +22,8 @@ from sqlalchemy.exc import DataError as SqlDataError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from node_timeout.adapters.postgres_hosts import connector, parse_url, take_hosts
+from node_timeout.adapters.tls import Tls, told
 from node_timeout.errors import (
     LedgerError,
     LedgerUnavailableError,
@@ -48,12 +50,13 @@ DRIVERS = {
 # Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 RETRIED_MYSQL_CODES = {1205, 1213}
+READ_ONLY_SQLSTATE = "25006"
 
 
 def async_url(url: str) -> URL:
     """Pick the async driver of a plain URL; one that names its driver is left alone."""
     try:
-        parsed = make_url(url)
+        parsed = parse_url(url)
     except (ArgumentError, ValueError) as error:
         raise SettingsError("database_url is not a database URL") from error
     if "+" not in parsed.drivername:
@@ -66,8 +69,9 @@ def async_url(url: str) -> URL:
     return parsed
 
 
-def create_engine(url: str) -> AsyncEngine:
+def create_engine(url: str, tls: Tls | None = None) -> AsyncEngine:
     """Build an engine; nothing is connected yet. Raises `SettingsError`."""
+    tls = tls or Tls()
     parsed = async_url(url)
     family = parsed.get_backend_name()
     options: dict[str, Any] = {"hide_parameters": True}
@@ -86,7 +90,18 @@ def create_engine(url: str) -> AsyncEngine:
             "pool_timeout": CONNECT_SECONDS,
             "connect_args": {timeout: CONNECT_SECONDS},
         }
+        if tls.database:
+            options["connect_args"]["ssl"] = tls.context
+    if parsed.drivername == "postgresql+asyncpg":
+        try:
+            parsed, hosts = take_hosts(parsed)
+        except ValueError as error:
+            raise SettingsError("database_url has a list of hosts that cannot be read") from error
+        if hosts:
+            options["connect_args"]["async_creator_fn"] = connector(hosts, CONNECT_SECONDS)
     try:
+        if tls.database and "aiomysql" in parsed.drivername:
+            options["connect_args"]["async_creator_fn"] = _mysql_over_tls()
         engine = create_async_engine(parsed, **options)
     except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
         extra = DRIVERS.get(family, ("", family))[1]
@@ -101,6 +116,12 @@ def create_engine(url: str) -> AsyncEngine:
     return engine
 
 
+def _mysql_over_tls() -> Any:
+    from node_timeout.adapters import mysql_tls  # noqa: PLC0415 - needs the extra
+
+    return mysql_tls.connect
+
+
 async def dispose(engine: AsyncEngine) -> None:
     """Close the connections; those that a silent server does not let go in time are dropped."""
     try:
@@ -111,7 +132,10 @@ async def dispose(engine: AsyncEngine) -> None:
 
 
 def _prepare_postgresql(engine: AsyncEngine) -> None:
-    """A plan that was cached while a table was small would scan it when it is large."""
+    """A plan that was cached while a table was small would scan it when it is large.
+
+    A connection that no longer takes writes is dropped, with all others of the pool.
+    """
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: object) -> None:
@@ -119,6 +143,12 @@ def _prepare_postgresql(engine: AsyncEngine) -> None:
         cursor.execute("SET plan_cache_mode = force_custom_plan")
         cursor.close()
         connection.commit()
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        # The host has become a standby, or is about to: a new connection finds the primary.
+        if _sqlstate(context.original_exception) == READ_ONLY_SQLSTATE:
+            context.is_disconnect = True
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
@@ -229,4 +259,4 @@ def _mysql_code(original: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+    return (told(error).strip() or type(error).__name__).splitlines()[0][:500]

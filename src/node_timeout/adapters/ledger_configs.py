@@ -11,6 +11,7 @@ from node_timeout.adapters.database import create_engine, dispose, transaction
 from node_timeout.adapters.ledger_rows import chunks, config_of
 from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.adapters.tables import configs as config_table
+from node_timeout.adapters.tls import Tls
 from node_timeout.errors import SchemaError
 from node_timeout.timeout_config import TimeoutConfig
 
@@ -18,8 +19,8 @@ from node_timeout.timeout_config import TimeoutConfig
 class LedgerConfigs:
     """The part of `node_timeout.ports.Ledger` that is about configs."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = create_engine(url)
+    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
+        self.engine = create_engine(url, tls)
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
 
     async def close(self) -> None:
@@ -27,14 +28,20 @@ class LedgerConfigs:
 
     @transaction
     async def check_schema(self, connection: AsyncConnection) -> str:
-        """Return the revision of the tables. Raises `SchemaError` unless it is this version's."""
+        """Return the revision of the tables. Raises `SchemaError` unless this version can use it.
+
+        It can use its own, and a later one that says so: ``0007_since_0005`` serves versions that
+        were made for 0005 or later.
+        """
         found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
-        if found != HEAD_REVISION:
+        oldest = (found or "").partition("_since_")[2]
+        serves = oldest.isdigit() and int(oldest) <= int(HEAD_REVISION)
+        if found != HEAD_REVISION and not serves:
             raise SchemaError(
                 f"the database is at revision {found or 'none'}, this version needs "
                 f"{HEAD_REVISION}; run: node-timeout migrate"
             )
-        return HEAD_REVISION
+        return str(found)
 
     @transaction
     async def save_configs(

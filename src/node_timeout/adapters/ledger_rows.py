@@ -1,5 +1,6 @@
 """Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from node_timeout.adapters.tables import ledger
 from node_timeout.node import DueRun, NodeRun, RunState
 from node_timeout.ports import LedgerRow
 from node_timeout.timeout_config import TimeoutConfig
+
+logger = logging.getLogger(__name__)
 
 KEYS_PER_STATEMENT = 500
 UNKNOWN = ""
@@ -43,9 +46,23 @@ def config_of(row: Any) -> TimeoutConfig:
     )
 
 
-def ledger_row_of(row: Any) -> LedgerRow:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
-    return LedgerRow(**{**values, "state": RunState(values["state"])})
+def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
+    """The rows that can be read. One that someone spoilt by hand holds up no other."""
+    read: list[LedgerRow] = []
+    for row in rows:
+        values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
+        try:
+            state = RunState(values["state"])
+        except ValueError:
+            logger.error(  # noqa: TRY400 - the text says all
+                "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
+                row.node_id,
+                row.version,
+                row.state,
+            )
+            continue
+        read.append(LedgerRow(**{**values, "state": state}))
+    return read
 
 
 def by_run(rows: Iterable[Any]) -> dict[NodeRun, Any]:

@@ -62,9 +62,11 @@ class MemoryExchange:
                 await self.enqueue(delivery)
 
     async def take(self, queues: list[str], limit: int) -> list["MemoryDelivery"]:
-        """Wait for messages in any of the queues and take them."""
+        """Wait for messages in any of the queues and take them; without queues there are none."""
         async with self._arrived:
-            await self._arrived.wait_for(lambda: any(self._waiting.get(name) for name in queues))
+            await self._arrived.wait_for(
+                lambda: not queues or any(self._waiting.get(name) for name in queues)
+            )
             taken: list[MemoryDelivery] = []
             for name in queues:
                 waiting = self._waiting.get(name, [])
@@ -72,6 +74,9 @@ class MemoryExchange:
                 taken += waiting[:room]
                 del waiting[:room]
             return taken
+
+    async def waiting(self, queue: str) -> int:
+        return len(self._waiting.get(queue, []))
 
     async def depths(self) -> dict[str, int]:
         return {name: len(waiting) for name, waiting in self._waiting.items()}
@@ -94,6 +99,9 @@ class MemoryConsumer:
 
     async def stop(self) -> None:
         self._queues = []
+
+    async def give_back(self) -> None:
+        """Nothing comes before it is asked for."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

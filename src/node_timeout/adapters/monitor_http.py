@@ -2,9 +2,16 @@
 
 * ``/healthz``: 200 while the event loop turns, 503 if it has not for `STUCK_SECONDS`.
 * ``/readyz``: 200 if the last pass of every service succeeded, else 503 and their names.
+
+Anyone who can reach the port may read them, so there is nothing secret in them. Who asks slowly, or
+opens connections and is silent, is cut off, and keeps nobody else from asking.
 """
 
 import asyncio
+import contextlib
+import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +23,50 @@ from prometheus_client import make_wsgi_app
 
 from node_timeout.service import Health
 
+logger = logging.getLogger(__name__)
+
 STUCK_SECONDS = 30.0
+REQUEST_SECONDS = 10.0
+MAX_CONNECTIONS = 64
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a connection, for `REQUEST_SECONDS` at most; with too many the oldest is cut off."""
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        self._open: dict[Any, float] = {}
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        for oldest in list(self._open)[: -MAX_CONNECTIONS + 1]:
+            self._cut(oldest)
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called twice a second."""
+        late = time.monotonic() - REQUEST_SECONDS
+        for request in [each for each, since in list(self._open.items()) if since < late]:
+            self._cut(request)
+
+    def _cut(self, request: Any) -> None:
+        self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)  # its thread sees the end, and closes it
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        logger.debug("metrics port: %s was cut off: %r", client_address[0], sys.exception())
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10
+    timeout = REQUEST_SECONDS
 
     def log_message(self, *_args: Any) -> None:
         """Scrapes are no news."""

@@ -9,12 +9,16 @@ What is declared, all of it durable:
 
 Publishing and consuming use a connection each: a broker short of memory blocks publishers, and
 must still hear our acknowledgements.
+
+Of several nodes of a cluster any will do: it passes on to the leader of a queue what is for it.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import aio_pika
@@ -30,15 +34,20 @@ from aiormq.exceptions import (
     ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
-    DeliveryError,
+    PublishError,
 )
 
+from node_timeout.adapters.tls import Tls, told
+from node_timeout.adapters.turns import Turns
+from node_timeout.addresses import HostsUrl, split_urls
 from node_timeout.errors import ExchangeUnavailableError, NotConfirmedError, QueueMismatchError
 from node_timeout.ports import Delivery
 
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+DIAL_SECONDS = 8.0  # of them, shared by all nodes
+HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three
 DEAD = ".dead"
 REASON_HEADER = "x-node-timeout-reason"
 MAX_REASON_LENGTH = 1000
@@ -50,9 +59,24 @@ class RabbitExchange:
     """See `node_timeout.ports.Exchange` for the contract. The first queue is the dispatch queue."""
 
     def __init__(
-        self, url: str, *, exchange: str, queues: Sequence[str], queue_type: str, name: str = ""
+        self,
+        url: str,
+        *,
+        exchange: str,
+        queues: Sequence[str],
+        queue_type: str,
+        name: str = "",
+        tls: Tls | None = None,
     ) -> None:
-        self._url = url
+        """The URL of a node, or those of several, separated by commas.
+
+        Raises `SettingsError` if TLS is asked for and its files cannot be read.
+        """
+        urls = split_urls(url)
+        secured = any(each.startswith("amqps:") for each in urls)
+        self._tls = (tls or Tls()).context if secured else None
+        random.shuffle(urls)  # the nodes share the clients
+        self._nodes = Turns(urls, name=_host)
         self._exchange_name = exchange
         self._queues = queues
         self._queue_type = queue_type
@@ -90,10 +114,12 @@ class RabbitExchange:
             async with _talking(time_limit):
                 await exchange.publish(message, queue, mandatory=True)
         except ExchangeUnavailableError as error:
-            if isinstance(error.__cause__, DeliveryError):
-                # Nacked or returned: the channel is sound, the queue may be gone.
+            if isinstance(error.__cause__, PublishError):
+                # Returned: the channel is sound, the queue may be gone.
                 publisher.declared = False
             else:
+                # A channel that first published to a queue while that had no leader is nacked
+                # for ever, also when there is a leader again.
                 await self._drop(publisher)
             if isinstance(error.__cause__, TimeoutError):
                 raise NotConfirmedError(
@@ -117,27 +143,41 @@ class RabbitExchange:
             return publisher
 
     async def _open_publisher(self) -> "_Publisher":
-        connection = await self._connect("publish")
+        url, connection = await self._connect("publish")
         try:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         except BaseException:
+            self._nodes.avoid(url)
             await _close(connection)
             raise
-        return _Publisher(connection, channel)
+        return _Publisher(url, connection, channel)
 
-    async def _connect(self, purpose: str) -> AbstractConnection:
+    async def _connect(self, purpose: str) -> tuple[str, AbstractConnection]:
+        """Return the URL of the node and the connection to it."""
         properties: dict[str, Any] = {
             "connection_name": f"node-timeout {purpose} {self._name}".strip()
         }
-        return await aio_pika.connect(
-            self._url, timeout=CONNECT_SECONDS, client_properties=properties
-        )
+
+        async def dial(url: str) -> AbstractConnection:
+            options: dict[str, Any] = {
+                "timeout": CONNECT_SECONDS,
+                "client_properties": properties,
+                "ssl_context": self._tls,
+            }
+            if "heartbeat=" not in url.partition("?")[2]:
+                options["heartbeat"] = HEARTBEAT_SECONDS
+            with _whole():
+                connection: AbstractConnection = await aio_pika.connect(url, **options)
+                return connection
+
+        return await self._nodes.connect(dial, DIAL_SECONDS, FAILURES)
 
     async def _drop(self, publisher: "_Publisher | None") -> None:
         """Close a publisher; another may have taken its place already."""
         if publisher:
             if self._publisher is publisher:
                 self._publisher = None
+            self._nodes.avoid(publisher.url)
             await _close(publisher.connection)
 
     async def _declare(self, publisher: "_Publisher") -> None:
@@ -173,14 +213,27 @@ class RabbitExchange:
     async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator["RabbitConsumer"]:
         await self._ready()  # declares the queues
         async with _talking():
-            connection = await self._connect("consume")
+            url, connection = await self._connect("consume")
         consumer = RabbitConsumer()
         try:
             async with _talking():
                 await consumer.start(connection, prefetch)
             yield consumer
+        except ExchangeUnavailableError:
+            self._nodes.avoid(url)
+            raise
         finally:
             await _close(connection)
+
+    async def waiting(self, queue: str) -> int:
+        publisher = await self._ready()
+        try:
+            async with _talking():
+                found = await publisher.channel.declare_queue(queue, passive=True)
+        except ExchangeUnavailableError:
+            await self._drop(publisher)  # the broker closes a channel that asks for what is not
+            raise
+        return found.declaration_result.message_count or 0
 
     async def depths(self) -> dict[str, int]:
         publisher = await self._ready()
@@ -204,7 +257,8 @@ class _Publisher:
     exchange: AbstractExchange
     dead: AbstractExchange
 
-    def __init__(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+    def __init__(self, url: str, connection: AbstractConnection, channel: AbstractChannel) -> None:
+        self.url = url
         self.connection = connection
         self.channel = channel
         self.declared = False
@@ -214,7 +268,9 @@ class RabbitConsumer:
     """See `node_timeout.ports.Consumer`. A channel for each queue, with its own prefetch."""
 
     def __init__(self) -> None:
-        self._arrived: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
+        self._arrived: deque[RabbitDelivery] = deque()
+        self._news = asyncio.Event()
+        self._stopped = False
         self._consuming: list[tuple[AbstractQueue, str]] = []
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost.add_done_callback(lambda lost: lost.exception())  # it may never be awaited
@@ -231,7 +287,8 @@ class RabbitConsumer:
 
     def _receiver(self, queue: str) -> Any:
         async def receive(message: AbstractIncomingMessage) -> None:
-            self._arrived.put_nowait(RabbitDelivery(message, queue))
+            self._arrived.append(RabbitDelivery(message, queue))
+            self._news.set()
 
         return receive
 
@@ -246,27 +303,30 @@ class RabbitConsumer:
             self._lost.set_exception(ExchangeUnavailableError(f"RabbitMQ: {why}"))
 
     async def get(self, limit: int) -> list[Delivery]:
-        first = asyncio.ensure_future(self._arrived.get())
-        try:
-            await asyncio.wait((first, self._lost), return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
+        while not self._arrived:
+            if self._stopped:
+                return []
+            self._news.clear()
+            news = asyncio.ensure_future(self._news.wait())
+            try:
+                await asyncio.wait((news, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+            if self._lost.done():
                 await self._lost
-            deliveries: list[Delivery] = [first.result()]
-        except BaseException:
-            # A delivery that has just come stays unacknowledged and comes again.
-            first.cancel()
-            raise
-        while len(deliveries) < limit and not self._arrived.empty():
-            deliveries.append(self._arrived.get_nowait())
-        return deliveries
+        return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
 
     async def stop(self) -> None:
         for queue, tag in self._consuming:
             with contextlib.suppress(ExchangeUnavailableError):
                 async with _talking():
                     await queue.cancel(tag)
-        while not self._arrived.empty():
-            await self._arrived.get_nowait().requeue()
+        self._stopped = True
+        self._news.set()
+
+    async def give_back(self) -> None:
+        while self._arrived:
+            await self._arrived.popleft().requeue()
 
 
 class RabbitDelivery:
@@ -299,20 +359,32 @@ def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:
     )
 
 
+def _host(url: str) -> str:
+    """The node that a URL names, without the password."""
+    return str(HostsUrl.parse(url).hosts[0])
+
+
 @contextlib.asynccontextmanager
 async def _talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
-    """Talk with the broker; it may fall silent, and a breaking connection cancels who waits."""
+    """Talk with the broker; it may fall silent."""
     try:
         async with asyncio.timeout(time_limit):
-            yield
+            with _whole():
+                yield
     except FAILURES as error:
-        text = str(error) or type(error).__name__
-        raise ExchangeUnavailableError(f"RabbitMQ: {text}") from error
+        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from error
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """A connection that breaks cancels who waits for it: make that an error."""
+    try:
+        yield
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise  # someone really wants this task to end
-        raise ExchangeUnavailableError(f"RabbitMQ: {error or 'connection lost'}") from error
+        raise ConnectionError(str(error) or "connection lost") from error
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -1,31 +1,30 @@
-"""The executing pool in Redis (or Valkey).
+"""The executing pool in Redis (or Valkey), in one key or several.
 
-Keys, all derived from the name of the pool:
+Keys and channels, all derived from the name of the pool:
 
-    <pool>                     ZSET    member <node_id>_<version>, score = deadline or lease expiry
-    <pool>:wakeup              channel an earlier deadline was armed
-    <pool>:reconciler          STRING  name of the leading reconciler, with a time to live
-    <pool>:surveyor            STRING  name of the leading surveyor, likewise
-    <pool>:reconciled_run_id   STRING  run_id of the Redis that the ledger was last compared with
+    <pool>                          ZSET     member <node_id>_<version>, score = deadline or lease
+                                             expiry
+    <pool>:{0} … <pool>:{n-1}       ZSET     the same, if the pool is split into n shards; what an
+                                             engine puts into <pool> itself is then served as well
+    <key of a ZSET>:wakeup          channel  an earlier deadline was armed there
+    {<key of a ZSET>}:reconciled_run_id  STRING  run_id of the Redis whose shard was last compared
+                                             with the ledger; in the slot of its ZSET
+    <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
+    <pool>:surveyor                 STRING   name of the leading surveyor, likewise
 """
 
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
-from functools import cached_property
-from importlib.resources import files
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
+from zlib import crc32
 
-from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from node_timeout.adapters.pool_clock import PoolClock
+from node_timeout.adapters.redis_client import RedisClient, translated
+from node_timeout.adapters.tls import Tls
 from node_timeout.errors import PoolUnavailableError
 from node_timeout.node import DueRun, NodeRun
 from node_timeout.ports import Claim, ClaimedMember, PoolCounts
@@ -35,53 +34,53 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MEMBERS_PER_CALL = 500
-SOCKET_SECONDS = 3.0
-CALL_SECONDS = 5.0
 LISTEN_SECONDS = 5.0
+SUBSCRIBE_AGAIN_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 0.1
+KNOWN_POLICIES = ("noeviction", "unknown")
 
 
 class RedisPool:
     """See `node_timeout.ports.Pool` for the contract."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._redis: Redis = Redis.from_url(
-            url,
-            socket_timeout=SOCKET_SECONDS,
-            socket_connect_timeout=SOCKET_SECONDS,
-            health_check_interval=30,
-            # Every call here may be repeated: see the port.
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.01), 2),
-            retry_on_error=[RedisConnectionError, RedisTimeoutError, ReadOnlyError],
-        )
+    def __init__(self, url: str, name: str, shards: int = 1, *, tls: Tls | None = None) -> None:
+        """Raises ValueError for a URL that means nothing, `SettingsError` for TLS files."""
+        self._client = RedisClient(url, tls)
         self._name = name
-        self._channel = f"{name}:wakeup"
-        self._marker_key = f"{name}:reconciled_run_id"
-        self._run_id = ""
-        self._clock = _PoolClock()
-        self._wakeup = asyncio.Event()
-        self._listener: asyncio.Task[None] | None = None
+        keys = [name] if shards == 1 else [f"{name}:{{{i}}}" for i in range(shards)] + [name]
+        self._clock = PoolClock(self._time)
+        self._wakeups = _Wakeups(self._client, keys)
+        self.shards = tuple(
+            RedisShard(self._client, key, self._wakeups, self._clock) for key in keys
+        )
+        self._hashed = self.shards[:shards]
+        self._run_ids: dict[str, str] = {}
 
     async def close(self) -> None:
-        if self._listener:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-        await self._redis.aclose()
+        await self._wakeups.close()
+        await self._client.close()
 
     async def ping(self) -> None:
-        async with _translated():
-            await self._redis.ping()
+        await _all(shard.identity() for shard in self.shards)
 
     async def eviction_policy(self) -> str:
-        """Redis's ``maxmemory-policy``; ``unknown`` where asking is not allowed."""
-        async with _translated():
+        """Redis's ``maxmemory-policy``; ``unknown`` where asking is not allowed.
+
+        Of a cluster's servers it is one that may evict, if there is any.
+        """
+        async with translated():
             try:
-                policy = await self._redis.config_get("maxmemory-policy")
+                policies = await self._client.config("maxmemory-policy")
             except ResponseError:
                 return "unknown"
-        return str(policy.get("maxmemory-policy", "unknown"))
+        return next((each for each in policies if each not in KNOWN_POLICIES), policies[0])
+
+    async def _time(self) -> float:
+        """The time at the server of the pool's own key: in a cluster, one clock must rule."""
+        return float((await self._client.call("claim", self._name, 0, "1"))[0])
 
     async def now(self) -> float:
-        await self._clock.keep(self._redis)
+        await self._clock.keep()
         return self._clock.now()
 
     async def arm(self, due: Sequence[DueRun]) -> int:
@@ -91,24 +90,83 @@ class RedisPool:
         await self._add("ANY", due)
 
     async def _add(self, mode: str, due: Sequence[DueRun]) -> int:
-        added = 0
-        for chunk in _chunks(due):
-            pairs = [part for each in chunk for part in (repr(each.due_at), each.run.member)]
-            added += int(await self._call("arm", [self._name], mode, self._channel, *pairs))
-        return added
+        places: dict[RedisShard, list[DueRun]] = {}
+        for each in due:
+            places.setdefault(self._shard_of(each.run), []).append(each)
+        return sum(await _all(shard.add(mode, here) for shard, here in places.items()))
 
     async def disarm(self, runs: Sequence[NodeRun]) -> int:
-        removed = 0
-        for chunk in _chunks(runs):
-            async with _translated():
-                removed += await self._redis.zrem(self._name, *(run.member for run in chunk))
-        return removed
+        places = self._places(runs)
+        return sum(await _all(shard.remove(here) for shard, here in places.items()))
+
+    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        places = self._places(runs)
+        found = await _all(shard.present(here) for shard, here in places.items())
+        present = {run for some in found for run in some}
+        return [run for run in runs if run not in present]
+
+    def _shard_of(self, run: NodeRun) -> "RedisShard":
+        return self._hashed[crc32(run.member.encode()) % len(self._hashed)]
+
+    def _places(self, runs: Iterable[NodeRun]) -> "dict[RedisShard, list[NodeRun]]":
+        """The runs by each shard that may hold them."""
+        places: dict[RedisShard, list[NodeRun]] = {}
+        for run in runs:
+            for shard in {self._shard_of(run), self.shards[-1]}:
+                places.setdefault(shard, []).append(run)
+        return places
+
+    async def counts(self) -> PoolCounts:
+        now = await self.now()
+        counts = await _all(shard.counts(now) for shard in self.shards)
+        return PoolCounts(
+            armed=sum(each.armed for each in counts),
+            overdue=sum(each.overdue for each in counts),
+            oldest_overdue_seconds=max(each.oldest_overdue_seconds for each in counts),
+        )
+
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        key = f"{self._name}:{role}"
+        return bool(await self._client.call("lead", key, leader, int(seconds * 1000)))
+
+    async def resign(self, role: str, leader: str) -> None:
+        with contextlib.suppress(PoolUnavailableError):
+            await self._client.call("lead", f"{self._name}:{role}", leader, 0)
+
+    async def may_have_lost_data(self) -> bool:
+        identities = await _all(shard.identity() for shard in self.shards)
+        self._run_ids = {
+            shard.marker_key: run_id
+            for shard, (run_id, _) in zip(self.shards, identities, strict=True)
+        }
+        return any(run_id != marker for run_id, marker in identities)
+
+    async def mark_reconciled(self) -> None:
+        """Of the servers that were there when the loss was noticed; a newer one is noticed anew."""
+        async with translated():
+            for marker_key, run_id in self._run_ids.items():
+                await self._client.commands.set(marker_key, run_id)
+
+
+class RedisShard:
+    """One ZSET of the pool. See `node_timeout.ports.Shard` for the contract."""
+
+    def __init__(
+        self, client: RedisClient, key: str, wakeups: "_Wakeups", clock: PoolClock
+    ) -> None:
+        self.key = key
+        # A key without a tag is its own tag: that puts the marker into the same slot.
+        self.marker_key = f"{key if '{' in key else f'{{{key}}}'}:reconciled_run_id"
+        self._client = client
+        self._wakeups = wakeups
+        self._clock = clock
 
     async def claim(self, limit: int, lease_seconds: float) -> Claim:
-        reply = await self._call("claim", [self._name], limit, repr(lease_seconds))
+        reply = await self._client.call("claim", self.key, limit, repr(lease_seconds))
         now, lease, next_due_at, *pairs = (
             part.decode("utf-8", "surrogateescape") for part in reply
         )
+        self._clock.told(float(now))
         return Claim(
             members=tuple(
                 ClaimedMember(member=member, deadline=float(score))
@@ -123,154 +181,111 @@ class RedisPool:
         removed = 0
         for chunk in _chunks(members):
             names = [_encode(member) for member in chunk]
-            removed += int(await self._call("finish", [self._name], repr(lease), *names))
+            removed += int(await self._client.call("finish", self.key, repr(lease), *names))
         return removed
 
     async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
         released = 0
         for chunk in _chunks(members):
             pairs = [part for each in chunk for part in (repr(each.deadline), _encode(each.member))]
-            released += int(await self._call("release", [self._name], repr(lease), *pairs))
+            released += int(await self._client.call("release", self.key, repr(lease), *pairs))
         return released
 
-    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+    async def wait(self, seconds: float) -> None:
+        await self._wakeups.wait(self.key, seconds)
+
+    async def add(self, mode: str, due: Sequence[DueRun]) -> int:
+        added = 0
+        channel = self._wakeups.channel(self.key)
+        for chunk in _chunks(due):
+            pairs = [part for each in chunk for part in (repr(each.due_at), each.run.member)]
+            count, now = await self._client.call("arm", self.key, mode, channel, *pairs)
+            self._clock.told(float(now))
+            added += int(count)
+        return added
+
+    async def remove(self, runs: Sequence[NodeRun]) -> int:
+        removed = 0
+        for chunk in _chunks(runs):
+            async with translated():
+                removed += await self._client.commands.zrem(
+                    self.key, *(run.member for run in chunk)
+                )
+        return removed
+
+    async def present(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
         found: list[NodeRun] = []
         for chunk in _chunks(runs):
-            async with _translated():
-                scores = await self._redis.zmscore(self._name, [run.member for run in chunk])
-            found += [run for run, score in zip(chunk, scores, strict=True) if score is None]
+            members = [run.member for run in chunk]
+            async with translated():
+                scores = await self._client.commands.zmscore(self.key, members)
+            found += [run for run, score in zip(chunk, scores, strict=True) if score is not None]
         return found
 
-    async def wait(self, seconds: float) -> None:
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen(), name="wake-up listener")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wakeup.wait(), seconds)
-        self._wakeup.clear()
-
-    async def _listen(self) -> None:
-        """Hear wake-ups; while this cannot, deadlines are found by the scan interval."""
-        while True:
-            try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(self._channel)
-                    self._wakeup.set()  # something may have been armed before
-                    while True:
-                        if await pubsub.get_message(timeout=LISTEN_SECONDS) is not None:
-                            self._wakeup.set()
-            except (RedisError, OSError) as error:
-                logger.debug("no wake-ups: %s", error)
-            await asyncio.sleep(1)
-
-    async def counts(self) -> PoolCounts:
-        now = await self.now()
-        async with self._pipeline() as pipeline:
-            pipeline.zcard(self._name)
-            pipeline.zcount(self._name, "-inf", repr(now))
-            pipeline.zrange(self._name, 0, 0, withscores=True)
-            armed, overdue, first = await pipeline.execute()
+    async def counts(self, now: float) -> PoolCounts:
+        async with translated():
+            armed = await self._client.commands.zcard(self.key)
+            overdue = await self._client.commands.zcount(self.key, "-inf", repr(now))
+            first = await self._client.commands.zrange(self.key, 0, 0, withscores=True)
         oldest = max(0.0, now - float(first[0][1])) if first else 0.0
         return PoolCounts(armed=armed, overdue=overdue, oldest_overdue_seconds=oldest)
 
-    async def lead(self, role: str, leader: str, seconds: float) -> bool:
-        key = f"{self._name}:{role}"
-        return bool(await self._call("lead", [key], leader, int(seconds * 1000)))
-
-    async def resign(self, role: str, leader: str) -> None:
-        with contextlib.suppress(PoolUnavailableError):
-            await self._call("lead", [f"{self._name}:{role}"], leader, 0)
-
-    async def may_have_lost_data(self) -> bool:
-        async with self._pipeline() as pipeline:
-            pipeline.get(self._marker_key)
-            pipeline.info("server")
-            marker, server = await pipeline.execute()
-        self._run_id = str(server.get("run_id", "unknown"))
-        return marker is None or marker.decode(errors="replace") != self._run_id
-
-    async def mark_reconciled(self) -> None:
-        async with _translated():
-            await self._redis.set(self._marker_key, self._run_id)
-
-    @contextlib.asynccontextmanager
-    async def _pipeline(self) -> AsyncIterator[Pipeline]:
-        async with _translated(), self._redis.pipeline(transaction=False) as pipeline:
-            yield pipeline
-
-    async def _call(self, script: str, keys: list[str], *args: Any) -> Any:
-        async with _translated():
-            return await self._scripts[script](keys=keys, args=args)
-
-    @cached_property
-    def _scripts(self) -> dict[str, Any]:
-        folder = files("node_timeout.adapters") / "lua"
-        return {
-            name: self._redis.register_script((folder / f"{name}.lua").read_text())
-            for name in ("arm", "claim", "finish", "release", "lead")
-        }
+    async def identity(self) -> tuple[str, str]:
+        """The run_id of the server that has this key, and the one that its marker names."""
+        run_id, marker = await self._client.call("identity", self.marker_key)
+        return run_id.decode(), marker.decode(errors="replace")
 
 
-class _PoolClock:
-    """Redis's clock, kept by asking for the time now and then.
+class _Wakeups:
+    """Hears the wake-ups of all shards on one connection, from the first wait on."""
 
-    The error is at most the duration of the best of a few requests, and it is on the late side: a
-    deadline computed from it is never before the one Redis would have computed.
-    """
+    def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
+        self._client = client
+        self._events = {self.channel(key): asyncio.Event() for key in keys}
+        self._listener: asyncio.Task[None] | None = None
 
-    RESYNC_SECONDS = 10.0
-    GOOD_SECONDS = 0.001
-    STEP_SECONDS = 0.5
-    ANSWER_SECONDS = 1.0
-    ASK_AGAIN_SECONDS = 2.0
+    @staticmethod
+    def channel(key: str) -> str:
+        return f"{key}:wakeup"
 
-    def __init__(self) -> None:
-        self._asking = asyncio.Lock()
-        self._ask_again_at = 0.0
-        self._offset: float | None = None
-        self._synchronised_at = 0.0
-        self._wall_offset = 0.0
+    async def wait(self, key: str, seconds: float) -> None:
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen(), name="wake-up listener")
+        event = self._events[self.channel(key)]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), seconds)
+        event.clear()
 
-    async def keep(self, redis: Redis) -> None:
-        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
-        if self._offset is not None and self._asking.locked():
-            return
-        async with self._asking:
-            if not self._is_stale():
-                return
+    async def close(self) -> None:
+        while self._listener and not self._listener.done():
+            # More than once: in Python 3.11 redis-py's calls of wait_for may lose a cancellation.
+            self._listener.cancel()
+            await asyncio.wait([self._listener], timeout=CANCEL_AGAIN_SECONDS)
+
+    async def _listen(self) -> None:
+        """While this cannot hear, deadlines are found by the scan interval."""
+        while True:
             try:
-                async with _translated(self.ANSWER_SECONDS):
-                    await self._synchronise(redis)
-            except PoolUnavailableError:
-                self._ask_again_at = time.monotonic() + self.ASK_AGAIN_SECONDS
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.subscribe(*self._events)
+                    for event in self._events.values():
+                        event.set()  # something may have been armed before
+                    while True:
+                        heard = await pubsub.get_message(timeout=LISTEN_SECONDS)
+                        if heard is not None:
+                            self._events[heard["channel"].decode()].set()
+            except (RedisError, RedisClusterException, OSError) as error:
+                logger.debug("no wake-ups: %s", error)
+            await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
 
-    def _is_stale(self) -> bool:
-        """True if never asked, long ago, or if this host's own clock stepped or slept since."""
-        if time.monotonic() < self._ask_again_at:
-            return False
-        wall_offset = time.time() - time.monotonic()
-        return (
-            self._offset is None
-            or time.monotonic() - self._synchronised_at > self.RESYNC_SECONDS
-            or abs(wall_offset - self._wall_offset) > self.STEP_SECONDS
-        )
 
-    async def _synchronise(self, redis: Redis) -> None:
-        best = float("inf")
-        for _ in range(4):
-            sent = time.monotonic()
-            seconds, microseconds = await redis.time()
-            took = time.monotonic() - sent
-            if took < best:
-                best = took
-                self._offset = seconds + microseconds / 1e6 - sent
-            if took < self.GOOD_SECONDS:
-                break
-        self._synchronised_at = time.monotonic()
-        self._wall_offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        """Estimate; this host's own clock if Redis was never reached."""
-        return time.monotonic() + self._offset if self._offset is not None else time.time()
+async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Make every call, also if one fails: a shard that is down holds no other up."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _encode(member: str) -> bytes:
@@ -279,12 +294,3 @@ def _encode(member: str) -> bytes:
 
 def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
     return [items[i : i + MEMBERS_PER_CALL] for i in range(0, len(items), MEMBERS_PER_CALL)]
-
-
-@contextlib.asynccontextmanager
-async def _translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(time_limit):
-            yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise PoolUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error

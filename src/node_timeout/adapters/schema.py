@@ -11,14 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction, translate
 from node_timeout.adapters.tables import versions
+from node_timeout.adapters.tls import Tls
 from node_timeout.errors import SchemaError
 
 
 class Schema:
     """The tables of one database. That they are right is `SqlLedger.check_schema`'s to say."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = create_engine(url)
+    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
+        self.engine = create_engine(url, tls)
 
     async def close(self) -> None:
         await dispose(self.engine)

@@ -20,7 +20,7 @@ from node_timeout.adapters.ledger_rows import (
     in_order,
     is_after,
     keys_of,
-    ledger_row_of,
+    ledger_rows_of,
 )
 from node_timeout.adapters.ledger_tracking import RESUMED, LedgerTracking
 from node_timeout.adapters.tables import configs as config_table
@@ -99,8 +99,8 @@ class SqlLedger(LedgerTracking):
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update(of=None if self._is_mysql else ledger)
             )
-            for row in found:
-                locked[NodeRun(node_id=row.node_id, version=row.version)] = ledger_row_of(row)
+            for row in ledger_rows_of(found):
+                locked[NodeRun(node_id=row.node_id, version=row.version)] = row
         return locked
 
     async def _adopt(
@@ -276,7 +276,7 @@ class SqlLedger(LedgerTracking):
                 .order_by(ledger.c.finished_at.desc())
                 .limit(limit)
             )
-            rows += map(ledger_row_of, found)
+            rows += ledger_rows_of(found)
         return sorted(rows, key=lambda row: row.finished_at or 0.0, reverse=True)[:limit]
 
     @transaction
@@ -286,7 +286,7 @@ class SqlLedger(LedgerTracking):
             .where(ledger.c.node_id == node_id)
             .order_by(ledger.c.deadline, ledger.c.version)
         )
-        return [ledger_row_of(row) for row in found]
+        return ledger_rows_of(found)
 
 
 class _Sorter:

@@ -39,7 +39,12 @@ DATABASES = {
 }
 
 _redis = urlsplit(os.environ["BAMBOO_TEST_REDIS_URL"])
-REDIS = {"host": _redis.hostname, "port": _redis.port, "db": 0}
+REDIS = {
+    "host": _redis.hostname,
+    "port": _redis.port,
+    "db": 0,
+    "password": _redis.password,
+}
 BROKER_URL = os.environ["BAMBOO_TEST_BROKER_URL"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERYD_HIJACK_ROOT_LOGGER = False

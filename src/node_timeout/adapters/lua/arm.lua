@@ -3,7 +3,7 @@
 -- ARGV[1]  'NX' leaves members alone that are present, 'ANY' moves them as well
 -- ARGV[2]  wake-up channel
 -- ARGV[3…] score, member, score, member, … (at most 1,000 pairs)
--- Returns  how many members were added
+-- Returns  {how many members were added, now as text}
 local before = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local added
 if ARGV[1] == 'NX' then
@@ -15,4 +15,5 @@ local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 if first and (not before or tonumber(first) < tonumber(before)) then
   redis.call('PUBLISH', ARGV[2], first)
 end
-return added
+local time = redis.call('TIME')
+return {added, string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1e6)}

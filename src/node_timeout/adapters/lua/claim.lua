@@ -1,15 +1,29 @@
 #!lua flags=allow-oom
--- Lease due members, oldest first: their score becomes the lease's expiry, none leaves the pool.
+-- Lease due members: their score becomes the lease's expiry, none leaves the pool.
+-- The oldest, oldest first; if more are due than are asked for, a quarter are the newest.
 -- KEYS[1]  executing pool (ZSET)
--- ARGV[1]  how many at most (1 to 1,000)
+-- ARGV[1]  how many at most (0 to 1,000)
 -- ARGV[2]  length of the lease, seconds
 -- Returns  {now, lease, next score or '', member, score before, member, score before, …};
 --          numbers as text with 17 digits, which is exact for a double
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local lease = string.format('%.17g', now + tonumber(ARGV[2]))
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.17g', now),
-  'WITHSCORES', 'LIMIT', 0, ARGV[1])
+local instant = string.format('%.17g', now)
+local limit = tonumber(ARGV[1])
+local newest = math.floor(limit / 4)
+if redis.call('ZCOUNT', KEYS[1], '-inf', instant) <= limit then
+  newest = 0
+end
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', instant,
+  'WITHSCORES', 'LIMIT', 0, limit - newest)
+if newest > 0 then
+  local fresh = redis.call('ZREVRANGEBYSCORE', KEYS[1], instant, '-inf',
+    'WITHSCORES', 'LIMIT', 0, newest)
+  for i = 1, #fresh do
+    due[#due + 1] = fresh[i]
+  end
+end
 if #due > 0 then
   local leased = {}
   for i = 1, #due, 2 do

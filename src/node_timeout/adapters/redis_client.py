@@ -1,0 +1,174 @@
+"""Connections to Redis (or Valkey) by URL: one server, a cluster, or what Sentinels watch over.
+
+    redis://[user:password@]host[:port][/db]                             also unix://path
+    redis+cluster://[user:password@]host:port,host:port
+    redis+sentinel://[user:password@]host:port,host:port/service[/db]
+
+With ``rediss`` for ``redis`` they talk TLS.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from node_timeout.adapters.redis_tls import secure
+from node_timeout.adapters.tls import Tls, told
+from node_timeout.addresses import HostsUrl
+from node_timeout.errors import PoolUnavailableError
+
+SOCKET_SECONDS = 3.0
+CALL_SECONDS = 5.0
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+CLUSTER, SENTINEL = "cluster", "sentinel"
+SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity")
+
+
+class RedisClient:
+    """A client that names a key with every call, which is how a cluster finds the server.
+
+    Every call raises `PoolUnavailableError` after `CALL_SECONDS` at the latest.
+    """
+
+    def __init__(self, url: str, tls: Tls | None = None) -> None:
+        """Nothing is connected yet. Raises ValueError for a URL that means nothing."""
+        self._tls = tls or Tls()
+        self._sentinel: Sentinel | None = None
+        self._options: dict[str, Any] = {
+            "socket_timeout": SOCKET_SECONDS,
+            "socket_connect_timeout": SOCKET_SECONDS,
+            "health_check_interval": 30,
+            # Every call of the pool may be repeated: see the port.
+            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.01), 2),
+            "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+        }
+        self.commands: Redis | RedisCluster
+        where = HostsUrl.parse(url)
+        scheme, _, kind = where.scheme.partition("+")
+        if kind == CLUSTER:
+            self._read(scheme, where, "")
+            nodes = [ClusterNode(host, port) for host, port in _ports(where, REDIS_PORT)]
+            self.commands = RedisCluster(startup_nodes=nodes, **self._options)
+        elif kind == SENTINEL:
+            service, _, database = urlsplit(where.rest).path.strip("/").partition("/")
+            if not service:
+                raise ValueError("has no service, write redis+sentinel://host:port/service")
+            self._read(scheme, where, database)
+            limits: dict[str, Any] = {
+                "socket_timeout": SOCKET_SECONDS,
+                "socket_connect_timeout": SOCKET_SECONDS,
+                "ssl": scheme == "rediss",
+                # The next Sentinel is asked instead, and the pool's call is repeated.
+                "retry": Retry(NoBackoff(), 0),
+            }
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
+                _ports(where, SENTINEL_PORT), sentinel_kwargs=limits, **self._options
+            )
+            for each in self._sentinel.sentinels:
+                secure(each, self._tls)
+            self.commands = self._sentinel.master_for(service)
+        else:
+            self.commands = Redis.from_url(url, **self._options)
+        secure(self.commands, self._tls)
+        self._scripts = {name: _Script(name) for name in SCRIPTS}
+
+    def _read(self, scheme: str, where: HostsUrl, database: str) -> None:
+        """Add what redis-py reads out of a URL of one host to the options."""
+        query = urlsplit(where.rest).query
+        one = f"{scheme}://{where.login}host/{database}?{query}"
+        options: dict[str, Any] = dict(parse_url(one))
+        del options["host"]
+        if options.pop("connection_class", None):
+            options["ssl"] = True
+        self._options |= options
+
+    async def close(self) -> None:
+        await self.commands.aclose()
+        if self._sentinel:
+            await asyncio.gather(*(each.aclose() for each in self._sentinel.sentinels))
+
+    async def call(self, script: str, key: str, *args: Any) -> Any:
+        """Run a script of `SCRIPTS` at the server that has the key."""
+        async with translated():
+            return await self._scripts[script].run(self.commands, key, *args)
+
+    @contextlib.asynccontextmanager
+    async def pubsub(self) -> AsyncIterator[PubSub]:
+        """Open a connection that hears channels; any server of a cluster hears them all.
+
+        Raises what redis-py raises.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            client = self.commands
+            if isinstance(client, RedisCluster):
+                await client.initialize()
+                node = client.get_random_node()
+                options = self._options | {"host": node.host, "port": node.port}
+                client = await stack.enter_async_context(Redis(**options))
+                secure(client, self._tls)
+            yield await stack.enter_async_context(client.pubsub(ignore_subscribe_messages=True))
+
+    async def config(self, name: str) -> list[str]:
+        """A setting of each server; raises what redis-py raises where asking is not allowed."""
+        if isinstance(self.commands, RedisCluster):
+            found: Any = await self.commands.config_get(name, target_nodes=RedisCluster.PRIMARIES)
+        else:
+            found = await self.commands.config_get(name)
+        answers = [found] if name in found else list(found.values())
+        return [str(answer[name]) for answer in answers] or ["unknown"]
+
+
+def _ports(where: HostsUrl, default_port: int) -> list[tuple[str, int]]:
+    return [(host.name, host.port or default_port) for host in where.hosts]
+
+
+class _Script:
+    """A Lua script beside this file, sent whole only to a server that does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self._text = (files("node_timeout.adapters") / "lua" / f"{name}.lua").read_text()
+        self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Any, key: str, *args: Any) -> Any:
+        try:
+            return await client.evalsha(self._sha, 1, key, *args)
+        except NoScriptError:
+            return await client.eval(self._text, 1, key, *args)
+
+
+@contextlib.asynccontextmanager
+async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(time_limit):
+            yield
+    except TimeoutError as error:
+        text = str(error) or f"no answer within {time_limit:g} s"
+        raise PoolUnavailableError(f"Redis: {text}") from error
+    except MasterNotFoundError as error:
+        # Its own text shows the clients with all their options, and not why they failed.
+        raise PoolUnavailableError(
+            "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
+            "or none knows a primary of this service"
+        ) from error
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise PoolUnavailableError(f"Redis: {told(error)}") from error
+    except AttributeError as error:
+        # redis-py's cluster client, writing on a connection that it has just closed itself.
+        if "'NoneType' object" not in str(error):
+            raise
+        raise PoolUnavailableError("Redis: a connection was closed in use") from error

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench-lateness tables clean servers
+.PHONY: chaos chaos-long test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench-lateness tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -15,7 +15,7 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.embedded
 	$(BIN)/node-timeout demo
 
-test: servers check test-bamboo
+test: servers check chaos test-bamboo
 	@echo "every check passed"
 
 check: lint types imports unit
@@ -53,6 +53,28 @@ BAMBOO_PYTEST = $(BAMBOO)/bin/python -m pytest --quiet --capture=no -o filterwar
 test-bamboo: $(BAMBOO)/.dev servers
 	BAMBOO_TEST_DATABASE=postgresql $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
 	BAMBOO_TEST_DATABASE=mariadb $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
+
+# Random faults of all kinds under a steady load, for three minutes. It prints its seed;
+# make chaos CHAOS_SEED=… repeats a run.
+CHAOS_SECONDS ?= 180
+CHAOS_SEED ?=
+CHAOS_PYTEST = $(BIN)/python -m pytest --show-capture=no
+
+chaos: $(VENV)/.dev servers
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(CHAOS_PYTEST) --quiet --capture=no \
+		tests/chaos/test_mixed.py
+
+# Every fault as often as docs/explanation/guarantees.md says, the mixed run for SECONDS, and the
+# table in that document anew.
+SECONDS ?= 600
+CHAOS_RESULTS ?= .chaos-results.jsonl
+
+chaos-long: $(VENV)/.dev servers
+	@rm -f $(CHAOS_RESULTS)
+	CHAOS_LONG=1 CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(CHAOS_SEED) \
+		CHAOS_RESULTS=$(abspath $(CHAOS_RESULTS)) $(CHAOS_PYTEST) --numprocesses 2 --dist loadfile \
+		tests/chaos $(PYTEST)
+	$(BIN)/python scripts/guarantees_table.py $(CHAOS_RESULTS)
 
 # The same beside bamboo-pipeline 3.
 test-bamboo-3:

@@ -1,0 +1,235 @@
+"""The history of a chaos run, and the checker that reads it.
+
+Everybody appends to one list in a Redis that no fault touches, and that stamps each event with its
+clock: the load (armed, disarmed), the faults planted in each process (claimed, published, taken),
+the engine (effect, refused) and the strategy (called). The checker knows nothing of the code that
+is under test: it compares what was asked for with what was done.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from node_timeout.node import NodeRun, RunState
+from node_timeout.ports import LedgerRow
+
+EARLY_SECONDS = 0.001
+
+
+class Kind(StrEnum):
+    ARMING = "arming"
+    """About to be armed; ``seconds`` is its timeout."""
+    ARMED = "armed"
+    """Arming was acknowledged."""
+    DISARMING = "disarming"
+    DISARMED = "disarmed"
+    """Disarming was acknowledged; the engine had moved on before."""
+    CLAIMED = "claimed"
+    PUBLISHED = "published"
+    TAKING = "taking"
+    """A worker asks the ledger for the run."""
+    CALLED = "called"
+    """The strategy was called."""
+    EFFECT = "effect"
+    """The engine did what it was asked to."""
+    REFUSED = "refused"
+    """The engine was asked to act on a run that it does not run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the history."""
+
+    kind: Kind
+    at: float
+    """Unix seconds by the history's own clock."""
+    process: str
+    run: NodeRun
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> "Event":
+        return cls(
+            kind=Kind(raw["kind"]),
+            at=float(raw["at"]),
+            process=str(raw["process"]),
+            run=NodeRun(node_id=raw["node_id"], version=raw["version"]),
+            seconds=float(raw.get("seconds", 0.0)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """Between these instants nothing is promised to be in time."""
+
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A promise that was broken."""
+
+    invariant: str
+    run: NodeRun
+    what: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What the checker found."""
+
+    armed: int = 0
+    """Runs whose arming was acknowledged."""
+    due: int = 0
+    """Of these, those that were not disarmed before their deadline."""
+    effects: int = 0
+    lost: int = 0
+    """Due, and without an effect."""
+    twice: int = 0
+    """With more than one effect."""
+    repeated_calls: int = 0
+    """Strategy calls beyond the first of a run, which the engine had to refuse or repeat."""
+    lateness: list[float] = field(default_factory=list)
+    """Of each effect, seconds after its deadline; sorted."""
+    recovery_seconds: float = 0.0
+    """From the end of an outage to the last effect that had waited for it; 0 without outages."""
+    violations: list[Violation] = field(default_factory=list)
+
+
+def check(
+    history: Iterable[Event],
+    ledger: Sequence[LedgerRow],
+    *,
+    late_seconds: float | None = None,
+    outages: Sequence[Outage] = (),
+    shared_clock: bool = True,
+) -> Verdict:
+    """Verify a quiet system: nothing in the pool, nothing in a queue.
+
+    ``late_seconds`` bounds the lateness of what was due outside the outages, and of the rest from
+    the end of its outage on. Without a ``shared_clock`` of history and pool, instants of the two
+    are not compared.
+    """
+    of_run: dict[NodeRun, dict[Kind, list[Event]]] = defaultdict(lambda: defaultdict(list))
+    for event in history:
+        of_run[event.run][event.kind].append(event)
+    rows = {NodeRun(node_id=row.node_id, version=row.version): row for row in ledger}
+    verdict = Verdict()
+    for run, events in of_run.items():
+        judge = _Judge(run, events, rows.get(run), verdict)
+        judge.effects_and_row()
+        if shared_clock:
+            judge.instants()
+            if late_seconds is not None:
+                judge.in_time(late_seconds, outages)
+    for run, row in rows.items():
+        if row.state in (RunState.ARMED, RunState.EXECUTING):
+            verdict.violations.append(
+                Violation(invariant="I5", run=run, what=f"is {row.state} when all is quiet")
+            )
+    verdict.lateness.sort()
+    return verdict
+
+
+class _Judge:
+    """Looks at one node run."""
+
+    def __init__(
+        self,
+        run: NodeRun,
+        events: dict[Kind, list[Event]],
+        row: LedgerRow | None,
+        verdict: Verdict,
+    ) -> None:
+        self._run = run
+        self._events = events
+        self._row = row
+        self._verdict = verdict
+        self._effects = events[Kind.EFFECT]
+        verdict.armed += bool(events[Kind.ARMED])
+        verdict.effects += len(self._effects)
+        verdict.repeated_calls += max(0, len(events[Kind.CALLED]) - 1)
+
+    def _break(self, invariant: str, what: str) -> None:
+        self._verdict.violations.append(Violation(invariant=invariant, run=self._run, what=what))
+
+    def effects_and_row(self) -> None:
+        """I1, I3, I5: what was to happen did, once, and the ledger says so."""
+        if len(self._effects) > 1:
+            self._verdict.twice += 1
+            self._break("I1", f"{len(self._effects)} effects")
+        if self._effects and not self._events[Kind.ARMING]:
+            self._break("I3", "an effect on a version that nobody armed")
+        if not self._events[Kind.ARMED]:
+            return
+        row = self._row
+        if row is None:
+            self._break("I5", "no ledger row")
+            return
+        leaving = self._events[Kind.DISARMING]
+        if not leaving or self._armed_again():
+            self._verdict.due += 1
+            if not self._effects:
+                self._verdict.lost += 1
+                self._break("I1", f"no effect; the ledger says {row.state}: {row.message}")
+        if self._effects and row.state in (RunState.CANCELLED, RunState.DEAD):
+            self._break("I5", f"an effect, but the ledger says {row.state}: {row.message}")
+        if not self._effects and row.state is RunState.HANDLED:
+            self._break("I5", "handled in the ledger, but no effect in the engine")
+        if row.state is RunState.STALE and not self._effects and not leaving:
+            self._break("I5", "stale, but the engine ran it")
+
+    def _armed_again(self) -> bool:
+        """It left, that was acknowledged, and then it was armed once more."""
+        left, leaving = self._events[Kind.DISARMED], self._events[Kind.DISARMING]
+        arming = self._events[Kind.ARMING][-1:]
+        return bool(left and arming) and (
+            len(left) == len(leaving) and arming[0].at > max(event.at for event in left)
+        )
+
+    def instants(self) -> None:
+        """I2, I4: nothing early, nothing after an acknowledged disarm."""
+        arming, row = self._events[Kind.ARMING], self._row
+        deadline = None
+        if arming:
+            deadline = arming[0].at + arming[0].seconds
+        if row is not None and deadline is not None and row.deadline < deadline - EARLY_SECONDS:
+            self._break("I2", f"deadline {deadline - row.deadline:.6f} s before its time")
+        for event in (*self._effects, *self._events[Kind.CALLED]):
+            due = max(deadline or 0.0, row.deadline if row else 0.0)
+            if event.at < due - EARLY_SECONDS:
+                self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
+        for left in self._events[Kind.DISARMED][-1:]:
+            armed_again = any(event.at > left.at for event in arming)
+            if armed_again:
+                continue
+            for event in (*self._effects, *self._events[Kind.TAKING]):
+                taken = row is not None and row.state is not RunState.CANCELLED
+                if event.at > left.at and (event.kind is Kind.EFFECT or taken):
+                    self._break("I4", f"{event.kind} {event.at - left.at:.6f} s after disarming")
+
+    def in_time(self, late_seconds: float, outages: Sequence[Outage]) -> None:
+        """I6: late by no more than the bound, counted from the end of an outage."""
+        if self._row is None:
+            return
+        for effect in self._effects[:1]:
+            due = deadline = self._row.deadline
+            self._verdict.lateness.append(effect.at - deadline)
+            for outage in outages:
+                if outage.begin <= due + late_seconds and due <= outage.end:
+                    due = outage.end
+            late = effect.at - due
+            if due > deadline:
+                self._verdict.recovery_seconds = max(self._verdict.recovery_seconds, late)
+            if late > late_seconds:
+                self._break("I6", f"{late:.3f} s late")
+
+
+def summary(violations: Sequence[Violation]) -> str:
+    """The violations in a few lines."""
+    counts = Counter(violation.invariant for violation in violations)
+    shown = [f"  {each.invariant} {each.run.member}: {each.what}" for each in violations[:20]]
+    return "\n".join([f"{len(violations)} violations {dict(counts)}", *shown])

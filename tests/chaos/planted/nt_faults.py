@@ -1,0 +1,200 @@
+"""Faults planted in a process under test, by the variable NT_FAULTS (JSON); nothing without it.
+
+    history   URL of the Redis that keeps the history; every event is stamped with its clock
+    process   name of this process in the history
+    die       {"at": "after pool.claim", "nth": 3}: dies as by `kill -9` the third time it is there
+    lose      {"pool": 0.1, …}: so often a call of this port ends in a time-out; half of these calls
+              were never made, the others took effect
+    seed      of what is left to chance
+    clock     seconds that this host's clock is off
+    lease     seconds that a worker's lease lasts
+
+A failpoint stands before and after each call that a service makes to a store or to the engine:
+that is every line between two side effects.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from redis.asyncio import Redis
+
+from node_timeout import message, striker
+from node_timeout.adapters.rabbit_exchange import RabbitConsumer, RabbitDelivery, RabbitExchange
+from node_timeout.adapters.redis_pool import RedisPool, RedisShard
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import (
+    EngineUnavailableError,
+    ExchangeUnavailableError,
+    InvalidNodeRunError,
+    LedgerUnavailableError,
+    NotConfirmedError,
+    PoolUnavailableError,
+)
+from node_timeout.node import NodeRun
+
+HISTORY = "history"
+RECORD = """
+local time = redis.call('TIME')
+local at = string.format('%.6f', tonumber(time[1]) + tonumber(time[2]) / 1e6)
+for i = 1, #ARGV do
+  local event = cjson.decode(ARGV[i])
+  event['at'] = at
+  redis.call('RPUSH', KEYS[1], cjson.encode(event))
+end
+return at
+"""
+
+PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "pool": (
+        RedisPool,
+        ("arm", "rearm", "disarm", "absent", "lead", "may_have_lost_data", "mark_reconciled"),
+    ),
+    "shard": (RedisShard, ("claim", "finish", "release")),
+    "exchange": (RabbitExchange, ("ensure", "publish", "dead_letter")),
+    "ledger": (
+        SqlLedger,
+        (
+            *("actions", "take", "record", "open_runs", "expired_runs", "postpone", "purge"),
+            *("arm", "disarm", "untracked", "configs", "configured"),
+        ),
+    ),
+    "delivery": (RabbitDelivery, ("ack", "requeue")),
+    "consumer": (RabbitConsumer, ("get", "stop")),
+}
+ERRORS: dict[str, Callable[[str], Exception]] = {
+    "pool": PoolUnavailableError,
+    "shard": PoolUnavailableError,
+    "exchange": ExchangeUnavailableError,
+    "ledger": LedgerUnavailableError,
+    "engine": EngineUnavailableError,
+}
+CALLS_THAT_ANSWER_LATE = {"exchange.publish"}
+
+
+class History:
+    """Appends to the history; a no-op without a URL."""
+
+    def __init__(self, url: str | None, process: str) -> None:
+        self._url = url
+        self._process = process
+        self._redis: Redis | None = None
+
+    async def record(self, kind: str, runs: list[NodeRun], **more: Any) -> None:
+        if not self._url or not runs:
+            return
+        self._redis = self._redis or Redis.from_url(self._url)
+        lines = [
+            json.dumps(
+                {
+                    "kind": kind,
+                    "node_id": run.node_id,
+                    "version": run.version,
+                    "process": self._process,
+                    **more,
+                }
+            )
+            for run in runs
+        ]
+        for i in range(0, len(lines), 1000):
+            await self._redis.eval(RECORD, 1, HISTORY, *lines[i : i + 1000])
+
+    async def count(self, what: str, more: int) -> None:
+        if self._url and more:
+            self._redis = self._redis or Redis.from_url(self._url)
+            await self._redis.incrby(what, more)
+
+    async def close(self) -> None:
+        if self._redis:
+            await self._redis.aclose()
+
+
+class Faults:
+    """What goes wrong in this process."""
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self._orders = orders
+        self._random = random.Random(orders.get("seed"))
+        self._visits: dict[str, int] = {}
+        self.history = History(orders.get("history"), orders.get("process", "test"))
+
+    def visit(self, point: str) -> None:
+        """A failpoint: perhaps the end of this process."""
+        die = self._orders.get("die") or {}
+        if die.get("at") == point:
+            self._visits[point] = self._visits.get(point, 0) + 1
+            if self._visits[point] >= die.get("nth", 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def loses(self, port: str) -> bool:
+        share = (self._orders.get("lose") or {}).get(port, 0.0)
+        return bool(self._random.random() < share / 2)
+
+    def wrap(self, port: str, name: str, real: Callable[..., Awaitable[Any]]) -> Any:
+        """Stand before and after a call of a port."""
+        late = NotConfirmedError if f"{port}.{name}" in CALLS_THAT_ANSWER_LATE else ERRORS.get(port)
+
+        @wraps(real)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.visit(f"before {port}.{name}")
+            await self._note_before(port, name, args)
+            if port in ERRORS and self.loses(port):
+                raise ERRORS[port](f"a planted fault: {port}.{name} was never made")
+            result = await real(*args, **kwargs)
+            await self._note_after(port, name, args, result)
+            self.visit(f"after {port}.{name}")
+            if late and self.loses(port):
+                raise late(f"a planted fault: {port}.{name} took effect, its answer was lost")
+            return result
+
+        return wrapped
+
+    async def _note_before(self, port: str, name: str, args: Any) -> None:
+        if (port, name) == ("ledger", "take"):
+            await self.history.record("taking", [due.run for due in args[1]])
+
+    async def _note_after(self, port: str, name: str, args: Any, result: Any) -> None:
+        if (port, name) == ("shard", "claim"):
+            await self.history.record("claimed", _runs(result.members))
+        elif (port, name) == ("consumer", "get"):
+            await self.history.count(
+                "redelivered", sum(each._message.redelivered for each in result)
+            )
+        elif (port, name) == ("exchange", "publish"):
+            due, _ = message.decode(args[2])
+            await self.history.record("published", [each.run for each in due])
+
+
+def _runs(members: Any) -> list[NodeRun]:
+    runs = []
+    for claimed in members:
+        try:
+            runs.append(NodeRun.parse(claimed.member))
+        except InvalidNodeRunError:
+            continue  # put there by a test
+    return runs
+
+
+def _set_clock(seconds: float) -> None:
+    real = time.time
+    time.time = lambda: real() + seconds
+
+
+ORDERS: dict[str, Any] = json.loads(os.environ.get("NT_FAULTS", "{}"))
+FAULTS = Faults(ORDERS)
+
+
+def plant() -> None:
+    """Put the faults in place; before the services are made."""
+    for port, (cls, names) in PORTS.items():
+        for name in names:
+            setattr(cls, name, FAULTS.wrap(port, name, getattr(cls, name)))
+    if "clock" in ORDERS:
+        _set_clock(ORDERS["clock"])
+    if "lease" in ORDERS:
+        setattr(striker.Limits, "lease_seconds", ORDERS["lease"])  # noqa: B010 - a property

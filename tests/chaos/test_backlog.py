@@ -1,0 +1,107 @@
+"""Fault 10: two hours' outage. A backlog is drained oldest first, and newcomers are not starved."""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nt_chaos import EFFECTS, ORDER, RUNNING
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from tests.acceptance.conftest import Process
+from tests.chaos.history import Kind
+from tests.chaos.house import House, scaled
+from tests.support import wait_until
+
+OUTAGE_SECONDS = 7200.0
+NEWCOMERS_P99_SECONDS = 15.0
+MEMORY_MIB = 250.0
+FILL = """
+INSERT INTO node_timeout_ledger (node_id, version, root_pipeline_id, action, state, started_at,
+                                 deadline, due_at, attempts, message)
+SELECT 'old' || i, 'v1', 'root', 'tally', 'armed', CAST(:first AS double precision),
+       :first + i * CAST(:step AS double precision), :first + i * :step, 0, ''
+FROM generate_series(CAST(:begin AS integer), CAST(:end AS integer)) AS i
+"""
+
+
+def memory_mib(process: Process) -> float:
+    """Resident memory now."""
+    status = Path(f"/proc/{process.popen.pid}/status").read_text("ascii")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def chunks(count: int, size: int = 10_000) -> Iterator[range]:
+    return (range(i, min(i + size, count)) for i in range(0, count, size))
+
+
+async def fill(house: House, pool_redis: Redis, count: int) -> None:
+    """What an outage leaves: rows and members, due over the last two hours."""
+    first = time.time() - OUTAGE_SECONDS
+    step = (OUTAGE_SECONDS - 60) / count
+    async with house.app.ledger.engine.begin() as connection:
+        for part in chunks(count):
+            values = {"first": first, "step": step, "begin": part.start, "end": part.stop - 1}
+            await connection.execute(text(FILL), values)
+    for part in chunks(count):
+        await pool_redis.zadd(
+            house.settings.executing_pool, {f"old{i}_v1": first + i * step for i in part}
+        )
+        await house.engine.hset(RUNNING, mapping={f"old{i}": "v1" for i in part})
+
+
+async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -> None:
+    count = scaled(10_000, 1_000_000)
+    await fill(house, pool_redis, count)
+    scanner, worker = await house.spawn("scan"), await house.spawn("worker")
+    began, highest = time.monotonic(), {"scan": 0.0, "worker": 0.0}
+    newcomers = asyncio.create_task(arm_newcomers(house))
+    try:
+        while int(await house.engine.hlen(RUNNING)) > 100:
+            highest["scan"] = max(highest["scan"], memory_mib(scanner))
+            highest["worker"] = max(highest["worker"], memory_mib(worker))
+            assert time.monotonic() - began < 60 + count / 200, "it does not get done"
+            await asyncio.sleep(0.2)
+    finally:
+        newcomers.cancel()
+        await asyncio.gather(newcomers, return_exceptions=True)
+    seconds = time.monotonic() - began
+    await wait_until(lambda: house.effect_count(count), 60)
+    await house.settled(60)
+    order = [int(each) for each in await house.engine.lrange(ORDER, 0, -1)]
+    assert sorted(order) == list(range(count)), "each once"
+    # A quarter of each claim is the newest; of the others the oldest half comes first.
+    first_half = order[: count // 2]
+    assert sum(i < count // 2 for i in first_half) > 0.7 * len(first_half), "oldest first"
+    deadlines = {row.node_id: row.deadline for row in await house.rows_of("new")}
+    late = sorted(
+        event.at - deadlines[event.run.node_id]
+        for event in await house.events()
+        if event.kind is Kind.EFFECT
+    )
+    assert late, "no newcomer came during the backlog"
+    p99 = late[math.ceil(len(late) * 0.99) - 1]
+    figures = (
+        f"{count / seconds:,.0f} nodes/s; newcomers: p99 {p99:.1f} s late; "
+        f"memory: scanner {highest['scan']:.0f} MiB, worker {highest['worker']:.0f} MiB"
+    )
+    print(figures)
+    assert p99 < NEWCOMERS_P99_SECONDS
+    assert max(highest.values()) < MEMORY_MIB
+    assert int(await house.engine.get(EFFECTS) or 0) == count + len(late)
+    verdict = await house.verdict()
+    verdict.due += count  # each of which had its effect once: see above
+    house.report(
+        verdict,
+        fault=f"two hours' outage, {count:,} overdue",
+        tried=figures,
+        times=1,
+    )
+
+
+async def arm_newcomers(house: House) -> None:
+    for i in range(1_000_000):
+        await house.arm(5, 1.0, prefix=f"new{i}_")
+        await asyncio.sleep(0.2)

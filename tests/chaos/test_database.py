@@ -1,0 +1,152 @@
+"""Fault 6: the database is down, slow, read-only, or has its connections killed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from node_timeout import Settings
+from node_timeout.adapters.database import create_engine, dispose
+from tests.chaos.house import WORKER_LEASE, House, changed, scaled
+from tests.servers import MariadbServer, PostgresServer, RedisServer
+
+DOWN_SECONDS = WORKER_LEASE + 2
+
+
+class Database:
+    """What is done to a database, by its own statements."""
+
+    def __init__(self, server: PostgresServer | MariadbServer, url: str) -> None:
+        self.server = server
+        self.is_postgres = isinstance(server, PostgresServer)
+        self.name = url.rpartition("/")[2]
+        self.engine = create_engine(url)
+
+    async def run(self, *statements: str) -> list[Any]:
+        """On one connection, each in a transaction of its own; the rows of the last."""
+        rows: list[Any] = []
+        autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with autocommit.connect() as connection:
+            for statement in statements:
+                found = await connection.execute(text(statement))
+                rows = list(found) if found.returns_rows else []
+        return rows
+
+    async def down(self) -> None:
+        """Longer than a worker's lease."""
+        self.server.kill()
+        await asyncio.sleep(DOWN_SECONDS)
+        await asyncio.to_thread(self.server.start)
+        await self.engine.dispose(close=False)
+
+    async def connections_killed(self) -> None:
+        for _ in range(10):
+            if self.is_postgres:
+                await self.run(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    f"WHERE datname = '{self.name}' AND pid <> pg_backend_pid()"
+                )
+            else:
+                for row in await self.run(
+                    "SELECT id FROM information_schema.processlist "
+                    f"WHERE db = '{self.name}' AND id <> connection_id()"
+                ):
+                    try:
+                        await self.run(f"KILL {row.id}")
+                    except DBAPIError:
+                        continue  # gone by itself
+            await asyncio.sleep(0.2)
+
+    async def deadlocks(self) -> None:
+        """Rows are locked in the other order than ours, and held for a moment."""
+        for _ in range(10):
+            try:
+                async with self.engine.begin() as connection:
+                    for direction in ("DESC", "ASC"):
+                        await connection.execute(
+                            text(
+                                "SELECT node_id FROM node_timeout_ledger "
+                                "WHERE state IN ('armed', 'executing') "
+                                f"ORDER BY node_id {direction} LIMIT 20 FOR UPDATE"
+                            )
+                        )
+                        await asyncio.sleep(0.1)
+            except DBAPIError:
+                continue  # this time we were the victim
+
+    async def slow(self) -> None:
+        """Every statement waits for a lock on the whole table, for most of a lease."""
+        async with self.engine.begin() as connection:
+            if self.is_postgres:
+                await connection.execute(text("LOCK TABLE node_timeout_ledger"))
+            else:
+                await connection.execute(text("LOCK TABLES node_timeout_ledger WRITE"))
+            await asyncio.sleep(2.5)
+            if not self.is_postgres:
+                await connection.execute(text("UNLOCK TABLES"))
+
+    async def read_only(self) -> None:
+        if self.is_postgres:
+            await self.run(f'ALTER DATABASE "{self.name}" SET default_transaction_read_only = on')
+            await self.connections_killed()
+            await self.run(
+                "SET default_transaction_read_only = off",
+                f'ALTER DATABASE "{self.name}" RESET default_transaction_read_only',
+            )
+            await self.connections_killed()
+        else:
+            async with self.engine.connect() as connection:
+                await connection.execute(text("FLUSH TABLES WITH READ LOCK"))
+                await asyncio.sleep(2.5)
+                await connection.execute(text("UNLOCK TABLES"))
+
+
+FAULTS: dict[str, tuple[Callable[[Database], Awaitable[None]], str]] = {
+    "kill -9": (Database.down, f"down for {DOWN_SECONDS:g} s, longer than a lease"),
+    "connections killed": (Database.connections_killed, "all of them, 10 times in 2 s"),
+    "deadlocks": (Database.deadlocks, "rows locked in the other order, 10 times"),
+    "slow commits": (Database.slow, "the table locked for 2.5 s"),
+    "read-only": (Database.read_only, "for 2 s"),
+}
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+async def database(
+    request: pytest.FixtureRequest, databases: Any
+) -> AsyncIterator[tuple[Database, str]]:
+    url = await databases.emptied(request.param)
+    server = request.getfixturevalue(
+        {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param]
+    )
+    database = Database(server, url)
+    yield database, url
+    server.start()
+    await dispose(database.engine)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_the_database_fails_under_load(
+    settings: Settings,
+    engine_server: RedisServer,
+    database: tuple[Database, str],
+    tmp_path: Any,
+    name: str,
+) -> None:
+    fault, tried = FAULTS[name]
+    stores, url = database
+    async with House(changed(settings, database_url=url), engine_server.url, tmp_path) as house:
+        await house.spawn("scan")
+        await house.spawn("worker")
+        times = scaled(1, 3)
+        async with house.steadily(per_second=100):
+            for _ in range(times):
+                await asyncio.sleep(0.5)
+                with house.outage():
+                    await fault(stores)
+                await asyncio.sleep(1)
+        verdict = await house.verdict(late_seconds=10)
+        kind = "PostgreSQL" if stores.is_postgres else "MariaDB"
+        house.report(verdict, fault=f"{kind}: {name}", tried=f"{tried}, under load", times=times)

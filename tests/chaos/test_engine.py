@@ -1,0 +1,113 @@
+"""Fault 7: an engine that fails, hangs, succeeds late, has finished already, or moves on."""
+
+import asyncio
+
+import pytest
+
+from node_timeout import message
+from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.service import Backoff, Health
+from node_timeout.strategy import ForcedFailStrategy
+from node_timeout.striker import Limits
+from node_timeout.worker import Routes, Worker
+from tests.chaos.house import House, scaled
+from tests.support import RecordingEngine, config, configure, run, started
+
+FAULTS = {
+    "overloaded": "the engine says later, at the first two attempts of each node",
+    "hangs": "the first two attempts of each node hang beyond their time limit",
+    "hangs_after": "each call acts, and then hangs beyond its time limit",
+}
+
+
+@pytest.mark.parametrize("action", FAULTS)
+async def test_the_engine_fails(house: House, action: str) -> None:
+    await house.spawn("scan")
+    await house.spawn("worker")
+    count = scaled(50, 1000)
+    runs = await house.arm(count, lambda: 0.3 + house.random.random(), action=action)
+    verdict = await house.verdict()
+    assert verdict.effects == len(runs)
+    house.report(verdict, fault=f"engine: {action}", tried=FAULTS[action], times=count)
+
+
+async def test_the_engine_has_finished_already(house: House) -> None:
+    """Nodes ended without a word: asked, the engine says so, and nothing is done."""
+    await house.spawn("scan")
+    await house.spawn("worker")
+    count = scaled(200, 5000)
+    runs = await house.arm(count, 0.5)
+    ended = house.random.sample(runs, count // 2)
+    await house.history.record("disarming", ended)
+    await house.engine.hdel("engine:running", *(each.node_id for each in ended))
+    verdict = await house.verdict(late_seconds=5)
+    states = {
+        NodeRun(node_id=row.node_id, version=row.version): row.state for row in await house.rows()
+    }
+    done = {event.run for event in await house.events() if event.kind == "effect"}
+    assert all(states[each] is RunState.STALE for each in set(ended) - done)
+    assert done >= set(runs) - set(ended)
+    house.report(
+        verdict,
+        fault="engine: finished already",
+        tried="half of the nodes ended without a word",
+        times=len(ended),
+    )
+
+
+class MovingEngine(RecordingEngine):
+    """Moves every other node on to its next version between the check and the act."""
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        was_running = await super().is_running(node)
+        if was_running and int(node.node_id[1:]) % 2:
+            self.running[node.node_id] = "v2"
+        return was_running
+
+
+async def test_the_version_moves_between_the_check_and_the_act(
+    ledger: SqlLedger, pool: RedisPool, memory_exchange: MemoryExchange
+) -> None:
+    rounds = scaled(2_000, 10_000)
+    runs = [run(f"n{i}") for i in range(rounds)]
+    await configure(ledger, *(config(each.node_id, 0.001) for each in runs))
+    await ledger.arm(started(runs), await pool.now() - 10)
+    engine = MovingEngine(runs)
+    worker = Worker(
+        ledger=ledger,
+        pool=pool,
+        exchange=memory_exchange,
+        engine=engine,
+        strategies={"forced_fail": ForcedFailStrategy(engine)},
+        routes=Routes(dispatch_queue="dispatch"),
+        queues=["dispatch"],
+        limits=Limits(
+            concurrency=64,
+            strategy_timeout=30,
+            max_attempts=3,
+            retry=Backoff(),
+            shutdown_timeout=5,
+        ),
+    )
+    stop = asyncio.Event()
+    working = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    publishing = [
+        memory_exchange.publish(
+            "dispatch", message.encode([DueRun(run=each, due_at=1.0) for each in some]), 60
+        )
+        for some in (runs[i : i + 100] for i in range(0, rounds, 100))
+    ]
+    await asyncio.gather(*publishing)
+    stop.set()
+    await working
+    moved = [each for i, each in enumerate(runs) if i % 2]
+    stayed = [each for i, each in enumerate(runs) if not i % 2]
+    assert sorted(engine.failed, key=str) == sorted(stayed, key=str)
+    assert engine.running == {each.node_id: "v2" for each in moved}
+    for each, state in ((moved[0], RunState.STALE), (stayed[0], RunState.HANDLED)):
+        assert [row.state for row in await ledger.rows(each.node_id)] == [state]
+    counts = await ledger.counts(await pool.now())
+    assert counts.last_hour == {RunState.STALE: len(moved), RunState.HANDLED: len(stayed)}

@@ -1,0 +1,159 @@
+"""Fault 13: strategies, messages and rows that do harm. The others flow on."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+from sqlalchemy import text
+
+from node_timeout import Settings
+from node_timeout.node import NodeRun, RunState
+from tests.chaos.history import check, summary
+from tests.chaos.house import House, scaled
+from tests.servers import RabbitServer
+from tests.support import wait_until
+
+STRATEGIES = {
+    "raises": "raises at the first two attempts of each node",
+    "hangs": "hangs at the first two attempts of each node",
+    "eats_memory": "asks for more memory than there is",
+    "exits": "calls os._exit: the worker dies, and is started again",
+}
+OTHERS_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def kept_alive(house: House) -> AsyncIterator[None]:
+    """A worker, started again whenever it dies, as by systemd."""
+    stop = asyncio.Event()
+
+    async def supervise() -> None:
+        while not stop.is_set():
+            worker = await house.spawn("worker", ready="")
+            while worker.popen.poll() is None and not stop.is_set():
+                await asyncio.sleep(0.02)
+
+    supervising = asyncio.create_task(supervise())
+    try:
+        yield
+    finally:
+        stop.set()
+        await supervising
+
+
+@pytest.mark.parametrize("action", STRATEGIES)
+async def test_a_bad_strategy_holds_up_no_other(house: House, action: str) -> None:
+    await house.spawn("scan")
+    await house.spawn("worker")
+    count = scaled(3, 10)
+    async with kept_alive(house), house.steadily(per_second=50):
+        await house.until_armed(100)
+        await house.arm(count, 0.1, action=action, prefix="poison")
+        await house.until_armed(400)
+        await wait_until(lambda: house.closed("poison", count), 60)
+    await house.spawn("worker")
+    verdict = await house.verdict()
+    others = await house.worst_lateness("s")
+    # What a dead worker held comes back when its lease is over and it is looked for.
+    assert others < (2 if action == "exits" else 1) * OTHERS_SECONDS
+    house.report(
+        verdict,
+        fault=f"poison: a strategy that {action.replace('_', ' ')}",
+        tried=f"{count} such nodes among others; the others {others:.1f} s late at most",
+        times=count,
+    )
+
+
+def nested(depth: int) -> bytes:
+    return b'{"schema":1,"nodes":' + b"[" * depth + b"]" * depth + b"}"
+
+
+MESSAGES = {
+    "not JSON": b"\xff\x00 not JSON",
+    "an unknown schema": b'{"schema":99,"nodes":[{"node_id":"a","version":"v","deadline":1}]}',
+    "50 MB": b'{"schema":1,"nodes":[' + b" " * 50_000_000 + b"]}",
+    "nested 10,000 deep": nested(10_000),
+    "huge numbers": b'{"schema":1,"nodes":[{"node_id":"a","version":"v","deadline":1'
+    + b"0" * 5000
+    + b"}]}",
+    "NaN": b'{"schema":1,"nodes":[{"node_id":"a","version":"v","deadline":NaN}]}',
+    "ids of a megabyte": json.dumps(
+        {"schema": 1, "nodes": [{"node_id": "a" * 1_000_000, "version": "v", "deadline": 1}]}
+    ).encode(),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+async def test_a_bad_message_is_put_aside_with_its_reason(
+    house: House, settings: Settings, rabbit_server: RabbitServer, name: str
+) -> None:
+    await house.spawn("scan")
+    worker = await house.spawn("worker")
+    async with await aio_pika.connect(rabbit_server.url) as connection:
+        channel = await connection.channel()
+        dead = await channel.get_queue(f"{settings.dispatch_queue}.dead")
+        exchange = await channel.get_exchange(settings.dispatch_exchange)
+        async with house.steadily(per_second=50):
+            await exchange.publish(
+                aio_pika.Message(MESSAGES[name], headers={"x": "y" * 1000}), settings.dispatch_queue
+            )
+            await house.until_armed(100)
+            aside = await dead.get(timeout=20, fail=False)
+            while aside is None:
+                await asyncio.sleep(0.05)
+                aside = await dead.get(timeout=20, fail=False)
+        await aside.ack()
+        assert aside.headers["x-node-timeout-reason"]
+    assert worker.popen.poll() is None
+    verdict = await house.verdict(late_seconds=OTHERS_SECONDS)
+    house.report(verdict, fault=f"poison: a message, {name}", tried="among others", times=1)
+
+
+ROWS = {
+    "an unknown state": "state = 'nonsense'",
+    "armed, without an instant": "due_at = NULL",
+    "an empty id of its root": "root_pipeline_id = ''",
+    "an action that is not installed": "action = 'nobody'",
+    "attempts below zero": "attempts = -5",
+    "a deadline in the year 5000": "deadline = 95617584000",
+    "a state of other case": "state = 'ARMED'",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -> None:
+    await house.spawn("scan")
+    await house.spawn("worker")
+    count = 30
+    runs = await house.arm(count, 1.5)  # in one batch with the others
+    victims, others = runs[:3], runs[3:]
+    async with house.app.ledger.engine.begin() as connection:
+        await connection.execute(
+            text(f"UPDATE node_timeout_ledger SET {ROWS[name]} WHERE node_id IN ('n0', 'n1', 'n2')")
+        )
+        await connection.execute(
+            text("DELETE FROM node_timeout_config WHERE node_id IN ('n0', 'n1', 'n2')")
+        )
+    wanted = set(others)
+
+    async def others_are_done() -> bool:
+        rows = [row for row in await house.rows() if row.state is RunState.HANDLED]
+        return wanted <= {NodeRun(node_id=row.node_id, version=row.version) for row in rows}
+
+    await wait_until(others_are_done, 20)
+    verdict = check(
+        [event for event in await house.events() if event.run in wanted],
+        [row for row in await house.rows() if row.node_id not in {"n0", "n1", "n2"}],
+        late_seconds=OTHERS_SECONDS,
+    )
+    assert not verdict.violations, summary(verdict.violations)
+    async with house.app.ledger.engine.connect() as connection:
+        kept = await connection.execute(
+            text("SELECT node_id FROM node_timeout_ledger WHERE node_id IN ('n0', 'n1', 'n2')")
+        )
+        assert len(list(kept)) == len(victims), "nothing is thrown away"
+    house.report(verdict, fault=f"poison: a row, {name}", tried="among others", times=len(victims))

@@ -1,0 +1,167 @@
+"""Faults 2 and 4: Redis restarts, forgets, stalls and is full; ten scanners at one instant."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from node_timeout import Settings
+from tests.chaos.house import House, changed, scaled
+from tests.servers import RedisServer
+from tests.support import wait_until
+
+PAUSED_SECONDS = 4.0
+LONGEST_CALL_SECONDS = 0.010
+
+
+async def restarted(server: RedisServer, _: Redis) -> None:
+    """All data is gone: nothing is on disk."""
+    server.kill()
+    await asyncio.to_thread(server.start)
+
+
+async def flushed(_: RedisServer, redis: Redis) -> None:
+    await redis.flushall()
+
+
+async def scripts_flushed(_server: RedisServer, redis: Redis) -> None:
+    for _ in range(50):
+        await redis.script_flush()
+        await asyncio.sleep(0.02)
+
+
+async def clients_killed(_: RedisServer, redis: Redis) -> None:
+    for kind in ("normal", "pubsub") * 20:
+        await redis.client_kill_filter(_type=kind, skipme=True)
+        await asyncio.sleep(0.05)
+
+
+async def paused(_: RedisServer, redis: Redis) -> None:
+    """Longer than the lease of a claim."""
+    await redis.client_pause(int(PAUSED_SECONDS * 1000), all=True)
+    await asyncio.sleep(PAUSED_SECONDS)
+
+
+async def restored_from_a_snapshot(server: RedisServer, redis: Redis) -> None:
+    """What was armed since is missing, and what was done since is back."""
+    await redis.save()
+    snapshot, kept = server.data / "dump.rdb", server.directory / "old.rdb"
+    shutil.copy(snapshot, kept)
+    await asyncio.sleep(1.5)
+    server.kill()
+    shutil.copy(kept, snapshot)
+    await asyncio.to_thread(server.start)
+    snapshot.unlink()
+
+
+async def full(_: RedisServer, redis: Redis) -> None:
+    """Out of memory: arming is refused, claiming is not."""
+    await redis.config_set("maxmemory", "1")
+    await asyncio.sleep(2)
+    await redis.config_set("maxmemory", "0")
+
+
+async def readonly(server: RedisServer, redis: Redis) -> None:
+    """It is told to follow another, as by a failover by hand."""
+    await redis.replicaof("127.0.0.1", str(server.port + 1))
+    await asyncio.sleep(2)
+    await redis.replicaof("NO", "ONE")
+
+
+FAULTS: dict[str, tuple[Callable[[RedisServer, Redis], Awaitable[None]], str]] = {
+    "kill -9, all data lost": (restarted, "under load"),
+    "FLUSHALL": (flushed, "under load"),
+    "SCRIPT FLUSH": (scripts_flushed, "50 times in a second, under load"),
+    "CLIENT KILL": (clients_killed, "20 times in 2 s, under load"),
+    "CLIENT PAUSE beyond the lease": (paused, f"for {PAUSED_SECONDS:g} s, under load"),
+    "restored from an old snapshot": (restored_from_a_snapshot, "1.5 s old, under load"),
+    "out of memory": (full, "for 2 s, under load"),
+    "read-only": (readonly, "for 2 s, under load"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_redis_fails_under_load(
+    house: House, pool_server: RedisServer, pool_redis: Redis, name: str
+) -> None:
+    fault, tried = FAULTS[name]
+    await house.spawn("scan")
+    await house.spawn("worker")
+    times = scaled(1, 3)
+    async with house.steadily(per_second=100):
+        for _ in range(times):
+            with house.outage():
+                await fault(pool_server, pool_redis)
+            await asyncio.sleep(1)
+    # What Redis refused to arm is in the ledger, and overdue by the time the reconciler looks.
+    verdict = await house.verdict(late_seconds=8)
+    house.report(verdict, fault=f"Redis: {name}", tried=tried, times=times)
+
+
+async def test_killed_between_claim_and_finish_with_its_data_on_disk(
+    settings: Settings, engine_server: RedisServer, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path, append_only=True) as server:
+        async with House(
+            changed(settings, redis_url=server.url), engine_server.url, tmp_path
+        ) as own:
+            await own.spawn("scan")
+            await own.spawn("worker")
+            times = scaled(2, 10)
+            async with own.steadily(per_second=100):
+                for _ in range(times):
+                    with own.outage():
+                        await asyncio.sleep(own.random.random())
+                        server.kill()
+                        await asyncio.to_thread(server.start)
+            verdict = await own.verdict(late_seconds=8)
+            own.report(
+                verdict,
+                fault="Redis: kill -9, data on disk",
+                tried="at random instants under load",
+                times=times,
+            )
+
+
+async def test_an_eviction_policy_that_loses_deadlines_is_warned_of(
+    house: House, pool_redis: Redis
+) -> None:
+    await pool_redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        process = await house.spawn("scan")
+        assert "maxmemory-policy is allkeys-lru" in process.output
+    finally:
+        await pool_redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_many_scanners_and_many_nodes_due_at_one_instant(
+    house: House, pool_redis: Redis
+) -> None:
+    """No node is published to two strategies, and Redis is never held up."""
+    scanners, count = scaled(4, 10), scaled(4_000, 100_000)
+    await house.spawn("worker")
+    await house.spawn("worker")
+    instant = time.time() + scaled(5, 60)
+    for i in range(count // 500):
+        await house.arm(500, instant - time.time(), prefix=f"b{i}_")
+    for _ in range(scanners):
+        await house.spawn("scan")
+    with house.outage():
+        await wait_until(lambda: house.effect_count(count), 600)
+    verdict = await house.verdict()
+    assert verdict.repeated_calls == 0
+    calls = await pool_redis.slowlog_get(100_000)
+    ours = [call["duration"] / 1e6 for call in calls if call["command"].startswith(b"EVAL")]
+    longest = max(ours, default=0.001)
+    print(f"longest Redis call: {longest * 1000:.1f} ms, {len(ours)} above 1 ms")
+    assert longest <= LONGEST_CALL_SECONDS
+    house.report(
+        verdict,
+        fault=f"{scanners} scanners, {count:,} nodes due at one instant",
+        tried=f"longest Redis call {longest * 1000:.1f} ms",
+        times=1,
+    )

@@ -1,0 +1,131 @@
+"""Fault 14: old and new versions side by side, of the schema and of the messages."""
+
+import asyncio
+import json
+
+import aio_pika
+import pytest
+from sqlalchemy import text
+
+from node_timeout import Settings
+from node_timeout.adapters.schema import Schema
+from node_timeout.adapters.tables import HEAD_REVISION
+from node_timeout.errors import SchemaError
+from tests.chaos.house import House
+from tests.servers import RabbitServer
+from tests.support import wait_until
+
+PREVIOUS = "0001"
+
+
+async def migrate(house: House, revision: str) -> None:
+    schema = Schema(house.settings.database_url.get_secret_value())
+    await schema.migrate(revision)
+    await schema.close()
+
+
+async def execute(house: House, *statements: str) -> None:
+    async with house.app.ledger.engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def test_the_previous_schema_is_refused_and_its_rows_are_served_after_the_migration(
+    house: House,
+) -> None:
+    """Ours cannot do without the column that its last migration adds."""
+    await migrate(house, PREVIOUS)
+    try:
+        for role in ("scan", "worker"):
+            process = await house.spawn(role, ready="")
+            assert await asyncio.to_thread(process.wait) != 0
+            assert "run: node-timeout migrate" in process.output
+        await execute(
+            house,
+            "INSERT INTO node_timeout_ledger (node_id, version, root_pipeline_id, action, state, "
+            "deadline, due_at, attempts, message) "
+            "VALUES ('old', 'v1', 'root', 'chaos', 'armed', 1, 1, 0, '')",
+        )
+    finally:
+        await migrate(house, "head")
+    await house.engine.hset("engine:running", "old", "v1")
+    await house.spawn("scan")
+    await house.spawn("worker")
+    await wait_until(lambda: house.closed("old", 1), 20)
+    assert [event.kind for event in await house.events() if event.run.node_id == "old"][
+        -1
+    ] == "effect"
+
+
+async def test_the_next_schema_serves_this_version_if_its_migration_says_so(house: House) -> None:
+    """A rolling upgrade migrates first: what still runs, and restarts, is of this version."""
+    await house.spawn("scan")
+    worker = await house.spawn("worker")
+    async with house.steadily(per_second=50):
+        await house.until_armed(50)
+        await execute(
+            house,
+            "ALTER TABLE node_timeout_ledger ADD COLUMN of_the_future TEXT",
+            f"UPDATE node_timeout_alembic_version SET version_num = '9999_since_{HEAD_REVISION}'",
+        )
+        try:
+            await house.until_armed(100)
+            assert await asyncio.to_thread(worker.stop) == 0
+            await house.spawn("worker")
+            await house.until_armed(150)
+        finally:
+            await execute(
+                house,
+                "ALTER TABLE node_timeout_ledger DROP COLUMN of_the_future",
+                f"UPDATE node_timeout_alembic_version SET version_num = '{HEAD_REVISION}'",
+            )
+    verdict = await house.verdict(late_seconds=5)
+    house.report(
+        verdict,
+        fault="rolling upgrade: the next schema, this version",
+        tried="migrated under load, a worker restarted behind it",
+        times=1,
+    )
+
+
+@pytest.mark.parametrize("found", ["9999", "9999_since_9998", "0001", "nonsense"])
+async def test_a_schema_that_does_not_say_so_is_refused(house: House, found: str) -> None:
+    update = "UPDATE node_timeout_alembic_version SET version_num = "
+    await execute(house, f"{update}'{found}'")
+    try:
+        with pytest.raises(SchemaError, match=found):
+            await house.app.ledger.check_schema()
+    finally:
+        await execute(house, f"{update}'{HEAD_REVISION}'")
+
+
+async def test_a_message_of_an_unknown_schema_is_kept_and_its_nodes_are_not_lost(
+    house: House, settings: Settings, rabbit_server: RabbitServer
+) -> None:
+    """It waits, unchanged, for those who can read it; the ledger brings its nodes again."""
+    await house.spawn("worker")
+    runs = await house.arm(10, 0.2)
+    nodes = [{"node": run.node_id, "run": run.version} for run in runs]
+    body = json.dumps({"schema": 2, "timed_out": nodes}).encode()
+    # As a scanner of the next version would: published, then out of the pool.
+    await house.app.exchange.publish(settings.dispatch_queue, body, 5)
+    await house.app.pool.disarm(runs)
+    async with await aio_pika.connect(rabbit_server.url) as connection:
+        channel = await connection.channel()
+        dead = await channel.get_queue(f"{settings.dispatch_queue}.dead")
+        kept = await dead.get(timeout=20, fail=False)
+        while kept is None:
+            await asyncio.sleep(0.05)
+            kept = await dead.get(timeout=20, fail=False)
+        assert kept.body == body
+        assert "schema 2 is unknown" in str(kept.headers["x-node-timeout-reason"])
+        await kept.ack()
+    await house.spawn("scan")
+    verdict = await house.verdict()
+    assert verdict.effects == len(runs)
+    house.report(
+        verdict,
+        fault="rolling upgrade: a message of an unknown schema",
+        tried="kept in the dead-letter queue; its nodes come from the ledger",
+        times=1,
+    )

@@ -1,0 +1,424 @@
+"""The manifests are valid, agree with each other, and say what the code says."""
+
+import http.client
+import re
+import tomllib
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from node_timeout.adapters.monitor_http import MonitorHttp
+from node_timeout.cli import cli
+from node_timeout.service import Health
+from node_timeout.settings import SECRETS_DIR, Settings, variable
+from tests.manifests import (
+    EXAMPLE_SECRET,
+    KUBERNETES,
+    KUSTOMIZATIONS,
+    ROOT,
+    container_of,
+    environment_of,
+    manifest,
+    manifest_files,
+    manifests,
+    mount_secrets,
+    pod_of,
+    read,
+)
+
+# The oldest that has all that is used without a feature gate, and the newest with schemas.
+VERSIONS = ("1.31", "1.37")
+DEPLOYMENTS = ("node-timeout-scan", "node-timeout-worker")
+PODS = (*DEPLOYMENTS, "node-timeout-migrate")
+HOW_TOS = sorted(ROOT.glob("docs/**/run-on-kubernetes.md"))
+# What a worker needs after `shutdown_timeout` to put back what it has cancelled.
+PUT_BACK_SECONDS = 5
+
+SECRET_SETTINGS = {
+    variable(name).lower()
+    for name, field in Settings.model_fields.items()
+    if "SecretStr" in str(field.annotation)
+}
+
+
+def example_secret() -> dict[str, str]:
+    (secret,) = read(EXAMPLE_SECRET)
+    values: dict[str, str] = secret["stringData"]
+    return values
+
+
+def settings_of(pod: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the process in this pod reads, if the secret is the example."""
+    for name, value in environment_of(pod).items():
+        monkeypatch.setenv(name, value)
+    mount_secrets(pod, example_secret(), folder)
+    monkeypatch.setenv(SECRETS_DIR, str(folder))
+    return Settings()
+
+
+def documented_manifests(document: Path) -> list[Any]:
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    return [each for block in blocks for each in yaml.safe_load_all(dedent(block))]
+
+
+# Form
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("path", manifest_files(), ids=lambda path: str(path.name))
+def test_every_manifest_fits_the_published_schemas(path: Path, version: str) -> None:
+    for each in read(path):
+        if not each["apiVersion"].startswith("keda.sh/"):
+            assert kubernetes_validate.validate(each, version, strict=True) == version
+
+
+def test_the_schemas_would_find_a_misspelt_field() -> None:
+    deployment = manifest("Deployment", "node-timeout-scan")
+    container_of(deployment["spec"]["template"]["spec"])["livenessProb"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="livenessProb"):
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("document", HOW_TOS, ids=lambda path: path.parts[-3])
+def test_manifests_in_the_documents_fit_too(document: Path) -> None:
+    overlay, scaler = documented_manifests(document)
+    checkout = "node-timeout/"
+    for path in [*overlay["resources"], *overlay["components"]]:
+        assert (ROOT / path.removeprefix(checkout) / "kustomization.yaml").exists()
+    (root,) = read(KUBERNETES / "kustomization.yaml")
+    assert overlay["images"][0]["name"] == root["images"][0]["newName"]
+    assert overlay["images"][0]["newTag"] == root["images"][0]["newTag"]
+    (patch,) = overlay["patches"]
+    (operation,) = yaml.safe_load(patch["patch"])
+    settings = manifest(patch["target"]["kind"], patch["target"]["name"])["data"]
+    assert operation["path"].removeprefix("/data/") in settings
+    assert kubernetes_validate.validate(scaler, VERSIONS[-1], strict=True) == VERSIONS[-1]
+    target = scaler["spec"]["scaleTargetRef"]
+    assert manifest(target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
+
+
+@pytest.mark.parametrize("document", HOW_TOS, ids=lambda path: path.parts[-3])
+def test_selectors_in_the_documents_select_something(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    chosen = re.findall(r"--selector (\S+?)(!?=)(\S+)", text)
+    assert len(chosen) == 4
+    for key, _, value in chosen:
+        assert value in {each["metadata"]["labels"].get(key) for each in manifests()}
+
+
+def test_both_languages_show_the_same_commands() -> None:
+    shown = [
+        re.findall(
+            r"^(?:kubectl|docker) [^#\n]*?(?= *#|$)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for path in HOW_TOS
+    ]
+    assert len(shown) == 2
+    assert shown[0] == shown[1]
+
+
+def test_every_manifest_is_in_a_kustomization_but_the_example_secret() -> None:
+    listed = [
+        (path.parent / name).resolve()
+        for path in KUSTOMIZATIONS
+        for each in read(path)
+        for name in each["resources"]
+    ]
+    assert sorted([*listed, EXAMPLE_SECRET.resolve()]) == [
+        path.resolve() for path in manifest_files()
+    ]
+
+
+def test_components_are_optional_and_exist() -> None:
+    (root,) = read(KUBERNETES / "kustomization.yaml")
+    assert "components" not in root
+    text = (KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8")
+    offered = re.findall(r"#\s+- (components/\S+)", text)
+    assert sorted(KUBERNETES / each / "kustomization.yaml" for each in offered) == [
+        path for path in KUSTOMIZATIONS if path.parent != KUBERNETES
+    ]
+    for path in KUSTOMIZATIONS:
+        (each,) = read(path)
+        assert each["kind"] == ("Kustomization" if path.parent == KUBERNETES else "Component")
+
+
+def test_nothing_names_a_namespace_or_holds_a_real_secret() -> None:
+    for each in manifests():
+        assert "namespace" not in each["metadata"]
+    secrets = manifests("Secret")
+    assert [each["metadata"]["name"] for each in secrets] == ["node-timeout"]
+    assert all("CHANGE_ME" in value for value in example_secret().values())
+
+
+def test_the_version_of_the_image_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (root,) = read(KUBERNETES / "kustomization.yaml")
+    (image,) = root["images"]
+    assert image["newTag"] == project["version"]
+    assert {container_of(pod_of(name))["image"] for name in PODS} == {
+        f"{image['name']}:{project['version']}"
+    }
+
+
+# Settings
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_every_variable_is_a_setting(name: str) -> None:
+    known = {variable(each) for each in Settings.model_fields} | {SECRETS_DIR}
+    assert set(environment_of(pod_of(name))) <= known
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_the_settings_are_read_from_variables_and_secret_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(pod_of(name), tmp_path / "secrets", monkeypatch)
+    secret = example_secret()
+    assert settings.database_url.get_secret_value() == secret["node_timeout_database_url"]
+    if name in DEPLOYMENTS:
+        assert settings.redis_url.get_secret_value() == secret["node_timeout_redis_url"]
+        assert settings.amqp_url.get_secret_value() == secret["node_timeout_amqp_url"]
+        assert (settings.engine, settings.log_format) == ("dry_run", "json")
+
+
+def test_every_key_of_the_secret_is_a_secret_setting_and_none_is_forgotten() -> None:
+    text = EXAMPLE_SECRET.read_text(encoding="utf-8")
+    assert set(example_secret()) <= SECRET_SETTINGS
+    assert set(re.findall(r"^  (?:# )?(node_timeout_\w+):", text, re.MULTILINE)) == SECRET_SETTINGS
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_secrets_are_files_where_the_process_looks_and_not_variables(name: str) -> None:
+    pod = pod_of(name)
+    (volume,), (mount,) = pod["volumes"], container_of(pod)["volumeMounts"]
+    assert volume["name"] == mount["name"]
+    assert mount["mountPath"] == environment_of(pod)[SECRETS_DIR]
+    assert mount["readOnly"] is True
+    assert volume["secret"]["secretName"] == read(EXAMPLE_SECRET)[0]["metadata"]["name"]
+    assert volume["secret"]["defaultMode"] == 0o440
+    for item in volume["secret"].get("items", []):
+        assert item["key"] == item["path"]
+        assert item["key"] in example_secret()
+    assert not {each.lower() for each in environment_of(pod)} & SECRET_SETTINGS
+
+
+def test_only_workers_get_the_secrets_of_engine_and_webhook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PODS:
+        mount_secrets(pod_of(name), dict.fromkeys(SECRET_SETTINGS, "x"), tmp_path / name)
+    stores = {variable(name).lower() for name in ("database_url", "redis_url", "amqp_url")}
+    seen = {name: {path.name for path in (tmp_path / name).glob("node*")} for name in PODS}
+    assert seen == {
+        "node-timeout-scan": stores,
+        "node-timeout-worker": SECRET_SETTINGS,
+        "node-timeout-migrate": {"node_timeout_database_url"},
+    }
+
+
+def test_the_migration_needs_nothing_but_the_secret() -> None:
+    pod = pod_of("node-timeout-migrate")
+    assert "envFrom" not in container_of(pod)
+    assert "serviceAccountName" not in pod
+
+
+# Processes
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_the_command_line_is_one_that_exists(name: str) -> None:
+    container = container_of(pod_of(name))
+    assert "command" not in container, "the image's entry point is the command"
+    command, *arguments = container["args"]
+    assert name == f"node-timeout-{command}"
+    cli.commands[command].make_context(command, arguments)
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_probes_ask_pages_that_exist_on_the_metrics_port(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = pod_of(name)
+    container = container_of(pod)
+    settings = settings_of(pod, tmp_path / "secrets", monkeypatch)
+    assert settings.metrics_host == "0.0.0.0"
+    (port,) = container["ports"]
+    assert port == {"name": "metrics", "containerPort": settings.metrics_port}
+    asked = {
+        probe: container[probe]["httpGet"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert {probe: get["path"] for probe, get in asked.items()} == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+    assert {get["port"] for get in asked.values()} == {"metrics"}
+    annotations = scrape_annotations(name)
+    assert annotations["prometheus.io/port"] == str(settings.metrics_port)
+    pages = {*(get["path"] for get in asked.values()), annotations["prometheus.io/path"]}
+    assert {page: answer(page) for page in pages} == dict.fromkeys(pages, 200)
+
+
+def scrape_annotations(name: str) -> dict[str, str]:
+    found: dict[str, str] = manifest("Deployment", name)["spec"]["template"]["metadata"][
+        "annotations"
+    ]
+    return found
+
+
+def answer(page: str) -> int:
+    """The status with which a healthy process answers."""
+    health = Health(name="scanner", ready=True)
+    server = MonitorHttp("127.0.0.1", 0, [health])
+    server.start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    try:
+        connection.request("GET", page)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+        server.close()
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_pod_is_given_time_to_finish(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = pod_of(name)
+    settings = settings_of(pod, tmp_path / "secrets", monkeypatch)
+    assert pod["terminationGracePeriodSeconds"] > settings.shutdown_timeout + PUT_BACK_SECONDS
+
+
+# Pods
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_has_no_rights(name: str) -> None:
+    pod = pod_of(name)
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    user, group = map(int, re.findall(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)[-1])
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": group,
+        "fsGroup": group,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert user > 0
+    assert container_of(pod)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    resources = container_of(pod)["resources"]
+    assert {"cpu", "memory"} <= set(resources["requests"])
+    assert "memory" in resources["limits"]
+
+
+def test_the_service_account_exists_and_has_no_token() -> None:
+    for name in DEPLOYMENTS:
+        account = manifest("ServiceAccount", pod_of(name)["serviceAccountName"])
+        assert account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_selectors_match_their_own_pods_alone(name: str) -> None:
+    deployment = manifest("Deployment", name)
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert selected(selector) == [name]
+    assert deployment["spec"]["replicas"] >= 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    spread = pod_of(name)["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    for each in spread:
+        assert each["labelSelector"]["matchLabels"] == selector
+    (budget,) = [
+        each
+        for each in manifests("PodDisruptionBudget")
+        if selected(each["spec"]["selector"]["matchLabels"]) == [name]
+    ]
+    assert budget["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
+
+
+def selected(labels: dict[str, str]) -> list[str]:
+    """The names of the Deployments and Jobs whose pods have these labels."""
+    return [
+        each["metadata"]["name"]
+        for each in [*manifests("Deployment"), *manifests("Job")]
+        if labels.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+    ]
+
+
+# Components
+
+
+def test_keda_scales_the_workers_by_the_dispatch_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaled = manifest("ScaledObject", "node-timeout-worker")["spec"]
+    pod = pod_of(scaled["scaleTargetRef"]["name"])
+    (trigger,) = scaled["triggers"]
+    settings = settings_of(pod, tmp_path / "secrets", monkeypatch)
+    assert trigger["metadata"]["queueName"] == settings.dispatch_queue
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())
+    assert 2 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
+    authentication = manifest("TriggerAuthentication", trigger["authenticationRef"]["name"])
+    (reference,) = authentication["spec"]["secretTargetRef"]
+    assert reference["name"] == pod["volumes"][0]["secret"]["secretName"]
+    assert reference["key"] in example_secret()
+    assert (trigger["type"], reference["parameter"]) == ("rabbitmq", "host")
+
+
+def test_with_keda_an_apply_leaves_the_number_of_workers_alone() -> None:
+    (component,) = read(KUBERNETES / "components" / "keda" / "kustomization.yaml")
+    (patch,) = component["patches"]
+    assert patch["target"] == {"kind": "Deployment", "name": "node-timeout-worker"}
+    assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
+
+
+def test_the_network_policy_opens_the_metrics_port_alone() -> None:
+    spec = manifest("NetworkPolicy", "node-timeout")["spec"]
+    assert set(selected(spec["podSelector"]["matchLabels"])) == set(PODS)
+    (rule,) = spec["ingress"]
+    (source,) = rule["from"]
+    assert set(source) == {"namespaceSelector", "podSelector"}
+    for name in DEPLOYMENTS:
+        assert rule["ports"] == [{"port": container_of(pod_of(name))["ports"][0]["name"]}]
+
+
+# Docker Compose
+
+
+def test_docker_compose_says_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (compose,) = read(ROOT / "docker-compose.yml")
+    ours = {
+        name: service
+        for name, service in compose["services"].items()
+        if service["image"] == "node-timeout"
+    }
+    assert set(ours) == {"migrate", "scan", "worker"}
+    for service in ours.values():
+        for name, value in service["environment"].items():
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
+        settings = Settings()
+        known = {variable(each) for each in Settings.model_fields}
+        assert set(service["environment"]) <= known
+        (command, *arguments) = service["command"]
+        cli.commands[command].make_context(command, arguments)
+        grace = float(service["stop_grace_period"].removesuffix("s"))
+        assert grace > settings.shutdown_timeout + PUT_BACK_SECONDS
+        if not service["healthcheck"].get("disable"):
+            assert f"127.0.0.1:{settings.metrics_port}/healthz" in str(service["healthcheck"])
+        assert service["read_only"] is True

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import urlsplit
@@ -172,6 +172,12 @@ class Server(ABC):
                 self.kill()
                 raise self._failure(f"{self.program} did not start")
             time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Of the server's first process."""
+        assert self._process is not None, "not started"
+        return self._process.pid
 
     def use_tls(self, certificate: bytes, key: bytes, authority: bytes) -> None:
         """From the next start on talk TLS with this certificate (PEM), and plainly no more.
@@ -437,7 +443,11 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT  # does not wait for the clients to leave
     tls_from_the_start = False
 
-    def __init__(self, directory: Path, *, password: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, password: str = "", extra: Mapping[str, str] | None = None
+    ) -> None:
+        """``extra`` are settings; the default ones forget a commit when the host crashes."""
+        self.extra = dict(extra or {})
         if os.geteuid() == 0:
             directory = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))
             directory.chmod(0o711)
@@ -480,6 +490,7 @@ class PostgresServer(Server):
             "full_page_writes": "off",
             "shared_buffers": "16MB",
             "dynamic_shared_memory_type": "mmap",  # in the data directory, nothing is left over
+            **self.extra,
         }
         if self.talks_tls:
             settings |= {
@@ -507,7 +518,10 @@ class MariadbServer(Server):
     package = "mariadb-server"
     tls_from_the_start = False
 
-    def __init__(self, directory: Path, *, password: str = "test") -> None:
+    def __init__(
+        self, directory: Path, *, password: str = "test", extra: Sequence[str] = ()
+    ) -> None:
+        """``extra`` are options; the default ones forget a commit when the host crashes."""
         super().__init__(directory, password=password)
         self.url = self._url("test")
         self.options = [
@@ -517,6 +531,7 @@ class MariadbServer(Server):
             "--innodb-buffer-pool-size=16M",
             "--innodb-log-file-size=8M",
             "--innodb-flush-log-at-trx-commit=2",
+            *extra,
         ]
         self.init_file = self.directory / "init.sql"  # run at each start
         self.init_file.write_text(

@@ -1,10 +1,12 @@
 """A circuit breaker before the engine: while it is dead, no worker waits for it.
 
-    closed ──failures in a row──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
-       ▲                                                     │
-       └─────────────────────answered────────────────────────┘
+    closed ──nothing but failures──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
+       ▲                                                        │
+       └───────────────────────answered─────────────────────────┘
 
-A strike that is refused while the engine rests uses up no attempt of its node run.
+It opens after several failures in a row, with no success in the last second: of many calls at once
+some five in a row fail by chance where the engine fails only now and then. A strike that is refused
+while the engine rests uses up no attempt of its node run.
 """
 
 import logging
@@ -19,6 +21,8 @@ from node_timeout.service import Backoff
 logger = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 5
+LATELY_SECONDS = 1.0
+"""An engine that did what it was asked so lately is not dead, however many other calls fail."""
 PROBE_SECONDS = 1.0
 """How long others wait while a probe is under way."""
 
@@ -52,6 +56,7 @@ class Breaker:
         self._rest = rest or Backoff(first=1.0, longest=60.0, random=lambda: 1.0)
         self._clock = clock
         self._failures = 0
+        self._succeeded_at = float("-inf")
         self._rests = 0
         """In a row, without a strike that went well to its end."""
         self._resting_until: float | None = None
@@ -97,12 +102,14 @@ class Breaker:
     def _went_well(self, strike: Strike) -> None:
         strike.answered()
         self._failures = self._rests = 0
+        self._succeeded_at = self._clock()
 
     def _failed(self, strike: Strike, error: BaseException) -> None:
         if strike.period != self._period:
             return
         self._failures += 1
-        if self._resting_until is None and self._failures < self._limit:
+        lately = self._clock() - self._succeeded_at < LATELY_SECONDS
+        if self._resting_until is None and (self._failures < self._limit or lately):
             return
         self._rests += 1
         if self._resting_until is None:

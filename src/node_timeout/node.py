@@ -1,5 +1,6 @@
 """The words of the domain: node runs, deadlines, row states, outcomes."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -8,6 +9,7 @@ from node_timeout.errors import InvalidNodeRunError
 
 MAX_ID_LENGTH = 128
 MAX_VERSION_LENGTH = 64
+_ID = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
 
 
 def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str | None:
@@ -27,7 +29,7 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
         )
     if value != value.strip():
         return f"{what} {value!r} begins or ends with white space"
-    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):
+    if not _ID.fullmatch(value):
         return f"{what} {value!r} has a control character or a lone surrogate"
     return None
 
@@ -50,18 +52,10 @@ class NodeRun:
 
         The node id may hold underscores, the version may not: a pool member is split at its last.
         """
-        problems = [
-            id_problem("node id", node_id),
-            id_problem(f"version of node {node_id!r:.80}", version, MAX_VERSION_LENGTH),
-        ]
-        if isinstance(version, str) and "_" in version:
-            problems.append(
-                f"version {version!r:.80} of node {node_id!r:.80} has an underscore, "
-                f"it may hold any other character"
-            )
-        found = [problem for problem in problems if problem]
-        if found:
-            raise InvalidNodeRunError(*found)
+        bad_id = id_problem("node id", node_id)
+        bad_version = id_problem("version", version, MAX_VERSION_LENGTH)
+        if bad_id or bad_version or "_" in str(version):
+            raise InvalidNodeRunError(*_problems(node_id, version))
         return cls(node_id=str(node_id), version=str(version))
 
     @classmethod
@@ -71,6 +65,20 @@ class NodeRun:
         if not underscore:
             raise InvalidNodeRunError(f"pool member {member!r:.200} is not <node_id>_<version>")
         return cls.of(node_id, version)
+
+
+def _problems(node_id: object, version: object) -> list[str]:
+    """What is wrong with the parts of a node run."""
+    problems = [
+        id_problem("node id", node_id),
+        id_problem(f"version of node {node_id!r:.80}", version, MAX_VERSION_LENGTH),
+    ]
+    if isinstance(version, str) and "_" in version:
+        problems.append(
+            f"version {version!r:.80} of node {node_id!r:.80} has an underscore, "
+            f"it may hold any other character"
+        )
+    return [problem for problem in problems if problem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

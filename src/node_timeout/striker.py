@@ -176,6 +176,8 @@ def log_outcome(outcome: Outcome) -> None:
     """One line for one outcome, with the ids of its node."""
     node = outcome.node
     level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
     logger.log(
         level,
         "node %s version %s: %s at attempt %d: %s",

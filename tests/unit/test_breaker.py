@@ -60,9 +60,25 @@ def test_after_failures_in_a_row_nobody_is_let_through_for_ever_longer(
     clock.now += 10
     with breaker.strike():
         pass
+    clock.now += 10
     fail(breaker)
     with breaker.strike():
         pass  # it counts anew
+
+
+def test_an_engine_that_fails_now_and_then_is_not_left_alone(
+    breaker: Breaker, clock: Clock
+) -> None:
+    """Of many calls at once, some in a row fail by chance."""
+    for _ in range(10):
+        with breaker.strike():
+            pass
+        for _ in range(5):
+            clock.now += 0.1
+            fail(breaker)
+    clock.now += 1.0
+    fail(breaker)
+    assert refused(breaker)
 
 
 def test_only_one_probes(breaker: Breaker, clock: Clock) -> None:

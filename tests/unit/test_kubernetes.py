@@ -13,6 +13,7 @@ import yaml
 
 from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.cli import cli
+from node_timeout.scanner import MESSAGES_AHEAD
 from node_timeout.service import Health
 from node_timeout.settings import SECRETS_DIR, Settings, variable
 from tests.manifests import (
@@ -374,6 +375,8 @@ def test_keda_scales_the_workers_by_the_dispatch_queue(
     assert trigger["metadata"]["queueName"] == settings.dispatch_queue
     assert all(isinstance(value, str) for value in trigger["metadata"].values())
     assert 2 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
+    # As many messages as ever wait there ask for all of them.
+    assert MESSAGES_AHEAD >= scaled["maxReplicaCount"] * int(trigger["metadata"]["value"])
     authentication = manifest("TriggerAuthentication", trigger["authenticationRef"]["name"])
     (reference,) = authentication["spec"]["secretTargetRef"]
     assert reference["name"] == pod["volumes"][0]["secret"]["secretName"]

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction
-from node_timeout.adapters.ledger_rows import chunks, config_of
+from node_timeout.adapters.ledger_rows import Keys, chunks, config_of
 from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tls import Tls
@@ -22,6 +22,7 @@ class LedgerConfigs:
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         self.engine = create_engine(url, tls)
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
+        self._keys = Keys(arrays=self.engine.dialect.name == "postgresql")
 
     async def close(self) -> None:
         await dispose(self.engine)
@@ -86,7 +87,7 @@ class LedgerConfigs:
         found: dict[str, TimeoutConfig] = {}
         for chunk in chunks(sorted(set(node_ids))):
             rows = await connection.execute(
-                select(config_table).where(config_table.c.node_id.in_(chunk))
+                select(config_table).where(self._keys.among(config_table.c.node_id, chunk))
             )
             found |= {row.node_id: config_of(row) for row in rows}
         return found

@@ -22,7 +22,6 @@ from node_timeout.adapters.ledger_rows import (
     due_of,
     due_of_values,
     in_order,
-    keys_of,
 )
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tables import ledger
@@ -88,7 +87,7 @@ class LedgerTracking(LedgerConfigs):
             return {}
         found = await connection.execute(
             select(ledger.c.node_id, *_RUN_COLUMNS)
-            .where(keys_of(chosen))
+            .where(self._keys.of(chosen))
             .order_by(ledger.c.node_id, ledger.c.version)
             .with_for_update()
         )
@@ -111,7 +110,7 @@ class LedgerTracking(LedgerConfigs):
             words = {"message": RESUMED} if row.state == RunState.EXECUTING else {}
             await connection.execute(
                 sql_update(ledger)
-                .where(keys_of([event.run]))
+                .where(self._keys.of([event.run]))
                 .values(started_at=event.happened_at, **words)
             )
         return [due_of(row)] if row.state == RunState.ARMED else []
@@ -125,12 +124,12 @@ class LedgerTracking(LedgerConfigs):
         runs = [event.run for event in events]
         of_same_version = and_(
             ledger.c.node_id == config_table.c.node_id,
-            ledger.c.version.in_(sorted({run.version for run in runs})),
+            self._keys.among(ledger.c.version, (run.version for run in runs)),
         )
         found = await connection.execute(
             select(config_table, ledger.c.version)
             .select_from(config_table.outerjoin(ledger, of_same_version))
-            .where(config_table.c.node_id.in_(sorted({run.node_id for run in runs})))
+            .where(self._keys.among(config_table.c.node_id, (run.node_id for run in runs)))
         )
         configs: dict[str, TimeoutConfig] = {}
         known: list[NodeRun] = []
@@ -163,7 +162,7 @@ class LedgerTracking(LedgerConfigs):
             words = {"action": config.action, "root_pipeline_id": config.root_pipeline_id}
         await connection.execute(
             sql_update(ledger)
-            .where(keys_of([event.run]))
+            .where(self._keys.of([event.run]))
             .values(
                 state=RunState.ARMED,
                 started_at=seen_at,
@@ -190,10 +189,10 @@ class LedgerTracking(LedgerConfigs):
             found = await connection.execute(
                 select(ledger.c.node_id, *_RUN_COLUMNS)
                 .where(
-                    ledger.c.node_id.in_(chunk),
+                    self._keys.among(ledger.c.node_id, chunk),
                     or_(
                         ledger.c.state == RunState.ARMED,
-                        ledger.c.version.in_({run.version for run in named.values()}),
+                        self._keys.among(ledger.c.version, (run.version for run in named.values())),
                     ),
                 )
                 .order_by(ledger.c.node_id, ledger.c.version)
@@ -218,7 +217,7 @@ class LedgerTracking(LedgerConfigs):
             for instant, runs in leaving.items():
                 await connection.execute(
                     sql_update(ledger)
-                    .where(keys_of(runs))
+                    .where(self._keys.of(runs))
                     .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
                 )
             unknown = [
@@ -238,7 +237,7 @@ class LedgerTracking(LedgerConfigs):
         for chunk in chunks(in_order(runs)):
             found = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version).where(
-                    keys_of(chunk), ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE))
+                    self._keys.of(chunk), ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE))
                 )
             )
             tracked |= {NodeRun(node_id=row.node_id, version=row.version) for row in found}
@@ -253,7 +252,7 @@ class LedgerTracking(LedgerConfigs):
         for chunk in chunks(in_order(run for run in runs if run not in found)):
             rows = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version, ledger.c.action).where(
-                    keys_of(chunk), ledger.c.action != UNKNOWN
+                    self._keys.of(chunk), ledger.c.action != UNKNOWN
                 )
             )
             found |= {NodeRun(node_id=r.node_id, version=r.version): r.action for r in rows}

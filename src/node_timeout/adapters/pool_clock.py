@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from node_timeout.errors import PoolUnavailableError
 
-RESYNC_SECONDS = 10.0
+RESYNC_SECONDS = 2.0
+"""For so long after Redis's clock stepped, an idle process may compute by the old one."""
 GOOD_SECONDS = 0.001
 STEP_SECONDS = 0.5
 ANSWER_SECONDS = 1.0

@@ -19,7 +19,6 @@ from node_timeout.adapters.ledger_rows import (
     due_runs,
     in_order,
     is_after,
-    keys_of,
     ledger_rows_of,
 )
 from node_timeout.adapters.ledger_tracking import RESUMED, LedgerTracking
@@ -67,13 +66,13 @@ class SqlLedger(LedgerTracking):
         for chunk in chunks([node.run for node in sorter.taken]):
             await connection.execute(
                 sql_update(ledger)
-                .where(keys_of(chunk))
+                .where(self._keys.of(chunk))
                 .values(state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1)
             )
         for outcome in sorter.given_up:
             await connection.execute(
                 sql_update(ledger)
-                .where(keys_of([outcome.node.run]))
+                .where(self._keys.of([outcome.node.run]))
                 .values(state=RunState.DEAD, due_at=None, finished_at=now, message=outcome.message)
             )
         return Taking(
@@ -95,7 +94,7 @@ class SqlLedger(LedgerTracking):
         locked: dict[NodeRun, LedgerRow] = {}
         for chunk in chunks(in_order(runs)):
             found = await connection.execute(
-                _WITH_CONFIG.where(keys_of(chunk))
+                _WITH_CONFIG.where(self._keys.of(chunk))
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update(of=None if self._is_mysql else ledger)
             )
@@ -136,7 +135,7 @@ class SqlLedger(LedgerTracking):
             for chunk in chunks(runs):
                 # The lease is the token: no run in another state, and none of another worker, is
                 # due at this very instant.
-                mine = sql_update(ledger).where(keys_of(chunk), ledger.c.due_at == lease)
+                mine = sql_update(ledger).where(self._keys.of(chunk), ledger.c.due_at == lease)
                 if state is RunState.STALE:
                     # The engine was asked before it started again. The reconciler finds it absent.
                     result = await connection.execute(
@@ -181,7 +180,7 @@ class SqlLedger(LedgerTracking):
     ) -> None:
         for chunk in chunks(in_order(runs)):
             await connection.execute(
-                sql_update(ledger).where(keys_of(chunk), ledger.c.due_at <= now).values(due_at=now)
+                sql_update(ledger).where(self._keys.of(chunk), ledger.c.due_at <= now).values(due_at=now)
             )
 
     @transaction
@@ -203,7 +202,7 @@ class SqlLedger(LedgerTracking):
             )
             runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
             for chunk in chunks(in_order(runs)):
-                result = await connection.execute(delete(ledger).where(keys_of(chunk), expired))
+                result = await connection.execute(delete(ledger).where(self._keys.of(chunk), expired))
                 purged += result.rowcount
         return purged
 
@@ -226,7 +225,7 @@ class SqlLedger(LedgerTracking):
         for chunk in chunks(runs):
             await connection.execute(
                 sql_update(ledger)
-                .where(keys_of(chunk))
+                .where(self._keys.of(chunk))
                 .values(state=RunState.ARMED, due_at=now, attempts=0, finished_at=None)
             )
         return [DueRun(run=run, due_at=now) for run in runs]

@@ -40,7 +40,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 CORE_ROOMS := node message events timeout_config ports strategy service tracker scanner striker worker \
-	reconciler listener surveyor breaker
+	reconciler listener surveyor breaker holder
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
 # Real bamboo-pipeline, on both databases. It pins what the rest does not, and Python 3.11.
@@ -91,6 +91,17 @@ $(BAMBOO)/.dev: pyproject.toml requirements-bamboo.txt constraints-bamboo.txt
 		--editable '.[bamboo,mysql,postgres]' '$(BAMBOO_PIPELINE)' --requirement requirements-bamboo.txt
 	@touch $@
 
+# The other sides of the benchmark, beside the same bamboo-pipeline.
+BENCH := .venv-bench
+
+$(BENCH)/.dev: pyproject.toml requirements-bench.txt constraints-bamboo.txt
+	@command -v $(BAMBOO_PYTHON) >/dev/null || { echo "the benchmark needs Python 3.11"; exit 1; }
+	@echo "installing node-timeout beside what it is compared with into $(BENCH) …"
+	@$(BAMBOO_PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install $(BAMBOO_CONSTRAINTS) \
+		--editable '.[bamboo,mysql,postgres]' '$(BAMBOO_PIPELINE)' --requirement requirements-bench.txt
+	@touch $@
+
 bench-lateness: $(VENV)/.dev servers
 	$(BIN)/python benchmarks/lateness.py
 
@@ -102,7 +113,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 clean:
-	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bench build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "node-timeout needs Python 3.11 or newer; see https://www.python.org"; exit 1; }

@@ -301,6 +301,7 @@ class NodeTimeout:
                 lease_seconds=settings.lease_seconds,
                 scan_interval=settings.scan_interval,
                 shutdown_timeout=settings.shutdown_timeout,
+                dispatch_ahead=settings.dispatch_ahead,
             )
             for shard in self.pool.shards
         ]
@@ -313,6 +314,7 @@ class NodeTimeout:
             name=self._name,
             lease_seconds=settings.lease_seconds,
             redispatch_after=settings.redispatch_after,
+            dispatch_ahead=settings.dispatch_ahead,
             sweep_pause=settings.reconcile_pause,
             retention=Retention(
                 handled_seconds=settings.record_retention,
@@ -347,6 +349,7 @@ class NodeTimeout:
                 max_attempts=settings.max_attempts,
                 retry=Backoff(first=settings.retry_backoff, longest=settings.retry_backoff_max),
                 shutdown_timeout=settings.shutdown_timeout,
+                dispatch_ahead=settings.dispatch_ahead,
             ),
         )
 

@@ -49,8 +49,9 @@ class PoolCounts:
 class Shard(Protocol):
     """A part of the executing pool that a scanner serves."""
 
-    async def claim(self, limit: int, lease_seconds: float) -> Claim:
-        """Lease at most ``limit`` due members, atomically: the oldest, oldest first.
+    async def claim(self, limit: int, lease_seconds: float, ahead_seconds: float = 0.0) -> Claim:
+        """Lease at most ``limit`` members that are due within ``ahead_seconds``, atomically: the
+        oldest, oldest first.
 
         If more are due, a quarter of the ``limit`` are the newest, so that in a backlog what falls
         due now is not behind all that is overdue.
@@ -82,6 +83,13 @@ class Pool(Protocol):
 
     async def now(self) -> float:
         """The pool's clock. Does not raise: without a connection it estimates."""
+        ...
+
+    async def passed(self) -> float | None:
+        """An instant by the pool's clock that has come, surely; None if that was never reached.
+
+        Behind `now` by less than a call takes. Does not raise.
+        """
         ...
 
     async def arm(self, due: Sequence[DueRun]) -> int:
@@ -125,7 +133,7 @@ class Taking:
     """What became of the runs that a worker asked for."""
 
     taken: tuple[TimedOutNode, ...]
-    """Now ``executing``, this worker's until ``lease``."""
+    """Now ``executing``, this worker's until ``lease``; some ahead of their deadline."""
     lease: float
     later: tuple[DueRun, ...]
     """Not due yet, or in another live worker's hands: to be looked at again at ``due_at``."""
@@ -229,7 +237,10 @@ class Ledger(Protocol):
         ...
 
     async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
-        """Cancel every armed version of the nodes that started before they left."""
+        """Cancel every armed version of the nodes that started before they left.
+
+        Also one that a worker has taken ahead of its deadline.
+        """
         ...
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
@@ -241,13 +252,24 @@ class Ledger(Protocol):
         ...
 
     async def take(
-        self, due: Sequence[DueRun], *, now: float, lease_seconds: float, max_attempts: int
+        self,
+        due: Sequence[DueRun],
+        *,
+        now: float,
+        lease_seconds: float,
+        max_attempts: int,
+        ahead_seconds: float = 0.0,
     ) -> Taking:
-        """Move due runs to ``executing``, one attempt used up.
+        """Move due runs to ``executing``, one attempt used up; also those whose deadline (not a
+        later try) comes within ``ahead_seconds``.
 
         A run without a row gets one (the engine armed the pool itself), ``dead`` if its node has
         no config. A run whose last lease ran out on its last attempt is given up as ``dead``.
         """
+        ...
+
+    async def leases(self, runs: Sequence[NodeRun]) -> dict[NodeRun, float]:
+        """The leases of those of the runs that are executing."""
         ...
 
     async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:

@@ -51,6 +51,7 @@ class Reconciler:
         name: str,
         lease_seconds: float,
         redispatch_after: float,
+        dispatch_ahead: float = 0.0,
         sweep_pause: float,
         retention: Retention,
     ) -> None:
@@ -59,6 +60,7 @@ class Reconciler:
         self._name = name
         self._lease_seconds = lease_seconds
         self._redispatch_after = redispatch_after
+        self._dispatch_ahead = dispatch_ahead
         self._sweep_pause = sweep_pause
         self._retention = retention
         self._cursor: DueRun | None = None
@@ -127,7 +129,9 @@ class Reconciler:
         report.checked += len(page)
         waiting = 0.0 if self._data_lost else self._redispatch_after
         # Overdue rows that were looked for a moment ago are left alone: see the module's docstring.
-        suspects = [due for due in page if due.due_at > now or due.due_at <= now - waiting]
+        # So are those that are about to fall due: they may be under way already.
+        far = now if self._data_lost else now + self._dispatch_ahead
+        suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         absent = set(await self._pool.absent([due.run for due in suspects]))
         missing = [due for due in suspects if due.run in absent]
         overdue = [due.run for due in missing if due.due_at <= now]

@@ -156,6 +156,11 @@ class Settings(BaseSettings):
     scan_batch_size: Annotated[int, Field(ge=1, le=1000)] = Field(
         100, description="Node runs in one claim and one message"
     )
+    dispatch_ahead: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.05,
+        description="How long before its deadline a node is sent to a worker, which holds it until "
+        "then, seconds",
+    )
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
         15.0, description="How long a claimed node is one scanner's alone, seconds"
     )

@@ -15,6 +15,7 @@ from node_timeout.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
+from node_timeout.holder import Holder
 from node_timeout.node import Outcome, RunState, TimedOutNode
 from node_timeout.ports import Engine, Pool
 from node_timeout.service import Backoff
@@ -34,6 +35,8 @@ class Limits:
     max_attempts: int
     retry: Backoff
     shutdown_timeout: float
+    dispatch_ahead: float = 0.0
+    """How long before its deadline a node may be taken, to be held until then."""
 
     @property
     def lease_seconds(self) -> float:
@@ -48,6 +51,7 @@ class Striker:
         self,
         *,
         pool: Pool,
+        holder: Holder,
         engine: Engine,
         strategies: Mapping[str, NodeTimeoutStrategy],
         limits: Limits,
@@ -58,6 +62,7 @@ class Striker:
         self.busy = 0
         """Nodes with a strategy running, or waiting for a slot."""
         self._pool = pool
+        self._holder = holder
         self._engine = engine
         self._strategies = strategies
         self._limits = limits
@@ -65,10 +70,31 @@ class Striker:
         self._done = done
         self._slots = asyncio.Semaphore(limits.concurrency)
 
-    def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome]:
+    def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
         """Start a strike; it counts as busy from now on."""
         self.busy += 1
         return asyncio.create_task(self._strike(node, start_before))
+
+    def begin_later(
+        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+    ) -> asyncio.Task[Outcome | None]:
+        """Hold the node for so long, then strike; its outcome is None if it has left by then."""
+        return asyncio.create_task(self._hold(node, start_before, lease, seconds))
+
+    async def _hold(
+        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+    ) -> Outcome | None:
+        try:
+            is_ours = await self._holder.hold(node.run, lease, seconds)
+        except asyncio.CancelledError:
+            return await self._put_back(node, "the worker stopped")
+        except Exception as error:  # noqa: BLE001 - it is the ledger's, and will be seen there
+            return await self._put_back(node, str(error))
+        if not is_ours:
+            metrics.DROPPED.labels(RunState.CANCELLED).inc()
+            return None
+        self.busy += 1
+        return await self._strike(node, start_before)
 
     async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
         """Wait for a slot, ask the engine, call the strategy; say how it ended. Does not raise.
@@ -155,7 +181,7 @@ class Striker:
     async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
         """Armed again, no attempt used up; after a wait, spread over as long again."""
         wait = at_least * (1.0 + self._limits.retry.random())
-        due_at = await self._pool.now() + wait
+        due_at = max(node.deadline, await self._pool.now() + wait)
         return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
 
 

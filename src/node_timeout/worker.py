@@ -22,6 +22,7 @@ from node_timeout.errors import (
     PoolUnavailableError,
     TemporaryError,
 )
+from node_timeout.holder import Holder
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState
 from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
 from node_timeout.service import Backoff, Health, repeat, until_available
@@ -109,6 +110,7 @@ class Worker:
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
         self._striker = Striker(
             pool=pool,
+            holder=Holder(ledger),
             engine=engine,
             strategies=strategies,
             limits=limits,
@@ -227,7 +229,7 @@ class Worker:
                 read = await self._insist(lambda: self._read(deliveries, report), stop)
                 here = await self._insist(lambda: self._forward(read, report), stop)
                 taking, started = await self._insist(lambda: self._take(here, report), stop)
-                strikes = self._strike_all(taking, started)
+                strikes = await self._strike_all(taking, started)
             finally:
                 self._preparing -= 1
                 self._room.set()
@@ -304,11 +306,18 @@ class Worker:
         metrics.FORWARDED.labels(queue).inc()
 
     async def _rearm(self, due: Sequence[DueRun]) -> None:
-        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended."""
+        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended.
+
+        A run that is not at its first try is not taken ahead. Scanners claim ahead all the same, so
+        the pool has it as much later.
+        """
         if not due:
             return
+        ahead = self._limits.dispatch_ahead
         try:
-            await self._pool.rearm(due)
+            await self._pool.rearm(
+                [DueRun(run=each.run, due_at=each.due_at + ahead) for each in due]
+            )
         except PoolUnavailableError as error:
             logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
 
@@ -326,6 +335,7 @@ class Worker:
             now=await self._pool.now(),
             lease_seconds=self._limits.lease_seconds,
             max_attempts=self._limits.max_attempts,
+            ahead_seconds=self._limits.dispatch_ahead,
         )
         metrics.LEASE_STEALS.inc(taking.stolen)
         for state, count in taking.dropped.items():
@@ -338,16 +348,27 @@ class Worker:
         await self._rearm(taking.later)
         return taking, started
 
-    def _strike_all(self, taking: Taking, started: float) -> set[asyncio.Task[Outcome]]:
-        """Start the strategies, oldest deadline first."""
+    async def _strike_all(
+        self, taking: Taking, started: float
+    ) -> set[asyncio.Task[Outcome | None]]:
+        """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
         # A strategy that starts later than this could outlive its row's lease.
         start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
-        oldest_first = sorted(taking.taken, key=lambda node: node.deadline)
-        return {self._striker.begin(node, start_before) for node in oldest_first}
+        passed = await self._pool.passed()
+        strikes: set[asyncio.Task[Outcome | None]] = set()
+        for node in sorted(taking.taken, key=lambda node: node.deadline):
+            # Not knowing the time: it was claimed by Redis's clock, no more than so long ahead.
+            early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
+            if early > 0:
+                strike = self._striker.begin_later(node, start_before, taking.lease, early)
+            else:
+                strike = self._striker.begin(node, start_before)
+            strikes.add(strike)
+        return strikes
 
     async def _record_all(
         self,
-        running: set[asyncio.Task[Outcome]],
+        running: set[asyncio.Task[Outcome | None]],
         lease: float,
         started: float,
         report: WorkReport,
@@ -359,9 +380,10 @@ class Worker:
                 if self._must_end.is_set():
                     for task in running:
                         task.cancel()
-                if done:
+                outcomes = [outcome for task in done if (outcome := task.result())]
+                if outcomes:
                     lease_ends = started + self._limits.lease_seconds
-                    await self._record([task.result() for task in done], lease, lease_ends, report)
+                    await self._record(outcomes, lease, lease_ends, report)
         finally:
             for task in running:
                 task.cancel()

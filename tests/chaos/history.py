@@ -1,9 +1,9 @@
 """The history of a chaos run, and the checker that reads it.
 
 Everybody appends to one list in a Redis that no fault touches, and that stamps each event with its
-clock: the load (armed, disarmed), the faults planted in each process (claimed, published, taken),
-the engine (effect, refused) and the strategy (called). The checker knows nothing of the code that
-is under test: it compares what was asked for with what was done.
+clock: the load (armed, disarmed), the faults planted in each process (claimed, published, taken,
+outcome), the engine (effect, refused) and the strategy (called, returned). The checker knows
+nothing of the code that is under test: it compares what was asked for with what was done.
 """
 
 from collections import Counter, defaultdict
@@ -30,8 +30,14 @@ class Kind(StrEnum):
     PUBLISHED = "published"
     TAKING = "taking"
     """A worker asks the ledger for the run."""
+    TAKEN = "taken"
+    """The ledger gave it to this worker, until ``until``; told behind the commit."""
     CALLED = "called"
     """The strategy was called."""
+    RETURNED = "returned"
+    """The call ended: it returned, raised, or ran out of time."""
+    OUTCOME = "outcome"
+    """The ledger has recorded ``state``, under this worker's lease; told behind the commit."""
     EFFECT = "effect"
     """The engine did what it was asked to."""
     REFUSED = "refused"
@@ -48,6 +54,10 @@ class Event:
     process: str
     run: NodeRun
     seconds: float = 0.0
+    until: float = 0.0
+    """Of a taking: when its lease ends."""
+    state: RunState | None = None
+    """Of an outcome."""
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> "Event":
@@ -57,6 +67,8 @@ class Event:
             process=str(raw["process"]),
             run=NodeRun(node_id=raw["node_id"], version=raw["version"]),
             seconds=float(raw.get("seconds", 0.0)),
+            until=float(raw.get("until", 0.0)),
+            state=RunState(raw["state"]) if "state" in raw else None,
         )
 
 
@@ -89,7 +101,7 @@ class Verdict:
     lost: int = 0
     """Due, and without an effect."""
     twice: int = 0
-    """With more than one effect."""
+    """With more than one effect, or dealt with by two workers."""
     repeated_calls: int = 0
     """Strategy calls beyond the first of a run, which the engine had to refuse or repeat."""
     lateness: list[float] = field(default_factory=list)
@@ -109,9 +121,12 @@ def check(
 ) -> Verdict:
     """Verify a quiet system: nothing in the pool, nothing in a queue.
 
-    ``late_seconds`` bounds the lateness of what was due outside the outages, and of the rest from
-    the end of its outage on. Without a ``shared_clock`` of history and pool, instants of the two
-    are not compared.
+    ``late_seconds`` bounds how long a run may wait for its effect outside the outages: the time
+    from its deadline to its effect, less what of it lies in outages that began before the effect.
+    So a run that fell due in one outage may wait into the next one, if the gap between them was
+    shorter than the bound; but the gaps of many outages add up, and what comes behind the effect
+    excuses nothing. Its recovery is counted from the end of the last outage that it waited through.
+    Without a ``shared_clock`` of history and pool, instants of the two are not compared.
     """
     of_run: dict[NodeRun, dict[Kind, list[Event]]] = defaultdict(lambda: defaultdict(list))
     for event in history:
@@ -121,6 +136,7 @@ def check(
     for run, events in of_run.items():
         judge = _Judge(run, events, rows.get(run), verdict)
         judge.effects_and_row()
+        judge.one_worker_at_a_time(shared_clock=shared_clock)
         if shared_clock:
             judge.instants()
             if late_seconds is not None:
@@ -149,6 +165,7 @@ class _Judge:
         self._row = row
         self._verdict = verdict
         self._effects = events[Kind.EFFECT]
+        self._is_twice = False
         verdict.armed += bool(events[Kind.ARMED])
         verdict.effects += len(self._effects)
         verdict.repeated_calls += max(0, len(events[Kind.CALLED]) - 1)
@@ -159,8 +176,7 @@ class _Judge:
     def effects_and_row(self) -> None:
         """I1, I3, I5: what was to happen did, once, and the ledger says so."""
         if len(self._effects) > 1:
-            self._verdict.twice += 1
-            self._break("I1", f"{len(self._effects)} effects")
+            self._twice(f"{len(self._effects)} effects")
         if self._effects and not self._events[Kind.ARMING]:
             self._break("I3", "an effect on a version that nobody armed")
         if not self._events[Kind.ARMED]:
@@ -176,7 +192,13 @@ class _Judge:
                 self._verdict.lost += 1
                 self._break("I1", f"no effect; the ledger says {row.state}: {row.message}")
         if self._effects and row.state in (RunState.CANCELLED, RunState.DEAD):
-            self._break("I5", f"an effect, but the ledger says {row.state}: {row.message}")
+            # A call that had its effect and failed all the same is to be repeated, until it leaves.
+            left_later = any(event.at > self._effects[0].at for event in leaving)
+            if row.state is RunState.DEAD or not left_later:
+                self._break("I5", f"an effect, but the ledger says {row.state}: {row.message}")
+        for final in self._finals():
+            if row.state is not final.state:
+                self._break("I5", f"recorded as {final.state}, but the ledger says {row.state}")
         if not self._effects and row.state is RunState.HANDLED:
             self._break("I5", "handled in the ledger, but no effect in the engine")
         if row.state is RunState.STALE and not self._effects and not leaving:
@@ -189,6 +211,63 @@ class _Judge:
         return bool(left and arming) and (
             len(left) == len(leaving) and arming[0].at > max(event.at for event in left)
         )
+
+    def _twice(self, what: str) -> None:
+        self._verdict.twice += not self._is_twice
+        self._is_twice = True
+        self._break("I1", what)
+
+    def _finals(self) -> list[Event]:
+        """Outcomes after which the run is over: a stale one may yet be resumed."""
+        resumed = len(self._events[Kind.ARMING]) > 1
+        over = (RunState.HANDLED, RunState.DEAD, *(() if resumed else (RunState.STALE,)))
+        return [event for event in self._events[Kind.OUTCOME] if event.state in over]
+
+    def _asked_at(self, taken: Event) -> float:
+        """When the worker asked for what it was given."""
+        asked = [
+            event.at
+            for event in self._events[Kind.TAKING]
+            if event.process == taken.process and event.at <= taken.at
+        ]
+        return max(asked, default=taken.at)
+
+    def one_worker_at_a_time(self, *, shared_clock: bool) -> None:
+        """I1: nothing is taken when it is over, and no two workers call its strategy at once."""
+        over = min((event.at for event in self._finals()), default=None)
+        if over is not None:
+            for taken in self._events[Kind.TAKEN]:
+                if self._asked_at(taken) > over:
+                    self._twice(f"taken by {taken.process} after its outcome was recorded")
+        if not shared_clock:
+            return  # leases end by the pool's clock
+        for called, returned, lease_ends in self._calls():
+            for other in self._events[Kind.CALLED]:
+                if other.process != called.process and (
+                    called.at < other.at < min(returned, lease_ends)
+                ):
+                    self._twice(f"called by {called.process} and {other.process} at once")
+
+    def _calls(self) -> list[tuple[Event, float, float]]:
+        """Each call that ended, with when it did, and when the lease ended that it was made under.
+
+        A call without an end is that of a process that was killed.
+        """
+        calls = []
+        for called in self._events[Kind.CALLED]:
+            ends = [
+                event.at
+                for event in self._events[Kind.RETURNED]
+                if event.process == called.process and event.at >= called.at
+            ]
+            leases = [
+                event.until
+                for event in self._events[Kind.TAKEN]
+                if event.process == called.process and event.at <= called.at
+            ]
+            if ends and leases:
+                calls.append((called, min(ends), leases[-1]))
+        return calls
 
     def instants(self) -> None:
         """I2, I4: nothing early, nothing after an acknowledged disarm."""
@@ -203,29 +282,54 @@ class _Judge:
             if event.at < due - EARLY_SECONDS:
                 self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
         for left in self._events[Kind.DISARMED][-1:]:
-            armed_again = any(event.at > left.at for event in arming)
-            if armed_again:
-                continue
-            for event in (*self._effects, *self._events[Kind.TAKING]):
-                taken = row is not None and row.state is not RunState.CANCELLED
-                if event.at > left.at and (event.kind is Kind.EFFECT or taken):
-                    self._break("I4", f"{event.kind} {event.at - left.at:.6f} s after disarming")
+            if any(event.at > left.at for event in arming):
+                continue  # armed again
+            for effect in self._effects:
+                if effect.at > left.at:
+                    self._break("I4", f"effect {effect.at - left.at:.6f} s after disarming")
+            if self._may_have_been_taken(left):
+                continue  # disarming leaves it alone; when its lease is over another looks at it
+            for taken in self._events[Kind.TAKEN]:
+                if self._asked_at(taken) > left.at:
+                    self._break("I4", f"taken {taken.at - left.at:.6f} s after disarming")
+
+    def _may_have_been_taken(self, left: Event) -> bool:
+        """A worker asked for it before this, and did not surely put it back."""
+        asked = [event.at for event in self._events[Kind.TAKING] if event.at < left.at]
+        leaving = max(
+            (event.at for event in self._events[Kind.DISARMING] if event.at <= left.at),
+            default=left.at,
+        )
+        put_back = [
+            event.at
+            for event in self._events[Kind.OUTCOME]
+            if event.state is RunState.ARMED and event.at < leaving
+        ]
+        return bool(asked) and max(asked) > max(put_back, default=0.0)
 
     def in_time(self, late_seconds: float, outages: Sequence[Outage]) -> None:
-        """I6: late by no more than the bound, counted from the end of an outage."""
+        """I6: see `check`."""
         if self._row is None:
             return
+        due = self._row.deadline
         for effect in self._effects[:1]:
-            due = deadline = self._row.deadline
-            self._verdict.lateness.append(effect.at - deadline)
-            for outage in outages:
-                if outage.begin <= due + late_seconds and due <= outage.end:
-                    due = outage.end
-            late = effect.at - due
-            if due > deadline:
-                self._verdict.recovery_seconds = max(self._verdict.recovery_seconds, late)
+            self._verdict.lateness.append(effect.at - due)
+            waited = [each for each in outages if each.begin < effect.at and each.end > due]
+            late = effect.at - due - _covered(due, effect.at, waited)
+            if waited:
+                recovery = effect.at - max(each.end for each in waited)
+                self._verdict.recovery_seconds = max(self._verdict.recovery_seconds, recovery)
             if late > late_seconds:
-                self._break("I6", f"{late:.3f} s late")
+                self._break("I6", f"{late:.3f} s late, outages not counted")
+
+
+def _covered(begin: float, end: float, outages: Sequence[Outage]) -> float:
+    """Seconds between two instants that lie in an outage."""
+    seconds, reached = 0.0, begin
+    for outage in sorted(outages, key=lambda outage: outage.begin):
+        seconds += max(0.0, min(outage.end, end) - max(outage.begin, reached))
+        reached = max(reached, outage.end)
+    return seconds
 
 
 def summary(violations: Sequence[Violation]) -> str:

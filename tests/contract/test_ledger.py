@@ -391,8 +391,38 @@ async def test_disarming_leaves_an_executing_run_to_its_worker(ledger: SqlLedger
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
-    assert (await ledger.disarm(left(["a"]), NOW)).cancelled == ()
+    assert (await ledger.disarm(left(["a"]), NOW + 10)).cancelled == ()
+    assert await ledger.leases([run("a")]) == {run("a"): taking.lease}
     assert await record(ledger, taking, RunState.HANDLED) == 1
+    assert await ledger.leases([run("a")]) == {}
+
+
+async def test_disarming_ahead_of_the_deadline_wins_over_a_worker(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2), config("b", 3))
+    await ledger.arm(started([run("a"), run("b")]), NOW)
+    due = [DueRun(run=run(name), due_at=NOW) for name in ("a", "b")]
+    taking = await ledger.take(
+        due, now=NOW + 1, lease_seconds=LEASE, max_attempts=3, ahead_seconds=1
+    )
+    assert [node.run for node in taking.taken] == [run("a")]
+    assert taking.later == (DueRun(run=run("b"), due_at=NOW + 3),)
+    assert await ledger.leases([run("a"), run("b")]) == {run("a"): taking.lease}
+    assert (await ledger.disarm(left(["a"]), NOW + 1.5)).cancelled == (run("a"),)
+    assert await ledger.leases([run("a")]) == {}
+    assert await record(ledger, taking, RunState.HANDLED) == 0
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED}
+
+
+async def test_a_later_try_is_not_taken_ahead(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm(started([run("a")]), NOW)
+    taking = await take(ledger, run("a"))
+    await record(ledger, taking, RunState.ARMED, due_at=NOW + 20)
+    due = [DueRun(run=run("a"), due_at=NOW)]
+    again = await ledger.take(
+        due, now=NOW + 19.9, lease_seconds=LEASE, max_attempts=3, ahead_seconds=0.5
+    )
+    assert (again.taken, again.later) == ((), (DueRun(run=run("a"), due_at=NOW + 20),))
 
 
 async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> None:

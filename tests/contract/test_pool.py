@@ -72,6 +72,27 @@ async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: Red
     assert first.lease > first.now + 49
 
 
+async def test_a_claim_may_look_ahead(pool: RedisPool) -> None:
+    await pool.arm(await due(pool, FUTURE, "soon"))
+    await pool.arm(await due(pool, 2 * FUTURE, "later"))
+    assert (await pool.shards[0].claim(10, 50, FUTURE / 2)).members == ()
+    ahead = await pool.shards[0].claim(10, 50, FUTURE + 1)
+    assert [each.member for each in ahead.members] == ["soon_v1"]
+    assert ahead.lease == pytest.approx(ahead.now + 50)
+
+
+async def test_an_instant_that_has_passed_is_not_after_the_servers_own(
+    pool: RedisPool, url: str
+) -> None:
+    async with Redis.from_url(url) as redis:
+        for _ in range(20):
+            passed = await pool.passed()
+            seconds, microseconds = await redis.time()
+            assert passed is not None
+            assert passed <= seconds + microseconds / 1e6
+            assert await pool.now() - passed < 0.5
+
+
 async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
     first = await pool.shards[0].claim(10, 0.05)

@@ -30,6 +30,7 @@ def scanner(
     batch_size: int = 10,
     lease_seconds: float = 10,
     scan_interval: float = 5,
+    dispatch_ahead: float = 0.0,
 ) -> Scanner:
     return Scanner(
         shard=pool.shards[0],
@@ -39,6 +40,7 @@ def scanner(
         lease_seconds=lease_seconds,
         scan_interval=scan_interval,
         shutdown_timeout=2,
+        dispatch_ahead=dispatch_ahead,
     )
 
 
@@ -242,11 +244,11 @@ async def test_a_scanner_goes_on_through_outages_of_both_stores(
     claim, publish = pool.shards[0].claim, memory_exchange.publish
     faults = [3, 3]
 
-    async def failing_claim(limit: int, lease_seconds: float) -> Claim:
+    async def failing_claim(limit: int, lease_seconds: float, ahead_seconds: float) -> Claim:
         if faults[0]:
             faults[0] -= 1
             raise PoolUnavailableError("Redis: gone")
-        return await claim(limit, lease_seconds)
+        return await claim(limit, lease_seconds, ahead_seconds)
 
     async def failing_publish(queue: str, body: bytes, time_limit: float) -> None:
         if faults[1]:
@@ -310,3 +312,34 @@ async def test_a_release_that_fails_leaves_the_lease(
 
 async def _overdue(pool: RedisPool) -> bool:
     return (await pool.counts()).overdue == 1
+
+
+async def test_what_is_about_to_fall_due_is_dispatched_ahead(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    now = await pool.now()
+    await pool.arm(
+        [DueRun(run=run("soon"), due_at=now + 30), DueRun(run=run("b"), due_at=now + 99)]
+    )
+    report = await scanner(pool, memory_exchange, dispatch_ahead=60).once()
+    assert (report.claimed, collector.node_ids()) == (1, ["soon"])
+    assert [each.due_at for each in collector.came] == [now + 30]
+
+
+async def test_what_falls_due_close_together_travels_together(
+    pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    now = await pool.now()
+    runs = [DueRun(run=run(f"n{i}"), due_at=now + 0.5 + i * 0.002) for i in range(50)]
+    await pool.arm(runs)
+    stop = asyncio.Event()
+    scanning = asyncio.create_task(
+        scanner(pool, memory_exchange, batch_size=100, dispatch_ahead=0.2).run(
+            stop, Health(name="scanner")
+        )
+    )
+    await wait_until(lambda: len(collector.came) == len(runs))
+    assert await pool.now() < runs[-1].due_at, "all of them ahead"
+    assert collector.messages <= 5
+    stop.set()
+    await scanning

@@ -56,6 +56,7 @@ class Bench:
         max_attempts: int = 3,
         shutdown_timeout: float = 5,
         breaker: Breaker | None = None,
+        dispatch_ahead: float = 0.0,
     ) -> Worker:
         return Worker(
             ledger=self.ledger,
@@ -71,16 +72,19 @@ class Bench:
                 max_attempts=max_attempts,
                 retry=Backoff(first=100, longest=100, random=lambda: 0.5),
                 shutdown_timeout=shutdown_timeout,
+                dispatch_ahead=dispatch_ahead,
             ),
             breaker=breaker,
         )
 
-    async def armed(self, *node_ids: str, action: str = "forced_fail") -> list[DueRun]:
-        """Node runs in the ledger, running in the engine, due a moment ago."""
+    async def armed(
+        self, *node_ids: str, action: str = "forced_fail", seconds: float = -1.0
+    ) -> list[DueRun]:
+        """Node runs in the ledger, running in the engine, due in so many seconds."""
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
         runs = [run(node_id) for node_id in node_ids]
         self.engine.running |= {each.node_id: each.version for each in runs}
-        return await self.ledger.arm(started(runs), await self.pool.now() - 2)
+        return await self.ledger.arm(started(runs), await self.pool.now() + seconds - 1)
 
     async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
         """Send one message and let a worker deal with it."""

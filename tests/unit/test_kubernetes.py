@@ -376,7 +376,7 @@ def test_keda_scales_the_workers_by_the_dispatch_queue(
     assert all(isinstance(value, str) for value in trigger["metadata"].values())
     assert 2 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
     # As many messages as ever wait there ask for all of them.
-    assert MESSAGES_AHEAD >= scaled["maxReplicaCount"] * int(trigger["metadata"]["value"])
+    assert scaled["maxReplicaCount"] * int(trigger["metadata"]["value"]) <= MESSAGES_AHEAD
     authentication = manifest("TriggerAuthentication", trigger["authenticationRef"]["name"])
     (reference,) = authentication["spec"]["secretTargetRef"]
     assert reference["name"] == pod["volumes"][0]["secret"]["secretName"]

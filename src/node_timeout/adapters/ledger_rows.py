@@ -125,9 +125,13 @@ class Keys:
             return and_(ledger.c.node_id == run.node_id, ledger.c.version == run.version)
         key = tuple_(ledger.c.node_id, ledger.c.version)
         if self.arrays:
-            pairs = func.unnest(
-                _array([run.node_id for run in runs]), _array([run.version for run in runs])
-            ).table_valued("node_id", "version").render_derived()
+            pairs = (
+                func.unnest(
+                    _array([run.node_id for run in runs]), _array([run.version for run in runs])
+                )
+                .table_valued("node_id", "version")
+                .render_derived()
+            )
             return key.in_(select(pairs.c.node_id, pairs.c.version))
         return and_(
             # For planners that cannot use the second half.

@@ -192,6 +192,7 @@ class LedgerTracking(LedgerConfigs):
                     self._keys.among(ledger.c.node_id, chunk),
                     or_(
                         ledger.c.state == RunState.ARMED,
+                        and_(ledger.c.state == RunState.EXECUTING, ledger.c.deadline > now),
                         self._keys.among(ledger.c.version, (run.version for run in named.values())),
                     ),
                 )
@@ -207,7 +208,8 @@ class LedgerTracking(LedgerConfigs):
                 again = row.state == RunState.CANCELLED and run == named_run
                 if again and row.finished_at < instant:
                     leaving.setdefault(instant, []).append(run)  # it has left once more
-                if row.state != RunState.ARMED:
+                taken_ahead = row.state == RunState.EXECUTING and row.deadline > now
+                if row.state != RunState.ARMED and not taken_ahead:
                     continue
                 if _is_over(row, event, rows.get(named_run) if named_run else None, now):
                     leaving.setdefault(instant, []).append(run)
@@ -237,7 +239,8 @@ class LedgerTracking(LedgerConfigs):
         for chunk in chunks(in_order(runs)):
             found = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version).where(
-                    self._keys.of(chunk), ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE))
+                    self._keys.of(chunk),
+                    ledger.c.state.not_in((RunState.CANCELLED, RunState.STALE)),
                 )
             )
             tracked |= {NodeRun(node_id=row.node_id, version=row.version) for row in found}

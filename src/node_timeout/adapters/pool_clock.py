@@ -27,12 +27,17 @@ class PoolClock:
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
         self._offset: float | None = None
+        self._error = 0.0
         self._synchronised_at = 0.0
         self._wall_offset = 0.0
 
     def now(self) -> float:
         """Estimate; this host's own clock if Redis was never reached."""
         return time.monotonic() + self._offset if self._offset is not None else time.time()
+
+    def passed(self) -> float | None:
+        """An instant that has come, surely; None if Redis was never reached."""
+        return None if self._offset is None else self.now() - self._error
 
     def told(self, now: float) -> None:
         """A reply that has just come says what time it was: if Redis's clock stepped, ask anew."""
@@ -71,7 +76,7 @@ class PoolClock:
             now = await self._ask()
             took = time.monotonic() - sent
             if took < best:
-                best = took
+                best = self._error = took
                 self._offset = now - sent
             if took < GOOD_SECONDS:
                 break

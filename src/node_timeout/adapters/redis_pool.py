@@ -77,11 +77,15 @@ class RedisPool:
 
     async def _time(self) -> float:
         """The time at the server of the pool's own key: in a cluster, one clock must rule."""
-        return float((await self._client.call("claim", self._name, 0, "1"))[0])
+        return float((await self._client.call("claim", self._name, 0, "1", "0"))[0])
 
     async def now(self) -> float:
         await self._clock.keep()
         return self._clock.now()
+
+    async def passed(self) -> float | None:
+        await self._clock.keep()
+        return self._clock.passed()
 
     async def arm(self, due: Sequence[DueRun]) -> int:
         return await self._add("NX", due)
@@ -161,8 +165,10 @@ class RedisShard:
         self._wakeups = wakeups
         self._clock = clock
 
-    async def claim(self, limit: int, lease_seconds: float) -> Claim:
-        reply = await self._client.call("claim", self.key, limit, repr(lease_seconds))
+    async def claim(self, limit: int, lease_seconds: float, ahead_seconds: float = 0.0) -> Claim:
+        reply = await self._client.call(
+            "claim", self.key, limit, repr(lease_seconds), repr(ahead_seconds)
+        )
         now, lease, next_due_at, *pairs = (
             part.decode("utf-8", "surrogateescape") for part in reply
         )

@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, delete, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import transaction
+from node_timeout.adapters.database import reading, transaction
 from node_timeout.adapters.ledger_rows import (
     armed_row,
     chunks,
@@ -53,6 +53,7 @@ class SqlLedger(LedgerTracking):
         now: float,
         lease_seconds: float,
         max_attempts: int,
+        ahead_seconds: float = 0.0,
     ) -> Taking:
         lease = now + lease_seconds
         rows = await self._lock(connection, (each.run for each in due))
@@ -60,7 +61,7 @@ class SqlLedger(LedgerTracking):
         if missing:
             await self._adopt(connection, missing, now)
             rows |= await self._lock(connection, (each.run for each in missing))
-        sorter = _Sorter(now, lease, max_attempts)
+        sorter = _Sorter(now, lease, max_attempts, ahead_seconds)
         for run, row in rows.items():
             sorter.sort(run, row)
         for chunk in chunks([node.run for node in sorter.taken]):
@@ -116,6 +117,20 @@ class SqlLedger(LedgerTracking):
         ]
         for chunk in chunks(rows):
             await connection.execute(self._insert(ledger), list(chunk))
+
+    @reading
+    async def leases(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun]
+    ) -> dict[NodeRun, float]:
+        leases: dict[NodeRun, float] = {}
+        for chunk in chunks(runs):
+            found = await connection.execute(
+                select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
+                    self._keys.of(chunk), ledger.c.state == RunState.EXECUTING
+                )
+            )
+            leases |= {each.run: each.due_at for each in map(due_of, found)}
+        return leases
 
     @transaction
     async def record(
@@ -180,7 +195,9 @@ class SqlLedger(LedgerTracking):
     ) -> None:
         for chunk in chunks(in_order(runs)):
             await connection.execute(
-                sql_update(ledger).where(self._keys.of(chunk), ledger.c.due_at <= now).values(due_at=now)
+                sql_update(ledger)
+                .where(self._keys.of(chunk), ledger.c.due_at <= now)
+                .values(due_at=now)
             )
 
     @transaction
@@ -202,7 +219,9 @@ class SqlLedger(LedgerTracking):
             )
             runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
             for chunk in chunks(in_order(runs)):
-                result = await connection.execute(delete(ledger).where(self._keys.of(chunk), expired))
+                result = await connection.execute(
+                    delete(ledger).where(self._keys.of(chunk), expired)
+                )
                 purged += result.rowcount
         return purged
 
@@ -291,8 +310,9 @@ class SqlLedger(LedgerTracking):
 class _Sorter:
     """Decides for each locked row what becomes of it."""
 
-    def __init__(self, now: float, lease: float, max_attempts: int) -> None:
+    def __init__(self, now: float, lease: float, max_attempts: int, ahead: float) -> None:
         self._now = now
+        self._soon = now + ahead
         self._lease = lease
         self._max_attempts = max_attempts
         self.taken: list[TimedOutNode] = []
@@ -308,7 +328,7 @@ class _Sorter:
         elif row.state is RunState.EXECUTING and row.due_at == self._lease:
             # Our own: the transaction was committed, and its answer lost.
             self.mine.append(self._node(row, row.attempts))
-        elif row.due_at > self._now:
+        elif row.due_at > (self._soon if row.due_at == row.deadline else self._now):
             self.later.append(DueRun(run=run, due_at=row.due_at))
         elif not row.action:
             self._give_up(row, f"no timeout config for node {row.node_id!r}")

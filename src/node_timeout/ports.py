@@ -159,7 +159,7 @@ class LedgerRow:
     deadline: float
     due_at: float | None
     """Next instant at which the run wants attention: armed, its deadline or next try; executing,
-    the end of its lease; else None."""
+    the end of its lease, also if it was cancelled meanwhile; else None."""
     attempts: int
     finished_at: float | None
     message: str

@@ -409,8 +409,27 @@ async def test_disarming_ahead_of_the_deadline_wins_over_a_worker(ledger: SqlLed
     assert await ledger.leases([run("a"), run("b")]) == {run("a"): taking.lease}
     assert (await ledger.disarm(left(["a"]), NOW + 1.5)).cancelled == (run("a"),)
     assert await ledger.leases([run("a")]) == {}
-    assert await record(ledger, taking, RunState.HANDLED) == 0
+    again = await ledger.take(due[:1], now=NOW + 2, lease_seconds=LEASE, max_attempts=3)
+    assert again.dropped == {RunState.CANCELLED: 1}
+    for state in (RunState.STALE, RunState.ARMED, RunState.DEAD):
+        assert await record(ledger, taking, state, due_at=NOW + 9) == 0
     assert await states(ledger, "a") == {"v1": RunState.CANCELLED}
+    assert [due.run for due in await ledger.arm(started([run("a")]), NOW + 2)] == [run("a")]
+    assert await record(ledger, taking, RunState.HANDLED) == 0, "a later life of it"
+
+
+async def test_a_worker_that_struck_while_a_disarming_was_under_way_tells_the_truth(
+    ledger: SqlLedger,
+) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm(started([run("a")]), NOW)
+    due = [DueRun(run=run("a"), due_at=NOW)]
+    taking = await ledger.take(
+        due, now=NOW + 1, lease_seconds=LEASE, max_attempts=3, ahead_seconds=1
+    )
+    await ledger.disarm(left(["a"]), NOW + 1.9)
+    assert await record(ledger, taking, RunState.HANDLED) == 1
+    assert await states(ledger, "a") == {"v1": RunState.HANDLED}
 
 
 async def test_a_later_try_is_not_taken_ahead(ledger: SqlLedger) -> None:

@@ -200,27 +200,30 @@ class LedgerTracking(LedgerConfigs):
                 .with_for_update()
             )
             rows = by_run(found)
-            leaving: dict[float, list[NodeRun]] = {}
+            leaving: dict[tuple[float, bool], list[NodeRun]] = {}
             for run, row in rows.items():
                 event = left[run.node_id]
                 instant = event.left_at(now)
                 named_run = named.get(run.node_id)
                 again = row.state == RunState.CANCELLED and run == named_run
                 if again and row.finished_at < instant:
-                    leaving.setdefault(instant, []).append(run)  # it has left once more
+                    leaving.setdefault((instant, False), []).append(run)  # it has left once more
                 taken_ahead = row.state == RunState.EXECUTING and row.deadline > now
                 if row.state != RunState.ARMED and not taken_ahead:
                     continue
                 if _is_over(row, event, rows.get(named_run) if named_run else None, now):
-                    leaving.setdefault(instant, []).append(run)
+                    leaving.setdefault((instant, taken_ahead), []).append(run)
                     cancelled.append(run)
                 else:
                     kept.append(run)
-            for instant, runs in leaving.items():
+            for (instant, taken_ahead), runs in leaving.items():
+                # The lease of one that is taken stays: if its worker struck while this was under
+                # way, what it records is what happened.
+                due_at: dict[str, None] = {} if taken_ahead else {"due_at": None}
                 await connection.execute(
                     sql_update(ledger)
                     .where(self._keys.of(runs))
-                    .values(state=RunState.CANCELLED, due_at=None, finished_at=instant)
+                    .values(state=RunState.CANCELLED, finished_at=instant, **due_at)
                 )
             unknown = [
                 _left_row(run, left[run.node_id].left_at(now))

@@ -148,9 +148,11 @@ class SqlLedger(LedgerTracking):
         recorded = 0
         for (state, message, due_at, called), runs in alike.items():
             for chunk in chunks(runs):
-                # The lease is the token: no run in another state, and none of another worker, is
-                # due at this very instant.
+                # The lease is the token: none of another worker is due at this very instant, and no
+                # run in another state but one cancelled under this worker's hands.
                 mine = sql_update(ledger).where(self._keys.of(chunk), ledger.c.due_at == lease)
+                if state is not RunState.HANDLED:
+                    mine = mine.where(ledger.c.state == RunState.EXECUTING)
                 if state is RunState.STALE:
                     # The engine was asked before it started again. The reconciler finds it absent.
                     result = await connection.execute(
@@ -323,7 +325,7 @@ class _Sorter:
         self.stolen = 0
 
     def sort(self, run: NodeRun, row: LedgerRow) -> None:
-        if row.due_at is None:
+        if row.due_at is None or row.state is RunState.CANCELLED:
             self.dropped[row.state] += 1
         elif row.state is RunState.EXECUTING and row.due_at == self._lease:
             # Our own: the transaction was committed, and its answer lost.

@@ -276,8 +276,13 @@ class Ledger(Protocol):
         """Write outcomes of runs still executing under this lease; return how many were."""
         ...
 
-    async def open_runs(self, after: DueRun | None, limit: int) -> list[DueRun]:
-        """Armed runs in order of (due_at, node_id, version), those after ``after``."""
+    async def open_runs(
+        self, after: DueRun | None, limit: int, until: float | None = None
+    ) -> list[DueRun]:
+        """Armed runs in order of (due_at, node_id, version), those after ``after``.
+
+        Only those due by ``until``, if that is given.
+        """
         ...
 
     async def expired_runs(self, before: float, limit: int) -> list[DueRun]:

@@ -2,7 +2,11 @@
 
 One scanner at a time leads (a lease in Redis) and goes round:
 
-    idle ──pause over, or data lost──▶ sweep of armed rows ──▶ expired leases ──▶ idle
+    idle ──pause over──▶ sweep of what is due soon ──▶ expired leases ──▶ idle
+      └────data lost───▶ sweep of all armed rows ─────────▶ as above
+
+What is due later than the sweep after next needs no look now: a million deadlines that are far away
+cost nothing. After a loss of data everything is put back at once, oldest first.
 
 A row that is overdue and absent may be waiting in a queue. Unless Redis has just lost data it is
 armed again only ``redispatch_after`` seconds past its ``due_at``, which then moves to now, so that
@@ -24,6 +28,8 @@ logger = logging.getLogger(__name__)
 ROLE = "reconciler"
 BATCH_SIZE = 500
 TICK_SECONDS = 1.0
+SWEEP_SECONDS = 60.0
+"""How long a sweep may take, about, and still see each row before it is due."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +114,8 @@ class Reconciler:
     async def _sweep(self, report: ReconcileReport) -> None:
         """One batch of armed rows; behind the last of them the expired leases."""
         now = await self._pool.now()
-        page = await self._ledger.open_runs(self._cursor, BATCH_SIZE)
+        soon = None if self._data_lost else now + 2 * (self._sweep_pause + SWEEP_SECONDS)
+        page = await self._ledger.open_runs(self._cursor, BATCH_SIZE, soon)
         await self._rearm_absent(page, now, report)
         if len(page) == BATCH_SIZE:
             self._cursor = page[-1]

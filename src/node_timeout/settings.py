@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         1.0, description="Longest sleep of an idle scanner, seconds"
     )
     scan_batch_size: Annotated[int, Field(ge=1, le=1000)] = Field(
-        100, description="Node runs in one claim and one message"
+        250, description="Node runs in one claim and one message"
     )
     dispatch_ahead: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.05,

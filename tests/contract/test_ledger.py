@@ -456,6 +456,8 @@ async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> No
     assert {each.run.node_id for each in found[1:]} == set(names)
     assert len(found) == 6
     assert found == await ledger.open_runs(None, 10)
+    assert await ledger.open_runs(None, 10, NOW + 1) == found[:1]
+    assert await ledger.open_runs(found[0], 10, NOW + 5) == found[1:]
 
 
 async def test_expired_leases_are_found(ledger: SqlLedger) -> None:

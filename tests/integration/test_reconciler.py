@@ -10,7 +10,7 @@ from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.node import DueRun
 from node_timeout.ports import Retention
-from node_timeout.reconciler import Reconciler, ReconcileReport
+from node_timeout.reconciler import SWEEP_SECONDS, Reconciler, ReconcileReport
 from node_timeout.service import Health
 from tests.support import config, configure, left, run, started, wait_until
 
@@ -88,6 +88,23 @@ async def test_without_a_loss_a_future_deadline_that_is_absent_is_armed(
 ) -> None:
     await armed(ledger, healthy_pool, 50, "a")
     assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 1
+
+
+async def test_what_is_due_much_later_is_looked_at_much_later(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    await armed(ledger, healthy_pool, 2 * SWEEP_SECONDS + 60, "a")
+    report = await sweep(reconciler(ledger, healthy_pool))
+    assert (report.checked, report.rearmed) == (0, 0)
+    report = await sweep(reconciler(ledger, healthy_pool, sweep_pause=60))
+    assert (report.checked, report.rearmed) == (1, 1)
+
+
+async def test_after_a_loss_what_is_due_much_later_is_armed_too(
+    ledger: SqlLedger, pool: RedisPool
+) -> None:
+    await armed(ledger, pool, 1_000_000, "a")
+    assert (await sweep(reconciler(ledger, pool))).rearmed == 1
 
 
 async def test_an_overdue_run_may_be_in_the_queue_and_is_left_alone(

@@ -63,9 +63,9 @@ def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
     """The rows that can be read. One that someone spoilt by hand holds up no other."""
     read: list[LedgerRow] = []
     for row in rows:
-        values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
+        values = row._asdict()
         try:
-            state = RunState(values["state"])
+            values["state"] = RunState(values["state"])
         except ValueError:
             logger.error(  # noqa: TRY400 - the text says all
                 "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
@@ -74,7 +74,7 @@ def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
                 row.state,
             )
             continue
-        read.append(LedgerRow(**{**values, "state": state}))
+        read.append(LedgerRow(**values))
     return read
 
 

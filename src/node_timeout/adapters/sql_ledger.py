@@ -175,9 +175,15 @@ class SqlLedger(LedgerTracking):
 
     @transaction
     async def open_runs(
-        self, connection: AsyncConnection, after: DueRun | None, limit: int
+        self,
+        connection: AsyncConnection,
+        after: DueRun | None,
+        limit: int,
+        until: float | None = None,
     ) -> list[DueRun]:
         query = due_runs(limit).where(ledger.c.state == RunState.ARMED)
+        if until is not None:
+            query = query.where(ledger.c.due_at <= until)
         if after is not None:
             query = query.where(ledger.c.due_at >= after.due_at, is_after(after))
         return [due_of(row) for row in await connection.execute(query)]

@@ -193,7 +193,8 @@ class Scanner:
                 metrics.PUBLISHED.inc(len(due))
             self._failure = None
             names = [claimed.member for claimed in claim.members]
-            report.finished += await self._shard.finish(names, claim.lease)
+            finished = await self._shard.finish(names, claim.lease)
+            report.finished += finished
         except PoolUnavailableError as error:
             self._failure = error
         except ExchangeUnavailableError as error:

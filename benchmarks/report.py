@@ -1,0 +1,212 @@
+"""The report of a run of the benchmark: Markdown and plots from its JSON lines.
+
+Run: python -m benchmarks.report RESULTS.jsonl [MORE.jsonl …] --to DIRECTORY
+
+Figures are medians over the rounds, with the lowest and the highest beside them.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+mpl.use("Agg")
+
+Result = dict[str, Any]
+NAMES = {
+    "ours": "node-timeout",
+    "original": "pipeline.contrib.node_timeout",
+    "celery_eta": "Celery eta",
+    "arq_jobs": "arq deferred",
+    "rabbit_ttl": "RabbitMQ TTL + dead letters",
+    "floor": "bare loops (the floor)",
+}
+ABOUT = """\
+Written by `make bench`; what it means is in [performance](../explanation/performance.md).
+
+All servers and all processes share one machine, so only ratios within one run say much. Figures are
+medians; the lowest and the highest round stand in brackets."""
+LISTS = ("lateness", "newcomers_late")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def read(paths: Iterable[Path]) -> tuple[Result, list[Result]]:
+    """The machine, and every round."""
+    about: Result = {}
+    rounds: list[Result] = []
+    for path in paths:
+        for line in path.read_text("utf-8").splitlines():
+            entry = json.loads(line)
+            if "machine" in entry:
+                about = about or entry["machine"]
+            else:
+                rounds.append(entry)
+    return about, rounds
+
+
+def figures(result: Result) -> Result:
+    """One round's numbers; of a list its percentiles, in milliseconds."""
+    found: Result = {}
+    for name, value in result.items():
+        if name in LISTS:
+            for label, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
+                found[f"{name} {label} ms"] = percentile(value, share) * 1000
+        elif isinstance(value, dict):
+            found |= {f"{name} {key}": each for key, each in value.items()}
+        elif isinstance(value, int | float):
+            found[name] = value
+    return found
+
+
+def shown(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tables(rounds: list[Result]) -> str:
+    """A table for each workload and database: a line a figure, a column a side."""
+    groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    commands: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for entry in rounds:
+        key = (entry["workload"], entry["database"])
+        groups[key][entry["side"]].append(figures(entry["result"]))
+        commands[key][entry["side"]] = entry["command"]
+    parts: list[str] = []
+    for (workload, database), sides in groups.items():
+        names = list(dict.fromkeys(name for each in sides.values() for r in each for name in r))
+        count = max(len(each) for each in sides.values())
+        lines = [
+            f"### {workload}, {database}",
+            "",
+            f"`{next(iter(commands[workload, database].values()))}`, rounds: {count}",
+            "",
+            "| | " + " | ".join(NAMES[side] for side in sides) + " |",
+            "|---|" + "---:|" * len(sides),
+        ]
+        for name in names:
+            cells = []
+            for each in sides.values():
+                values = [r[name] for r in each if name in r]
+                cell = shown(statistics.median(values)) if values else "–"
+                if len(values) > 1:
+                    cell += f" ({shown(min(values))} … {shown(max(values))})"
+                cells.append(cell)
+            lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def plot_lateness(rounds: list[Result], path: Path) -> None:
+    _, axes = plt.subplots(figsize=(8, 4))
+    for side, name in NAMES.items():
+        late = [
+            value * 1000
+            for entry in rounds
+            if entry["workload"] == "lateness" and entry["side"] == side
+            for value in entry["result"]["lateness"]
+        ]
+        if late:
+            edges = [10 ** (i / 10 - 1) for i in range(45)]
+            axes.hist(late, bins=edges, histtype="step", label=name, density=False)
+    axes.set(
+        xscale="log",
+        xlabel="strategy called after its deadline, ms",
+        ylabel="deadlines",
+        title="1,000 deadlines over 30 s",
+    )
+    axes.legend()
+    plt.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close()
+
+
+def plot_storm(rounds: list[Result], path: Path) -> None:
+    storms = [entry["result"] for entry in rounds if entry["workload"].startswith("storm")]
+    if not storms:
+        return
+    curve = storms[0]["curve"]
+    _, axes = plt.subplots(figsize=(8, 4))
+    step = max(1, len(curve) // 40)
+    points = curve[::step]
+    axes.step(
+        [each[0] for each in points[1:]],
+        [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)],
+    )
+    axes.set(
+        xlabel="seconds",
+        ylabel="nodes a second",
+        ylim=(0, None),
+        title=f"{storms[0]['nodes']:,} overdue at the start",
+    )
+    plt.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close()
+
+
+def plot_pool(rounds: list[Result], path: Path) -> None:
+    sizes = {"pool of 10,000": "10,000", "pool of 5,000,000": "5,000,000"}
+    costs = {
+        label: statistics.median(
+            1e6 / entry["result"]["nodes_per_second"]
+            for entry in rounds
+            if entry["workload"] == workload
+        )
+        for workload, label in sizes.items()
+        if any(entry["workload"] == workload for entry in rounds)
+    }
+    if not costs:
+        return
+    _, axes = plt.subplots(figsize=(5, 4))
+    axes.bar(list(costs), list(costs.values()), width=0.5)
+    axes.set(
+        xlabel="members of the pool", ylabel="µs a node", title="Burst of 10,000, empty strategy"
+    )
+    plt.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    about, rounds = read(options.results)
+    options.to.mkdir(parents=True, exist_ok=True)
+    text = [
+        "# Report of the benchmark",
+        "",
+        ABOUT,
+        "",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in about.items()),
+        "",
+        "![lateness](lateness.png)",
+        "",
+        "![storm](storm.png)",
+        "",
+        "![pool](pool.png)",
+        "",
+        tables(rounds),
+        "",
+    ]
+    (options.to / "report.md").write_text("\n".join(text), "utf-8")
+    kept = [{**entry, "result": figures(entry["result"])} for entry in rounds]
+    (options.to / "results.json").write_text(
+        json.dumps({"machine": about, "rounds": kept}, indent=1) + "\n", "utf-8"
+    )
+    plot_lateness(rounds, options.to / "lateness.png")
+    plot_storm(rounds, options.to / "storm.png")
+    plot_pool(rounds, options.to / "pool.png")
+
+
+if __name__ == "__main__":
+    main()

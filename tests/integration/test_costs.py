@@ -1,0 +1,138 @@
+"""What each step costs, in counts: statements, round trips, commands, messages. They do not flake.
+
+A change that makes one of these grow has a reason, or is a mistake.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import event
+
+from node_timeout import message
+from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.node import RunState
+from node_timeout.scanner import Scanner
+from node_timeout.tracker import Tracker
+from tests.integration.test_scanner import QUEUE, Collector, collector
+from tests.integration.test_worker import Bench, bench
+from tests.support import config, configure, left, run, started
+
+__all__ = ["bench", "collector"]  # fixtures
+
+NODES = 250
+
+
+class Statements(Counter[str]):
+    """SQL statements by their first word; ``commit`` counts transactions."""
+
+
+@contextlib.contextmanager
+def counted(ledger: SqlLedger) -> Iterator[Statements]:
+    statements = Statements()
+    engine = ledger.engine.sync_engine
+
+    def executed(*args: object) -> None:
+        word = str(args[2]).split(maxsplit=1)[0]
+        if word != "BEGIN":  # SQLite's
+            statements[word] += 1
+
+    def committed(_: object) -> None:
+        statements["commit"] += 1
+
+    event.listen(engine, "before_cursor_execute", executed)
+    event.listen(engine, "commit", committed)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", executed)
+        event.remove(engine, "commit", committed)
+
+
+@contextlib.asynccontextmanager
+async def commands(redis: Redis) -> AsyncIterator[Counter[str]]:
+    """Redis commands by name, those that scripts call not counted."""
+    found: Counter[str] = Counter()
+    await redis.config_resetstat()
+    yield found
+    for name, stats in (await redis.info("commandstats")).items():
+        found[name.removeprefix("cmdstat_")] += int(stats["calls"])
+    inside = ("z", "time", "publish", "config", "info", "get", "set")
+    for name in [name for name in found if name.startswith(inside)]:
+        del found[name]
+
+
+async def test_a_batch_costs_a_worker_two_transactions_and_three_statements(bench: Bench) -> None:
+    due = await bench.armed(*(f"n{i}" for i in range(NODES)))
+    with counted(bench.ledger) as statements:
+        report = await bench.handle(due, concurrency=NODES)
+    assert report.outcomes == {RunState.HANDLED: NODES}
+    # All strategies end at about the same time; now and then a second group is recorded.
+    groups = statements["commit"] - 1
+    assert groups in (1, 2)
+    assert statements == {"SELECT": 1, "UPDATE": 1 + groups, "commit": 1 + groups}
+
+
+async def test_handling_a_batch_costs_redis_next_to_nothing(bench: Bench, redis: Redis) -> None:
+    due = await bench.armed(*(f"n{i}" for i in range(NODES)))
+    async with commands(redis) as found:
+        await bench.handle(due, concurrency=NODES)
+    assert found.total() <= 10, found  # its clock; never a call for a node
+
+
+async def test_nodes_that_came_ahead_cost_a_worker_one_read_more(bench: Bench) -> None:
+    due = await bench.armed("a", "b", "c", seconds=0.2)
+    with counted(bench.ledger) as statements:
+        await bench.handle(due, dispatch_ahead=0.4)
+    assert statements["SELECT"] == 2
+    assert statements["UPDATE"] <= 3
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+async def test_a_batch_costs_a_scanner_one_claim_one_message_and_one_removal(
+    pool: RedisPool,
+    memory_exchange: MemoryExchange,
+    redis: Redis,
+    collector: Collector,
+    batches: int,
+) -> None:
+    count = NODES * batches
+    await pool.rearm([message.DueRun(run=run(f"n{i}"), due_at=1.0) for i in range(count)])
+    scanner = Scanner(
+        shard=pool.shards[0],
+        exchange=memory_exchange,
+        queue=QUEUE,
+        batch_size=NODES,
+        lease_seconds=10,
+        scan_interval=1,
+        shutdown_timeout=1,
+    )
+    async with commands(redis) as found:
+        report = await scanner.once()
+    assert (report.finished, collector.messages) == (count, batches)
+    # One claim more, to see that nothing is left.
+    assert found["evalsha"] <= 2 * batches + 1
+
+
+async def test_arming_and_disarming_cost_the_same_for_one_node_and_for_many(
+    ledger: SqlLedger, pool: RedisPool, redis: Redis
+) -> None:
+    tracker = Tracker(ledger=ledger, pool=pool)
+    names = [f"n{i}" for i in range(NODES)]
+    await configure(ledger, *(config(name) for name in [*names, "alone"]))
+    await pool.now()
+    costs = []
+    for chosen in (["alone"], names):
+        with counted(ledger) as statements:
+            async with commands(redis) as found:
+                await tracker.nodes_started(started([run(name) for name in chosen]))
+                await tracker.nodes_left(left(chosen))
+        assert found["evalsha"] <= 2, "arm, and perhaps the clock"
+        costs.append(statements)
+    one, many = costs
+    assert one["commit"] == many["commit"] == 2
+    assert many.total() <= one.total() + 2, "to see which rows were new"

@@ -110,7 +110,7 @@ def cli() -> None:
 @cli.command()
 @options(
     setting("scan_interval", float, "Longest sleep of an idle scanner.", "1", "seconds"),
-    setting("scan_batch_size", int, "Node runs in one message.", "100", "node runs"),
+    setting("scan_batch_size", int, "Node runs in one message.", "250", "node runs"),
     setting("lease_seconds", float, "How long a claim lasts.", "15", "seconds"),
     daemon_options,
 )

@@ -11,11 +11,10 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import event
 
-from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.node import RunState
+from node_timeout.node import DueRun, RunState
 from node_timeout.scanner import Scanner
 from node_timeout.tracker import Tracker
 from tests.integration.test_scanner import QUEUE, Collector, collector
@@ -101,7 +100,7 @@ async def test_a_batch_costs_a_scanner_one_claim_one_message_and_one_removal(
     batches: int,
 ) -> None:
     count = NODES * batches
-    await pool.rearm([message.DueRun(run=run(f"n{i}"), due_at=1.0) for i in range(count)])
+    await pool.rearm([DueRun(run=run(f"n{i}"), due_at=1.0) for i in range(count)])
     scanner = Scanner(
         shard=pool.shards[0],
         exchange=memory_exchange,

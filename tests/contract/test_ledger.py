@@ -100,6 +100,17 @@ async def test_the_deadline_counts_from_when_it_happened(ledger: SqlLedger) -> N
     assert early.due_at == NOW + 10, "an engine's clock may be ahead"
 
 
+async def test_a_run_that_starts_again_now_while_it_is_found_stale_is_looked_at_again(
+    ledger: SqlLedger,
+) -> None:
+    await configure(ledger, config("a", 2))
+    await ledger.arm(started([run("a")]), NOW)
+    taking = await take(ledger, run("a"))
+    assert await ledger.arm(started([run("a")]), NOW + 10) == []
+    assert await record(ledger, taking, RunState.STALE) == 1
+    assert await states(ledger, "a") == {"v1": RunState.ARMED}
+
+
 async def test_a_run_resumed_while_it_is_found_stale_is_looked_at_again(ledger: SqlLedger) -> None:
     """Suspended at its deadline: a worker has asked the engine, and has not written yet."""
     await configure(ledger, config("a", 2), config("b", 2))

@@ -104,14 +104,16 @@ class LedgerTracking(LedgerConfigs):
         """A run that has a row has started: return it if it is armed now."""
         if row.state in (RunState.CANCELLED, RunState.STALE):
             return await self._resume(connection, row, event, config, now)
+        values: dict[str, Any] = {}
         if event.happened_at is not None and (row.started_at or 0.0) < event.happened_at:
-            # Keep the latest start: a leaving before it has come late. A worker that is about to
-            # find the run stale has asked too early.
-            words = {"message": RESUMED} if row.state == RunState.EXECUTING else {}
+            # Keep the latest start: a leaving before it has come late.
+            values["started_at"] = event.happened_at
+        if row.state == RunState.EXECUTING and (values or event.happened_at is None):
+            # A worker that is about to find the run stale has asked too early.
+            values["message"] = RESUMED
+        if values:
             await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of([event.run]))
-                .values(started_at=event.happened_at, **words)
+                sql_update(ledger).where(self._keys.of([event.run])).values(**values)
             )
         return [due_of(row)] if row.state == RunState.ARMED else []
 

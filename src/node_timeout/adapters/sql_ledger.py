@@ -7,7 +7,7 @@ configs in `ledger_configs`.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import and_, case, delete, func, select
+from sqlalchemy import Update, and_, case, delete, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -154,13 +154,8 @@ class SqlLedger(LedgerTracking):
                 if state is not RunState.HANDLED:
                     mine = mine.where(ledger.c.state == RunState.EXECUTING)
                 if state is RunState.STALE:
-                    # The engine was asked before it started again. The reconciler finds it absent.
-                    result = await connection.execute(
-                        mine.where(ledger.c.message == RESUMED).values(
-                            state=RunState.ARMED, due_at=now + RESUMED_SECONDS, message=""
-                        )
-                    )
-                    recorded += result.rowcount
+                    recorded += await self._record_stale(connection, mine, message, now)
+                    continue
                 result = await connection.execute(
                     mine.values(
                         state=state,
@@ -172,6 +167,27 @@ class SqlLedger(LedgerTracking):
                 )
                 recorded += result.rowcount
         return recorded
+
+    async def _record_stale(
+        self, connection: AsyncConnection, mine: Update, message: str, now: float
+    ) -> int:
+        """Of those that started again meanwhile the engine was asked too early.
+
+        They come last: one that starts between the two statements finds its row closed by the
+        first, and waits for the commit.
+        """
+        closed = await connection.execute(
+            mine.where(ledger.c.message != RESUMED).values(
+                state=RunState.STALE, message=message, due_at=None, finished_at=now
+            )
+        )
+        # The reconciler finds them absent from the pool.
+        resumed = await connection.execute(
+            mine.where(ledger.c.message == RESUMED).values(
+                state=RunState.ARMED, due_at=now + RESUMED_SECONDS, message=""
+            )
+        )
+        return int(closed.rowcount + resumed.rowcount)
 
     @transaction
     async def open_runs(

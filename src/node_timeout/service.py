@@ -20,7 +20,7 @@ class Backoff:
     """Exponential back-off with full jitter; ``first`` and ``longest`` are seconds."""
 
     first: float = 0.1
-    longest: float = 1.0
+    longest: float = 0.5
     random: Callable[[], float] = field(default=random.random)
 
     def seconds(self, failures: int) -> float:

@@ -110,6 +110,12 @@ class Verdict:
     """From the end of an outage to the last effect that had waited for it; 0 without outages."""
     violations: list[Violation] = field(default_factory=list)
 
+    def add(self, other: "Verdict") -> None:
+        """Count another history in."""
+        for name in ("armed", "due", "effects", "lost", "twice", "repeated_calls"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.violations += other.violations
+
 
 def check(
     history: Iterable[Event],
@@ -185,24 +191,30 @@ class _Judge:
         if row is None:
             self._break("I5", "no ledger row")
             return
-        leaving = self._events[Kind.DISARMING]
-        if not leaving or self._armed_again():
+        if not self._events[Kind.DISARMING] or self._armed_again():
             self._verdict.due += 1
             if not self._effects:
                 self._verdict.lost += 1
                 self._break("I1", f"no effect; the ledger says {row.state}: {row.message}")
-        if self._effects and row.state in (RunState.CANCELLED, RunState.DEAD):
-            # A call that had its effect and failed all the same is to be repeated, until it leaves.
-            left_later = any(event.at > self._effects[0].at for event in leaving)
-            if row.state is RunState.DEAD or not left_later:
-                self._break("I5", f"an effect, but the ledger says {row.state}: {row.message}")
+        self._row_agrees(row)
+
+    def _row_agrees(self, row: LedgerRow) -> None:
+        leaving = self._events[Kind.DISARMING]
+        if not self._effects:
+            if row.state is RunState.HANDLED:
+                self._break("I5", "handled in the ledger, but no effect in the engine")
+            if row.state is RunState.STALE and not leaving:
+                self._break("I5", "stale, but the engine ran it")
+        elif row.state is RunState.DEAD:
+            self._break("I5", f"an effect, but the ledger says dead: {row.message}")
+        # A call that had its effect and failed all the same is to be repeated, until it leaves.
+        elif row.state is RunState.CANCELLED and not any(
+            event.at > self._effects[0].at for event in leaving
+        ):
+            self._break("I5", f"an effect, but the ledger says cancelled: {row.message}")
         for final in self._finals():
             if row.state is not final.state:
                 self._break("I5", f"recorded as {final.state}, but the ledger says {row.state}")
-        if not self._effects and row.state is RunState.HANDLED:
-            self._break("I5", "handled in the ledger, but no effect in the engine")
-        if row.state is RunState.STALE and not self._effects and not leaving:
-            self._break("I5", "stale, but the engine ran it")
 
     def _armed_again(self) -> bool:
         """It left, that was acknowledged, and then it was armed once more."""
@@ -282,16 +294,18 @@ class _Judge:
             if event.at < due - EARLY_SECONDS:
                 self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
         for left in self._events[Kind.DISARMED][-1:]:
-            if any(event.at > left.at for event in arming):
-                continue  # armed again
-            for effect in self._effects:
-                if effect.at > left.at:
-                    self._break("I4", f"effect {effect.at - left.at:.6f} s after disarming")
-            if self._may_have_been_taken(left):
-                continue  # disarming leaves it alone; when its lease is over another looks at it
-            for taken in self._events[Kind.TAKEN]:
-                if self._asked_at(taken) > left.at:
-                    self._break("I4", f"taken {taken.at - left.at:.6f} s after disarming")
+            if not any(event.at > left.at for event in arming):
+                self._after_leaving(left)
+
+    def _after_leaving(self, left: Event) -> None:
+        for effect in self._effects:
+            if effect.at > left.at:
+                self._break("I4", f"effect {effect.at - left.at:.6f} s after disarming")
+        if self._may_have_been_taken(left):
+            return  # disarming leaves it alone; when its lease is over another looks at it
+        for taken in self._events[Kind.TAKEN]:
+            if self._asked_at(taken) > left.at:
+                self._break("I4", f"taken {taken.at - left.at:.6f} s after disarming")
 
     def _may_have_been_taken(self, left: Event) -> bool:
         """A worker asked for it before this, and did not surely put it back."""

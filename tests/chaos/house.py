@@ -15,7 +15,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from nt_chaos import EFFECTS, RUNNING
-from nt_faults import HISTORY, History
+from nt_faults import HISTORY, Faults, History
 from redis.asyncio import Redis
 from sqlalchemy import select
 
@@ -30,6 +30,7 @@ from node_timeout.timeout_config import TimeoutConfig
 from tests.acceptance.conftest import Process, environment
 from tests.chaos.history import Event, Kind, Outage, Verdict, check, summary
 from tests.chaos.proxy import Proxy
+from tests.chaos.results import Row
 from tests.support import wait_until
 
 PLANTED = Path(__file__).parent / "planted"
@@ -48,6 +49,7 @@ ACTIONS = {
     "exits": "Exits",
     "eats_memory": "EatsMemory",
     "overloaded": "Overloaded",
+    "sleeps": "Sleeps",
 }
 # Short, so that a test sees what happens behind them.
 SETTINGS: dict[str, Any] = {
@@ -62,7 +64,9 @@ SETTINGS: dict[str, Any] = {
     "max_attempts": 50,
 }
 WORKER_LEASE = 3.0
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 90.0
+# Of the nodes of a steady load: so many leave, and so many move on to their next version.
+LEAVING, MOVING = 0.1, 0.05
 LONG = "CHAOS_LONG" in os.environ
 """Everything is tried as often as the documents say; else, quickly."""
 
@@ -74,8 +78,9 @@ def scaled(quick: int, long: int) -> int:
 class House:
     """Processes that scan and work, and the stores and the engine that they use."""
 
-    def __init__(self, settings: Settings, engine_url: str, directory: Path) -> None:
+    def __init__(self, settings: Settings, engine_url: str, directory: Path, row: Row) -> None:
         self.settings = settings
+        self.row = row
         self.engine_url = engine_url
         self.engine = Redis.from_url(engine_url)
         self.app = NodeTimeout(settings)
@@ -84,8 +89,13 @@ class House:
         self.processes: list[Process] = []
         self.armed = 0
         self._directory = directory
-        self.seed = os.environ.get("CHAOS_SEED") or str(random.randrange(1_000_000))
-        self.random = random.Random(self.seed)
+        self._names: dict[int, str] = {}
+        self.random = self.random_of("faults")
+        """For the test; the load and each process have their own, so that none disturbs another."""
+
+    def random_of(self, what: object) -> random.Random:
+        """The same numbers for the same seed, whatever else happens."""
+        return random.Random(f"{self.row.seed}/{what}")
 
     async def __aenter__(self) -> Self:
         await self.engine.flushall()
@@ -106,19 +116,23 @@ class House:
         settings: Settings | None = None,
         ready: str = "started",
         command: Sequence[str] = (),
+        engine_url: str = "",
         **orders: Any,
     ) -> Process:
-        """Start a command with faults planted in it: see planted/nt_faults.py."""
+        """Start a command with faults planted in it: see planted/nt_faults.py.
+
+        It reaches the engine by ``engine_url``; the history, which no fault touches, always.
+        """
         name = f"{arguments[0]}-{len(self.processes)}"
         orders = {
             "history": self.engine_url,
             "process": name,
-            "seed": self.random.random(),
+            "seed": f"{self.row.seed}/{name}",
             "lease": WORKER_LEASE,
             **orders,
         }
         variables = environment(settings or self.settings) | {
-            "ENGINE_REDIS_URL": self.engine_url,
+            "ENGINE_REDIS_URL": engine_url or self.engine_url,
             "NT_FAULTS": json.dumps(orders),
             "PYTHONPATH": f"{PLANTED}{os.pathsep}{PLANTED / 'metadata'}",
         }
@@ -126,9 +140,18 @@ class House:
             [*(command or [*COMMAND, *arguments])], variables, self._directory / f"{name}.log"
         )
         self.processes.append(process)
+        self._names[process.popen.pid] = name
         if ready:
             await asyncio.to_thread(process.wait_for, ready)
         return process
+
+    def lose_answers_to_the_load(self, share: float) -> None:
+        """So often a call that arms or disarms takes effect, and its answer is lost."""
+        orders = {"lose": {"pool": share, "ledger": share}, "seed": f"{self.row.seed}/answers"}
+        faults = Faults(orders)
+        for port, of in (("pool", self.app.pool), ("ledger", self.app.ledger)):
+            for name in ("arm", "disarm"):
+                setattr(of, name, faults.wrap(port, name, getattr(of, name)))
 
     async def arm(
         self,
@@ -176,6 +199,14 @@ class House:
         await insist(lambda: self.app.nodes_left(pairs))
         await self.history.record("disarmed", list(runs))
 
+    async def _move_on(self, runs: dict[NodeRun, float], action: str) -> None:
+        """The engine tries nodes again: their next version has so many seconds."""
+        await self.leave(list(runs))
+        again = {
+            NodeRun(node_id=run.node_id, version="v2"): seconds for run, seconds in runs.items()
+        }
+        await self.arm_runs(again, action)
+
     async def until_armed(self, count: int, time_limit: float = 600) -> None:
         """Wait until the load has armed that many nodes."""
         await wait_until(lambda: self.armed >= count, time_limit)
@@ -183,6 +214,10 @@ class House:
     async def effect_count(self, at_least: int) -> bool:
         """Whether the engine has done so much; asked without reading the history."""
         return int(await self.engine.get(EFFECTS) or 0) >= at_least
+
+    async def redelivered(self) -> int:
+        """How many messages came to a worker once more."""
+        return int(await self.engine.get("redelivered") or 0)
 
     async def events(self) -> list[Event]:
         return [Event.of(json.loads(each)) for each in await self.engine.lrange(HISTORY, 0, -1)]
@@ -199,6 +234,10 @@ class House:
         async with self.app.ledger.engine.connect() as connection:
             return ledger_rows_of(await connection.execute(query))
 
+    def name_of(self, process: Process) -> str:
+        """Its name in the history."""
+        return self._names[process.popen.pid]
+
     async def closed(self, prefix: str, count: int) -> bool:
         """Whether so many runs of nodes with this prefix are closed in the ledger."""
         rows = await self.rows_of(prefix)
@@ -206,9 +245,12 @@ class House:
 
     async def worst_lateness(self, prefix: str) -> float:
         """Of the effects so far on nodes with this prefix, seconds."""
-        deadlines = {row.node_id: row.deadline for row in await self.rows()}
+        deadlines = {
+            NodeRun(node_id=row.node_id, version=row.version): row.deadline
+            for row in await self.rows()
+        }
         return max(
-            event.at - deadlines[event.run.node_id]
+            event.at - deadlines[event.run]
             for event in await self.events()
             if event.kind is Kind.EFFECT and event.run.node_id.startswith(prefix)
         )
@@ -234,50 +276,66 @@ class House:
         except AssertionError:
             raise AssertionError(f"not quiet within {time_limit} s: {seen}") from None
 
-    async def verdict(self, late_seconds: float | None = None, **options: Any) -> Verdict:
-        """Settle, check every invariant, and fail with what was broken."""
-        await self.settled()
-        verdict = check(
-            await self.events(),
-            await self.rows(),
-            late_seconds=late_seconds,
-            outages=self.outages,
-            **options,
-        )
+    async def verdict(
+        self,
+        late_seconds: float | None = None,
+        *,
+        settle_seconds: float = SETTLE_SECONDS,
+        **options: Any,
+    ) -> Verdict:
+        """Settle, check every invariant, report, and fail with what was broken."""
+        try:
+            await self.settled(settle_seconds)
+        finally:  # what is lost by now is told even if it never becomes quiet
+            verdict = check(
+                await self.events(),
+                await self.rows(),
+                late_seconds=late_seconds,
+                outages=self.outages,
+                **options,
+            )
+            self.row.judged(verdict)
         assert not verdict.violations, summary(verdict.violations)
         return verdict
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
         """What falls due inside need not be in time before the end."""
+        self.row.had_outage = True
         begin = time.time()
-        yield
-        self.outages.append(Outage(begin=begin, end=time.time()))
+        try:
+            yield
+        finally:
+            self.outages.append(Outage(begin=begin, end=time.time()))
 
     @contextlib.asynccontextmanager
     async def steadily(
         self,
         per_second: int = 50,
         seconds: Callable[[], float] | None = None,
-        leaving: float = 0.1,
         action: str = "chaos",
     ) -> AsyncIterator[None]:
-        """Arm nodes all the time; of some the engine says later that they left."""
-        numbers = itertools.count()
+        """Arm nodes all the time. Some leave; others are tried again, at their next version."""
         stop = asyncio.Event()
 
         async def load() -> None:
-            while not stop.is_set():
+            moving: dict[NodeRun, float] = {}
+            for number in itertools.count():
+                if stop.is_set():
+                    break
                 began = time.monotonic()
-                prefix = f"s{next(numbers)}_"
-                runs = await self.arm(
-                    max(1, per_second // 5),
-                    seconds or (lambda: self.random.choice([0.2, 0.4, 0.8, 1.5])),
-                    prefix=prefix,
-                    action=action,
-                )
-                await self.leave([run for run in runs if self.random.random() < leaving])
+                rng = self.random_of(f"load/{number}")
+                draw = seconds or partial(rng.choice, (0.2, 0.4, 0.8, 1.5))
+                count = max(1, per_second // 5)
+                runs = await self.arm(count, draw, prefix=f"s{number}_", action=action)
+                fates = {run: rng.random() for run in runs}
+                await self.leave([run for run, fate in fates.items() if fate < LEAVING])
+                await self._move_on(moving, action)  # some have just timed out, some have not
+                moving = {
+                    run: draw() for run, fate in fates.items() if LEAVING <= fate < LEAVING + MOVING
+                }
                 await sleep(0.2 - (time.monotonic() - began), stop)
+            await self._move_on(moving, action)
 
         loading = asyncio.create_task(load())
         try:
@@ -286,27 +344,11 @@ class House:
             stop.set()
             await loading
 
-    def report(self, verdict: Verdict, *, fault: str, tried: str, times: int) -> None:
-        """Print a line of the results; CHAOS_RESULTS names a file to add it to.
 
-        A failed test does not get here.
-        """
-        line = json.dumps(
-            {
-                "fault": fault,
-                "tried": tried,
-                "times": times,
-                "deadlines": verdict.due,
-                "lost": verdict.lost,
-                "twice": verdict.twice,
-                "had_outage": bool(self.outages),
-                "recovery_seconds": verdict.recovery_seconds,
-            }
-        )
-        print(line)
-        if path := os.environ.get("CHAOS_RESULTS"):
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
+def halted(process: Process) -> bool:
+    """Whether it is stopped, as by SIGSTOP."""
+    stat = Path(f"/proc/{process.popen.pid}/stat").read_text("ascii", errors="replace")
+    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def changed(settings: Settings, **changes: object) -> Settings:

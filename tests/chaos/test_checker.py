@@ -1,6 +1,7 @@
 """The checker finds each violation when it is planted, and nothing in a good history."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,22 @@ from tests.chaos.history import Event, Kind, Outage, check
 from tests.support import run
 
 
-def event(kind: Kind, at: float, node_id: str = "a", version: str = "v1", **more: float) -> Event:
-    return Event(kind=kind, at=at, process="p", run=run(node_id, version), **more)
+def event(
+    kind: Kind, at: float, node_id: str = "a", version: str = "v1", process: str = "p", **more: Any
+) -> Event:
+    return Event(kind=kind, at=at, process=process, run=run(node_id, version), **more)
+
+
+def outcome(at: float, state: RunState, process: str = "p") -> Event:
+    return event(Kind.OUTCOME, at, process=process, state=state)
+
+
+def taken(at: float, until: float, process: str = "p") -> list[Event]:
+    """Asked for and given."""
+    return [
+        event(Kind.TAKING, at - 0.01, process=process),
+        event(Kind.TAKEN, at, process=process, until=until),
+    ]
 
 
 def row(
@@ -35,6 +50,18 @@ def row(
 ARMED = [event(Kind.ARMING, 0.0, seconds=10.0), event(Kind.ARMED, 0.1)]
 FIRED = [event(Kind.TAKING, 10.05), event(Kind.CALLED, 10.06), event(Kind.EFFECT, 10.07)]
 LEFT = [event(Kind.DISARMING, 5.0), event(Kind.DISARMED, 5.1)]
+# Called at 10.1 by p, with a lease until 13, and back at 10.9.
+CALLED = [*taken(10.05, 13.0), event(Kind.CALLED, 10.1), event(Kind.RETURNED, 10.9)]
+
+
+def called_by_another(at: float) -> list[Event]:
+    return [
+        *taken(at - 0.01, at + 3, process="q"),
+        event(Kind.CALLED, at, process="q"),
+        event(Kind.EFFECT, at + 0.01),
+        event(Kind.RETURNED, at + 0.02, process="q"),
+    ]
+
 
 GOOD = {
     "fired": (ARMED + FIRED, [row()]),
@@ -55,6 +82,77 @@ GOOD = {
         [*ARMED, *LEFT, event(Kind.ARMING, 6.0, seconds=4.0), *FIRED],
         [row()],
     ),
+    "called again when the first call had ended": (
+        [*ARMED, *CALLED, *called_by_another(10.95)],
+        [row()],
+    ),
+    "called by another one while the first was killed": (
+        [*ARMED, *CALLED[:-1], *called_by_another(10.5)],
+        [row()],
+    ),
+    "called by another one when the first one's lease was over, frozen in its call": (
+        [*ARMED, *taken(10.02, 10.3), *CALLED[2:], *called_by_another(10.5)],
+        [row()],
+    ),
+    "asked for before its outcome was recorded, told late": (
+        [*ARMED, *FIRED, *taken(10.3, 13.0, process="q"), outcome(10.295, RunState.HANDLED)],
+        [row()],
+    ),
+    "found stale, resumed, and taken again": (
+        [
+            *ARMED,
+            *LEFT,
+            outcome(5.5, RunState.STALE),
+            event(Kind.ARMING, 6.0, seconds=4.0),
+            *taken(10.05, 13.0),
+            *FIRED[1:],
+            outcome(10.1, RunState.HANDLED),
+        ],
+        [row()],
+    ),
+    # Its worker died, or lost the database; disarming leaves what a worker has taken to it.
+    "taken, left, its lease ran out in an outage, taken again and found stale": (
+        [
+            *ARMED,
+            *taken(10.05, 13.0),
+            event(Kind.DISARMING, 11.0),
+            event(Kind.DISARMED, 11.1),
+            *taken(20.0, 23.0, process="q"),
+            outcome(20.1, RunState.STALE, process="q"),
+        ],
+        [row(RunState.STALE)],
+    ),
+    "taken, left, put back, and taken again": (
+        [
+            *ARMED,
+            *taken(10.05, 13.0),
+            event(Kind.DISARMING, 10.5),
+            event(Kind.DISARMED, 10.6),
+            outcome(10.7, RunState.ARMED),
+            *taken(12.0, 15.0, process="q"),
+        ],
+        [row(RunState.STALE)],
+    ),
+    "an effect whose answer was lost, put back, and left": (
+        [
+            *ARMED,
+            *FIRED,
+            outcome(10.5, RunState.ARMED),
+            event(Kind.DISARMING, 10.6),
+            event(Kind.DISARMED, 10.7),
+        ],
+        [row(RunState.CANCELLED)],
+    ),
+    "moved on to its next version": (
+        [
+            *ARMED,
+            *LEFT,
+            event(Kind.ARMING, 5.2, version="v2", seconds=4.0),
+            event(Kind.ARMED, 5.3, version="v2"),
+            event(Kind.EFFECT, 9.3, version="v2"),
+        ],
+        [row(RunState.CANCELLED), row(deadline=9.25, version="v2")],
+    ),
 }
 
 BAD = {
@@ -74,9 +172,39 @@ BAD = {
         [*ARMED, *FIRED, event(Kind.EFFECT, 11, version="v2")],
         [row()],
     ),
-    "I4 taken after an acknowledged disarm": (
-        [*ARMED, *LEFT, event(Kind.TAKING, 10.05)],
+    "I1 taken after it was handled": (
+        [*ARMED, *FIRED, outcome(10.1, RunState.HANDLED), *taken(10.5, 13.0, process="q")],
+        [row()],
+    ),
+    "I1 taken after it was found stale": (
+        [*ARMED, *LEFT, outcome(10.1, RunState.STALE), *taken(10.5, 13.0, process="q")],
         [row(RunState.STALE)],
+    ),
+    "I1 called by two at once": ([*ARMED, *CALLED, *called_by_another(10.5)], [row()]),
+    "I4 taken after an acknowledged disarm": (
+        [*ARMED, *LEFT, *taken(10.05, 13.0)],
+        [row(RunState.STALE)],
+    ),
+    "I4 put back, left, and taken all the same": (
+        [
+            *ARMED,
+            *taken(10.05, 13.0),
+            outcome(10.4, RunState.ARMED),
+            event(Kind.DISARMING, 10.5),
+            event(Kind.DISARMED, 10.6),
+            *taken(12.0, 15.0, process="q"),
+        ],
+        [row(RunState.STALE)],
+    ),
+    "I4 the old version acted on after it moved on": (
+        [
+            *ARMED,
+            *LEFT,
+            event(Kind.ARMING, 5.2, version="v2", seconds=4.0),
+            event(Kind.ARMED, 5.3, version="v2"),
+            event(Kind.EFFECT, 10.05),
+        ],
+        [row(), row(RunState.CANCELLED, version="v2")],
     ),
     "I4 effect after an acknowledged disarm": (
         [*ARMED, *LEFT, event(Kind.EFFECT, 10.05)],
@@ -85,6 +213,10 @@ BAD = {
     "I5 no row": (ARMED + FIRED, []),
     "I5 handled without an effect": (ARMED + LEFT, [row()]),
     "I5 an effect, but cancelled": (ARMED + FIRED, [row(RunState.CANCELLED)]),
+    "I5 handled once, dead now": (
+        [*ARMED, *FIRED, outcome(10.1, RunState.HANDLED)],
+        [row(RunState.DEAD)],
+    ),
     "I5 stale without a reason": (ARMED, [row(RunState.STALE)]),
     "I5 left open": (ARMED + FIRED, [row(RunState.EXECUTING)]),
     "I6 late": ([*ARMED, event(Kind.EFFECT, 12.5)], [row()]),
@@ -118,6 +250,44 @@ def test_an_outage_excuses_nothing_that_was_due_before_or_after() -> None:
     for outage in (Outage(begin=12.0, end=14.5), Outage(begin=5.0, end=9.0)):
         found = check(history, [row()], late_seconds=1.0, outages=[outage]).violations
         assert [violation.invariant for violation in found] == ["I6"]
+
+
+RHYTHM = [Outage(begin=9.0 + 5.5 * i, end=13.0 + 5.5 * i) for i in range(120)]
+
+
+def test_the_gaps_of_many_outages_add_up() -> None:
+    history = [*ARMED, event(Kind.EFFECT, 600.0)]
+    verdict = check(history, [row()], late_seconds=30.0, outages=RHYTHM)
+    assert [violation.invariant for violation in verdict.violations] == ["I6"]
+
+
+def test_what_fell_due_in_an_outage_may_wait_into_the_next_one() -> None:
+    """The gap is shorter than the bound: nobody promised that it is served in there."""
+    history = [*ARMED, event(Kind.EFFECT, 19.0)]
+    verdict = check(history, [row()], late_seconds=3.0, outages=RHYTHM)
+    assert verdict.violations == []
+    assert verdict.recovery_seconds == pytest.approx(0.5)
+
+
+def test_an_outage_behind_the_effect_excuses_nothing() -> None:
+    outages = [Outage(begin=9.0, end=20.0), Outage(begin=27.0, end=40.0)]
+    history = [*ARMED, event(Kind.EFFECT, 26.5)]
+    verdict = check(history, [row()], late_seconds=6.0, outages=outages)
+    assert [violation.invariant for violation in verdict.violations] == ["I6"]
+    assert verdict.recovery_seconds == pytest.approx(6.5)
+
+
+def test_what_was_late_outside_any_outage_did_not_recover() -> None:
+    history = [*ARMED, event(Kind.EFFECT, 10.5)]
+    outages = [Outage(begin=5.0, end=9.0), Outage(begin=11.0, end=12.0)]
+    verdict = check(history, [row()], late_seconds=1.0, outages=outages)
+    assert (verdict.violations, verdict.recovery_seconds) == ([], 0.0)
+
+
+def test_what_two_workers_did_is_counted_once() -> None:
+    history = [*ARMED, *CALLED, *called_by_another(10.5), event(Kind.EFFECT, 12.0)]
+    verdict = check(history, [row()])
+    assert (verdict.twice, len(verdict.violations)) == (1, 2)
 
 
 def test_what_was_counted() -> None:

@@ -13,9 +13,12 @@ from node_timeout import Settings
 from node_timeout.timeout_config import TimeoutConfig
 from tests.chaos.history import Kind
 from tests.chaos.house import PLANTED, House, changed, scaled
+from tests.chaos.results import Row
 from tests.servers import RedisServer
 
 HOUR = 3600.0
+KNOWN_SECONDS = 2.5
+"""Everybody has asked Redis for the time since it stepped."""
 MANY_CLAIMS = 10
 """A run that is claimed so often goes round in circles."""
 
@@ -26,12 +29,10 @@ async def test_a_hosts_clock_is_an_hour_off(house: House, host: str, off: float)
     for role in ("scan", "worker"):
         await house.spawn(role, clock=off if role == host else 0.0)
     count = scaled(100, 2000)
+    house.row.of(fault=f"clock of a {host} host", tried=f"{off / HOUR:+g} h", times=1)
     async with house.steadily(per_second=100):
         await house.until_armed(count)
-    verdict = await house.verdict(late_seconds=3)
-    house.report(
-        verdict, fault=f"clock of a {host} host", tried=f"{off / HOUR:+g} h", times=verdict.armed
-    )
+    await house.verdict(late_seconds=3)
 
 
 @pytest.mark.parametrize("off", [-HOUR, HOUR])
@@ -40,6 +41,7 @@ async def test_an_engine_hosts_clock_is_an_hour_off(house: House, off: float) ->
     await house.spawn("scan")
     await house.spawn("worker")
     nodes = [f"n{i}" for i in range(scaled(50, 500))]
+    house.row.of(fault="clock of an engine's host", tried=f"{off / HOUR:+g} h", times=1)
     configs = [
         TimeoutConfig(node_id=each, root_pipeline_id="root", action="chaos", seconds=1.0)
         for each in nodes
@@ -51,9 +53,6 @@ async def test_an_engine_hosts_clock_is_an_hour_off(house: House, off: float) ->
     assert await asyncio.to_thread(armer.wait) == 0, armer.output
     verdict = await house.verdict(late_seconds=3)
     assert verdict.armed == len(nodes)
-    house.report(
-        verdict, fault="clock of an engine's host", tried=f"{off / HOUR:+g} h", times=len(nodes)
-    )
 
 
 STEPPED_CLOCK = r"""
@@ -97,22 +96,28 @@ class SteppingRedis(RedisServer):
 
 
 async def test_redis_clock_steps_forth_and_back(
-    settings: Settings, engine_server: RedisServer, tmp_path: Path
+    settings: Settings, engine_server: RedisServer, tmp_path: Path, row: Row
 ) -> None:
     """What falls due by a step fires, once; what a step puts off waits; nobody spins."""
+    times = scaled(1, 3)
+    row.of(
+        fault="clock of Redis steps",
+        tried="an hour forth and back, twice each time",
+        times=4 * times,
+    )
     with SteppingRedis(tmp_path) as server:
         async with House(
-            changed(settings, redis_url=server.url), engine_server.url, tmp_path
+            changed(settings, redis_url=server.url), engine_server.url, tmp_path, row
         ) as house:
             await house.spawn("scan")
             await house.spawn("worker")
-            times = scaled(1, 3)
             for i in range(times):
                 soon = await house.arm(50, 1.0, prefix=f"soon{i}_")
                 await house.settled()
                 await house.arm(50, HOUR - 60, prefix=f"far{i}_")
                 server.step(HOUR)
                 await house.settled()
+                await asyncio.sleep(KNOWN_SECONDS)
                 await house.arm(50, 1.0, prefix=f"ahead{i}_")
                 await house.settled()
                 await house.arm(50, 1.0, prefix=f"put_off{i}_")
@@ -125,15 +130,9 @@ async def test_redis_clock_steps_forth_and_back(
                 server.step(HOUR)
                 await house.settled()
                 server.step(0)
-                await asyncio.sleep(0.2)
-            verdict = await house.verdict(shared_clock=False)
+                await asyncio.sleep(KNOWN_SECONDS)
+            await house.verdict(shared_clock=False)
             claims = Counter(
                 event.run for event in await house.events() if event.kind is Kind.CLAIMED
             )
             assert max(claims.values()) < MANY_CLAIMS, claims.most_common(3)
-            house.report(
-                verdict,
-                fault="clock of Redis steps",
-                tried="an hour forth and back, twice",
-                times=times,
-            )

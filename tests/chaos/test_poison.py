@@ -17,22 +17,24 @@ from tests.servers import RabbitServer
 from tests.support import wait_until
 
 STRATEGIES = {
-    "raises": "raises at the first two attempts of each node",
-    "hangs": "hangs at the first two attempts of each node",
-    "eats_memory": "asks for more memory than there is",
+    "raises": "a bug at the first two attempts of each node",
+    "hangs": "never ends, at the first two attempts of each node",
+    "eats_memory": "allocates until its process, limited by RLIMIT_AS, has no more",
     "exits": "calls os._exit: the worker dies, and is started again",
+    "sleeps": "a plain function that sleeps longer than the lease, at the first attempt",
 }
+MEMORY_MIB = 400
 OTHERS_SECONDS = 5.0
 
 
 @asynccontextmanager
 async def kept_alive(house: House) -> AsyncIterator[None]:
-    """A worker, started again whenever it dies, as by systemd."""
+    """A worker, started again whenever it dies, as by systemd; its memory is bounded."""
     stop = asyncio.Event()
 
     async def supervise() -> None:
         while not stop.is_set():
-            worker = await house.spawn("worker", ready="")
+            worker = await house.spawn("worker", ready="", memory=MEMORY_MIB)
             while worker.popen.poll() is None and not stop.is_set():
                 await asyncio.sleep(0.02)
 
@@ -46,25 +48,25 @@ async def kept_alive(house: House) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("action", STRATEGIES)
 async def test_a_bad_strategy_holds_up_no_other(house: House, action: str) -> None:
-    await house.spawn("scan")
-    await house.spawn("worker")
     count = scaled(3, 10)
+    house.row.of(
+        fault=f"poison: a strategy that {action.replace('_', ' ')}",
+        tried=f"{STRATEGIES[action]}; {count} such nodes among others",
+        times=count,
+    )
+    await house.spawn("scan")
+    await house.spawn("worker", memory=MEMORY_MIB)
     async with kept_alive(house), house.steadily(per_second=50):
         await house.until_armed(100)
         await house.arm(count, 0.1, action=action, prefix="poison")
         await house.until_armed(400)
         await wait_until(lambda: house.closed("poison", count), 60)
-    await house.spawn("worker")
-    verdict = await house.verdict()
+    await house.spawn("worker", memory=MEMORY_MIB)
+    await house.verdict()
     others = await house.worst_lateness("s")
+    house.row.tried += f"; the others {others:.1f} s late at most"
     # What a dead worker held comes back when its lease is over and it is looked for.
     assert others < (2 if action == "exits" else 1) * OTHERS_SECONDS
-    house.report(
-        verdict,
-        fault=f"poison: a strategy that {action.replace('_', ' ')}",
-        tried=f"{count} such nodes among others; the others {others:.1f} s late at most",
-        times=count,
-    )
 
 
 def nested(depth: int) -> bytes:
@@ -91,6 +93,7 @@ MESSAGES = {
 async def test_a_bad_message_is_put_aside_with_its_reason(
     house: House, settings: Settings, rabbit_server: RabbitServer, name: str
 ) -> None:
+    house.row.of(fault=f"poison: a message, {name}", tried="among others", times=1)
     await house.spawn("scan")
     worker = await house.spawn("worker")
     async with await aio_pika.connect(rabbit_server.url) as connection:
@@ -109,8 +112,7 @@ async def test_a_bad_message_is_put_aside_with_its_reason(
         await aside.ack()
         assert aside.headers["x-node-timeout-reason"]
     assert worker.popen.poll() is None
-    verdict = await house.verdict(late_seconds=OTHERS_SECONDS)
-    house.report(verdict, fault=f"poison: a message, {name}", tried="among others", times=1)
+    await house.verdict(late_seconds=OTHERS_SECONDS)
 
 
 ROWS = {
@@ -126,6 +128,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -> None:
+    house.row.of(fault=f"poison: a row, {name}", tried="among others", times=3)
     await house.spawn("scan")
     await house.spawn("worker")
     count = 30
@@ -150,10 +153,10 @@ async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -
         [row for row in await house.rows() if row.node_id not in {"n0", "n1", "n2"}],
         late_seconds=OTHERS_SECONDS,
     )
+    house.row.judged(verdict)
     assert not verdict.violations, summary(verdict.violations)
     async with house.app.ledger.engine.connect() as connection:
         kept = await connection.execute(
             text("SELECT node_id FROM node_timeout_ledger WHERE node_id IN ('n0', 'n1', 'n2')")
         )
         assert len(list(kept)) == len(victims), "nothing is thrown away"
-    house.report(verdict, fault=f"poison: a row, {name}", tried="among others", times=len(victims))

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
-from tests.chaos.house import House, changed, scaled
+from tests.chaos.house import House, changed, halted, scaled
+from tests.chaos.results import Row
 from tests.servers import RedisServer
 from tests.support import wait_until
 
@@ -89,53 +91,78 @@ async def test_redis_fails_under_load(
     house: House, pool_server: RedisServer, pool_redis: Redis, name: str
 ) -> None:
     fault, tried = FAULTS[name]
+    times = scaled(1, 3)
+    house.row.of(fault=f"Redis: {name}", tried=tried, times=times)
     await house.spawn("scan")
     await house.spawn("worker")
-    times = scaled(1, 3)
     async with house.steadily(per_second=100):
         for _ in range(times):
             with house.outage():
                 await fault(pool_server, pool_redis)
             await asyncio.sleep(1)
     # What Redis refused to arm is in the ledger, and overdue by the time the reconciler looks.
-    verdict = await house.verdict(late_seconds=8)
-    house.report(verdict, fault=f"Redis: {name}", tried=tried, times=times)
+    await house.verdict(late_seconds=8)
 
 
 async def test_killed_between_claim_and_finish_with_its_data_on_disk(
-    settings: Settings, engine_server: RedisServer, tmp_path: Path
+    settings: Settings, engine_server: RedisServer, tmp_path: Path, row: Row
 ) -> None:
+    """The scanner is halted with a claim in its hands, and finds another Redis when it goes on."""
+    times = scaled(2, 10)
+    row.of(
+        fault="Redis: kill -9 between claim and finish, data on disk",
+        tried="under load, the scanner halted behind its claim meanwhile",
+        times=times,
+    )
     with RedisServer(tmp_path, append_only=True) as server:
-        async with House(
-            changed(settings, redis_url=server.url), engine_server.url, tmp_path
-        ) as own:
+        here = changed(settings, redis_url=server.url)
+        async with House(here, engine_server.url, tmp_path, row) as own:
+            scanner = await own.spawn("scan", halt={"at": "before exchange.publish", "every": 20})
+            await own.spawn("worker")
+            async with own.steadily(per_second=100):
+                for _ in range(times):
+                    await wait_until(lambda: halted(scanner), 60)
+                    with own.outage():
+                        server.kill()
+                        await asyncio.to_thread(server.start)
+                        scanner.popen.send_signal(signal.SIGCONT)
+                scanner.kill()
+                await own.spawn("scan")
+            await own.verdict(late_seconds=8)
+
+
+async def test_killed_at_random_with_its_data_on_disk(
+    settings: Settings, engine_server: RedisServer, tmp_path: Path, row: Row
+) -> None:
+    times = scaled(2, 10)
+    row.of(fault="Redis: kill -9, data on disk", tried="at random instants under load", times=times)
+    with RedisServer(tmp_path, append_only=True) as server:
+        here = changed(settings, redis_url=server.url)
+        async with House(here, engine_server.url, tmp_path, row) as own:
             await own.spawn("scan")
             await own.spawn("worker")
-            times = scaled(2, 10)
             async with own.steadily(per_second=100):
                 for _ in range(times):
                     with own.outage():
                         await asyncio.sleep(own.random.random())
                         server.kill()
                         await asyncio.to_thread(server.start)
-            verdict = await own.verdict(late_seconds=8)
-            own.report(
-                verdict,
-                fault="Redis: kill -9, data on disk",
-                tried="at random instants under load",
-                times=times,
-            )
+            await own.verdict(late_seconds=8)
 
 
 async def test_an_eviction_policy_that_loses_deadlines_is_warned_of(
     house: House, pool_redis: Redis
 ) -> None:
+    house.row.of(
+        fault="Redis: an eviction policy that loses deadlines", tried="warned of at start", times=1
+    )
     await pool_redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         process = await house.spawn("scan")
         assert "maxmemory-policy is allkeys-lru" in process.output
     finally:
         await pool_redis.config_set("maxmemory-policy", "noeviction")
+    await house.verdict()
 
 
 async def test_many_scanners_and_many_nodes_due_at_one_instant(
@@ -143,6 +170,9 @@ async def test_many_scanners_and_many_nodes_due_at_one_instant(
 ) -> None:
     """No node is published to two strategies, and Redis is never held up."""
     scanners, count = scaled(4, 10), scaled(4_000, 100_000)
+    house.row.of(
+        fault=f"{scanners} scanners, {count:,} nodes due at one instant", tried="", times=1
+    )
     await house.spawn("worker")
     await house.spawn("worker")
     instant = time.time() + scaled(5, 60)
@@ -157,11 +187,5 @@ async def test_many_scanners_and_many_nodes_due_at_one_instant(
     calls = await pool_redis.slowlog_get(100_000)
     ours = [call["duration"] / 1e6 for call in calls if call["command"].startswith(b"EVAL")]
     longest = max(ours, default=0.001)
-    print(f"longest Redis call: {longest * 1000:.1f} ms, {len(ours)} above 1 ms")
+    house.row.tried = f"longest Redis call {longest * 1000:.1f} ms, {len(ours)} above 1 ms"
     assert longest <= LONGEST_CALL_SECONDS
-    house.report(
-        verdict,
-        fault=f"{scanners} scanners, {count:,} nodes due at one instant",
-        tried=f"longest Redis call {longest * 1000:.1f} ms",
-        times=1,
-    )

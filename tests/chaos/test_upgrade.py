@@ -11,6 +11,8 @@ from node_timeout import Settings
 from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.tables import HEAD_REVISION
 from node_timeout.errors import SchemaError
+from node_timeout.node import RunState
+from tests.chaos.history import Kind, Verdict
 from tests.chaos.house import House
 from tests.servers import RabbitServer
 from tests.support import wait_until
@@ -34,6 +36,11 @@ async def test_the_previous_schema_is_refused_and_its_rows_are_served_after_the_
     house: House,
 ) -> None:
     """Ours cannot do without the column that its last migration adds."""
+    house.row.of(
+        fault="rolling upgrade: the previous schema, this version",
+        tried="refused with the way out; its rows are served after the migration",
+        times=2,
+    )
     await migrate(house, PREVIOUS)
     try:
         for role in ("scan", "worker"):
@@ -52,13 +59,22 @@ async def test_the_previous_schema_is_refused_and_its_rows_are_served_after_the_
     await house.spawn("scan")
     await house.spawn("worker")
     await wait_until(lambda: house.closed("old", 1), 20)
-    assert [event.kind for event in await house.events() if event.run.node_id == "old"][
-        -1
-    ] == "effect"
+    effects = [event.run for event in await house.events() if event.kind is Kind.EFFECT]
+    assert [run.node_id for run in effects] == ["old"]
+    await house.settled()
+    rows = await house.rows()
+    assert [row.state for row in rows] == [RunState.HANDLED]
+    # Nobody armed it by the library, so that the checker has no more to go by.
+    house.row.judged(Verdict(due=1, effects=1))
 
 
 async def test_the_next_schema_serves_this_version_if_its_migration_says_so(house: House) -> None:
     """A rolling upgrade migrates first: what still runs, and restarts, is of this version."""
+    house.row.of(
+        fault="rolling upgrade: the next schema, this version",
+        tried="migrated under load, a worker restarted behind it",
+        times=1,
+    )
     await house.spawn("scan")
     worker = await house.spawn("worker")
     async with house.steadily(per_second=50):
@@ -79,17 +95,12 @@ async def test_the_next_schema_serves_this_version_if_its_migration_says_so(hous
                 "ALTER TABLE node_timeout_ledger DROP COLUMN of_the_future",
                 f"UPDATE node_timeout_alembic_version SET version_num = '{HEAD_REVISION}'",
             )
-    verdict = await house.verdict(late_seconds=5)
-    house.report(
-        verdict,
-        fault="rolling upgrade: the next schema, this version",
-        tried="migrated under load, a worker restarted behind it",
-        times=1,
-    )
+    await house.verdict(late_seconds=5)
 
 
 @pytest.mark.parametrize("found", ["9999", "9999_since_9998", "0001", "nonsense"])
 async def test_a_schema_that_does_not_say_so_is_refused(house: House, found: str) -> None:
+    house.row.of(fault=f"rolling upgrade: a schema of revision {found}", tried="refused", times=1)
     update = "UPDATE node_timeout_alembic_version SET version_num = "
     await execute(house, f"{update}'{found}'")
     try:
@@ -97,12 +108,18 @@ async def test_a_schema_that_does_not_say_so_is_refused(house: House, found: str
             await house.app.ledger.check_schema()
     finally:
         await execute(house, f"{update}'{HEAD_REVISION}'")
+    await house.verdict()
 
 
 async def test_a_message_of_an_unknown_schema_is_kept_and_its_nodes_are_not_lost(
     house: House, settings: Settings, rabbit_server: RabbitServer
 ) -> None:
     """It waits, unchanged, for those who can read it; the ledger brings its nodes again."""
+    house.row.of(
+        fault="rolling upgrade: a message of an unknown schema",
+        tried="kept in the dead-letter queue; its nodes come from the ledger",
+        times=1,
+    )
     await house.spawn("worker")
     runs = await house.arm(10, 0.2)
     nodes = [{"node": run.node_id, "run": run.version} for run in runs]
@@ -123,9 +140,3 @@ async def test_a_message_of_an_unknown_schema_is_kept_and_its_nodes_are_not_lost
     await house.spawn("scan")
     verdict = await house.verdict()
     assert verdict.effects == len(runs)
-    house.report(
-        verdict,
-        fault="rolling upgrade: a message of an unknown schema",
-        tried="kept in the dead-letter queue; its nodes come from the ledger",
-        times=1,
-    )

@@ -10,6 +10,8 @@ RESYNC_SECONDS = 2.0
 """For so long after Redis's clock stepped, an idle process may compute by the old one."""
 GOOD_SECONDS = 0.001
 STEP_SECONDS = 0.5
+TRUST_SECONDS = 0.1
+"""An answer that is younger than this is not asked for again, whatever other replies tell."""
 ANSWER_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 2.0
 
@@ -42,7 +44,7 @@ class PoolClock:
     def told(self, now: float) -> None:
         """A reply that has just come says what time it was: if Redis's clock stepped, ask anew."""
         asked_ago = time.monotonic() - self._synchronised_at
-        if asked_ago > ASK_AGAIN_SECONDS / 2 and abs(now - self.now()) > STEP_SECONDS:
+        if asked_ago > TRUST_SECONDS and abs(now - self.now()) > STEP_SECONDS:
             self._synchronised_at = float("-inf")
 
     async def keep(self) -> None:

@@ -1,16 +1,25 @@
 """The engine and the strategies of the chaos tests; they write the history.
 
-engine:running   HASH  node id → current version
-history          LIST    see tests/chaos/history.py
+engine:running     HASH    node id → current version
+engine:effects     STRING  how many there were
+engine:order       LIST    numbers of the tallied nodes, as they were acted on
+engine:overloaded  STRING  while it is there, calls of the strategy `Overloaded` fail
+history            LIST    see tests/chaos/history.py
 """
 
 import asyncio
 import json
 import os
+import resource
+import time
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-from nt_faults import FAULTS, HISTORY
+from nt_faults import FAULTS, HISTORY, RECORD
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from node_timeout import (
     EngineUnavailableError,
@@ -23,6 +32,7 @@ from node_timeout import (
 RUNNING = "engine:running"
 EFFECTS = "engine:effects"
 ORDER = "engine:order"
+OVERLOADED = "engine:overloaded"
 ATTEMPTS_THAT_FAIL = 2
 # Acts only on the version that runs, and tells the history whether it did.
 ACT = """
@@ -47,6 +57,19 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
   redis.call('RPUSH', KEYS[3], ARGV[2])
 end
 """
+
+
+def _told(call: Callable[..., Any]) -> Callable[..., Any]:
+    """An engine that is not reached says so in the library's words."""
+
+    @wraps(call)
+    async def wrapped(*args: Any) -> Any:
+        try:
+            return await call(*args)
+        except (RedisError, OSError) as error:
+            raise EngineUnavailableError(str(error)) from error
+
+    return wrapped
 
 
 class ChaosEngine:
@@ -81,14 +104,17 @@ class ChaosEngine:
 
 
 for _name in ("is_running", "act"):
-    setattr(ChaosEngine, _name, FAULTS.wrap("engine", _name, getattr(ChaosEngine, _name)))
+    setattr(ChaosEngine, _name, _told(FAULTS.wrap("engine", _name, getattr(ChaosEngine, _name))))
 
 
 class _Chaotic(NodeTimeoutStrategy):
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        await FAULTS.history.record("called", [node.run])
         assert isinstance(self.engine, ChaosEngine)
-        return StrategyResult(True, await self.act(node))
+        await FAULTS.history.record("called", [node.run])
+        try:
+            return StrategyResult(True, await self.act(node))
+        finally:
+            await FAULTS.history.record("returned", [node.run])
 
     async def act(self, node: TimedOutNode) -> str:
         return await self.engine.forced_fail(node, f"node {node.node_id} timed out")
@@ -160,14 +186,36 @@ class Exits(_AtFirst):
 
 
 class EatsMemory(_AtFirst):
-    """Asks for more memory than there is."""
+    """Asks for memory until there is no more."""
 
     async def go_wrong(self) -> None:
-        raise MemoryError(len(bytearray(1 << 46)))
+        assert resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        eaten = []
+        while True:
+            eaten.append(bytearray(16 * 2**20))
 
 
-class Overloaded(_AtFirst):
-    """The engine is asked, and says: later."""
+class Overloaded(_Chaotic):
+    """The engine is asked, and says: later; until it has recovered."""
 
-    async def go_wrong(self) -> None:
-        raise EngineUnavailableError("overloaded")
+    async def act(self, node: TimedOutNode) -> str:
+        assert isinstance(self.engine, ChaosEngine)
+        if await self.engine.redis.exists(OVERLOADED):
+            raise EngineUnavailableError("overloaded")
+        return await super().act(node)
+
+
+class Sleeps(NodeTimeoutStrategy):
+    """A plain function, which nobody can stop; at first it sleeps longer than a lease lasts."""
+
+    def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
+        event = {"node_id": node.node_id, "version": node.version, "process": "thread"}
+        with BlockingRedis.from_url(os.environ["ENGINE_REDIS_URL"]) as redis:
+            redis.eval(RECORD, 1, HISTORY, json.dumps(event | {"kind": "called"}))
+            if node.attempt == 1:
+                time.sleep(float(os.environ.get("NT_SLEEP", "4")))
+            keys = (RUNNING, HISTORY, EFFECTS)
+            done = redis.eval(ACT, 3, *keys, node.node_id, node.version, json.dumps(event))
+        if not done:
+            raise NodeRunSupersededError("no longer running at this version")
+        return StrategyResult(True, "done")

@@ -2,12 +2,14 @@
 
     history   URL of the Redis that keeps the history; every event is stamped with its clock
     process   name of this process in the history
-    die       {"at": "after pool.claim", "nth": 3}: dies as by `kill -9` the third time it is there
-    lose      {"pool": 0.1, …}: so often a call of this port ends in a time-out; half of these calls
-              were never made, the others took effect
+    die       {"at": "after shard.claim", "nth": 3}: dies as by `kill -9` the third time it is there
+    halt      {"at": …, "every": 20}: stops as by SIGSTOP each twentieth time, until it is continued
+    lose      {"pool": 0.1, …}: so often a call of this port takes effect, and its answer is lost
+    refuse    {"pool": 0.1, …}: so often a call of this port fails before it is made
     seed      of what is left to chance
     clock     seconds that this host's clock is off
     lease     seconds that a worker's lease lasts
+    memory    MiB of address space beyond what it has at the start (RLIMIT_AS)
 
 A failpoint stands before and after each call that a service makes to a store or to the engine:
 that is every line between two side effects.
@@ -16,10 +18,12 @@ that is every line between two side effects.
 import json
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -60,7 +64,8 @@ PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "ledger": (
         SqlLedger,
         (
-            *("actions", "take", "record", "open_runs", "expired_runs", "postpone", "purge"),
+            *("actions", "take", "leases", "record", "open_runs", "expired_runs", "postpone"),
+            "purge",
             *("arm", "disarm", "untracked", "configs", "configured"),
         ),
     ),
@@ -125,15 +130,18 @@ class Faults:
 
     def visit(self, point: str) -> None:
         """A failpoint: perhaps the end of this process."""
-        die = self._orders.get("die") or {}
-        if die.get("at") == point:
-            self._visits[point] = self._visits.get(point, 0) + 1
-            if self._visits[point] >= die.get("nth", 1):
-                os.kill(os.getpid(), signal.SIGKILL)
+        die, halt = self._orders.get("die") or {}, self._orders.get("halt") or {}
+        if point not in (die.get("at"), halt.get("at")):
+            return
+        visits = self._visits[point] = self._visits.get(point, 0) + 1
+        if die.get("at") == point and visits >= die.get("nth", 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if halt.get("at") == point and visits % halt.get("every", 1) == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
-    def loses(self, port: str) -> bool:
-        share = (self._orders.get("lose") or {}).get(port, 0.0)
-        return bool(self._random.random() < share / 2)
+    def happens(self, what: str, port: str) -> bool:
+        share = (self._orders.get(what) or {}).get(port, 0.0)
+        return bool(self._random.random() < share)
 
     def wrap(self, port: str, name: str, real: Callable[..., Awaitable[Any]]) -> Any:
         """Stand before and after a call of a port."""
@@ -143,12 +151,12 @@ class Faults:
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             self.visit(f"before {port}.{name}")
             await self._note_before(port, name, args)
-            if port in ERRORS and self.loses(port):
+            if port in ERRORS and self.happens("refuse", port):
                 raise ERRORS[port](f"a planted fault: {port}.{name} was never made")
             result = await real(*args, **kwargs)
             await self._note_after(port, name, args, result)
             self.visit(f"after {port}.{name}")
-            if late and self.loses(port):
+            if late and self.happens("lose", port):
                 raise late(f"a planted fault: {port}.{name} took effect, its answer was lost")
             return result
 
@@ -161,6 +169,16 @@ class Faults:
     async def _note_after(self, port: str, name: str, args: Any, result: Any) -> None:
         if (port, name) == ("shard", "claim"):
             await self.history.record("claimed", _runs(result.members))
+        elif (port, name) == ("ledger", "take"):
+            await self.history.record(
+                "taken", [node.run for node in result.taken], until=result.lease
+            )
+        elif (port, name) == ("ledger", "record"):
+            by_state: dict[str, list[NodeRun]] = {}
+            for outcome in args[1] if result == len(args[1]) else ():
+                by_state.setdefault(outcome.state, []).append(outcome.node.run)
+            for state, runs in by_state.items():
+                await self.history.record("outcome", runs, state=state)
         elif (port, name) == ("consumer", "get"):
             await self.history.count(
                 "redelivered", sum(each._message.redelivered for each in result)
@@ -185,6 +203,13 @@ def _set_clock(seconds: float) -> None:
     time.time = lambda: real() + seconds
 
 
+def _limit_memory(mib: int) -> None:
+    """To what the process has now, and so much more."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 ORDERS: dict[str, Any] = json.loads(os.environ.get("NT_FAULTS", "{}"))
 FAULTS = Faults(ORDERS)
 
@@ -196,5 +221,7 @@ def plant() -> None:
             setattr(cls, name, FAULTS.wrap(port, name, getattr(cls, name)))
     if "clock" in ORDERS:
         _set_clock(ORDERS["clock"])
+    if "memory" in ORDERS:
+        _limit_memory(ORDERS["memory"])
     if "lease" in ORDERS:
         setattr(striker.Limits, "lease_seconds", ORDERS["lease"])  # noqa: B010 - a property

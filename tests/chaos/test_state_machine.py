@@ -25,7 +25,7 @@ from tests.support import RecordingEngine, wait_until
 
 SECONDS = (0.001, 0.02, 0.05)
 NODES = 4
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 40.0
 EXAMPLES = scaled(25, 300)
 
 _unique = itertools.count()
@@ -60,18 +60,21 @@ class Machine(RuleBasedStateMachine):
     def _acted(self, node: TimedOutNode) -> None:
         self.note(Kind.EFFECT, node.run)
 
-    def note(self, kind: Kind, run: NodeRun, seconds: float = 0.0) -> None:
-        now = self.app.pool._clock.now()
-        self.events.append(Event(kind=kind, at=now, process="test", run=run, seconds=seconds))
+    def note(self, kind: Kind, run: NodeRun, seconds: float = 0.0, at: float | None = None) -> None:
+        at = self.now() if at is None else at
+        self.events.append(Event(kind=kind, at=at, process="test", run=run, seconds=seconds))
+
+    def now(self) -> float:
+        return self.app.pool._clock.now()
 
     async def arm(self, node: str) -> None:
         """The node starts, or its engine says once more that it did."""
         version = self.engine.running.setdefault(node, f"v{next(self.versions)}")
         await self._arm(NodeRun(node_id=node, version=version))
 
-    async def _arm(self, run: NodeRun) -> None:
-        self.note(Kind.ARMING, run, min(SECONDS))
-        await self.app.nodes_started([(run.node_id, run.version)])
+    async def _arm(self, run: NodeRun, happened_at: float | None = None) -> None:
+        self.note(Kind.ARMING, run, min(SECONDS), happened_at)
+        await self.app.nodes_started([(run.node_id, run.version)], happened_at=happened_at)
         self.note(Kind.ARMED, run)
 
     async def leave(self, node: str) -> None:
@@ -79,18 +82,22 @@ class Machine(RuleBasedStateMachine):
         if version is not None:
             await self._leave(NodeRun(node_id=node, version=version))
 
-    async def _leave(self, run: NodeRun) -> None:
+    async def _leave(self, run: NodeRun, happened_at: float | None = None) -> None:
         self.note(Kind.DISARMING, run)
-        await self.app.nodes_left([(run.node_id, run.version)])
+        await self.app.nodes_left([(run.node_id, run.version)], happened_at=happened_at)
         self.note(Kind.DISARMED, run)
 
     async def retry(self, node: str) -> None:
-        """The engine moves on to a new version; its two events come at once."""
+        """The engine moves on to a new version; its two events come at once, in any order.
+
+        So they say when they happened: which version is the newer one is told by nothing else.
+        """
         old, new = self.engine.running.get(node), f"v{next(self.versions)}"
         self.engine.running[node] = new
-        both = [self._arm(NodeRun(node_id=node, version=new))]
+        now = self.now()
+        both = [self._arm(NodeRun(node_id=node, version=new), now)]
         if old is not None:
-            both.append(self._leave(NodeRun(node_id=node, version=old)))
+            both.append(self._leave(NodeRun(node_id=node, version=old), now - 0.000_01))
         await asyncio.gather(*both)
 
     async def extend(self, node: str) -> None:

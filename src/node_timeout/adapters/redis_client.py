@@ -105,7 +105,12 @@ class RedisClient:
     async def call(self, script: str, key: str, *args: Any) -> Any:
         """Run a script of `SCRIPTS` at the server that has the key."""
         async with translated():
-            return await self._scripts[script].run(self.commands, key, *args)
+            try:
+                return await self._scripts[script].run(self.commands, key, *args)
+            except AttributeError as error:
+                if not _closed_in_use(error):
+                    raise
+            return await self._scripts[script].run(self.commands, key, *args)  # it may be repeated
 
     @contextlib.asynccontextmanager
     async def pubsub(self) -> AsyncIterator[PubSub]:
@@ -151,6 +156,11 @@ class _Script:
             return await client.eval(self._text, 1, key, *args)
 
 
+def _closed_in_use(error: AttributeError) -> bool:
+    """Whether redis-py's cluster client wrote on a connection that it has just closed itself."""
+    return "'NoneType' object" in str(error)
+
+
 @contextlib.asynccontextmanager
 async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
     try:
@@ -168,7 +178,6 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
     except (RedisError, RedisClusterException, OSError) as error:
         raise PoolUnavailableError(f"Redis: {told(error)}") from error
     except AttributeError as error:
-        # redis-py's cluster client, writing on a connection that it has just closed itself.
-        if "'NoneType' object" not in str(error):
+        if not _closed_in_use(error):
             raise
         raise PoolUnavailableError("Redis: a connection was closed in use") from error

@@ -286,7 +286,8 @@ class _Judge:
         arming, row = self._events[Kind.ARMING], self._row
         deadline = None
         if arming:
-            deadline = arming[0].at + arming[0].seconds
+            first = min(arming, key=lambda event: event.at)
+            deadline = first.at + first.seconds
         if row is not None and deadline is not None and row.deadline < deadline - EARLY_SECONDS:
             self._break("I2", f"deadline {deadline - row.deadline:.6f} s before its time")
         for event in (*self._effects, *self._events[Kind.CALLED]):

@@ -111,6 +111,13 @@ def _follows(replica: Server, primary: Server) -> bool:
     )
 
 
+def stop_replication(primary: Server, replicas: Sequence[Server]) -> None:
+    """From now on the replicas, which are paused, hear of nothing; not even behind the pause."""
+    for replica in replicas:
+        replica.pause()
+    redis_call(primary, "CLIENT", "KILL", "TYPE", "replica")
+
+
 class RedisCluster(Cluster):
     """A Redis Cluster of three primaries, each with one replica.
 
@@ -381,6 +388,12 @@ class SentinelTrio(Cluster):
         named = [each.named_primary() for each in self.sentinels if alive(each)]
         port = max(set(named), key=named.count)
         return next(each for each in self.stores if each.port == port)
+
+    def replicas(self) -> list[RedisServer]:
+        """The live ones that have all that the primary had when they began to follow it."""
+        primary = self.primary()
+        others = [each for each in self.stores if each is not primary and alive(each)]
+        return [each for each in others if _follows(each, primary)]
 
     def kill_primary(self) -> RedisServer:
         """Kill the primary and return it.

@@ -68,7 +68,7 @@ class RecordingEngine:
     """A workflow engine that keeps the version of each node and notes what is done to it."""
 
     def __init__(self, running: Iterable[NodeRun] = ()) -> None:
-        self.running = {each.node_id: each.version for each in running}
+        self.versions = {each.node_id: each.version for each in running}
         self.failed: list[NodeRun] = []
         self.skipped: list[NodeRun] = []
         self.asked: list[TimedOutNode] = []
@@ -79,7 +79,7 @@ class RecordingEngine:
 
     async def is_running(self, node: TimedOutNode) -> bool:
         self.asked.append(node)
-        return self.running.get(node.node_id) == node.version
+        return self.versions.get(node.node_id) == node.version
 
     async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
         assert node.node_id in reason
@@ -96,9 +96,9 @@ class RecordingEngine:
     def _act(self, node: TimedOutNode) -> None:
         if self.errors:
             raise self.errors.pop(0)
-        if self.running.get(node.node_id) != node.version:
+        if self.versions.get(node.node_id) != node.version:
             raise NodeRunSupersededError("moved on")
-        del self.running[node.node_id]
+        del self.versions[node.node_id]
         self.acted(node)
 
     async def close(self) -> None:

@@ -5,6 +5,9 @@ import contextlib
 from typing import Self
 
 CHUNK = 65536
+ARRIVAL_SECONDS = 0.05
+COMMIT = b"COMMIT"
+"""As the drivers of PostgreSQL and MariaDB say it, in one chunk."""
 
 
 class Proxy:
@@ -22,6 +25,11 @@ class Proxy:
         self._refusing = False
         self.delay = 0.0
         """Seconds that each chunk is held up."""
+        self.commit_delay = 0.0
+        """Seconds that a COMMIT is held up, on a database's connection."""
+        self.loses_commit_answers = False
+        """A COMMIT arrives, and its client's connection is reset before it is answered."""
+        self.commits_struck = 0
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -62,7 +70,8 @@ class Proxy:
             self._drop()
         self._answering.set()
         self._refusing = False
-        self.delay = 0.0
+        self.delay = self.commit_delay = 0.0
+        self.loses_commit_answers = False
         self._passing.set()
 
     def _drop(self) -> None:
@@ -79,16 +88,20 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, there_writer}
-        for source, sink, gate in (
-            (reader, there_writer, self._passing),
-            (there_reader, writer, self._answering),
+        for source, sink, back, gate in (
+            (reader, there_writer, writer, self._passing),
+            (there_reader, writer, there_writer, self._answering),
         ):
-            task = asyncio.create_task(self._pass_on(source, sink, gate))
+            task = asyncio.create_task(self._pass_on(source, sink, back, gate))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _pass_on(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+        gate: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await source.read(CHUNK):
@@ -96,7 +109,17 @@ class Proxy:
                 await gate.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if COMMIT in chunk:
+                    await self._strike_commit(back)
                 sink.write(chunk)
                 await sink.drain()
+            if back.transport.is_closing():
+                await asyncio.sleep(ARRIVAL_SECONDS)  # a reset would overtake what was sent last
         self._writers.discard(sink)
         sink.transport.abort()
+
+    async def _strike_commit(self, client: asyncio.StreamWriter) -> None:
+        self.commits_struck += bool(self.commit_delay or self.loses_commit_answers)
+        await asyncio.sleep(self.commit_delay)
+        if self.loses_commit_answers:
+            client.transport.abort()

@@ -41,6 +41,7 @@ GARBAGE = ["garbage0", "garbage1", "garbage2"]
 WORKER = around(
     "consumer.get",
     "ledger.take",
+    "ledger.leases",
     "engine.is_running",
     "engine.act",
     "ledger.record",
@@ -49,11 +50,13 @@ WORKER = around(
 )
 # It sends each node on to a handle queue, which another one serves.
 FORWARDER = around("consumer.get", "ledger.actions", "exchange.publish", "delivery.ack")
+HANDLER = around("consumer.get", "ledger.take", "engine.act", "ledger.record", "delivery.ack")
 ROLES = {
     "scanner": ("scan", SCANNER),
     "reconciler": ("scan", RECONCILER),
     "worker": ("worker", WORKER),
     "forwarding worker": ("worker", FORWARDER),
+    "handling worker": ("worker", HANDLER),
 }
 
 
@@ -80,19 +83,25 @@ async def test_killed_at_each_step_of_the_protocol(
         tried=f"{len(points)} failpoints, a life each, deadlines falling due all the time",
         times=len(points) * scaled(1, 3),
     )
-    if role == "forwarding worker":
-        queue = f"{settings.dispatch_queue}.chaos"
+    queue = f"{settings.dispatch_queue}.chaos"
+    queues: tuple[str, ...] = ()
+    if role in ("forwarding worker", "handling worker"):
         settings = changed(settings, handle_queues={"chaos": queue})
+        queues = ("--queue", settings.dispatch_queue)
+        if role == "handling worker":
+            queues = ("--queue", queue)
     async with House(settings, engine_server.url, tmp_path, row) as house:
         await house.spawn("worker" if command == "scan" else "scan")
-        if role == "forwarding worker":
-            await house.spawn("worker", "--queue", queue)
+        if queues:
+            other = queue if role == "forwarding worker" else settings.dispatch_queue
+            await house.spawn("worker", "--queue", other)
         with house.outage():
             async with house.steadily():
                 for i, point in enumerate(points * scaled(1, 3)):
                     await lead_to(house, pool_redis, point, i)
                     doomed = await house.spawn(
                         command,
+                        *queues,
                         die={"at": point, "nth": 1 if point in seldom else 2},
                         # So that there is something to be tried again, and to be released.
                         refuse={"engine": 0.2, "exchange": 0.5 if "release" in point else 0.0},
@@ -100,7 +109,7 @@ async def test_killed_at_each_step_of_the_protocol(
                     )
                     print(point)
                     assert await asyncio.to_thread(doomed.wait, 60) == -9, point
-        await house.spawn(command)
+        await house.spawn(command, *queues)
         await drop_garbage(house, pool_redis)
         await house.verdict(late_seconds=10)
 

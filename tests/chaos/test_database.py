@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from node_timeout import Settings
 from node_timeout.adapters.database import create_engine, dispose
-from tests.chaos.house import WORKER_LEASE, House, changed, scaled
+from tests.chaos.house import WORKER_LEASE, House, behind_proxy, changed, scaled
+from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row
 from tests.servers import MariadbServer, PostgresServer, RedisServer
 
@@ -145,7 +146,7 @@ FAULTS: dict[str, tuple[Callable[[Database], Awaitable[None]], str]] = {
     "kill -9": (Database.down, f"down for {DOWN_SECONDS:g} s, longer than a lease"),
     "connections killed": (Database.connections_killed, "all of them, 10 times in 2 s"),
     "deadlocks": (Database.deadlocks, "rows locked in the other order, 10 times or more"),
-    "slow commits": (Database.slow, "the table locked for 2.5 s"),
+    "table locked": (Database.slow, "for 2.5 s, most of a lease"),
     "read-only": (Database.read_only, "for 2 s"),
 }
 
@@ -164,8 +165,12 @@ async def database(
     await dispose(database.engine)
 
 
-# aiomysql leaves a connection that is killed while it logs in to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# SQLAlchemy drops a connection that is killed while it is being set up; it closes, and warns of
+# that, when it is collected.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function (Connection|_SelectorTransport).__del__"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("name", FAULTS)
 async def test_the_database_fails_under_load(
     settings: Settings,
@@ -189,5 +194,57 @@ async def test_the_database_fails_under_load(
                 await asyncio.sleep(0.5)
                 with house.outage():
                     await fault(stores)
+                await asyncio.sleep(1)
+        await house.verdict(late_seconds=10)
+
+
+def slow_commits(proxy: Proxy) -> None:
+    proxy.commit_delay = 1.0
+
+
+def lost_commit_answers(proxy: Proxy) -> None:
+    proxy.loses_commit_answers = True
+
+
+COMMITS: dict[str, tuple[Callable[[Proxy], None], str]] = {
+    "slow commits": (slow_commits, "each COMMIT takes a second, for 3 s"),
+    "commits unanswered": (
+        lost_commit_answers,
+        "each COMMIT is done and its connection reset, for 3 s",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMMITS)
+async def test_commits_are_slow_or_unanswered(
+    settings: Settings,
+    engine_server: RedisServer,
+    database: tuple[Database, str],
+    tmp_path: Any,
+    name: str,
+    row: Row,
+) -> None:
+    """The processes reach the database by a proxy that knows a COMMIT when it sees one."""
+    fault, tried = COMMITS[name]
+    stores, _ = database
+    times = scaled(1, 3)
+    kind = "PostgreSQL" if stores.is_postgres else "MariaDB"
+    row.of(fault=f"{kind}: {name}", tried=f"{tried}, under load", times=times)
+    direct = changed(settings, database_url=stores.url)
+    async with (
+        behind_proxy(direct, "database_url") as (proxy, here),
+        House(direct, engine_server.url, tmp_path, row) as house,
+    ):
+        await house.spawn("scan", settings=here)
+        await house.spawn("worker", settings=here)
+        async with house.steadily(per_second=100):
+            for _ in range(times):
+                await asyncio.sleep(0.5)
+                struck = proxy.commits_struck
+                with house.outage():
+                    fault(proxy)
+                    await asyncio.sleep(3)
+                    proxy.heal()
+                assert proxy.commits_struck > struck
                 await asyncio.sleep(1)
         await house.verdict(late_seconds=10)

@@ -45,6 +45,7 @@ class Machine(RuleBasedStateMachine):
         self.engine = RecordingEngine()
         self.names = [f"m{next(_unique)}" for _ in range(NODES)]
         self.versions = itertools.count(1)
+        self.newest: dict[str, str] = {}
         self.do(self._start())
 
     def do(self, work: Awaitable[Any]) -> Any:
@@ -69,8 +70,14 @@ class Machine(RuleBasedStateMachine):
 
     async def arm(self, node: str) -> None:
         """The node starts, or its engine says once more that it did."""
-        version = self.engine.running.setdefault(node, f"v{next(self.versions)}")
+        if node not in self.engine.versions:
+            self.engine.versions[node] = self._next_version(node)
+        version = self.engine.versions[node]
         await self._arm(NodeRun(node_id=node, version=version))
+
+    def _next_version(self, node: str) -> str:
+        self.newest[node] = f"v{next(self.versions)}"
+        return self.newest[node]
 
     async def _arm(self, run: NodeRun, happened_at: float | None = None) -> None:
         self.note(Kind.ARMING, run, min(SECONDS), happened_at)
@@ -78,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         self.note(Kind.ARMED, run)
 
     async def leave(self, node: str) -> None:
-        version = self.engine.running.pop(node, None)
+        version = self.engine.versions.pop(node, None)
         if version is not None:
             await self._leave(NodeRun(node_id=node, version=version))
 
@@ -92,8 +99,8 @@ class Machine(RuleBasedStateMachine):
 
         So they say when they happened: which version is the newer one is told by nothing else.
         """
-        old, new = self.engine.running.get(node), f"v{next(self.versions)}"
-        self.engine.running[node] = new
+        old, new = self.engine.versions.get(node), self._next_version(node)
+        self.engine.versions[node] = new
         now = self.now()
         both = [self._arm(NodeRun(node_id=node, version=new), now)]
         if old is not None:
@@ -102,11 +109,12 @@ class Machine(RuleBasedStateMachine):
 
     async def extend(self, node: str) -> None:
         """Suspended and resumed: the same version goes on with the time it had left."""
-        version = self.engine.running.pop(node, None)
+        version = self.engine.versions.pop(node, None)
         if version is not None:
             run = NodeRun(node_id=node, version=version)
             await self._leave(run)
-            if self.engine.running.setdefault(node, version) == version:
+            if self.newest[node] == version:  # an engine never goes back to an older one
+                self.engine.versions[node] = version
                 await self._arm(run)
 
     async def configure(self, node: str) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
+from node_timeout.adapters.ledger_rows import armed_row
 from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.events import NodeStarted
+from node_timeout.adapters.tables import ledger as ledger_table
+from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports import ReplayOrder, Retention, Taking
 from tests.support import config, configure, left, run, started
@@ -55,6 +58,21 @@ async def test_configs_are_stored_updated_and_removed(ledger: SqlLedger) -> None
 async def test_thousands_of_configs_are_one_transaction(ledger: SqlLedger) -> None:
     await configure(ledger, *(config(f"n{i}") for i in range(1201)))
     assert len(await ledger.configs([f"n{i}" for i in range(1201)])) == 1201
+
+
+async def test_a_leaving_waits_for_a_start_that_is_being_written(ledger: SqlLedger) -> None:
+    if ledger.engine.dialect.name == "sqlite":
+        pytest.skip("it has one writer at a time")
+    await configure(ledger, config("a"))
+    event = NodeLeft(node_id="a", version="v1", remember=True)
+    row = armed_row(run("a"), config("a"), NOW, NOW + 10)
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(ledger_table), [row])
+        leaving = asyncio.create_task(ledger.disarm([event], NOW + 1))
+        await asyncio.sleep(0.3)
+        assert not leaving.done()
+    assert (await leaving).cancelled == (run("a"),)
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED}
 
 
 async def test_only_nodes_with_a_config_are_armed(ledger: SqlLedger) -> None:

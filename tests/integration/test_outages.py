@@ -36,7 +36,7 @@ async def arm(app: NodeTimeout, engine: RecordingEngine, seconds: float, *node_i
     assert (await app.batch_create_node_timeout_config("r", tree_of(*node_ids, seconds=seconds)))[
         "result"
     ]
-    engine.running |= dict.fromkeys(node_ids, "v1")
+    engine.versions |= dict.fromkeys(node_ids, "v1")
     await app.nodes_started([(node_id, "v1") for node_id in node_ids])
 
 

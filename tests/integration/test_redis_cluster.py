@@ -12,7 +12,7 @@ from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.errors import PoolUnavailableError
 from node_timeout.node import DueRun
 from node_timeout.settings import Settings
-from tests.clusters import RedisCluster, SentinelTrio, redis_call
+from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import RedisServer
 from tests.support import run, wait_until
@@ -158,8 +158,7 @@ async def test_the_tail_that_a_failover_lost_is_armed_again(
         rearmed = metrics.REARMED._value.get()
         await arm(app, engine, 6, *(f"n{i}" for i in range(200)))
         replica = await asyncio.to_thread(cluster.replica_of, key)
-        # What the replica never heard of.
-        replica.pause()
+        stop_replication(cluster.primary_of(key), [replica])
         await arm(app, engine, 6, *(f"tail{i}" for i in range(200)))
         killed = await asyncio.to_thread(cluster.kill_primary_of, key)
         replica.resume()
@@ -171,17 +170,25 @@ async def test_the_tail_that_a_failover_lost_is_armed_again(
         await asyncio.to_thread(cluster.wait_healthy)
 
 
-async def test_sentinels_name_another_primary_under_load(
+async def test_sentinels_name_another_primary_and_its_lost_tail_is_armed_again(
     settings: Settings, trio: SentinelTrio
 ) -> None:
     settings = changed(settings, redis_url=trio.url)
     async with serving(settings) as (app, engine):
         await wait_until(lambda: not_lost(app.pool), 20)
-        await arm(app, engine, 4, *(f"n{i}" for i in range(200)))
+        rearmed = metrics.REARMED._value.get()
+        await arm(app, engine, 6, *(f"n{i}" for i in range(200)))
+        replicas = await asyncio.to_thread(trio.replicas)
+        assert len(replicas) == 2
+        stop_replication(trio.primary(), replicas)
+        await arm(app, engine, 6, *(f"tail{i}" for i in range(200)))
         killed = await asyncio.to_thread(trio.kill_primary)
-        await arm(app, engine, 4, *(f"meanwhile{i}" for i in range(100)))
+        for replica in replicas:
+            replica.resume()
+        await arm(app, engine, 6, *(f"meanwhile{i}" for i in range(100)))
         await asyncio.to_thread(trio.wait_failed_over)
-        await all_failed(engine, 300, 60)
+        await all_failed(engine, 500, 60)
+        assert metrics.REARMED._value.get() > rearmed, "nothing was lost: the test tests nothing"
         await asyncio.to_thread(killed.start)
 
 

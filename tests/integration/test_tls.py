@@ -448,7 +448,7 @@ async def test_the_whole_way_over_tls(tls_settings: Settings) -> None:
         try:
             stored = await app.batch_create_node_timeout_config("r", tree_of("a", seconds=0.5))
             assert stored["result"]
-            engine.running["a"] = "v1"
+            engine.versions["a"] = "v1"
             assert await app.node_started("a", "v1")
             await wait_until(lambda: engine.failed, 20)
         finally:

@@ -83,7 +83,7 @@ class Bench:
         """Node runs in the ledger, running in the engine, due in so many seconds."""
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
         runs = [run(node_id) for node_id in node_ids]
-        self.engine.running |= {each.node_id: each.version for each in runs}
+        self.engine.versions |= {each.node_id: each.version for each in runs}
         return await self.ledger.arm(started(runs), await self.pool.now() + seconds - 1)
 
     async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
@@ -137,7 +137,7 @@ async def test_a_timed_out_node_is_failed_and_skipped(bench: Bench) -> None:
 async def test_a_handled_run_is_never_acted_on_again(bench: Bench) -> None:
     due = await bench.armed("a")
     await bench.handle(due)
-    bench.engine.running["a"] = "v1"
+    bench.engine.versions["a"] = "v1"
     report = await bench.handle(due)
     assert (report.dropped, report.outcomes) == (1, {})
     assert bench.engine.failed == [run("a")]
@@ -151,8 +151,8 @@ async def test_a_run_that_comes_twice_in_a_batch_is_handled_once(bench: Bench) -
 
 async def test_a_node_that_moved_on_is_stale(bench: Bench) -> None:
     due = await bench.armed("a", "b")
-    bench.engine.running["a"] = "v2"
-    del bench.engine.running["b"]
+    bench.engine.versions["a"] = "v2"
+    del bench.engine.versions["b"]
     report = await bench.handle(due)
     assert report.outcomes == {RunState.STALE: 2}
     assert bench.engine.failed == []
@@ -161,7 +161,7 @@ async def test_a_node_that_moved_on_is_stale(bench: Bench) -> None:
 
 async def test_a_node_that_moves_on_between_question_and_act_is_stale(bench: Bench) -> None:
     def retried_meanwhile(node: TimedOutNode) -> Awaitable[str]:
-        bench.engine.running["a"] = "v2"
+        bench.engine.versions["a"] = "v2"
         return bench.engine.forced_fail(node, node.node_id)
 
     bench.strategy("raced", retried_meanwhile)

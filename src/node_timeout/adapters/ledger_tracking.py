@@ -202,6 +202,14 @@ class LedgerTracking(LedgerConfigs):
                 .with_for_update()
             )
             rows = by_run(found)
+            unknown = [
+                run for run in named.values() if run not in rows and left[run.node_id].remember
+            ]
+            if unknown:
+                left_rows = [_left_row(run, left[run.node_id].left_at(now)) for run in unknown]
+                await connection.execute(self._insert(ledger), left_rows)
+                # A start that was being written meanwhile has a row of its own by now.
+                rows |= await self._locked(connection, unknown)
             leaving: dict[tuple[float, bool], list[NodeRun]] = {}
             for run, row in rows.items():
                 event = left[run.node_id]
@@ -227,13 +235,6 @@ class LedgerTracking(LedgerConfigs):
                     .where(self._keys.of(runs))
                     .values(state=RunState.CANCELLED, finished_at=instant, **due_at)
                 )
-            unknown = [
-                _left_row(run, left[run.node_id].left_at(now))
-                for run in named.values()
-                if run not in rows and left[run.node_id].remember
-            ]
-            if unknown:
-                await connection.execute(self._insert(ledger), unknown)
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
 
     @transaction

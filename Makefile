@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: chaos chaos-long test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench tables clean servers
+.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -117,6 +117,17 @@ bench: $(VENV)/.dev $(BENCH)/.dev servers
 	$(BIN)/python -m benchmarks.run --rounds $(ROUNDS) --only '$(BENCH_ONLY)' --out $(BENCH_RESULTS)
 	$(BENCH)/bin/python -m benchmarks.report $(BENCH_RESULTS) --to docs/benchmarks
 
+# Known vulnerabilities of the pinned versions. It asks a public database, so it needs the internet.
+AUDIT := .venv-audit
+
+audit: $(AUDIT)/.dev
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+$(AUDIT)/.dev:
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install 'pip-audit==2.10.1'
+	@touch $@
+
 # Rewrites the tables in the documents that are generated from the code.
 tables: $(VENV)/.dev
 	$(BIN)/python scripts/generate_tables.py
@@ -125,7 +136,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 clean:
-	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bench build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bench .venv-audit build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "node-timeout needs Python 3.11 or newer; see https://www.python.org"; exit 1; }

@@ -31,3 +31,14 @@ def test_every_document_is_linked_from_another() -> None:
         if "://" not in target
     }
     assert {path for path in ROOT.glob("docs/**/*.md") if path.resolve() not in linked} == set()
+
+
+def test_every_defect_of_the_original_has_a_test_of_its_number() -> None:
+    document = ROOT / "docs/explanation/compared-with-the-original.md"
+    told = re.findall(r"^\| (\d+) \|", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(number) for number in told] == list(range(1, 25))
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in ROOT.glob("tests/regressions/test_*.py")
+    )
+    tested = {int(number) for number in re.findall(r"def test_(\d\d)_", tests)}
+    assert tested == set(range(1, 25))

@@ -187,10 +187,11 @@ class House:
 
     async def _analyze(self, app: NodeTimeout) -> None:
         """What the database does in its own time."""
-        is_postgresql = app.ledger.engine.dialect.name == "postgresql"
         names = f"{configs.name}, {ledger.name}"
+        statements = {"postgresql": f"ANALYZE {names}", "sqlite": "ANALYZE"}
+        statement = statements.get(app.ledger.engine.dialect.name, f"ANALYZE TABLE {names}")
         async with app.ledger.engine.begin() as connection:
-            await connection.execute(text(f"ANALYZE {'' if is_postgresql else 'TABLE '}{names}"))
+            await connection.execute(text(statement))
 
 
 def run_of(name: str) -> NodeRun:

@@ -22,6 +22,7 @@ mpl.use("Agg")
 Result = dict[str, Any]
 NAMES = {
     "ours": "node-timeout",
+    "embedded": "node-timeout dev (SQLite, Valkey, no broker)",
     "original": "pipeline.contrib.node_timeout",
     "celery_eta": "Celery eta",
     "arq_jobs": "arq deferred",
@@ -114,7 +115,7 @@ def plot_lateness(rounds: list[Result], path: Path) -> None:
         late = [
             value * 1000
             for entry in rounds
-            if entry["workload"] == "lateness" and entry["side"] == side
+            if entry["workload"] in ("lateness", "lateness, alternatives") and entry["side"] == side
             for value in entry["result"]["lateness"]
         ]
         if late:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 OURS = sys.executable
 OTHERS = str(ROOT / ".venv-bench" / "bin" / "python")
 BOTH = ("postgresql", "mariadb")
+EMBEDDED = ("embedded",)
 POSTGRESQL = ("postgresql",)
 
 
@@ -42,7 +43,6 @@ class Workload:
 
 
 ALONE = {"ours": ""}
-PEERS = {"ours": "", "original": "", "celery_eta": "", "arq_jobs": "", "rabbit_ttl": ""}
 WORKLOADS = [
     Workload(
         name="burst of 10,000",
@@ -72,6 +72,16 @@ WORKLOADS = [
         databases=BOTH,
         once=True,
     ),
+    *(
+        Workload(
+            name=f"burst of 10,000, {strategy} strategy, embedded",
+            command="burst",
+            options=f"--count 10000 --strategy {strategy}",
+            sides={"embedded": ""},
+            databases=EMBEDDED,
+        )
+        for strategy in ("rpush", "empty")
+    ),
     Workload(
         name="scanner alone",
         command="scan",
@@ -83,7 +93,20 @@ WORKLOADS = [
         name="lateness",
         command="lateness",
         options="--count 1000 --seconds 30",
-        sides=PEERS,
+        sides={"ours": "", "original": ""},
+    ),
+    Workload(
+        name="lateness, alternatives",
+        command="lateness",
+        options="--count 1000 --seconds 30",
+        sides={"celery_eta": "", "arq_jobs": "", "rabbit_ttl": ""},
+    ),
+    Workload(
+        name="lateness, embedded",
+        command="lateness",
+        options="--count 1000 --seconds 30",
+        sides={"embedded": ""},
+        databases=EMBEDDED,
     ),
     Workload(
         name="lateness on MariaDB",
@@ -164,7 +187,7 @@ Result = dict[str, Any]
 
 
 def run_side(module: str, command: list[str], stores: str) -> Result:
-    python = OURS if module in ("ours", "floor") else OTHERS
+    python = OURS if module in ("ours", "embedded", "floor") else OTHERS
     done = subprocess.run(
         [python, "-m", f"benchmarks.sides.{module}", *command],
         env={**os.environ, "BENCH_STORES": stores},

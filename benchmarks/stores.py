@@ -42,19 +42,24 @@ class Stores:
 
 
 class Servers:
-    """Redis, RabbitMQ and one kind of database; a new database for each user."""
+    """Redis, RabbitMQ and one kind of database; a new database for each user.
+
+    Of ``embedded`` a Redis alone, for what the strategies do: it brings its stores with it.
+    """
 
     def __init__(self, directory: Path, database: str) -> None:
         self.redis = RedisServer(directory, extra=REDIS)
         self.rabbit = RabbitServer(directory)
-        self._databases: PostgresServer | MariadbServer
+        self._databases: PostgresServer | MariadbServer | None = None
         if database == "postgresql":
             self._databases = PostgresServer(directory, extra=POSTGRES)
-        else:
+        elif database == "mariadb":
             self._databases = MariadbServer(directory, extra=MARIADB)
         self._count = 0
 
     def fresh(self) -> Stores:
+        if self._databases is None:
+            return Stores(redis=self.redis.url, amqp="", database="", redis_pid=self.redis.pid)
         self._count += 1
         return Stores(
             redis=self.redis.url,
@@ -65,5 +70,8 @@ class Servers:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Servers"]:
-        with self.redis, self.rabbit, self._databases:
+        servers = [self.redis, *([self.rabbit, self._databases] if self._databases else [])]
+        with contextlib.ExitStack() as stack:
+            for server in servers:
+                stack.enter_context(server)
             yield self

@@ -101,8 +101,8 @@ async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
 @pytest.mark.parametrize(
     ("configured", "on_start", "on_leaving", "redis_calls"),
     [
-        (False, ["SELECT"], ["SELECT"], []),
-        (True, ["SELECT", "INSERT"], ["SELECT", "UPDATE"], ["arm", "disarm"]),
+        (False, ["WITH"], ["SELECT"], []),
+        (True, ["WITH"], ["SELECT", "UPDATE"], ["arm", "disarm"]),
     ],
 )
 async def test_what_a_state_change_costs(
@@ -114,7 +114,7 @@ async def test_what_a_state_change_costs(
     on_leaving: list[str],
     redis_calls: list[str],
 ) -> None:
-    """One indexed read without a config; with one a write and a call to Redis more."""
+    """One statement to start, a write more to leave if it was armed; then Redis a call each."""
     ledger = SqlLedger(postgres_url)
     if configured:
         await configure(ledger, config("a", 20))

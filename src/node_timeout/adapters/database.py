@@ -189,12 +189,12 @@ def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
     return _tried_again(body, lambda engine: engine.begin())
 
 
-def reading(body: Body[S, P, R]) -> Method[S, P, R]:
-    """As `transaction`, for SELECTs that need no snapshot in common: fewer round trips."""
-    return _tried_again(body, _autocommitting)
+def autocommitting(body: Body[S, P, R]) -> Method[S, P, R]:
+    """As `transaction`, for statements that can stand each for itself: fewer round trips."""
+    return _tried_again(body, _in_autocommit)
 
 
-def _autocommitting(engine: AsyncEngine) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+def _in_autocommit(engine: AsyncEngine) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
     if engine.dialect.name == "postgresql":
         return engine.execution_options(isolation_level="AUTOCOMMIT").connect()
     return engine.begin()  # there it would cost a statement to change the mode

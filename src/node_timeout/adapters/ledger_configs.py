@@ -22,6 +22,7 @@ class LedgerConfigs:
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         self.engine = create_engine(url, tls)
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
+        self._arms_at_once = self.engine.dialect.name == "postgresql"
         self._keys = Keys(arrays=self.engine.dialect.name == "postgresql")
 
     async def close(self) -> None:

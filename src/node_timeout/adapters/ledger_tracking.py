@@ -11,7 +11,8 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import transaction
+from node_timeout.adapters.arm_one import ARM_ONE, values_of
+from node_timeout.adapters.database import autocommitting, transaction
 from node_timeout.adapters.ledger_configs import LedgerConfigs
 from node_timeout.adapters.ledger_rows import (
     UNKNOWN,
@@ -48,8 +49,25 @@ _RUN_COLUMNS = (
 class LedgerTracking(LedgerConfigs):
     """The part of `node_timeout.ports.Ledger` that is about events."""
 
+    async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
+        if self._arms_at_once and len(events) == 1 and events[0].config is None:
+            armed = await self._arm_at_once(events[0], now)
+            if armed is not None:
+                return armed
+        return await self._arm(events, now)
+
+    @autocommitting
+    async def _arm_at_once(
+        self, connection: AsyncConnection, event: NodeStarted, now: float
+    ) -> list[DueRun] | None:
+        """None if the run has a row already, which has to be looked at."""
+        found = await connection.execute(ARM_ONE, values_of(event, now))
+        if (row := found.one_or_none()) is None:
+            return []
+        return None if row.due_at is None else [DueRun(run=event.run, due_at=row.due_at)]
+
     @transaction
-    async def arm(
+    async def _arm(
         self, connection: AsyncConnection, events: Sequence[NodeStarted], now: float
     ) -> list[DueRun]:
         first: dict[NodeRun, NodeStarted] = {}

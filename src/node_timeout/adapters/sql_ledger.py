@@ -11,7 +11,7 @@ from sqlalchemy import Update, and_, case, delete, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import reading, transaction
+from node_timeout.adapters.database import autocommitting, transaction
 from node_timeout.adapters.ledger_rows import (
     armed_row,
     chunks,
@@ -118,7 +118,7 @@ class SqlLedger(LedgerTracking):
         for chunk in chunks(rows):
             await connection.execute(self._insert(ledger), list(chunk))
 
-    @reading
+    @autocommitting
     async def leases(
         self, connection: AsyncConnection, runs: Sequence[NodeRun]
     ) -> dict[NodeRun, float]:

@@ -184,4 +184,5 @@ async def test_killed_at_random_under_load(house: House) -> None:
                     process.kill()
     await house.spawn("scan")
     await house.spawn("worker")
-    await house.verdict(late_seconds=10)
+    # By then most of what fell due waits: processes that live for a second get little done.
+    await house.verdict(late_seconds=scaled(10, 20))

@@ -79,19 +79,21 @@ def shown(value: float) -> str:
 def tables(rounds: list[Result]) -> str:
     """A table for each workload and database: a line a figure, a column a side."""
     groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    commands: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    commands: dict[tuple[str, str], tuple[str, str]] = {}
+    """With the day."""
     for entry in rounds:
         key = (entry["workload"], entry["database"])
         groups[key][entry["side"]].append(figures(entry["result"]))
-        commands[key][entry["side"]] = entry["command"]
+        commands.setdefault(key, (entry["command"], entry["date"]))
     parts: list[str] = []
     for (workload, database), sides in groups.items():
         names = list(dict.fromkeys(name for each in sides.values() for r in each for name in r))
         count = max(len(each) for each in sides.values())
+        command, date = commands[workload, database]
         lines = [
             f"### {workload}, {database}",
             "",
-            f"`{next(iter(commands[workload, database].values()))}`, rounds: {count}",
+            f"`{command}`, rounds: {count}, {date}",
             "",
             "| | " + " | ".join(NAMES[side] for side in sides) + " |",
             "|---|" + "---:|" * len(sides),

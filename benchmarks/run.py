@@ -220,6 +220,7 @@ def run_workload(workload: Workload, rounds: int, out: Path) -> None:
                         "database": database,
                         "side": module,
                         "round": number,
+                        "date": time.strftime("%Y-%m-%d", time.gmtime()),
                         "command": " ".join(command),
                         "result": result,
                     }

@@ -22,8 +22,8 @@ class LedgerConfigs:
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         self.engine = create_engine(url, tls)
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
-        self._arms_at_once = self.engine.dialect.name == "postgresql"
-        self._keys = Keys(arrays=self.engine.dialect.name == "postgresql")
+        self._is_postgresql = self.engine.dialect.name == "postgresql"
+        self._keys = Keys(arrays=self._is_postgresql)
 
     async def close(self) -> None:
         await dispose(self.engine)
@@ -110,7 +110,7 @@ class LedgerConfigs:
             first = next(iter(table.primary_key))
             updates = [(name, insert.inserted[name]) for name in replace]
             return insert.on_duplicate_key_update(updates or [(first.name, first)])
-        if self.engine.dialect.name == "postgresql":
+        if self._is_postgresql:
             other: Any = postgresql.insert(table)
         else:
             other = sqlite.insert(table)

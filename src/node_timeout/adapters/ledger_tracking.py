@@ -50,7 +50,7 @@ class LedgerTracking(LedgerConfigs):
     """The part of `node_timeout.ports.Ledger` that is about events."""
 
     async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
-        if self._arms_at_once and len(events) == 1 and events[0].config is None:
+        if self._is_postgresql and len(events) == 1 and events[0].config is None:
             armed = await self._arm_at_once(events[0], now)
             if armed is not None:
                 return armed

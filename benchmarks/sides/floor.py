@@ -29,8 +29,9 @@ from benchmarks.house import ROOT, House, drained, until_empty
 from benchmarks.stores import Stores
 from benchmarks.tally import Tally
 from node_timeout import message
-from node_timeout.adapters.database import create_engine
+from node_timeout.adapters.database import create_engine, in_autocommit
 from node_timeout.adapters.ledger_rows import Keys
+from node_timeout.adapters.one_statement import TAKE_DUE, take_due_values
 from node_timeout.adapters.redis_client import RedisClient
 from node_timeout.adapters.tables import configs, ledger
 from node_timeout.node import DueRun, NodeRun, RunState
@@ -86,6 +87,7 @@ async def scanner(stores: Stores, at: float) -> None:
 async def worker(stores: Stores, ready: Path) -> None:
     """Consume, take the rows, count each node, record them, acknowledge."""
     engine = create_engine(stores.database)
+    autocommit_engine = in_autocommit(engine)
     keys = Keys(arrays=engine.dialect.name == "postgresql")
     is_mysql = engine.dialect.name != "postgresql"
     tally = Tally()
@@ -94,9 +96,11 @@ async def worker(stores: Stores, ready: Path) -> None:
     ).select_from(ledger.outerjoin(configs, configs.c.node_id == ledger.c.node_id))
 
     async def take(connection: AsyncConnection, runs: list[NodeRun]) -> list[Any]:
+        if not is_mysql:
+            values = take_due_values(runs, now=time.time(), lease=LEASE, ahead_seconds=0.0)
+            return list(await connection.execute(TAKE_DUE, values))
         query = with_config.where(keys.of(runs)).order_by(ledger.c.node_id, ledger.c.version)
-        rows = await connection.execute(query.with_for_update(of=None if is_mysql else ledger))
-        found = list(rows)
+        found = list(await connection.execute(query.with_for_update()))
         await connection.execute(
             sql_update(ledger)
             .where(keys.of(runs))
@@ -104,8 +108,8 @@ async def worker(stores: Stores, ready: Path) -> None:
         )
         return found
 
-    async with await aio_pika.connect(stores.amqp) as connection:
-        channel = await connection.channel()
+    async with await aio_pika.connect(stores.amqp) as broker:
+        channel = await broker.channel()
         await channel.set_qos(prefetch_count=16)
         queue = await declared(channel)
         async with engine.connect():
@@ -129,8 +133,8 @@ async def worker(stores: Stores, ready: Path) -> None:
                 found = await take(transaction, runs)
             for _ in found:
                 tally.add()
-            async with engine.begin() as transaction:
-                await transaction.execute(
+            async with autocommit_engine.begin() as connection:
+                await connection.execute(
                     sql_update(ledger)
                     .where(keys.of(runs), ledger.c.due_at == LEASE)
                     .values(

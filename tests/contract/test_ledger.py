@@ -324,6 +324,29 @@ async def test_a_run_that_is_not_due_is_left_for_later(ledger: SqlLedger) -> Non
     assert taking.later == (DueRun(run=run("a"), due_at=NOW + 100),)
 
 
+async def test_each_run_of_a_batch_gets_what_it_would_get_alone(ledger: SqlLedger) -> None:
+    names = ["due", "expired", "later", "left", "twice"]
+    await configure(ledger, *(config(name, 2) for name in names), config("unknown"))
+    await ledger.arm(started([run(name) for name in names]), NOW)
+    await configure(ledger, config("later", 100))
+    await ledger.arm(started([run("later", "v2")]), NOW)
+    expired = await take(ledger, run("expired"), now=NOW + 3)
+    await ledger.disarm(left(["left"]), NOW)
+    runs = [run(name) for name in ("unknown", "twice", "twice", "stranger", "left", "expired")]
+    taking = await take(ledger, *runs, run("due"), run("later", "v2"), now=expired.lease + 1)
+    assert sorted((node.node_id, node.attempt) for node in taking.taken) == [
+        ("due", 1),
+        ("expired", 2),
+        ("twice", 1),
+        ("unknown", 1),
+    ]
+    assert taking.later == (DueRun(run=run("later", "v2"), due_at=NOW + 100),)
+    assert taking.dropped == {RunState.CANCELLED: 1}
+    assert [each.node.node_id for each in taking.given_up] == ["stranger"]
+    assert taking.stolen == 1
+    assert await record(ledger, taking, RunState.HANDLED) == 4
+
+
 async def test_closed_runs_are_dropped(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2), config("b", 2))
     await ledger.arm(started([run("a"), run("b")]), NOW)

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.node import DueRun, RunState
+from node_timeout.node import DueRun, Outcome, RunState
 from node_timeout.scanner import Scanner
 from node_timeout.tracker import Tracker
 from tests.integration.test_scanner import QUEUE, Collector, collector
@@ -74,6 +74,19 @@ async def test_a_batch_costs_a_worker_two_transactions_and_three_statements(benc
     groups = statements["commit"] - 1
     assert groups in (1, 2)
     assert statements == {"SELECT": 1, "UPDATE": 1 + groups, "commit": 1 + groups}
+
+
+async def test_a_batch_costs_postgresql_one_statement_each_way(postgres_url: str) -> None:
+    ledger = SqlLedger(postgres_url)
+    names = [f"n{i}" for i in range(NODES)]
+    await configure(ledger, *(config(name) for name in names))
+    due = await ledger.arm(started([run(name) for name in names]), 1000.0)
+    with counted(ledger) as statements:
+        taking = await ledger.take(due, now=2000.0, lease_seconds=60, max_attempts=1)
+        handled = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken]
+        assert await ledger.record(handled, lease=taking.lease, now=2001.0) == NODES
+    assert statements == {"UPDATE": 2, "commit": 2}
+    await ledger.close()
 
 
 async def test_handling_a_batch_costs_redis_next_to_nothing(bench: Bench, redis: Redis) -> None:

@@ -171,12 +171,27 @@ class HasEngine(Protocol):
     engine: AsyncEngine
 
 
+class HasEngines(HasEngine, Protocol):
+    autocommit_engine: AsyncEngine
+    """On the same connections, see `in_autocommit`."""
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=HasEngine)
+A = TypeVar("A", bound=HasEngines)
 
 Method = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
 Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
+
+
+def in_autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The engine without transactions, where that saves round trips; made once, as making it costs
+    as much as a query.
+    """
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine  # there it would cost a statement to change the mode
 
 
 def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
@@ -186,29 +201,23 @@ def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
     `LedgerUnavailableError` for what a later try may cure, `SchemaError` for missing tables,
     `LedgerError` for what the database refuses.
     """
-    return _tried_again(body, lambda engine: engine.begin())
+    return _tried_again(body, lambda self: self.engine.begin())
 
 
-def autocommitting(body: Body[S, P, R]) -> Method[S, P, R]:
+def autocommitting(body: Body[A, P, R]) -> Method[A, P, R]:
     """As `transaction`, for statements that can stand each for itself: fewer round trips."""
-    return _tried_again(body, _in_autocommit)
-
-
-def _in_autocommit(engine: AsyncEngine) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
-    if engine.dialect.name == "postgresql":
-        return engine.execution_options(isolation_level="AUTOCOMMIT").connect()
-    return engine.begin()  # there it would cost a statement to change the mode
+    return _tried_again(body, lambda self: self.autocommit_engine.begin())
 
 
 def _tried_again(
     body: Body[S, P, R],
-    connect: Callable[[AsyncEngine], contextlib.AbstractAsyncContextManager[AsyncConnection]],
+    connect: Callable[[S], contextlib.AbstractAsyncContextManager[AsyncConnection]],
 ) -> Method[S, P, R]:
     @wraps(body)
     async def method(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         for attempt in range(1, TRANSACTION_TRIES + 1):
             try:
-                async with _translated(), connect(self.engine) as connection:
+                async with _translated(), connect(self) as connection:
                     return await body(self, connection, *args, **kwargs)
             except LedgerUnavailableError as error:
                 if attempt == TRANSACTION_TRIES or not _may_pass(error.__cause__):

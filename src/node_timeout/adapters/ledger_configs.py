@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import create_engine, dispose, transaction
+from node_timeout.adapters.database import create_engine, dispose, in_autocommit, transaction
 from node_timeout.adapters.ledger_rows import Keys, chunks, config_of
 from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.adapters.tables import configs as config_table
@@ -21,6 +21,7 @@ class LedgerConfigs:
 
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         self.engine = create_engine(url, tls)
+        self.autocommit_engine = in_autocommit(self.engine)
         self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
         self._is_postgresql = self.engine.dialect.name == "postgresql"
         self._keys = Keys(arrays=self._is_postgresql)

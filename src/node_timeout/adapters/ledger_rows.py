@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 KEYS_PER_STATEMENT = 500
 UNKNOWN = ""
 """Root pipeline and action of a node run that has no config."""
+STATES = frozenset(RunState)
 
 
 def armed_row(
@@ -59,23 +60,25 @@ def config_of(row: Any) -> TimeoutConfig:
     )
 
 
-def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
+def readable(rows: Iterable[Any]) -> list[Any]:
     """The rows that can be read. One that someone spoilt by hand holds up no other."""
-    read: list[LedgerRow] = []
+    read: list[Any] = []
     for row in rows:
-        values = row._asdict()
-        try:
-            values["state"] = RunState(values["state"])
-        except ValueError:
-            logger.error(  # noqa: TRY400 - the text says all
+        if row.state in STATES:
+            read.append(row)
+        else:
+            logger.error(
                 "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
                 row.node_id,
                 row.version,
                 row.state,
             )
-            continue
-        read.append(LedgerRow(**values))
     return read
+
+
+def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
+    """Those that can be read."""
+    return [LedgerRow(**row._asdict() | {"state": RunState(row.state)}) for row in readable(rows)]
 
 
 def by_run(rows: Iterable[Any]) -> dict[NodeRun, Any]:

@@ -11,7 +11,6 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.arm_one import ARM_ONE, values_of
 from node_timeout.adapters.database import autocommitting, transaction
 from node_timeout.adapters.ledger_configs import LedgerConfigs
 from node_timeout.adapters.ledger_rows import (
@@ -24,6 +23,7 @@ from node_timeout.adapters.ledger_rows import (
     due_of_values,
     in_order,
 )
+from node_timeout.adapters.one_statement import ARM_ONE, arm_one_values
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tables import ledger
 from node_timeout.events import NodeLeft, NodeStarted
@@ -61,7 +61,7 @@ class LedgerTracking(LedgerConfigs):
         self, connection: AsyncConnection, event: NodeStarted, now: float
     ) -> list[DueRun] | None:
         """None if the run has a row already, which has to be looked at."""
-        found = await connection.execute(ARM_ONE, values_of(event, now))
+        found = await connection.execute(ARM_ONE, arm_one_values(event, now))
         if (row := found.one_or_none()) is None:
             return []
         return None if row.due_at is None else [DueRun(run=event.run, due_at=row.due_at)]

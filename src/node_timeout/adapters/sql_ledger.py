@@ -6,6 +6,7 @@ configs in `ledger_configs`.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Update, and_, case, delete, func, select
 from sqlalchemy import update as sql_update
@@ -14,14 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.adapters.database import autocommitting, transaction
 from node_timeout.adapters.ledger_rows import (
     armed_row,
+    by_run,
     chunks,
     due_of,
     due_runs,
     in_order,
     is_after,
     ledger_rows_of,
+    readable,
 )
 from node_timeout.adapters.ledger_tracking import RESUMED, LedgerTracking
+from node_timeout.adapters.one_statement import TAKE_DUE, take_due_values
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tables import ledger
 from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
@@ -32,8 +36,16 @@ RESUMED_SECONDS = 60.0
 """When a run that started again while it was found stale is looked at once more."""
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
+_Alike = dict[tuple[RunState, str, float | None, bool], list[NodeRun]]
+"""Runs by what is written of them: state, message, due_at, called."""
+
 _WITH_CONFIG = select(
-    *(column for column in ledger.c if column.name not in ("action", "root_pipeline_id")),
+    ledger.c.node_id,
+    ledger.c.version,
+    ledger.c.state,
+    ledger.c.deadline,
+    ledger.c.due_at,
+    ledger.c.attempts,
     func.coalesce(config_table.c.action, ledger.c.action).label("action"),
     func.coalesce(config_table.c.root_pipeline_id, ledger.c.root_pipeline_id).label(
         "root_pipeline_id"
@@ -56,6 +68,15 @@ class SqlLedger(LedgerTracking):
         ahead_seconds: float = 0.0,
     ) -> Taking:
         lease = now + lease_seconds
+        taken: list[TimedOutNode] = []
+        if self._is_postgresql:
+            # Usually all; should the planner change their order, a deadlock is tried again.
+            runs = in_order(each.run for each in due)
+            values = take_due_values(runs, now=now, lease=lease, ahead_seconds=ahead_seconds)
+            found = await connection.execute(TAKE_DUE, values)
+            taken = [_node(row, row.attempts) for row in found]
+            gone = {node.run for node in taken}
+            due = [each for each in due if each.run not in gone]
         rows = await self._lock(connection, (each.run for each in due))
         missing = [each for each in due if each.run not in rows]
         if missing:
@@ -77,7 +98,7 @@ class SqlLedger(LedgerTracking):
                 .values(state=RunState.DEAD, due_at=None, finished_at=now, message=outcome.message)
             )
         return Taking(
-            taken=(*sorter.taken, *sorter.mine),
+            taken=(*taken, *sorter.taken, *sorter.mine),
             lease=lease,
             later=tuple(sorter.later),
             dropped=sorter.dropped,
@@ -87,20 +108,19 @@ class SqlLedger(LedgerTracking):
 
     async def _lock(
         self, connection: AsyncConnection, runs: Iterable[NodeRun]
-    ) -> dict[NodeRun, LedgerRow]:
+    ) -> dict[NodeRun, Any]:
         """Lock the rows in key order, so that two workers do not wait for each other.
 
         Action and root pipeline are those of the config of the moment, if there is one.
         """
-        locked: dict[NodeRun, LedgerRow] = {}
+        locked: dict[NodeRun, Any] = {}
         for chunk in chunks(in_order(runs)):
             found = await connection.execute(
                 _WITH_CONFIG.where(self._keys.of(chunk))
                 .order_by(ledger.c.node_id, ledger.c.version)
                 .with_for_update(of=None if self._is_mysql else ledger)
             )
-            for row in ledger_rows_of(found):
-                locked[NodeRun(node_id=row.node_id, version=row.version)] = row
+            locked |= by_run(readable(found))
         return locked
 
     async def _adopt(
@@ -132,19 +152,18 @@ class SqlLedger(LedgerTracking):
             leases |= {each.run: each.due_at for each in map(due_of, found)}
         return leases
 
-    @transaction
-    async def record(
-        self,
-        connection: AsyncConnection,
-        outcomes: Sequence[Outcome],
-        *,
-        lease: float,
-        now: float,
-    ) -> int:
-        alike: dict[tuple[RunState, str, float | None, bool], list[NodeRun]] = {}
+    async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:
+        alike: _Alike = {}
         for each in sorted(outcomes, key=lambda outcome: outcome.node.run.member):
             key = (each.state, each.message, each.due_at, each.called)
             alike.setdefault(key, []).append(each.node.run)
+        if len(alike) == 1 and outcomes[0].state is not RunState.STALE:
+            return await self._record_at_once(alike, lease, now)
+        return await self._record_together(alike, lease, now)
+
+    async def _record(
+        self, connection: AsyncConnection, alike: _Alike, lease: float, now: float
+    ) -> int:
         recorded = 0
         for (state, message, due_at, called), runs in alike.items():
             for chunk in chunks(runs):
@@ -167,6 +186,9 @@ class SqlLedger(LedgerTracking):
                 )
                 recorded += result.rowcount
         return recorded
+
+    _record_together = transaction(_record)
+    _record_at_once = autocommitting(_record)
 
     async def _record_stale(
         self, connection: AsyncConnection, mine: Update, message: str, now: float
@@ -346,32 +368,34 @@ class _Sorter:
         self.dropped: Counter[RunState] = Counter()
         self.stolen = 0
 
-    def sort(self, run: NodeRun, row: LedgerRow) -> None:
-        if row.due_at is None or row.state is RunState.CANCELLED:
-            self.dropped[row.state] += 1
-        elif row.state is RunState.EXECUTING and row.due_at == self._lease:
+    def sort(self, run: NodeRun, row: Any) -> None:
+        executing = row.state == RunState.EXECUTING
+        if row.due_at is None or row.state == RunState.CANCELLED:
+            self.dropped[RunState(row.state)] += 1
+        elif executing and row.due_at == self._lease:
             # Our own: the transaction was committed, and its answer lost.
-            self.mine.append(self._node(row, row.attempts))
+            self.mine.append(_node(row, row.attempts))
         elif row.due_at > (self._soon if row.due_at == row.deadline else self._now):
             self.later.append(DueRun(run=run, due_at=row.due_at))
         elif not row.action:
             self._give_up(row, f"no timeout config for node {row.node_id!r}")
-        elif row.state is RunState.EXECUTING and row.attempts >= self._max_attempts:
+        elif executing and row.attempts >= self._max_attempts:
             self._give_up(row, f"gave up after {row.attempts} attempts: the last worker vanished")
         else:
-            self.stolen += row.state is RunState.EXECUTING
-            self.taken.append(self._node(row, row.attempts + 1))
+            self.stolen += executing
+            self.taken.append(_node(row, row.attempts + 1))
 
-    def _give_up(self, row: LedgerRow, why: str) -> None:
-        node = self._node(row, row.attempts)
+    def _give_up(self, row: Any, why: str) -> None:
+        node = _node(row, row.attempts)
         self.given_up.append(Outcome(node=node, state=RunState.DEAD, message=why))
 
-    def _node(self, row: LedgerRow, attempt: int) -> TimedOutNode:
-        return TimedOutNode(
-            node_id=row.node_id,
-            version=row.version,
-            root_pipeline_id=row.root_pipeline_id,
-            action=row.action,
-            deadline=row.deadline,
-            attempt=attempt,
-        )
+
+def _node(row: Any, attempt: int) -> TimedOutNode:
+    return TimedOutNode(
+        node_id=row.node_id,
+        version=row.version,
+        root_pipeline_id=row.root_pipeline_id,
+        action=row.action,
+        deadline=row.deadline,
+        attempt=attempt,
+    )

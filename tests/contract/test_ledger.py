@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from node_timeout.adapters.database import PLANNER
 from node_timeout.adapters.ledger_rows import armed_row
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import ledger as ledger_table
@@ -611,6 +612,6 @@ async def test_every_ending_message_is_kept(ledger: SqlLedger) -> None:
 async def test_postgresql_plans_each_statement_for_the_table_as_it_is(postgres_url: str) -> None:
     ledger = SqlLedger(postgres_url)
     async with ledger.engine.connect() as connection:
-        mode = await connection.exec_driver_sql("SHOW plan_cache_mode")
-        assert mode.scalar_one() == "force_custom_plan"
+        for name, value in PLANNER.items():
+            assert (await connection.exec_driver_sql(f"SHOW {name}")).scalar_one() == value
     await ledger.close()

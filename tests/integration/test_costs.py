@@ -6,14 +6,17 @@ A change that makes one of these grow has a reason, or is a mistake.
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy import event
+from sqlalchemy import event, insert
 
+from node_timeout.adapters.ledger_rows import armed_row
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.adapters.tables import ledger as ledger_table
 from node_timeout.node import DueRun, Outcome, RunState
 from node_timeout.scanner import Scanner
 from node_timeout.tracker import Tracker
@@ -86,6 +89,37 @@ async def test_a_batch_costs_postgresql_one_statement_each_way(postgres_url: str
         handled = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken]
         assert await ledger.record(handled, lease=taking.lease, now=2001.0) == NODES
     assert statements == {"UPDATE": 2, "commit": 2}
+    await ledger.close()
+
+
+async def test_postgresql_finds_the_rows_of_a_batch_by_their_keys(postgres_url: str) -> None:
+    """In a table so small that the planner would read all of it, and compare each with each."""
+    ledger = SqlLedger(postgres_url)
+    rows = [armed_row(run(f"n{i}"), config(f"n{i}"), 900.0, 1000.0) for i in range(10_000)]
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(ledger_table), rows)
+        await connection.exec_driver_sql(f"ANALYZE {ledger_table.name}")
+    updates: list[tuple[str, tuple[object, ...]]] = []
+
+    def executed(*args: object) -> None:
+        updates.append((str(args[2]), tuple(args[3])))  # type: ignore[arg-type]
+
+    event.listen(ledger.engine.sync_engine, "before_cursor_execute", executed)
+    due = [DueRun(run=run(f"n{i}"), due_at=1000.0) for i in range(NODES)]
+    taking = await ledger.take(due, now=2000.0, lease_seconds=60, max_attempts=1)
+    handled = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken]
+    await ledger.record(handled, lease=taking.lease, now=2001.0)
+    event.remove(ledger.engine.sync_engine, "before_cursor_execute", executed)
+    async with ledger.engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        for statement, values in updates:
+            plan = [row[0] for row in await driver.fetch(f"EXPLAIN {statement}", *values)]
+            scans = [
+                line for line in plan if f" on {ledger_table.name} " in line and "Scan" in line
+            ]
+            assert len(scans) == 1, plan
+            assert f"Index Scan using {ledger_table.name}_pkey" in scans[0], plan
+    assert len(updates) == 2
     await ledger.close()
 
 

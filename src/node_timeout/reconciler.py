@@ -71,9 +71,10 @@ class Reconciler:
         self._retention = retention
         self._cursor: DueRun | None = None
         self._data_lost = False
+        self._renew_lead_at = 0.0
         self._next_sweep_at = 0.0
         self._next_purge_at = 0.0
-        """Both on this host's monotonic clock."""
+        """All on this host's monotonic clock."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Reconcile until stopped; after a loss of data without pause until all is armed."""
@@ -93,9 +94,9 @@ class Reconciler:
         one began.
         """
         report = ReconcileReport()
-        if not await self._pool.lead(ROLE, self._name, self._lease_seconds):
+        report.leading = await self._leads()
+        if not report.leading:
             self._cursor, self._data_lost = None, False
-            report.leading = False
             return report
         if not self._data_lost and await self._pool.may_have_lost_data():
             logger.warning("Redis is new or has lost data: arming every open node run again")
@@ -110,6 +111,15 @@ class Reconciler:
             pause = 0.0 if report.purged >= BATCH_SIZE else self._sweep_pause
             self._next_purge_at = time.monotonic() + pause
         return report
+
+    async def _leads(self) -> bool:
+        """Ask Redis, but for the first third of a lead that this one has."""
+        now = time.monotonic()
+        if self._data_lost or now >= self._renew_lead_at:  # the lead may be lost as well
+            leading = await self._pool.lead(ROLE, self._name, self._lease_seconds)
+            self._renew_lead_at = now + self._lease_seconds / 3 if leading else 0.0
+            return leading
+        return True
 
     async def _sweep(self, report: ReconcileReport) -> None:
         """One batch of armed rows; behind the last of them the expired leases."""

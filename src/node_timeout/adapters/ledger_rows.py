@@ -136,10 +136,10 @@ class Keys:
                 .render_derived()
             )
             return key.in_(select(pairs.c.node_id, pairs.c.version))
+        member = ledger.c.node_id + "_" + ledger.c.version
         return and_(
-            # For planners that cannot use the second half.
-            ledger.c.node_id.in_({run.node_id for run in runs}),
-            key.in_([(run.node_id, run.version) for run in runs]),
+            ledger.c.node_id.in_({run.node_id for run in runs}),  # the planner's way to the rows
+            member.in_([run.member for run in runs]),
         )
 
     def among(self, column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:

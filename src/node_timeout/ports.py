@@ -335,6 +335,13 @@ class Consumer(Protocol):
         """
         ...
 
+    async def resize(self, prefetch: Mapping[str, int]) -> None:
+        """From now on have so many deliveries of each queue on the way or in hand.
+
+        Those that are in hand already stay. Does nothing once it is stopped.
+        """
+        ...
+
     async def stop(self) -> None:
         """Ask for no more deliveries; those that have come can still be had."""
         ...

@@ -38,6 +38,9 @@ MESSAGES_PER_BATCH = 100
 NODES_PER_SLOT = 4
 """Nodes in a batch, about, for each strategy call at once: more would only wait here, taken from
 others, and be put back when their lease runs low."""
+LARGE_MESSAGES = 8
+"""How many messages to have in hand when each has many nodes: those of a backlog, which must not
+keep what falls due meanwhile waiting."""
 RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
 
@@ -100,12 +103,14 @@ class Worker:
         self._routes = routes
         self._queues = queues
         self._limits = limits
+        self._nodes_per_batch = NODES_PER_SLOT * limits.concurrency
         self._health = Health(name="worker")
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
         """Batches on the way to their strategies."""
         self._nodes_per_message = 1.0
         """In the last batch; messages of a moment are much alike."""
+        self._messages_are_large = False
         self._room = asyncio.Event()
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
         self._striker = Striker(
@@ -136,12 +141,21 @@ class Worker:
         await self._drain(self._limits.shutdown_timeout)
 
     def _prefetch(self) -> dict[str, int]:
-        """As many messages as slots: a message may carry one node. Handle messages always do."""
-        concurrency = self._limits.concurrency
+        """As many messages as slots, as long as they carry few nodes. Handle messages carry one."""
+        slots = self._limits.concurrency
+        dispatched = min(slots, LARGE_MESSAGES) if self._messages_are_large else slots
         return {
-            queue: concurrency if queue == self._routes.dispatch_queue else 2 * concurrency
+            queue: dispatched if queue == self._routes.dispatch_queue else 2 * slots
             for queue in self._queues
         }
+
+    def _weigh(self, nodes: int, messages: int) -> None:
+        self._nodes_per_message = max(1.0, nodes / messages)
+        in_hand = LARGE_MESSAGES * self._nodes_per_message
+        if in_hand > 2 * self._nodes_per_batch:
+            self._messages_are_large = True
+        elif in_hand < self._nodes_per_batch / 2:
+            self._messages_are_large = False
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
         """Start a batch for whatever has come, as long as there is room.
@@ -170,14 +184,14 @@ class Worker:
                         return
                     self._preparing += 1
                     self._batches.add(asyncio.ensure_future(self.handle(deliveries, stop)))
+                await consumer.resize(self._prefetch())
         finally:
             stopped.cancel()
             if getting:
                 getting.cancel()
 
     def _messages_per_batch(self) -> int:
-        nodes = NODES_PER_SLOT * self._limits.concurrency
-        return max(1, min(MESSAGES_PER_BATCH, int(nodes / self._nodes_per_message)))
+        return max(1, min(MESSAGES_PER_BATCH, int(self._nodes_per_batch / self._nodes_per_message)))
 
     def _has_room(self) -> bool:
         return (
@@ -274,7 +288,7 @@ class Worker:
             report.received += len(due)
             report.unreadable += len(unreadable)
             read.update((each.run, (each, delivery.queue)) for each in due)
-        self._nodes_per_message = max(1.0, report.received / len(deliveries))
+        self._weigh(report.received, len(deliveries))
         return read
 
     async def _forward(

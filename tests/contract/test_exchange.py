@@ -115,6 +115,35 @@ async def test_what_had_come_before_the_stop_is_handed_out_or_given_back(
             await third.ack()
 
 
+async def test_a_smaller_prefetch_leaves_the_rest_to_others(
+    rabbit: RabbitExchange, queue: str
+) -> None:
+    bodies = {str(i).encode() for i in range(30)}
+    async with rabbit.consume({queue: 10}) as consumer:
+        await consumer.resize({queue: 2})
+        for body in bodies:
+            await rabbit.publish(queue, body, 5)
+        await wait_until(lambda: _waits(rabbit, queue, 28))
+        await consumer.resize({queue: 2})
+        await consumer.resize({queue: 20})
+        await wait_until(lambda: _waits(rabbit, queue, 8))
+        seen: set[bytes] = set()
+        while len(seen) < 30:
+            for delivery in await asyncio.wait_for(consumer.get(5), 10):
+                assert delivery.body not in seen
+                seen.add(delivery.body)
+                await delivery.ack()
+        assert seen == bodies
+        await consumer.stop()
+        await consumer.resize({queue: 5})
+        await rabbit.publish(queue, b"later", 5)
+        assert await consumer.get(1) == []
+
+
+async def _waits(rabbit: RabbitExchange, queue: str, count: int) -> bool:
+    return await rabbit.waiting(queue) == count
+
+
 async def _none_waits(rabbit: RabbitExchange, queue: str) -> bool:
     return await rabbit.waiting(queue) == 0
 

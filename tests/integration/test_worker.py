@@ -10,6 +10,7 @@ import pytest
 
 from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.breaker import Breaker
@@ -29,7 +30,7 @@ from node_timeout.strategy import (
     StrategyResult,
 )
 from node_timeout.striker import Limits
-from node_timeout.worker import Routes, Worker, WorkReport
+from node_timeout.worker import LARGE_MESSAGES, Routes, Worker, WorkReport
 from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
 QUEUE = "dispatch"
@@ -38,7 +39,7 @@ QUEUE = "dispatch"
 class Bench:
     """A worker, its stores, and an engine that notes what is done to it."""
 
-    def __init__(self, pool: RedisPool, ledger: SqlLedger, exchange: MemoryExchange) -> None:
+    def __init__(self, pool: RedisPool, ledger: SqlLedger, exchange: Any) -> None:
         self.pool, self.ledger, self.exchange = pool, ledger, exchange
         self.engine = RecordingEngine()
         self.strategies: dict[str, NodeTimeoutStrategy] = {
@@ -422,6 +423,51 @@ async def test_slow_nodes_that_come_one_by_one_fill_every_slot(bench: Bench) -> 
     await wait_until(lambda: len(started) == 20)
     gate.set()
     await asyncio.gather(*publishing)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_worker_takes_few_messages_in_hand_while_they_are_large(
+    pool: RedisPool, ledger: SqlLedger, rabbit: RabbitExchange, names: dict[str, str]
+) -> None:
+    bench = Bench(pool, ledger, rabbit)
+    queue = names["dispatch_queue"]
+    gate = asyncio.Event()
+    began: list[str] = []
+
+    async def gated(node: TimedOutNode) -> None:
+        began.append(node.node_id)
+        await gate.wait()
+
+    async def publish(name: str, messages: int, nodes: int) -> None:
+        due = await bench.armed(*(f"{name}{i}" for i in range(messages * nodes)), action="gated")
+        for i in range(0, len(due), nodes):
+            await rabbit.publish(queue, message.encode(due[i : i + nodes]), 30)
+
+    async def waiting(count: int) -> bool:
+        return await rabbit.waiting(queue) == count
+
+    bench.strategy("gated", gated)
+    stop = asyncio.Event()
+    worker = bench.worker(
+        routes=Routes(dispatch_queue=queue),
+        queues=(queue,),
+        concurrency=20,
+        strategy_timeout=30,
+    )
+    running = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    await publish("first", 1, 30)
+    await wait_until(lambda: len(began) == 20)
+    await publish("large", 15, 30)
+    await wait_until(lambda: waiting(15 - LARGE_MESSAGES))
+    gate.set()
+    await wait_until(lambda: len(began) == 16 * 30)
+    await publish("small", 1, 1)
+    await wait_until(lambda: len(began) == 16 * 30 + 1)
+    gate.clear()
+    await publish("many", 20, 1)
+    await wait_until(lambda: len(began) == 16 * 30 + 21)
+    gate.set()
     stop.set()
     await asyncio.wait_for(running, 10)
 

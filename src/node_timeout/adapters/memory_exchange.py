@@ -97,6 +97,9 @@ class MemoryConsumer:
             delivery.consumer = self
         return list(taken)
 
+    async def resize(self, prefetch: Mapping[str, int]) -> None:
+        """Nothing comes before it is asked for."""
+
     async def stop(self) -> None:
         self._queues = []
 

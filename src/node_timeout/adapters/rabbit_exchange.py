@@ -19,6 +19,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
@@ -264,6 +265,16 @@ class _Publisher:
         self.declared = False
 
 
+@dataclass(slots=True, kw_only=True)
+class _Consuming:
+    """One queue that is being consumed."""
+
+    channel: AbstractChannel
+    queue: AbstractQueue
+    prefetch: int
+    tag: str
+
+
 class RabbitConsumer:
     """See `node_timeout.ports.Consumer`. A channel for each queue, with its own prefetch."""
 
@@ -271,7 +282,7 @@ class RabbitConsumer:
         self._arrived: deque[RabbitDelivery] = deque()
         self._news = asyncio.Event()
         self._stopped = False
-        self._consuming: list[tuple[AbstractQueue, str]] = []
+        self._consuming: dict[str, _Consuming] = {}
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost.add_done_callback(lambda lost: lost.exception())  # it may never be awaited
 
@@ -283,7 +294,21 @@ class RabbitConsumer:
             await channel.set_qos(prefetch_count=count)
             queue = await channel.get_queue(name)
             tag = await queue.consume(self._receiver(name))
-            self._consuming.append((queue, tag))
+            self._consuming[name] = _Consuming(
+                channel=channel, queue=queue, prefetch=count, tag=tag
+            )
+
+    async def resize(self, prefetch: Mapping[str, int]) -> None:
+        """The broker heeds a prefetch for new consumers only."""
+        for name, count in prefetch.items():
+            consuming = self._consuming[name]
+            if consuming.prefetch == count or self._stopped:
+                continue
+            async with _talking():
+                await consuming.channel.set_qos(prefetch_count=count)
+                await consuming.queue.cancel(consuming.tag)
+                consuming.tag = await consuming.queue.consume(self._receiver(name))
+            consuming.prefetch = count
 
     def _receiver(self, queue: str) -> Any:
         async def receive(message: AbstractIncomingMessage) -> None:
@@ -317,10 +342,10 @@ class RabbitConsumer:
         return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
 
     async def stop(self) -> None:
-        for queue, tag in self._consuming:
+        for consuming in self._consuming.values():
             with contextlib.suppress(ExchangeUnavailableError):
                 async with _talking():
-                    await queue.cancel(tag)
+                    await consuming.queue.cancel(consuming.tag)
         self._stopped = True
         self._news.set()
 

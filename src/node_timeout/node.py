@@ -18,6 +18,8 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
     An id is 1 to ``max_length`` characters of text, without control characters or surrogates and
     without white space at its ends (databases disagree on whether that counts).
     """
+    if isinstance(value, str) and len(value) <= max_length and _ID.fullmatch(value):
+        return None
     if not isinstance(value, str):
         return f"{what} {value!r:.80} is {type(value).__name__}, not text"
     if not value:
@@ -29,9 +31,7 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
         )
     if value != value.strip():
         return f"{what} {value!r} begins or ends with white space"
-    if not _ID.fullmatch(value):
-        return f"{what} {value!r} has a control character or a lone surrogate"
-    return None
+    return f"{what} {value!r} has a control character or a lone surrogate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

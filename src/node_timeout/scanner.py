@@ -86,8 +86,7 @@ class Scanner:
         self._publishing: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         """The last failure of a batch, until one is confirmed again."""
-        self._room = 0
-        """Messages that surely still fit into the queue."""
+        self._room = _Room(exchange, queue)
         self._crowded = 0
         """How often in a row there was no room."""
 
@@ -119,11 +118,17 @@ class Scanner:
 
     async def _drain(self) -> None:
         """Past the time limit the leases are left to expire."""
-        if self._publishing:
-            await asyncio.wait(self._publishing, timeout=self._shutdown_timeout)
-        for task in list(self._publishing):
+        talking = self._talking()
+        if talking:
+            await asyncio.wait(talking, timeout=self._shutdown_timeout)
+        for task in talking:
             task.cancel()
-        await asyncio.gather(*self._publishing, return_exceptions=True)
+        await asyncio.gather(*talking, return_exceptions=True)
+
+    def _talking(self) -> set[asyncio.Task[Any]]:
+        """What waits for the broker. One that is cancelled costs the others their channel."""
+        asking = self._room.asking
+        return {*self._publishing, asking} if asking else {*self._publishing}
 
     async def _pause(self, report: ScanReport, stopped: asyncio.Future[Any]) -> None:
         seconds = self._scan_interval
@@ -146,22 +151,21 @@ class Scanner:
         """
         report = ScanReport()
         await self._claim(report)
-        await asyncio.gather(*self._publishing)
+        await asyncio.gather(*self._talking(), return_exceptions=True)
         report.error = self._failure
         return report
 
     async def _claim(self, report: ScanReport) -> None:
         """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
         await self._exchange.ensure()
-        if self._room <= 0:
-            self._room = MESSAGES_AHEAD - await self._exchange.waiting(self._queue)
-            report.crowded = self._room <= 0
-            if report.crowded:
-                return
+        room = await self._room.left()
+        report.crowded = room <= 0
+        if report.crowded:
+            return
         # After a failure one batch goes ahead, to see whether it is over.
         at_once = 1 if self._failure else BATCHES_IN_FLIGHT
         report.more = True
-        for _ in range(min(self._room, at_once - len(self._publishing))):
+        for _ in range(min(room, at_once - len(self._publishing))):
             claim = await self._shard.claim(
                 self._batch_size, self._lease_seconds, self._dispatch_ahead
             )
@@ -170,7 +174,7 @@ class Scanner:
             if claim.next_due_at is not None:
                 report.seconds_to_next = claim.next_due_at - claim.now
             if claim.members:
-                self._room -= 1
+                self._room.take()
                 report.claimed += len(claim.members)
                 metrics.CLAIMED.inc(len(claim.members))
                 task = asyncio.create_task(self._dispatch(claim, report))
@@ -222,6 +226,36 @@ class Scanner:
         logger.error("%s; it goes to the dead-letter queue", reason)
         body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
         await self._exchange.dead_letter(body, reason)
+
+
+class _Room:
+    """How many messages surely still fit into the queue.
+
+    The broker is asked before there is none left, and answers while the rest is used.
+    """
+
+    def __init__(self, exchange: Exchange, queue: str) -> None:
+        self._exchange = exchange
+        self._queue = queue
+        self._left = 0
+        self.asking: asyncio.Task[int] | None = None
+        self._taken = 0
+        """Since the broker was asked: it may have counted them, or not."""
+
+    async def left(self) -> int:
+        """Raises `ExchangeUnavailableError` if the broker has to be asked and does not answer."""
+        if self.asking is None and self._left <= MESSAGES_AHEAD // 4:
+            self._taken = 0
+            self.asking = asyncio.create_task(self._exchange.waiting(self._queue))
+        if self.asking and (self._left <= 0 or self.asking.done()):
+            asking, self.asking = self.asking, None
+            self._left = MESSAGES_AHEAD - await asking - self._taken
+        return self._left
+
+    def take(self) -> None:
+        """One message is on its way."""
+        self._left -= 1
+        self._taken += 1
 
 
 def _read(members: Sequence[ClaimedMember]) -> tuple[list[DueRun], list[tuple[str, str]]]:

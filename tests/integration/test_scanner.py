@@ -7,7 +7,11 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import message
-from node_timeout.adapters.memory_exchange import MemoryConsumer, MemoryExchange
+from node_timeout.adapters.memory_exchange import (
+    MemoryConsumer,
+    MemoryDelivery,
+    MemoryExchange,
+)
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.errors import (
     ExchangeUnavailableError,
@@ -16,7 +20,12 @@ from node_timeout.errors import (
 )
 from node_timeout.node import DueRun
 from node_timeout.ports import Claim
-from node_timeout.scanner import BATCHES_IN_FLIGHT, MAX_DEAD_MEMBER_BYTES, Scanner
+from node_timeout.scanner import (
+    BATCHES_IN_FLIGHT,
+    MAX_DEAD_MEMBER_BYTES,
+    MESSAGES_AHEAD,
+    Scanner,
+)
 from node_timeout.service import Health
 from tests.support import run, wait_until
 
@@ -343,3 +352,87 @@ async def test_what_falls_due_close_together_travels_together(
     assert collector.messages <= 5
     stop.set()
     await scanning
+
+
+class Broker(MemoryExchange):
+    """As RabbitMQ does, it confirms what it keeps, and tells how much that is when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published = 0
+        self.published_when_asked: list[int] = []
+        self.answers = asyncio.Event()
+
+    async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
+        await self.enqueue(MemoryDelivery(exchange=self, queue=queue, body=body))
+        self.published += 1
+
+    async def waiting(self, queue: str) -> int:
+        self.published_when_asked.append(self.published)
+        if len(self.published_when_asked) > 1:
+            await self.answers.wait()
+        return await super().waiting(queue)
+
+
+async def test_a_backlog_stays_in_the_pool_until_there_is_room_in_the_queue(
+    pool: RedisPool,
+) -> None:
+    broker = Broker()
+    broker.answers.set()
+    await arm(pool, -1, *(f"n{i}" for i in range(3 * MESSAGES_AHEAD)))
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        scanner(pool, broker, batch_size=1).run(stop, Health(name="scanner"))
+    )
+    await wait_until(lambda: len(broker.published_when_asked) >= 5)
+    assert broker.published == MESSAGES_AHEAD
+    assert (await pool.counts()).overdue == 2 * MESSAGES_AHEAD
+    async with broker.consume({QUEUE: 100}) as consumer:
+        collector = Collector(consumer)
+        collecting = asyncio.create_task(collector.run())
+        await wait_until(lambda: collector.messages == 3 * MESSAGES_AHEAD)
+        collecting.cancel()
+    stop.set()
+    await running
+
+
+async def test_the_broker_is_asked_for_room_while_there_is_some_left(pool: RedisPool) -> None:
+    broker = Broker()
+    await arm(pool, -1, *(f"n{i}" for i in range(2 * MESSAGES_AHEAD)))
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        scanner(pool, broker, batch_size=1).run(stop, Health(name="scanner"))
+    )
+    await wait_until(lambda: broker.published == MESSAGES_AHEAD)
+    _, asked_at = broker.published_when_asked
+    assert 0 < asked_at < MESSAGES_AHEAD
+    await broker.take([QUEUE], MESSAGES_AHEAD)
+    broker.answers.set()
+    await wait_until(lambda: broker.published > MESSAGES_AHEAD)
+    stop.set()
+    await running
+
+
+async def test_a_scanner_stops_without_the_answer_it_has_asked_for(pool: RedisPool) -> None:
+    broker = Broker()
+    await arm(pool, -1, *(f"n{i}" for i in range(MESSAGES_AHEAD - 1)))
+    stop = asyncio.Event()
+    one = scanner(pool, broker, batch_size=1, scan_interval=0.05)
+    running = asyncio.create_task(one.run(stop, Health(name="scanner")))
+    await wait_until(lambda: len(broker.published_when_asked) == 2)
+    stop.set()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_pass_ends_with_the_answer_that_it_has_asked_for(pool: RedisPool) -> None:
+    """If it left it behind, a command that ends here would cut it off."""
+    broker = Broker()
+    one = scanner(pool, broker, batch_size=1)
+    await arm(pool, -1, *(f"first{i}" for i in range(BATCHES_IN_FLIGHT)))
+    await one.once()
+    await arm(pool, -1, "second")
+    passing = asyncio.create_task(one.once())
+    await wait_until(lambda: broker.published == BATCHES_IN_FLIGHT + 1)
+    assert not passing.done()
+    broker.answers.set()
+    assert (await passing).error is None

@@ -29,6 +29,7 @@ from node_timeout.service import sleep
 from node_timeout.timeout_config import TimeoutConfig
 from tests.acceptance.conftest import Process, environment
 from tests.chaos.history import Event, Kind, Outage, Verdict, check, summary
+from tests.chaos.pace import Pace
 from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row
 from tests.support import wait_until
@@ -88,6 +89,8 @@ class House:
         self.outages: list[Outage] = []
         self.processes: list[Process] = []
         self.armed = 0
+        self._pace = Pace()
+        self._open = contextlib.ExitStack()
         self._directory = directory
         self._names: dict[int, str] = {}
         self.random = self.random_of("faults")
@@ -98,17 +101,24 @@ class House:
         return random.Random(f"{self.row.seed}/{what}")
 
     async def __aenter__(self) -> Self:
+        self._open.enter_context(self._pace.watched())
         await self.engine.flushall()
         await self.app.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._open.close()
         for process in self.processes:
             if process.popen.poll() is None:
                 process.kill()
         await self.history.close()
         await self.engine.aclose()
         await self.app.__aexit__()
+
+    def allowed(self, seconds: float) -> float:
+        """A time limit, on this machine, as it has been since the house was opened."""
+        self.row.slowness = self._pace.slowness
+        return seconds * self.row.slowness
 
     async def spawn(
         self,
@@ -285,12 +295,12 @@ class House:
     ) -> Verdict:
         """Settle, check every invariant, report, and fail with what was broken."""
         try:
-            await self.settled(settle_seconds)
+            await self.settled(self.allowed(settle_seconds))
         finally:  # what is lost by now is told even if it never becomes quiet
             verdict = check(
                 await self.events(),
                 await self.rows(),
-                late_seconds=late_seconds,
+                late_seconds=None if late_seconds is None else self.allowed(late_seconds),
                 outages=self.outages,
                 **options,
             )
@@ -315,7 +325,10 @@ class House:
         seconds: Callable[[], float] | None = None,
         action: str = "chaos",
     ) -> AsyncIterator[None]:
-        """Arm nodes all the time. Some leave; others are tried again, at their next version."""
+        """Arm nodes all the time. Some leave; others are tried again, at their next version.
+
+        Fewer a second on a slower machine.
+        """
         stop = asyncio.Event()
 
         async def load() -> None:
@@ -334,7 +347,7 @@ class House:
                 moving = {
                     run: draw() for run, fate in fates.items() if LEAVING <= fate < LEAVING + MOVING
                 }
-                await sleep(0.2 - (time.monotonic() - began), stop)
+                await sleep(self.allowed(0.2) - (time.monotonic() - began), stop)
             await self._move_on(moving, action)
 
         loading = asyncio.create_task(load())

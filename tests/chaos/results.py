@@ -32,6 +32,8 @@ class Row:
     """How many, by invariant."""
     had_outage: bool = False
     recovery_seconds: float = 0.0
+    slowness: float = 1.0
+    """Of the machine: see `Pace`."""
     is_judged: bool = False
     """A checker has spoken. A test that nobody judged has shown nothing."""
 
@@ -60,6 +62,7 @@ class Row:
             "violations": dict(self.violations),
             "had_outage": self.had_outage,
             "recovery_seconds": self.recovery_seconds,
+            "slowness": round(self.slowness, 2),
             "outcome": "ok" if passed else "FAILED",
         }
 

@@ -67,7 +67,9 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
         while int(await house.engine.hlen(RUNNING)) > 100:
             highest["scan"] = max(highest["scan"], memory_mib(scanner))
             highest["worker"] = max(highest["worker"], memory_mib(worker))
-            assert time.monotonic() - began < 60 + count / 200, "it does not get done"
+            assert time.monotonic() - began < house.allowed(60 + count / 200), (
+                "it does not get done"
+            )
             await asyncio.sleep(0.2)
     finally:
         newcomers.cancel()
@@ -93,7 +95,7 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
         f"memory: scanner {highest['scan']:.0f} MiB, worker {highest['worker']:.0f} MiB"
     )
     house.row.tried = figures
-    assert p99 < NEWCOMERS_P99_SECONDS
+    assert p99 < house.allowed(NEWCOMERS_P99_SECONDS)
     assert max(highest.values()) < MEMORY_MIB
     assert int(await house.engine.get(EFFECTS) or 0) == count + len(late)
     await house.verdict()

@@ -85,7 +85,7 @@ WORKLOADS = [
     Workload(
         name="scanner alone",
         command="scan",
-        options="--count 20000",
+        options="--count 100000",
         sides={"ours": "", "floor": ""},
     ),
     Workload(name="claim alone", command="claim", options="--count 100000", sides={"floor": ""}),

@@ -126,7 +126,7 @@ class Scanner:
         await asyncio.gather(*talking, return_exceptions=True)
 
     def _talking(self) -> set[asyncio.Task[Any]]:
-        """What waits for the broker. One that is cancelled costs the others their channel."""
+        """What waits for the broker. A question that is cut off closes the channel of the rest."""
         asking = self._room.asking
         return {*self._publishing, asking} if asking else {*self._publishing}
 

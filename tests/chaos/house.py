@@ -90,7 +90,6 @@ class House:
         self.processes: list[Process] = []
         self.armed = 0
         self._pace = Pace()
-        self._open = contextlib.ExitStack()
         self._directory = directory
         self._names: dict[int, str] = {}
         self.random = self.random_of("faults")
@@ -101,13 +100,13 @@ class House:
         return random.Random(f"{self.row.seed}/{what}")
 
     async def __aenter__(self) -> Self:
-        self._open.enter_context(self._pace.watched())
         await self.engine.flushall()
         await self.app.__aenter__()
+        self._pace.__enter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._open.close()
+        self._pace.__exit__()
         for process in self.processes:
             if process.popen.poll() is None:
                 process.kill()
@@ -117,8 +116,7 @@ class House:
 
     def allowed(self, seconds: float) -> float:
         """A time limit, on this machine, as it has been since the house was opened."""
-        self.row.slowness = self._pace.slowness
-        return seconds * self.row.slowness
+        return seconds * self._pace.slowness
 
     async def spawn(
         self,
@@ -295,7 +293,7 @@ class House:
     ) -> Verdict:
         """Settle, check every invariant, report, and fail with what was broken."""
         try:
-            await self.settled(self.allowed(settle_seconds))
+            await self.settled(settle_seconds)
         finally:  # what is lost by now is told even if it never becomes quiet
             verdict = check(
                 await self.events(),
@@ -305,6 +303,7 @@ class House:
                 **options,
             )
             self.row.judged(verdict)
+            self.row.slowness = self._pace.slowness
         assert not verdict.violations, summary(verdict.violations)
         return verdict
 

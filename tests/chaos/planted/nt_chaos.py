@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -151,8 +152,8 @@ class _AtFirst(_Chaotic):
             await self.go_wrong()
         return await super().act(node)
 
-    async def go_wrong(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def go_wrong(self) -> None: ...
 
 
 class Hangs(_AtFirst):

@@ -39,7 +39,7 @@ unit: $(VENV)/.dev servers
 comma := ,
 empty :=
 space := $(empty) $(empty)
-CORE_ROOMS := node message events timeout_config ports strategy service tracker scanner striker worker \
+CORE_ROOMS := node message events timeout_config ports strategy service tracker scanner striker batch worker \
 	reconciler listener surveyor breaker holder
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
@@ -108,7 +108,7 @@ $(BENCH)/.dev: pyproject.toml requirements-bench.txt constraints-bamboo.txt
 		--editable '.[bamboo,mysql,postgres]' '$(BAMBOO_PIPELINE)' --requirement requirements-bench.txt
 	@touch $@
 
-# Every workload on every side, more than an hour; BENCH_ONLY='burst|idle' and ROUNDS choose less.
+# Every workload on every side, two to four hours; BENCH_ONLY='burst|idle' and ROUNDS choose less.
 BENCH_ONLY ?=
 ROUNDS ?= 5
 BENCH_RESULTS := build/bench/results.jsonl

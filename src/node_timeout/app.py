@@ -16,6 +16,7 @@ from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tls import Tls
+from node_timeout.batch import Routes
 from node_timeout.engines import load_engine
 from node_timeout.errors import InvalidInputError, SettingsError
 from node_timeout.events import NodeLeft, NodeStarted
@@ -40,7 +41,7 @@ from node_timeout.striker import Limits
 from node_timeout.surveyor import Surveyor
 from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
 from node_timeout.tracker import Tracker
-from node_timeout.worker import Routes, Worker
+from node_timeout.worker import Worker
 
 logger = logging.getLogger(__name__)
 

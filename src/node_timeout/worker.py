@@ -1,37 +1,20 @@
 """Worker: dispatch messages → strategies → ledger.
 
-The steps of one batch of messages:
-
-    read ──▶ forward (if its action has a handle queue of its own) ──▶ ack
-      └────▶ take ──▶ ask the engine ──▶ strategy ──▶ record ──▶ put back the retries ──▶ ack
-
-A crash before *record* leaves rows ``executing`` until their lease runs out; they are then taken
-over, and the engine is asked about that very version before anything is repeated.
+Here is how many messages it has in its hands, and how it stops; what is done with them is in
+`batch`.
 """
 
 import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from typing import Any
 
-from node_timeout import message, metrics
+from node_timeout.batch import BatchHandler, Routes, WorkReport
 from node_timeout.breaker import Breaker
-from node_timeout.errors import (
-    PoolUnavailableError,
-    TemporaryError,
-)
 from node_timeout.holder import Holder
-from node_timeout.node import DueRun, NodeRun, Outcome, RunState
-from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool, Taking
-from node_timeout.service import Backoff, Health, repeat, until_available
+from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool
+from node_timeout.service import Health, repeat
 from node_timeout.strategy import NodeTimeoutStrategy
-from node_timeout.striker import Limits, Striker, ids_of, log_outcome
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
+from node_timeout.striker import Limits, Striker
 
 BATCHES_IN_PREPARATION = 1
 MESSAGES_PER_BATCH = 100
@@ -41,44 +24,7 @@ others, and be put back when their lease runs low."""
 LARGE_MESSAGES = 8
 """How many messages to have in hand when each has many nodes: those of a backlog, which must not
 keep what falls due meanwhile waiting."""
-RECORD_EVERY_SECONDS = 0.05
 PUT_BACK_SECONDS = 5.0
-
-
-class _StoppedError(Exception):
-    """The worker stops in the middle of an outage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routes:
-    """Where strategies run: by action, else in the handle queue, else here (None)."""
-
-    dispatch_queue: str
-    handle_queue: str | None = None
-    handle_queues: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def queues(self) -> list[str]:
-        """Every queue by name, the dispatch queue first."""
-        named = [self.dispatch_queue, self.handle_queue, *self.handle_queues.values()]
-        return list(dict.fromkeys(name for name in named if name))
-
-    def target(self, action: str | None) -> str | None:
-        """The queue of an action (None: of a node without a config); None for here."""
-        return self.handle_queues.get(action or "", self.handle_queue)
-
-
-@dataclass(slots=True, kw_only=True)
-class WorkReport:
-    """What became of one batch, in node runs."""
-
-    received: int = 0
-    unreadable: int = 0
-    forwarded: int = 0
-    later: int = 0
-    dropped: int = 0
-    late: int = 0
-    outcomes: dict[RunState, int] = field(default_factory=dict)
 
 
 class Worker:
@@ -97,14 +43,11 @@ class Worker:
         limits: Limits,
         breaker: Breaker | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._pool = pool
         self._exchange = exchange
         self._routes = routes
         self._queues = queues
         self._limits = limits
         self._nodes_per_batch = NODES_PER_SLOT * limits.concurrency
-        self._health = Health(name="worker")
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
         """Batches on the way to their strategies."""
@@ -122,14 +65,21 @@ class Worker:
             breaker=breaker or Breaker(),
             done=self._room.set,
         )
-        self._must_end = asyncio.Event()
+        self._handler = BatchHandler(
+            ledger=ledger,
+            pool=pool,
+            exchange=exchange,
+            striker=self._striker,
+            routes=routes,
+            limits=limits,
+        )
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Work until stopped; then finish what is in flight within ``shutdown_timeout``.
 
         Batches outlive a lost connection: their messages come again, and the ledger tells.
         """
-        self._health = health
+        self._handler.health = health
 
         async def step() -> None:
             async with self._exchange.consume(self._prefetch()) as consumer:
@@ -166,6 +116,9 @@ class Worker:
         getting: asyncio.Future[list[Delivery]] | None = None
         try:
             while not stop.is_set():
+                await consumer.resize(self._prefetch())
+                # From here to the next look at `stop` there is one wait: what has been got by its
+                # end is dealt with, and what is got later is not taken from the consumer.
                 self._room.clear()
                 waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
                 if getting is None and self._has_room():
@@ -182,9 +135,7 @@ class Worker:
                     getting = None
                     if not deliveries:
                         return
-                    self._preparing += 1
-                    self._batches.add(asyncio.ensure_future(self.handle(deliveries, stop)))
-                await consumer.resize(self._prefetch())
+                    self._batches.add(asyncio.create_task(self._handle(deliveries, stop)))
         finally:
             stopped.cancel()
             if getting:
@@ -220,7 +171,7 @@ class Worker:
         """Let the batches in flight end; past this time put their nodes back."""
         if self._batches:
             await asyncio.wait(self._batches, timeout=seconds)
-        self._must_end.set()
+        self._handler.end()
         late = {batch for batch in self._batches if not batch.done()}
         if late:
             _, stuck = await asyncio.wait(late, timeout=PUT_BACK_SECONDS)
@@ -232,222 +183,17 @@ class Worker:
     async def once(self, consumer: Consumer) -> WorkReport:
         """Wait for one batch of messages and deal with it."""
         deliveries = await consumer.get(MESSAGES_PER_BATCH)
+        return await self._handle(deliveries, asyncio.Event())
+
+    def _handle(
+        self, deliveries: Sequence[Delivery], stop: asyncio.Event
+    ) -> Coroutine[Any, Any, WorkReport]:
+        """The batch counts as in preparation from now on, not from its first step."""
         self._preparing += 1
-        return await self.handle(deliveries, asyncio.Event())
 
-    async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> WorkReport:
-        """Deal with messages, through outages; if stopped in one, they go back to their queues."""
-        report = WorkReport()
-        try:
-            try:
-                read = await self._insist(lambda: self._read(deliveries, report), stop)
-                here = await self._insist(lambda: self._forward(read, report), stop)
-                taking, started = await self._insist(lambda: self._take(here, report), stop)
-                strikes = await self._strike_all(taking, started)
-            finally:
-                self._preparing -= 1
-                self._room.set()
-            await self._record_all(strikes, taking.lease, started, report)
-        except _StoppedError:
-            await _each(deliveries, lambda delivery: delivery.requeue())
-        except Exception:
-            logger.exception("a batch of %d messages goes back to its queue", len(deliveries))
-            await _each(deliveries, lambda delivery: delivery.requeue())
-            raise
-        else:
-            await _each(deliveries, lambda delivery: delivery.ack())
-        return report
+        def prepared(report: WorkReport) -> None:
+            self._preparing -= 1
+            self._weigh(report.received, len(deliveries))
+            self._room.set()
 
-    async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """Repeat a step until no outage stops it. Raises `_StoppedError` if the worker stops."""
-        try:
-            return await step()
-        except TemporaryError as error:
-            self._health.failed(error)
-        value = await until_available(step, stop=stop, health=self._health)
-        if value is None:
-            raise _StoppedError
-        return value
-
-    async def _read(
-        self, deliveries: Sequence[Delivery], report: WorkReport
-    ) -> dict[NodeRun, tuple[DueRun, str]]:
-        """The node runs of the messages with the queue each came from, every run once."""
-        read: dict[NodeRun, tuple[DueRun, str]] = {}
-        report.received = report.unreadable = 0
-        for delivery in deliveries:
-            try:
-                due, unreadable = message.decode(delivery.body)
-            except Exception as error:  # noqa: BLE001 - it is this message's own fault
-                due = []
-                unreadable = [message.Unreadable(body=delivery.body, reason=str(error))]
-            for bad in unreadable:
-                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
-                metrics.UNREADABLE.labels("queue").inc()
-                await self._exchange.dead_letter(bad.body, bad.reason)
-            report.received += len(due)
-            report.unreadable += len(unreadable)
-            read.update((each.run, (each, delivery.queue)) for each in due)
-        self._weigh(report.received, len(deliveries))
-        return read
-
-    async def _forward(
-        self, read: Mapping[NodeRun, tuple[DueRun, str]], report: WorkReport
-    ) -> list[DueRun]:
-        """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
-        here: list[DueRun] = []
-        onward: list[tuple[DueRun, str]] = []
-        dispatched = [
-            due.run for due, queue in read.values() if queue == self._routes.dispatch_queue
-        ]
-        actions: dict[NodeRun, str] = {}
-        if dispatched and self._routes.handle_queues:
-            actions = await self._ledger.actions(dispatched)
-        for due, queue in read.values():
-            target = None
-            if queue == self._routes.dispatch_queue:
-                target = self._routes.target(actions.get(due.run))
-            if target in (None, queue):
-                here.append(due)
-            else:
-                onward.append((due, target))
-        await asyncio.gather(*(self._send(due, target) for due, target in onward))
-        report.forwarded += len(onward)
-        return here
-
-    async def _send(self, due: DueRun, queue: str) -> None:
-        await self._exchange.publish(queue, message.encode([due]), self._limits.strategy_timeout)
-        metrics.FORWARDED.labels(queue).inc()
-
-    async def _rearm(self, due: Sequence[DueRun]) -> None:
-        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended.
-
-        A run that is not at its first try is not taken ahead. Scanners claim ahead all the same, so
-        the pool has it as much later.
-        """
-        if not due:
-            return
-        ahead = self._limits.dispatch_ahead
-        try:
-            await self._pool.rearm(
-                [DueRun(run=each.run, due_at=each.due_at + ahead) for each in due]
-            )
-        except PoolUnavailableError as error:
-            logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
-
-    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> tuple[Taking, float]:
-        """Take the ledger rows; put back into the pool what is not for now.
-
-        Also return the instant, on the monotonic clock, from which the lease counts.
-        """
-        started = time.monotonic()
-        if not due:
-            nothing = Taking(taken=(), lease=0.0, later=(), dropped={}, given_up=(), stolen=0)
-            return nothing, started
-        taking = await self._ledger.take(
-            due,
-            now=await self._pool.now(),
-            lease_seconds=self._limits.lease_seconds,
-            max_attempts=self._limits.max_attempts,
-            ahead_seconds=self._limits.dispatch_ahead,
-        )
-        metrics.LEASE_STEALS.inc(taking.stolen)
-        for state, count in taking.dropped.items():
-            metrics.DROPPED.labels(state).inc(count)
-        for outcome in taking.given_up:
-            metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
-            log_outcome(outcome)
-        report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
-        report.later += len(taking.later)
-        await self._rearm(taking.later)
-        return taking, started
-
-    async def _strike_all(
-        self, taking: Taking, started: float
-    ) -> set[asyncio.Task[Outcome | None]]:
-        """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
-        # A strategy that starts later than this could outlive its row's lease.
-        start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
-        passed = await self._pool.passed()
-        strikes: set[asyncio.Task[Outcome | None]] = set()
-        for node in sorted(taking.taken, key=lambda node: node.deadline):
-            # Not knowing the time: it was claimed by Redis's clock, no more than so long ahead.
-            early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
-            if early > 0:
-                strike = self._striker.begin_later(node, start_before, taking.lease, early)
-            else:
-                strike = self._striker.begin(node, start_before)
-            strikes.add(strike)
-        return strikes
-
-    async def _record_all(
-        self,
-        running: set[asyncio.Task[Outcome | None]],
-        lease: float,
-        started: float,
-        report: WorkReport,
-    ) -> None:
-        """Record the outcomes in groups as they come."""
-        try:
-            while running:
-                done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
-                if self._must_end.is_set():
-                    for task in running:
-                        task.cancel()
-                outcomes = [outcome for task in done if (outcome := task.result())]
-                if outcomes:
-                    lease_ends = started + self._limits.lease_seconds
-                    await self._record(outcomes, lease, lease_ends, report)
-        finally:
-            for task in running:
-                task.cancel()
-
-    async def _record(
-        self, outcomes: Sequence[Outcome], lease: float, lease_ends: float, report: WorkReport
-    ) -> None:
-        """Write outcomes while the lease holds, whatever the database does in between."""
-        backoff = Backoff()
-        while True:
-            now = await self._pool.now()
-            try:
-                recorded = await self._ledger.record(outcomes, lease=lease, now=now)
-                break
-            except TemporaryError as error:
-                self._health.failed(error)
-                if time.monotonic() > lease_ends:
-                    raise
-            await asyncio.sleep(max(0.02, backoff.seconds(self._health.failures)))
-        if self._health.failures:
-            self._health.succeeded()
-        report.late += len(outcomes) - recorded
-        metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
-        for outcome in outcomes:
-            report.outcomes[outcome.state] = report.outcomes.get(outcome.state, 0) + 1
-            if outcome.due_at is None:
-                metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
-            elif outcome.called:
-                metrics.RETRIES.labels(outcome.node.action).inc()
-        if recorded < len(outcomes):
-            for outcome in outcomes:
-                logger.warning(
-                    "node %s: one of a group of %d results, %d of which came after their lease "
-                    "and were not recorded",
-                    outcome.node.node_id,
-                    len(outcomes),
-                    len(outcomes) - recorded,
-                    extra=ids_of(outcome.node) | {"state": str(outcome.state)},
-                )
-        await self._rearm(
-            [
-                DueRun(run=outcome.node.run, due_at=outcome.due_at)
-                for outcome in outcomes
-                if outcome.due_at is not None
-            ]
-        )
-
-
-async def _each(
-    deliveries: Iterable[Delivery], settle: Callable[[Delivery], Awaitable[None]]
-) -> None:
-    for delivery in deliveries:
-        await settle(delivery)
+        return self._handler.handle(deliveries, stop, prepared)

@@ -405,6 +405,39 @@ async def test_a_retry_is_armed_again_with_its_attempts(ledger: SqlLedger) -> No
     assert [node.attempt for node in taking.taken] == [2]
 
 
+async def test_each_outcome_of_a_batch_keeps_its_own_words_and_its_own_time(
+    ledger: SqlLedger,
+) -> None:
+    """Of all states at once, alike and different, among runs of one node and of many."""
+    runs = [run(f"n{i}", f"v{i % 2}") for i in range(40)] + [run("n0", "v9"), run("o'n_1", "v_1")]
+    await configure(
+        ledger, *(config(each.node_id, 2) for each in {r.node_id: r for r in runs}.values())
+    )
+    await ledger.arm(started(runs), NOW)
+    taking = await take(ledger, *runs)
+    assert len(taking.taken) == len(runs)
+    written = {}
+    for number, node in enumerate(taking.taken):
+        state = (RunState.ARMED, RunState.HANDLED, RunState.DEAD, RunState.STALE)[number % 4]
+        due_at = NOW + 20 + number / 7 if state is RunState.ARMED else None
+        text = "" if number % 3 else f"{number} 'said' \\ %s 节点"
+        outcome = Outcome(
+            node=node, state=state, message=text, due_at=due_at, called=number % 8 != 0
+        )
+        written[node.run] = outcome
+    assert await ledger.record([*written.values()], lease=taking.lease, now=NOW + 11) == len(runs)
+    for each, outcome in written.items():
+        (row,) = [row for row in await ledger.rows(each.node_id) if row.version == each.version]
+        finished_at = None if outcome.state is RunState.ARMED else NOW + 11
+        assert (row.state, row.message, row.due_at, row.finished_at, row.attempts) == (
+            outcome.state,
+            outcome.message,
+            outcome.due_at,
+            finished_at,
+            1 if outcome.called or outcome.state is RunState.STALE else 0,
+        )
+
+
 async def test_a_run_put_back_unused_has_lost_no_attempt(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)

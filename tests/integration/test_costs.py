@@ -17,6 +17,7 @@ from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import ledger as ledger_table
+from node_timeout.events import NodeLeft
 from node_timeout.node import DueRun, Outcome, RunState
 from node_timeout.scanner import Scanner
 from node_timeout.tracker import Tracker
@@ -92,6 +93,23 @@ async def test_a_batch_costs_postgresql_one_statement_each_way(postgres_url: str
     await ledger.close()
 
 
+async def test_a_batch_that_is_tried_again_is_written_in_one_statement(
+    any_ledger: SqlLedger,
+) -> None:
+    """Though each has a time of its own, and the strategy had something else to say of each."""
+    names = [f"n{i}" for i in range(NODES)]
+    await configure(any_ledger, *(config(name) for name in names))
+    due = await any_ledger.arm(started([run(name) for name in names]), 1000.0)
+    taking = await any_ledger.take(due, now=2000.0, lease_seconds=60, max_attempts=9)
+    failed = [
+        Outcome(node=node, state=RunState.ARMED, message=node.node_id, due_at=2010.0 + i)
+        for i, node in enumerate(taking.taken)
+    ]
+    with counted(any_ledger) as statements:
+        assert await any_ledger.record(failed, lease=taking.lease, now=2001.0) == NODES
+    assert statements == {"UPDATE": 1, "commit": 1}
+
+
 async def test_postgresql_finds_the_rows_of_a_batch_by_their_keys(postgres_url: str) -> None:
     """In a table so small that the planner would read all of it, and compare each with each."""
     ledger = SqlLedger(postgres_url)
@@ -107,8 +125,14 @@ async def test_postgresql_finds_the_rows_of_a_batch_by_their_keys(postgres_url: 
     event.listen(ledger.engine.sync_engine, "before_cursor_execute", executed)
     due = [DueRun(run=run(f"n{i}"), due_at=1000.0) for i in range(NODES)]
     taking = await ledger.take(due, now=2000.0, lease_seconds=60, max_attempts=1)
-    handled = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken]
-    await ledger.record(handled, lease=taking.lease, now=2001.0)
+    half = NODES // 2
+    handled = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken[:half]]
+    failed = [
+        Outcome(node=node, state=RunState.ARMED, due_at=2010.0 + i)
+        for i, node in enumerate(taking.taken[half:])
+    ]
+    for outcomes in (handled, failed):
+        assert await ledger.record(outcomes, lease=taking.lease, now=2001.0) == len(outcomes)
     event.remove(ledger.engine.sync_engine, "before_cursor_execute", executed)
     async with ledger.engine.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -119,7 +143,7 @@ async def test_postgresql_finds_the_rows_of_a_batch_by_their_keys(postgres_url: 
             ]
             assert len(scans) == 1, plan
             assert f"Index Scan using {ledger_table.name}_pkey" in scans[0], plan
-    assert len(updates) == 2
+    assert len(updates) == 3
     await ledger.close()
 
 
@@ -182,3 +206,22 @@ async def test_arming_and_disarming_cost_the_same_for_one_node_and_for_many(
     one, many = costs
     assert one["commit"] == many["commit"] == 2
     assert many.total() <= one.total() + 2, "to see which rows were new"
+
+
+async def test_leavings_at_different_instants_are_written_in_one_statement(
+    any_ledger: SqlLedger,
+) -> None:
+    names = [f"n{i}" for i in range(NODES)]
+    await configure(any_ledger, *(config(name) for name in names))
+    await any_ledger.arm(started([run(name) for name in names]), 1000.0)
+    events = [
+        NodeLeft(node_id=name, version="v1", happened_at=1001.0 + i / 7)
+        for i, name in enumerate(names)
+    ]
+    with counted(any_ledger) as statements:
+        disarming = await any_ledger.disarm(events, 1100.0)
+    assert len(disarming.cancelled) == NODES
+    assert statements == {"SELECT": 1, "UPDATE": 1, "commit": 1}
+    for event_, name in zip(events, names, strict=True):
+        (row,) = await any_ledger.rows(name)
+        assert (row.state, row.finished_at) == (RunState.CANCELLED, event_.happened_at)

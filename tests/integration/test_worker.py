@@ -10,9 +10,11 @@ import pytest
 
 from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.rabbit_consumer import RabbitConsumer
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.batch import Routes, WorkReport
 from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     EngineUnavailableError,
@@ -30,7 +32,7 @@ from node_timeout.strategy import (
     StrategyResult,
 )
 from node_timeout.striker import Limits
-from node_timeout.worker import LARGE_MESSAGES, Routes, Worker, WorkReport
+from node_timeout.worker import LARGE_MESSAGES, Worker
 from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
 QUEUE = "dispatch"
@@ -585,6 +587,36 @@ async def test_a_stopping_worker_finishes_what_is_in_flight(bench: Bench) -> Non
     due = await bench.armed("a", action="slow")
     await run_until_stopped(bench, bench.worker(), due, started.is_set)
     assert (await bench.state("a"))[0] is RunState.HANDLED
+
+
+async def test_what_comes_while_it_is_told_to_stop_is_dealt_with(
+    pool: RedisPool,
+    ledger: SqlLedger,
+    rabbit: RabbitExchange,
+    names: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stop falls into the change of a prefetch, which takes a while, and so does a message."""
+    bench, queue, stop = Bench(pool, ledger, rabbit), names["dispatch_queue"], asyncio.Event()
+
+    async def slow(node: TimedOutNode) -> None:
+        await asyncio.sleep(0.3)  # meanwhile the worker waits for more
+
+    async def resize(*_: object) -> None:
+        if (await bench.state("a"))[0] is RunState.HANDLED and not stop.is_set():
+            await rabbit.publish(queue, message.encode(second), 10)
+            await asyncio.sleep(0.2)
+            stop.set()
+
+    bench.strategy("slow", slow)
+    first, second = await bench.armed("a", action="slow"), await bench.armed("b")
+    monkeypatch.setattr(RabbitConsumer, "resize", resize)
+    worker = bench.worker(routes=Routes(dispatch_queue=queue), queues=(queue,))
+    running = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    await rabbit.publish(queue, message.encode(first), 10)
+    await asyncio.wait_for(running, 10)
+    assert bench.engine.failed == [run("b")]
+    assert await rabbit.waiting(queue) == 0
 
 
 async def test_past_the_shutdown_timeout_nodes_are_put_back(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.app import NodeTimeout
+from node_timeout.batch import Routes
 from node_timeout.errors import ExchangeUnavailableError, PoolUnavailableError
 from node_timeout.node import DueRun, RunState
 from node_timeout.ports import Retention
@@ -26,7 +27,7 @@ from node_timeout.strategy import ForcedFailAndSkipStrategy, ForcedFailStrategy
 from node_timeout.striker import Limits
 from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
 from node_timeout.tracker import Tracker
-from node_timeout.worker import Routes, Worker
+from node_timeout.worker import Worker
 from tests.support import RecordingEngine, config, configure, left, run, started, tree_of
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1e6)

@@ -38,7 +38,7 @@ class LedgerConfigs:
         """
         found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
         oldest = (found or "").partition("_since_")[2]
-        serves = oldest.isdigit() and int(oldest) <= int(HEAD_REVISION)
+        serves = oldest.isdigit() and int(oldest) <= int(HEAD_REVISION.partition("_")[0])
         if found != HEAD_REVISION and not serves:
             raise SchemaError(
                 f"the database is at revision {found or 'none'}, this version needs "

@@ -1,17 +1,20 @@
 """Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     Column,
     ColumnElement,
+    Double,
     Select,
     String,
     and_,
+    case,
+    column,
     func,
     literal,
     or_,
@@ -30,6 +33,7 @@ KEYS_PER_STATEMENT = 500
 UNKNOWN = ""
 """Root pipeline and action of a node run that has no config."""
 STATES = frozenset(RunState)
+_MEMBER = ledger.c.node_id + "_" + ledger.c.version
 
 
 def armed_row(
@@ -136,11 +140,46 @@ class Keys:
                 .render_derived()
             )
             return key.in_(select(pairs.c.node_id, pairs.c.version))
-        member = ledger.c.node_id + "_" + ledger.c.version
         return and_(
             ledger.c.node_id.in_({run.node_id for run in runs}),  # the planner's way to the rows
-            member.in_([run.member for run in runs]),
+            _MEMBER.in_([run.member for run in runs]),
         )
+
+    def each_its_own(
+        self, runs: Sequence[NodeRun], values: Mapping[str, Sequence[Any]]
+    ) -> "OwnValues":
+        """The ledger rows of these runs, and what to write into them: by column, a value per run.
+
+        One statement for all, though retries differ in when they are due, and texts in what they
+        say: one for each cost thirty times as much, see docs/explanation/performance.md.
+        """
+        same = {name: own[0] for name, own in values.items() if len(set(own)) == 1}
+        differing = {name: own for name, own in values.items() if name not in same}
+        if not differing:
+            return OwnValues(self.of(runs), same)
+        if not self.arrays:
+            members = [run.member for run in runs]
+            cases = {
+                name: case(dict(zip(members, own, strict=True)), value=_MEMBER)
+                for name, own in differing.items()
+            }
+            return OwnValues(self.of(runs), same | cases, {"compiled_cache": None})
+        columns: dict[str, Sequence[Any]] = {
+            "node_id": [run.node_id for run in runs],
+            "version": [run.version for run in runs],
+            **differing,
+        }
+        types = {
+            name: Double() if isinstance(ledger.c[name].type, Double) else String()
+            for name in columns
+        }
+        own_rows = (
+            func.unnest(*(literal(own, ARRAY(types[name])) for name, own in columns.items()))
+            .table_valued(*(column(name, types[name]) for name in columns))
+            .render_derived("own")
+        )
+        these = and_(ledger.c.node_id == own_rows.c.node_id, ledger.c.version == own_rows.c.version)
+        return OwnValues(these, same | {name: own_rows.c[name] for name in differing})
 
     def among(self, column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
         """The rows whose column has one of these values."""
@@ -148,6 +187,17 @@ class Keys:
         if self.arrays:
             return column == func.any(_array(chosen))
         return column.in_(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnValues:
+    """What `Keys.each_its_own` says: which rows, what to write, and how to execute it."""
+
+    these: ColumnElement[bool]
+    values: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    """A `CASE` is another statement for each number of runs. SQLAlchemy would keep the last 500 of
+    them, at 2 MB each."""
 
 
 def _array(values: list[str]) -> ColumnElement[Any]:

@@ -4,7 +4,7 @@ Events may come twice, late, or in the wrong order. Instants and versions decide
 which they come.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, or_, select
@@ -228,32 +228,40 @@ class LedgerTracking(LedgerConfigs):
                 await connection.execute(self._insert(ledger), left_rows)
                 # A start that was being written meanwhile has a row of its own by now.
                 rows |= await self._locked(connection, unknown)
-            leaving: dict[tuple[float, bool], list[NodeRun]] = {}
+            leaving: dict[bool, dict[NodeRun, float]] = {False: {}, True: {}}
             for run, row in rows.items():
                 event = left[run.node_id]
                 instant = event.left_at(now)
                 named_run = named.get(run.node_id)
                 again = row.state == RunState.CANCELLED and run == named_run
                 if again and row.finished_at < instant:
-                    leaving.setdefault((instant, False), []).append(run)  # it has left once more
+                    leaving[False][run] = instant  # it has left once more
                 taken_ahead = row.state == RunState.EXECUTING and row.deadline > now
                 if row.state != RunState.ARMED and not taken_ahead:
                     continue
                 if _is_over(row, event, rows.get(named_run) if named_run else None, now):
-                    leaving.setdefault((instant, taken_ahead), []).append(run)
+                    leaving[taken_ahead][run] = instant
                     cancelled.append(run)
                 else:
                     kept.append(run)
-            for (instant, taken_ahead), runs in leaving.items():
-                # The lease of one that is taken stays: if its worker struck while this was under
-                # way, what it records is what happened.
-                due_at: dict[str, None] = {} if taken_ahead else {"due_at": None}
-                await connection.execute(
-                    sql_update(ledger)
-                    .where(self._keys.of(runs))
-                    .values(state=RunState.CANCELLED, finished_at=instant, **due_at)
-                )
+            await self._cancel(connection, leaving[False], due_at=None)
+            # The lease of one that is taken stays: if its worker struck while this was under way,
+            # what it records is what happened.
+            await self._cancel(connection, leaving[True])
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    async def _cancel(
+        self, connection: AsyncConnection, instants: Mapping[NodeRun, float], **values: None
+    ) -> None:
+        """Cancel the runs, each at the instant at which it left."""
+        if instants:
+            own = self._keys.each_its_own(list(instants), {"finished_at": list(instants.values())})
+            await connection.execute(
+                sql_update(ledger)
+                .where(own.these)
+                .values(**own.values, **values, state=RunState.CANCELLED),
+                execution_options=own.options,
+            )
 
     @transaction
     async def untracked(

@@ -15,11 +15,8 @@ Of several nodes of a cluster any will do: it passes on to the leader of a queue
 
 import asyncio
 import contextlib
-import logging
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aio_pika
@@ -27,33 +24,31 @@ from aio_pika.abc import (
     AbstractChannel,
     AbstractConnection,
     AbstractExchange,
-    AbstractIncomingMessage,
-    AbstractQueue,
 )
 from aiormq.exceptions import (
-    AMQPError,
-    ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     PublishError,
 )
 
-from node_timeout.adapters.tls import Tls, told
+from node_timeout.adapters.rabbit_consumer import RabbitConsumer
+from node_timeout.adapters.rabbit_talk import (
+    CONNECT_SECONDS,
+    FAILURES,
+    close_connection,
+    talking,
+    whole,
+)
+from node_timeout.adapters.tls import Tls
 from node_timeout.adapters.turns import Turns
 from node_timeout.addresses import HostsUrl, split_urls
 from node_timeout.errors import ExchangeUnavailableError, NotConfirmedError, QueueMismatchError
-from node_timeout.ports import Delivery
 
-logger = logging.getLogger(__name__)
-
-CONNECT_SECONDS = 10.0
 DIAL_SECONDS = 8.0  # of them, shared by all nodes
 HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three
 DEAD = ".dead"
 REASON_HEADER = "x-node-timeout-reason"
 MAX_REASON_LENGTH = 1000
-# A closed channel or connection shows itself as any of these.
-FAILURES = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
 
 
 class RabbitExchange:
@@ -112,7 +107,7 @@ class RabbitExchange:
         time_limit: float,
     ) -> None:
         try:
-            async with _talking(time_limit):
+            async with talking(time_limit):
                 await exchange.publish(message, queue, mandatory=True)
         except ExchangeUnavailableError as error:
             if isinstance(error.__cause__, PublishError):
@@ -132,7 +127,7 @@ class RabbitExchange:
         async with self._lock:
             publisher = self._publisher
             try:
-                async with _talking():
+                async with talking():
                     if publisher is None or publisher.channel.is_closed:
                         await self._drop(publisher)
                         publisher = self._publisher = await self._open_publisher()
@@ -149,7 +144,7 @@ class RabbitExchange:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         except BaseException:
             self._nodes.avoid(url)
-            await _close(connection)
+            await close_connection(connection)
             raise
         return _Publisher(url, connection, channel)
 
@@ -167,7 +162,7 @@ class RabbitExchange:
             }
             if "heartbeat=" not in url.partition("?")[2]:
                 options["heartbeat"] = HEARTBEAT_SECONDS
-            with _whole():
+            with whole():
                 connection: AbstractConnection = await aio_pika.connect(url, **options)
                 return connection
 
@@ -179,7 +174,7 @@ class RabbitExchange:
             if self._publisher is publisher:
                 self._publisher = None
             self._nodes.avoid(publisher.url)
-            await _close(publisher.connection)
+            await close_connection(publisher.connection)
 
     async def _declare(self, publisher: "_Publisher") -> None:
         channel, kind = publisher.channel, aio_pika.ExchangeType
@@ -211,25 +206,25 @@ class RabbitExchange:
         publisher.declared = True
 
     @contextlib.asynccontextmanager
-    async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator["RabbitConsumer"]:
+    async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator[RabbitConsumer]:
         await self._ready()  # declares the queues
-        async with _talking():
+        async with talking():
             url, connection = await self._connect("consume")
         consumer = RabbitConsumer()
         try:
-            async with _talking():
+            async with talking():
                 await consumer.start(connection, prefetch)
             yield consumer
         except ExchangeUnavailableError:
             self._nodes.avoid(url)
             raise
         finally:
-            await _close(connection)
+            await close_connection(connection)
 
     async def waiting(self, queue: str) -> int:
         publisher = await self._ready()
         try:
-            async with _talking():
+            async with talking():
                 found = await publisher.channel.declare_queue(queue, passive=True)
         except ExchangeUnavailableError:
             await self._drop(publisher)  # the broker closes a channel that asks for what is not
@@ -241,7 +236,7 @@ class RabbitExchange:
         depths: dict[str, int] = {}
         for name in [*self._queues, self._dead_queue]:
             try:
-                async with _talking():
+                async with talking():
                     channel = await publisher.connection.channel()
                     queue = await channel.declare_queue(name, passive=True)
                     depths[name] = queue.declaration_result.message_count or 0
@@ -265,116 +260,6 @@ class _Publisher:
         self.declared = False
 
 
-@dataclass(slots=True, kw_only=True)
-class _Consuming:
-    """One queue that is being consumed."""
-
-    channel: AbstractChannel
-    queue: AbstractQueue
-    prefetch: int
-    tag: str
-
-
-class RabbitConsumer:
-    """See `node_timeout.ports.Consumer`. A channel for each queue, with its own prefetch."""
-
-    def __init__(self) -> None:
-        self._arrived: deque[RabbitDelivery] = deque()
-        self._news = asyncio.Event()
-        self._stopped = False
-        self._consuming: dict[str, _Consuming] = {}
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lost.add_done_callback(lambda lost: lost.exception())  # it may never be awaited
-
-    async def start(self, connection: AbstractConnection, prefetch: Mapping[str, int]) -> None:
-        for name, count in prefetch.items():
-            channel = await connection.channel(publisher_confirms=False)
-            channel.close_callbacks.add(self._on_close)
-            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._on_cancel)
-            await channel.set_qos(prefetch_count=count)
-            queue = await channel.get_queue(name)
-            tag = await queue.consume(self._receiver(name))
-            self._consuming[name] = _Consuming(
-                channel=channel, queue=queue, prefetch=count, tag=tag
-            )
-
-    async def resize(self, prefetch: Mapping[str, int]) -> None:
-        """The broker heeds a prefetch for new consumers only."""
-        for name, count in prefetch.items():
-            consuming = self._consuming[name]
-            if consuming.prefetch == count or self._stopped:
-                continue
-            async with _talking():
-                await consuming.channel.set_qos(prefetch_count=count)
-                await consuming.queue.cancel(consuming.tag)
-                consuming.tag = await consuming.queue.consume(self._receiver(name))
-            consuming.prefetch = count
-
-    def _receiver(self, queue: str) -> Any:
-        async def receive(message: AbstractIncomingMessage) -> None:
-            self._arrived.append(RabbitDelivery(message, queue))
-            self._news.set()
-
-        return receive
-
-    def _on_close(self, _channel: Any, error: BaseException | None) -> None:
-        self._lose(f"the connection was closed: {error or 'no reason given'}")
-
-    def _on_cancel(self, _frame: Any) -> None:
-        self._lose("the broker ended the consumer, its queue may have been deleted")
-
-    def _lose(self, why: str) -> None:
-        if not self._lost.done():
-            self._lost.set_exception(ExchangeUnavailableError(f"RabbitMQ: {why}"))
-
-    async def get(self, limit: int) -> list[Delivery]:
-        while not self._arrived:
-            if self._stopped:
-                return []
-            self._news.clear()
-            news = asyncio.ensure_future(self._news.wait())
-            try:
-                await asyncio.wait((news, self._lost), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                news.cancel()
-            if self._lost.done():
-                await self._lost
-        return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
-
-    async def stop(self) -> None:
-        for consuming in self._consuming.values():
-            with contextlib.suppress(ExchangeUnavailableError):
-                async with _talking():
-                    await consuming.queue.cancel(consuming.tag)
-        self._stopped = True
-        self._news.set()
-
-    async def give_back(self) -> None:
-        while self._arrived:
-            await self._arrived.popleft().requeue()
-
-
-class RabbitDelivery:
-    """See `node_timeout.ports.Delivery`."""
-
-    __slots__ = ("_message", "body", "queue")
-
-    def __init__(self, message: AbstractIncomingMessage, queue: str) -> None:
-        self._message = message
-        self.body = message.body
-        self.queue = queue
-
-    async def ack(self) -> None:
-        with contextlib.suppress(ExchangeUnavailableError):
-            async with _talking():
-                await self._message.ack()
-
-    async def requeue(self) -> None:
-        with contextlib.suppress(ExchangeUnavailableError):
-            async with _talking():
-                await self._message.reject(requeue=True)
-
-
 def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:
     return aio_pika.Message(
         body,
@@ -387,34 +272,3 @@ def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:
 def _host(url: str) -> str:
     """The node that a URL names, without the password."""
     return str(HostsUrl.parse(url).hosts[0])
-
-
-@contextlib.asynccontextmanager
-async def _talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
-    """Talk with the broker; it may fall silent."""
-    try:
-        async with asyncio.timeout(time_limit):
-            with _whole():
-                yield
-    except FAILURES as error:
-        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from error
-
-
-@contextlib.contextmanager
-def _whole() -> Iterator[None]:
-    """A connection that breaks cancels who waits for it: make that an error."""
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise  # someone really wants this task to end
-        raise ConnectionError(str(error) or "connection lost") from error
-
-
-async def _close(connection: AbstractConnection) -> None:
-    try:
-        async with _talking():
-            await connection.close()
-    except ExchangeUnavailableError as error:
-        logger.debug("closing a connection: %s", error)

@@ -1,217 +1,36 @@
 """The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite.
 
-Here is what workers, the reconciler and operators do with rows; events are in `ledger_tracking`,
-configs in `ledger_configs`.
+Here is what the reconciler and operators do with rows; configs are in `ledger_configs`, events in
+`ledger_tracking`, due runs in `ledger_handling`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from sqlalchemy import Update, and_, case, delete, func, select, true
+from sqlalchemy import and_, case, delete, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.adapters.database import autocommitting, transaction
+from node_timeout.adapters.database import transaction
+from node_timeout.adapters.ledger_handling import LedgerHandling
 from node_timeout.adapters.ledger_rows import (
-    armed_row,
-    by_run,
     chunks,
     due_of,
     due_runs,
     in_order,
     is_after,
     ledger_rows_of,
-    readable,
 )
-from node_timeout.adapters.ledger_tracking import RESUMED, LedgerTracking
-from node_timeout.adapters.one_statement import TAKE_DUE, take_due_values
-from node_timeout.adapters.tables import configs as config_table
+from node_timeout.adapters.ledger_tracking import LedgerTracking
 from node_timeout.adapters.tables import ledger
-from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention, Taking
+from node_timeout.node import DueRun, NodeRun, RunState
+from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention
 
 HOUR = 3600.0
-RESUMED_SECONDS = 60.0
-"""When a run that started again while it was found stale is looked at once more."""
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
-_Alike = dict[tuple[RunState, str, float | None, bool], list[NodeRun]]
-"""Runs by what is written of them: state, message, due_at, called."""
 
-_WITH_CONFIG = select(
-    ledger.c.node_id,
-    ledger.c.version,
-    ledger.c.state,
-    ledger.c.deadline,
-    ledger.c.due_at,
-    ledger.c.attempts,
-    func.coalesce(config_table.c.action, ledger.c.action).label("action"),
-    func.coalesce(config_table.c.root_pipeline_id, ledger.c.root_pipeline_id).label(
-        "root_pipeline_id"
-    ),
-).select_from(ledger.outerjoin(config_table, config_table.c.node_id == ledger.c.node_id))
-
-
-class SqlLedger(LedgerTracking):
+class SqlLedger(LedgerTracking, LedgerHandling):
     """See `node_timeout.ports.Ledger` for the contract."""
-
-    @transaction
-    async def take(
-        self,
-        connection: AsyncConnection,
-        due: Sequence[DueRun],
-        *,
-        now: float,
-        lease_seconds: float,
-        max_attempts: int,
-        ahead_seconds: float = 0.0,
-    ) -> Taking:
-        lease = now + lease_seconds
-        taken: list[TimedOutNode] = []
-        if self._is_postgresql:
-            # Usually all; should the planner change their order, a deadlock is tried again.
-            runs = in_order(each.run for each in due)
-            values = take_due_values(runs, now=now, lease=lease, ahead_seconds=ahead_seconds)
-            found = await connection.execute(TAKE_DUE, values)
-            taken = [_node(row, row.attempts) for row in found]
-            gone = {node.run for node in taken}
-            due = [each for each in due if each.run not in gone]
-        rows = await self._lock(connection, (each.run for each in due))
-        missing = [each for each in due if each.run not in rows]
-        if missing:
-            await self._adopt(connection, missing, now)
-            rows |= await self._lock(connection, (each.run for each in missing))
-        sorter = _Sorter(now, lease, max_attempts, ahead_seconds)
-        for run, row in rows.items():
-            sorter.sort(run, row)
-        for chunk in chunks([node.run for node in sorter.taken]):
-            await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of(chunk))
-                .values(state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1)
-            )
-        for outcome in sorter.given_up:
-            await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of([outcome.node.run]))
-                .values(state=RunState.DEAD, due_at=None, finished_at=now, message=outcome.message)
-            )
-        return Taking(
-            taken=(*taken, *sorter.taken, *sorter.mine),
-            lease=lease,
-            later=tuple(sorter.later),
-            dropped=sorter.dropped,
-            given_up=tuple(sorter.given_up),
-            stolen=sorter.stolen,
-        )
-
-    async def _lock(
-        self, connection: AsyncConnection, runs: Iterable[NodeRun]
-    ) -> dict[NodeRun, Any]:
-        """Lock the rows in key order, so that two workers do not wait for each other.
-
-        Action and root pipeline are those of the config of the moment, if there is one.
-        """
-        locked: dict[NodeRun, Any] = {}
-        for chunk in chunks(in_order(runs)):
-            found = await connection.execute(
-                _WITH_CONFIG.where(self._keys.of(chunk))
-                .order_by(ledger.c.node_id, ledger.c.version)
-                .with_for_update(of=None if self._is_mysql else ledger)
-            )
-            locked |= by_run(readable(found))
-        return locked
-
-    async def _adopt(
-        self,
-        connection: AsyncConnection,
-        missing: Sequence[DueRun],
-        now: float,
-    ) -> None:
-        """Open rows for runs that the engine put into the pool itself, unless others just did."""
-        configs = await self._configs(connection, (each.run.node_id for each in missing))
-        rows = [
-            armed_row(each.run, configs.get(each.run.node_id), None, min(each.due_at, now))
-            for each in sorted(missing, key=lambda each: each.run.member)
-        ]
-        for chunk in chunks(rows):
-            await connection.execute(self._insert(ledger), list(chunk))
-
-    @autocommitting
-    async def leases(
-        self, connection: AsyncConnection, runs: Sequence[NodeRun]
-    ) -> dict[NodeRun, float]:
-        leases: dict[NodeRun, float] = {}
-        for chunk in chunks(runs):
-            found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
-                    self._keys.of(chunk), ledger.c.state == RunState.EXECUTING
-                )
-            )
-            leases |= {each.run: each.due_at for each in map(due_of, found)}
-        return leases
-
-    async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:
-        alike: _Alike = {}
-        for each in sorted(outcomes, key=lambda outcome: outcome.node.run.member):
-            key = (each.state, each.message, each.due_at, each.called)
-            alike.setdefault(key, []).append(each.node.run)
-        if len(alike) == 1 and outcomes[0].state is not RunState.STALE:
-            return await self._record_at_once(alike, lease, now)
-        return await self._record_together(alike, lease, now)
-
-    async def _record(
-        self, connection: AsyncConnection, alike: _Alike, lease: float, now: float
-    ) -> int:
-        recorded = 0
-        for (state, message, due_at, called), runs in alike.items():
-            for chunk in chunks(runs):
-                # The lease is the token: none of another worker is due at this very instant, and no
-                # run in another state but one cancelled under this worker's hands.
-                # In this form no planner looks for it in the index of due_at.
-                is_leased = (ledger.c.due_at == lease).is_(true())
-                mine = sql_update(ledger).where(self._keys.of(chunk), is_leased)
-                if state is not RunState.HANDLED:
-                    mine = mine.where(ledger.c.state == RunState.EXECUTING)
-                if state is RunState.STALE:
-                    recorded += await self._record_stale(connection, mine, message, now)
-                    continue
-                result = await connection.execute(
-                    mine.values(
-                        state=state,
-                        message=message,
-                        due_at=due_at,
-                        finished_at=None if state is RunState.ARMED else now,
-                        attempts=ledger.c.attempts - (0 if called else 1),
-                    )
-                )
-                recorded += result.rowcount
-        return recorded
-
-    _record_together = transaction(_record)
-    _record_at_once = autocommitting(_record)
-
-    async def _record_stale(
-        self, connection: AsyncConnection, mine: Update, message: str, now: float
-    ) -> int:
-        """Of those that started again meanwhile the engine was asked too early.
-
-        They come last: one that starts between the two statements finds its row closed by the
-        first, and waits for the commit.
-        """
-        closed = await connection.execute(
-            mine.where(ledger.c.message != RESUMED).values(
-                state=RunState.STALE, message=message, due_at=None, finished_at=now
-            )
-        )
-        # The reconciler finds them absent from the pool.
-        resumed = await connection.execute(
-            mine.where(ledger.c.message == RESUMED).values(
-                state=RunState.ARMED, due_at=now + RESUMED_SECONDS, message=""
-            )
-        )
-        return int(closed.rowcount + resumed.rowcount)
 
     @transaction
     async def open_runs(
@@ -353,51 +172,3 @@ class SqlLedger(LedgerTracking):
             .order_by(ledger.c.deadline, ledger.c.version)
         )
         return ledger_rows_of(found)
-
-
-class _Sorter:
-    """Decides for each locked row what becomes of it."""
-
-    def __init__(self, now: float, lease: float, max_attempts: int, ahead: float) -> None:
-        self._now = now
-        self._soon = now + ahead
-        self._lease = lease
-        self._max_attempts = max_attempts
-        self.taken: list[TimedOutNode] = []
-        self.mine: list[TimedOutNode] = []
-        self.later: list[DueRun] = []
-        self.given_up: list[Outcome] = []
-        self.dropped: Counter[RunState] = Counter()
-        self.stolen = 0
-
-    def sort(self, run: NodeRun, row: Any) -> None:
-        executing = row.state == RunState.EXECUTING
-        if row.due_at is None or row.state == RunState.CANCELLED:
-            self.dropped[RunState(row.state)] += 1
-        elif executing and row.due_at == self._lease:
-            # Our own: the transaction was committed, and its answer lost.
-            self.mine.append(_node(row, row.attempts))
-        elif row.due_at > (self._soon if row.due_at == row.deadline else self._now):
-            self.later.append(DueRun(run=run, due_at=row.due_at))
-        elif not row.action:
-            self._give_up(row, f"no timeout config for node {row.node_id!r}")
-        elif executing and row.attempts >= self._max_attempts:
-            self._give_up(row, f"gave up after {row.attempts} attempts: the last worker vanished")
-        else:
-            self.stolen += executing
-            self.taken.append(_node(row, row.attempts + 1))
-
-    def _give_up(self, row: Any, why: str) -> None:
-        node = _node(row, row.attempts)
-        self.given_up.append(Outcome(node=node, state=RunState.DEAD, message=why))
-
-
-def _node(row: Any, attempt: int) -> TimedOutNode:
-    return TimedOutNode(
-        node_id=row.node_id,
-        version=row.version,
-        root_pipeline_id=row.root_pipeline_id,
-        action=row.action,
-        deadline=row.deadline,
-        attempt=attempt,
-    )

@@ -24,7 +24,7 @@ def _text() -> TypeEngine[str]:
 
 metadata = MetaData()
 
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003_since_0002"
 """The newest migration: the tables are as in this file."""
 
 versions = Table(
@@ -39,7 +39,6 @@ configs = Table(
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("timeout", Double, nullable=False, comment="seconds"),
-    Index("ix_node_timeout_config_root", "root_pipeline_id"),
 )
 
 ledger = Table(
@@ -58,8 +57,6 @@ ledger = Table(
     Column("message", _text(), nullable=False),
     # The reconciler's sweep, in key order; also counts by state.
     Index("ix_node_timeout_ledger_due", "state", "due_at", "node_id", "version"),
-    # The retention and the recent outcomes.
+    # The retention, the recent outcomes, and replays.
     Index("ix_node_timeout_ledger_finished", "state", "finished_at"),
-    # Replay by root pipeline.
-    Index("ix_node_timeout_ledger_root", "root_pipeline_id", "state"),
 )

@@ -15,7 +15,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from nt_chaos import EFFECTS, RUNNING
-from nt_faults import HISTORY, Faults, History
+from nt_faults import CPU_SECONDS, HISTORY, Faults, History
 from redis.asyncio import Redis
 from sqlalchemy import select
 
@@ -66,6 +66,7 @@ SETTINGS: dict[str, Any] = {
 }
 WORKER_LEASE = 3.0
 SETTLE_SECONDS = 90.0
+LONGEST_CALL_SECONDS = 0.010
 # Of the nodes of a steady load: so many leave, and so many move on to their next version.
 LEAVING, MOVING = 0.1, 0.05
 LONG = "CHAOS_LONG" in os.environ
@@ -224,8 +225,12 @@ class House:
         return int(await self.engine.get(EFFECTS) or 0) >= at_least
 
     async def redelivered(self) -> int:
-        """How many messages came to a worker once more."""
+        """How many messages came to a worker that the broker had sent to one before."""
         return int(await self.engine.get("redelivered") or 0)
+
+    async def arrived_twice(self) -> int:
+        """How many messages reached a worker though they had reached one before."""
+        return int(await self.engine.get("arrived_twice") or 0)
 
     async def events(self) -> list[Event]:
         return [Event.of(json.loads(each)) for each in await self.engine.lrange(HISTORY, 0, -1)]
@@ -241,6 +246,23 @@ class House:
         )
         async with self.app.ledger.engine.connect() as connection:
             return ledger_rows_of(await connection.execute(query))
+
+    async def assert_redis_was_not_held_up(self, pool: Redis) -> str:
+        """Judge the longest call of a script, of all processes spawned to measure, and tell it.
+
+        By its time on Redis's core: how long it waits for one is its neighbours' doing.
+        """
+        slow = await pool.slowlog_get(100_000)
+        ours = [call["duration"] / 1000 for call in slow if call["command"].startswith(b"EVAL")]
+        measured: Any = await pool.zrange(CPU_SECONDS, 0, -1, withscores=True)
+        assert {b"arm", b"claim", b"finish"} <= {name for name, _ in measured}
+        busiest = max(seconds for _, seconds in measured)
+        told = (
+            f"longest Redis call {max(ours, default=1.0):.1f} ms, {len(ours)} above 1 ms, "
+            f"none more than {busiest * 1000:.1f} ms on its core"
+        )
+        assert busiest <= self.allowed(LONGEST_CALL_SECONDS), told
+        return told
 
     def name_of(self, process: Process) -> str:
         """Its name in the history."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nt_chaos import EFFECTS, ORDER, RUNNING
+from nt_faults import measure_scripts
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -60,7 +61,8 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
         times=1,
     )
     await fill(house, pool_redis, count)
-    scanner, worker = await house.spawn("scan"), await house.spawn("worker")
+    measure_scripts(house.app.pool._client)
+    scanner, worker = [await house.spawn(role, measure=True) for role in ("scan", "worker")]
     began, highest = time.monotonic(), {"scan": 0.0, "worker": 0.0}
     newcomers = asyncio.create_task(arm_newcomers(house))
     try:
@@ -93,6 +95,7 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
         f"memory: scanner {highest['scan']:.0f} MiB, worker {highest['worker']:.0f} MiB"
     )
     house.row.tried = figures
+    house.row.tried += f"; {await house.assert_redis_was_not_held_up(pool_redis)}"
     assert p99 < house.allowed(NEWCOMERS_P99_SECONDS)
     assert max(highest.values()) < MEMORY_MIB
     assert int(await house.engine.get(EFFECTS) or 0) == count + len(late)

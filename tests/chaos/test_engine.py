@@ -9,11 +9,12 @@ from node_timeout import message
 from node_timeout.adapters.memory_exchange import MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.batch import Routes
 from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
 from node_timeout.service import Backoff, Health
 from node_timeout.strategy import ForcedFailStrategy
 from node_timeout.striker import Limits
-from node_timeout.worker import Routes, Worker
+from node_timeout.worker import Worker
 from tests.chaos.history import Event, Kind, check, summary
 from tests.chaos.house import House, scaled
 from tests.chaos.results import Row

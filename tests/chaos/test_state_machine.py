@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
-from node_timeout.adapters import sql_ledger
+from node_timeout.adapters import ledger_handling
 from node_timeout.adapters.ledger_rows import ledger_rows_of
 from node_timeout.adapters.tables import ledger as ledger_table
 from node_timeout.node import NodeRun, TimedOutNode
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
 async def test_everything_at_the_same_instant(
     settings: Settings, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql_ledger, "RESUMED_SECONDS", 1.0)
+    monkeypatch.setattr(ledger_handling, "RESUMED_SECONDS", 1.0)
     row.of(
         fault="arm, leave, extend, retry and fire at one instant",
         tried="in any order that Hypothesis finds, as a state machine over real Redis and SQL",

@@ -10,6 +10,7 @@
     clock     seconds that this host's clock is off
     lease     seconds that a worker's lease lasts
     memory    MiB of address space beyond what it has at the start (RLIMIT_AS)
+    measure   true: the pool's Redis keeps each script's longest time on its core (CPU_SECONDS)
 
 A failpoint stands before and after each call that a service makes to a store or to the engine:
 that is every line between two side effects.
@@ -23,13 +24,16 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
 from node_timeout import message, striker
-from node_timeout.adapters.rabbit_exchange import RabbitConsumer, RabbitDelivery, RabbitExchange
+from node_timeout.adapters.rabbit_consumer import RabbitConsumer, RabbitDelivery
+from node_timeout.adapters.rabbit_exchange import RabbitExchange
+from node_timeout.adapters.redis_client import RedisClient
 from node_timeout.adapters.redis_pool import RedisPool, RedisShard
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.errors import (
@@ -52,6 +56,22 @@ for i = 1, #ARGV do
   redis.call('RPUSH', KEYS[1], cjson.encode(event))
 end
 return at
+"""
+
+CPU_SECONDS = "cpu_seconds"
+"""ZSET in the pool's Redis: the CPU time of the longest call of each script, by its name."""
+MEASURED = """%(head)s
+local function used()
+  local of = redis.call('INFO', 'cpu')
+  return tonumber(string.match(of, 'used_cpu_sys_main_thread:(%%S+)'))
+    + tonumber(string.match(of, 'used_cpu_user_main_thread:(%%S+)'))
+end
+local began = used()
+local answer = (function()
+%(body)s
+end)()
+redis.call('ZADD', '%(key)s', 'GT', used() - began, '%(name)s')
+return answer
 """
 
 PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -114,6 +134,17 @@ class History:
             self._redis = self._redis or Redis.from_url(self._url)
             await self._redis.incrby(what, more)
 
+    async def arrived(self, body: bytes, *, again: bool) -> None:
+        """Count what has reached a worker before and comes again.
+
+        A broker also delivers anew, and says so, what crosses with the end of a consumer: it takes
+        it back before it has reached anyone.
+        """
+        if self._url:
+            self._redis = self._redis or Redis.from_url(self._url)
+            is_new = await self._redis.sadd("arrived", body)
+            await self.count("arrived_twice", int(again and not is_new))
+
     async def close(self) -> None:
         if self._redis:
             await self._redis.aclose()
@@ -162,6 +193,20 @@ class Faults:
 
         return wrapped
 
+    def noting(self, real: Callable[..., Any]) -> Any:
+        """What makes receivers of messages, so that each one is noted, whether it is got or not."""
+
+        def receiver(consumer: Any, queue: str) -> Any:
+            receive = real(consumer, queue)
+
+            async def received(incoming: Any) -> None:
+                await receive(incoming)
+                await self.history.arrived(incoming.body, again=incoming.redelivered)
+
+            return received
+
+        return receiver
+
     async def _note_before(self, port: str, name: str, args: Any) -> None:
         if (port, name) == ("ledger", "take"):
             await self.history.record("taking", [due.run for due in args[1]])
@@ -198,6 +243,26 @@ def _runs(members: Any) -> list[NodeRun]:
     return runs
 
 
+def measure_scripts(client: RedisClient) -> None:
+    """Its scripts measure themselves; what the core does for others meanwhile does not count."""
+    for name, script in client._scripts.items():
+        text = script._text
+        head, body = text.split("\n", 1) if text.startswith("#!") else ("", text)
+        script._text = MEASURED % {"head": head, "body": body, "key": CPU_SECONDS, "name": name}
+        script._sha = sha1(script._text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _measure() -> None:
+    """Of each client to come."""
+    real = RedisClient.__init__
+
+    def init(self: RedisClient, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        measure_scripts(self)
+
+    setattr(RedisClient, "__init__", init)  # noqa: B010
+
+
 def _set_clock(seconds: float) -> None:
     real = time.time
     time.time = lambda: real() + seconds
@@ -219,6 +284,9 @@ def plant() -> None:
     for port, (cls, names) in PORTS.items():
         for name in names:
             setattr(cls, name, FAULTS.wrap(port, name, getattr(cls, name)))
+    setattr(RabbitConsumer, "_receiver", FAULTS.noting(RabbitConsumer._receiver))  # noqa: B010
+    if ORDERS.get("measure"):
+        _measure()
     if "clock" in ORDERS:
         _set_clock(ORDERS["clock"])
     if "memory" in ORDERS:

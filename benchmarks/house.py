@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.request import urlopen
 
 import aio_pika
@@ -92,6 +92,7 @@ class House:
         self.tally = directory / "tally"
         self.tally.mkdir(exist_ok=True)
         self._directory = directory
+        self._changes = changes
         self.processes: list[Process] = []
         values: dict[str, Any] = {
             "database_url": stores.database,
@@ -107,6 +108,10 @@ class House:
             f"NODE_TIMEOUT_{name.upper()}": json.dumps(value) if name == "handlers" else str(value)
             for name, value in values.items()
         }
+
+    def with_pool(self, name: str) -> Self:
+        """The same with a pool of its own."""
+        return type(self)(self.stores, self._directory, **self._changes, executing_pool=name)
 
     async def prepare(self) -> None:
         schema = Schema(self.stores.database)

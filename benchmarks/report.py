@@ -81,19 +81,25 @@ def tables(rounds: list[Result]) -> str:
     groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     commands: dict[tuple[str, str], tuple[str, str]] = {}
     """With the day."""
+    loud: dict[tuple[str, str], list[float]] = defaultdict(list)
     for entry in rounds:
         key = (entry["workload"], entry["database"])
         groups[key][entry["side"]].append(figures(entry["result"]))
         commands.setdefault(key, (entry["command"], entry["date"]))
+        if "yardstick_seconds" in entry:
+            loud[key].append(entry["yardstick_seconds"])
     parts: list[str] = []
     for (workload, database), sides in groups.items():
         names = list(dict.fromkeys(name for each in sides.values() for r in each for name in r))
         count = max(len(each) for each in sides.values())
         command, date = commands[workload, database]
+        about = f"`{command}`, rounds: {count}, {date}"
+        if seconds := loud[workload, database]:
+            about += f", ten million additions in {statistics.median(seconds):.2f} s"
         lines = [
             f"### {workload}, {database}",
             "",
-            f"`{command}`, rounds: {count}, {date}",
+            about,
             "",
             "| | " + " | ".join(NAMES[side] for side in sides) + " |",
             "|---|" + "---:|" * len(sides),
@@ -135,40 +141,42 @@ def plot_lateness(rounds: list[Result], path: Path) -> None:
 
 
 def plot_storm(rounds: list[Result], path: Path) -> None:
-    storms = [entry["result"] for entry in rounds if entry["workload"].startswith("storm")]
+    """A line for the first round on each database."""
+    storms: dict[str, Result] = {}
+    for entry in rounds:
+        if entry["workload"].startswith("storm"):
+            storms.setdefault(entry["database"], entry["result"])
     if not storms:
         return
-    curve = storms[0]["curve"]
     _, axes = plt.subplots(figsize=(8, 4))
-    step = max(1, len(curve) // 40)
-    points = curve[::step]
-    axes.step(
-        [each[0] for each in points[1:]],
-        [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)],
-    )
+    for database, result in storms.items():
+        curve = result["curve"]
+        points = curve[:: max(1, len(curve) // 40)]
+        axes.step(
+            [each[0] for each in points[1:]],
+            [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)],
+            label=database,
+        )
+    nodes = next(iter(storms.values()))["nodes"]
     axes.set(
         xlabel="seconds",
         ylabel="nodes a second",
         ylim=(0, None),
-        title=f"{storms[0]['nodes']:,} overdue at the start",
+        title=f"{nodes:,} overdue at the start",
     )
+    axes.legend()
     plt.savefig(path, dpi=110, bbox_inches="tight")
     plt.close()
 
 
 def plot_pool(rounds: list[Result], path: Path) -> None:
-    sizes = {"pool of 10,000": "10,000", "pool of 5,000,000": "5,000,000"}
-    costs = {
-        label: statistics.median(
-            1e6 / entry["result"]["nodes_per_second"]
-            for entry in rounds
-            if entry["workload"] == workload
-        )
-        for workload, label in sizes.items()
-        if any(entry["workload"] == workload for entry in rounds)
-    }
-    if not costs:
+    pools = [entry["result"] for entry in rounds if entry["workload"].startswith("pool of")]
+    if not pools:
         return
+    costs = {
+        f"{size:,}": statistics.median(1e6 / each[f"nodes_per_second_{size}"] for each in pools)
+        for size in (10_000, 5_000_000)
+    }
     _, axes = plt.subplots(figsize=(5, 4))
     axes.bar(list(costs), list(costs.values()), width=0.5)
     axes.set(

@@ -1,10 +1,10 @@
 """Every workload on every side, round by round in turn; then the report.
 
-Run: make bench     (or: python -m benchmarks.run [--only 'idle|storm'] [--rounds 5] [--quick])
+Run: make bench     (or: python -m benchmarks.run [--only 'idle|storm'] [--rounds 5] [--on mariadb])
 
 All servers and processes share this machine, so what counts are ratios of figures from one run. The
-sides alternate, each round in a new database. Writes a line of JSON for each round, which
-`benchmarks.report` turns into Markdown and plots.
+sides alternate, each round in a new database, but for what takes minutes to fill. Writes a line of
+JSON for each round, which `benchmarks.report` turns into Markdown and plots.
 """
 
 import argparse
@@ -38,8 +38,8 @@ class Workload:
     options: str
     sides: dict[str, str]
     databases: tuple[str, ...] = POSTGRESQL
-    once: bool = False
-    """Too long to be repeated."""
+    fill_once: bool = False
+    """Filling takes minutes: the side makes all rounds itself, on what it has filled once."""
 
 
 ALONE = {"ours": ""}
@@ -70,7 +70,6 @@ WORKLOADS = [
         options="--count 100000 --strategy rpush",
         sides=ALONE,
         databases=BOTH,
-        once=True,
     ),
     *(
         Workload(
@@ -120,7 +119,7 @@ WORKLOADS = [
         command="lateness",
         options="--count 60000 --seconds 60",
         sides=ALONE,
-        once=True,
+        databases=BOTH,
     ),
     Workload(
         name="arm",
@@ -130,31 +129,32 @@ WORKLOADS = [
         databases=BOTH,
     ),
     Workload(
-        name="pool of 10,000",
-        command="burst",
-        options="--count 10000 --strategy empty",
-        sides={"ours": "--others 1"},
-    ),
-    Workload(
-        name="pool of 5,000,000",
-        command="burst",
-        options="--count 10000 --strategy empty",
-        sides={"ours": "--others 5000000"},
-        once=True,
+        name="pool of 10,000 and of 5,000,000",
+        command="pools",
+        options="--count 10000 --others 5000000 --strategy empty",
+        sides=ALONE,
+        fill_once=True,
     ),
     Workload(
         name="idle, 1,000,000 armed",
         command="idle",
         options="--count 1000000 --seconds 60",
         sides={"ours": "", "original": ""},
-        once=True,
+    ),
+    Workload(
+        name="idle, 1,000,000 armed, on MariaDB",
+        command="idle",
+        options="--count 1000000 --seconds 60",
+        sides=ALONE,
+        databases=("mariadb",),
+        fill_once=True,
     ),
     Workload(
         name="idle, 5,000,000 in the pool",
         command="idle",
         options="--others 5000000 --seconds 30",
         sides=ALONE,
-        once=True,
+        fill_once=True,
     ),
     *(
         Workload(
@@ -162,6 +162,7 @@ WORKLOADS = [
             command="slow",
             options=f"--count {workers * 4000} --workers {workers} --concurrency 16",
             sides=ALONE,
+            databases=BOTH,
         )
         for workers in (1, 2, 4)
     ),
@@ -171,7 +172,7 @@ WORKLOADS = [
             command="slow",
             options=f"--count {concurrency * 200} --workers 1 --concurrency {concurrency}",
             sides=ALONE,
-            once=True,
+            databases=BOTH,
         )
         for concurrency in (32, 64)
     ),
@@ -180,13 +181,14 @@ WORKLOADS = [
         command="storm",
         options="--count 1000000",
         sides=ALONE,
-        once=True,
+        databases=BOTH,
     ),
 ]
 Result = dict[str, Any]
 
 
-def run_side(module: str, command: list[str], stores: str) -> Result:
+def run_side(module: str, command: list[str], stores: str) -> list[Result]:
+    """The result of each round that the side made."""
     python = OURS if module in ("ours", "embedded", "floor") else OTHERS
     done = subprocess.run(
         [python, "-m", f"benchmarks.sides.{module}", *command],
@@ -198,34 +200,47 @@ def run_side(module: str, command: list[str], stores: str) -> Result:
     )
     if done.returncode:
         sys.exit(f"{module} {' '.join(command)}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    result: Result = json.loads(done.stdout.splitlines()[-1])
-    return result
+    results: Result | list[Result] = json.loads(done.stdout.splitlines()[-1])
+    return results if isinstance(results, list) else [results]
 
 
-def run_workload(workload: Workload, rounds: int, out: Path) -> None:
+def run_workload(workload: Workload, rounds: int, out: Path, on: str | None = None) -> None:
     """Append a line for each round, side and database."""
-    for database in workload.databases:
+    for database in (each for each in workload.databases if on in (None, each)):
         with (
             tempfile.TemporaryDirectory() as directory,
             Servers(Path(directory), database).running() as servers,
         ):
-            for number in range(1 if workload.once else rounds):
+            for number in range(1 if workload.fill_once else rounds):
                 for module, more in workload.sides.items():
                     command = [workload.command, *workload.options.split(), *more.split()]
-                    result = run_side(module, command, servers.fresh().to_json())
-                    shown = {k: v for k, v in result.items() if not isinstance(v, list)}
-                    print(f"{workload.name} | {database} | {module} | {shown}", flush=True)
-                    line = {
-                        "workload": workload.name,
-                        "database": database,
-                        "side": module,
-                        "round": number,
-                        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-                        "command": " ".join(command),
-                        "result": result,
-                    }
-                    with out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    if workload.fill_once:
+                        command += ["--rounds", str(rounds)]
+                    machine_seconds = yardstick()
+                    results = run_side(module, command, servers.fresh().to_json())
+                    for round_, result in enumerate(results, number):
+                        shown = {k: v for k, v in result.items() if not isinstance(v, list)}
+                        print(f"{workload.name} | {database} | {module} | {shown}", flush=True)
+                        line = {
+                            "workload": workload.name,
+                            "database": database,
+                            "side": module,
+                            "round": round_,
+                            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+                            "command": " ".join(command),
+                            "yardstick_seconds": machine_seconds,
+                            "result": result,
+                        }
+                        with out.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(line) + "\n")
+
+
+def yardstick() -> float:
+    """How loud the machine is just now: seconds for ten million additions."""
+    began, total = time.perf_counter(), 0
+    for number in range(1_000_000):
+        total += number
+    return 10 * (time.perf_counter() - began)
 
 
 def machine() -> Result:
@@ -264,6 +279,7 @@ def main() -> None:
         "--only", default="", help="workloads, by the beginning of their names: idle|storm"
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--on", choices=[*BOTH, *EMBEDDED], help="one database; else all")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "results.jsonl")
     options = parser.parse_args()
     chosen = [
@@ -274,7 +290,7 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"machine": machine(), "rounds": options.rounds}) + "\n")
     for workload in chosen:
-        run_workload(workload, options.rounds, options.out)
+        run_workload(workload, options.rounds, options.out, options.on)
     print(f"written: {options.out}")
 
 

@@ -212,6 +212,7 @@ def idle(arguments: argparse.Namespace, processes: common.Processes) -> common.R
 
 
 def _used_memory(client: Any) -> int:
+    client.slowlog_reset()
     used: int = client.info("memory")["used_memory"]
     return used
 

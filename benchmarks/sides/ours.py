@@ -1,6 +1,7 @@
 """node-timeout itself: one round of a workload, as the other sides run theirs.
 
     burst     all nodes are due at one instant: from the first claim to the last strategy's call
+    pools     the same from a pool that holds nothing else and from one that is large, in turn
     scan      the scanner alone: from the first claim until all is confirmed and removed
     lateness  deadlines evenly spread: strategy called minus deadline
     idle      deadlines far away: what waiting costs
@@ -55,19 +56,18 @@ def highest_memory(house: House) -> Result:
     return {f"{role}_mib": round(mib, 1) for role, mib in roles.items()}
 
 
-async def warm(house: House) -> None:
+async def warm(house: House, prefix: str = "") -> None:
     """Each process has connected, and done each thing once."""
-    await house.fill([time.time()] * WARM, "empty", "warm")
+    await house.fill([time.time()] * WARM, "empty", f"{prefix}warm")
     await house.until_counted(WARM, 60)
     await asyncio.sleep(1.0)
 
 
-async def burst(house: House, options: argparse.Namespace) -> Result:
-    instant = time.time() + 6 + options.count / 4000 + options.others / 40_000
-    await house.fill([instant] * options.count, options.strategy, "b")
-    await house.fill_pool(options.others, "x")
+async def burst(house: House, options: argparse.Namespace, prefix: str = "") -> Result:
+    instant = time.time() + 6 + options.count / 4000
+    await house.fill([instant] * options.count, options.strategy, f"{prefix}b")
     with house.running(options.scanners, options.workers):
-        await warm(house)
+        await warm(house, prefix)
         if (early := instant - time.time()) < 0:
             sys.exit(f"the burst was due {-early:.1f} s before everything was ready")
         counted = await house.until_counted(WARM + options.count, TIME_LIMIT)
@@ -80,6 +80,25 @@ async def burst(house: House, options: argparse.Namespace) -> Result:
         "longest_redis_call_ms": await longest_redis_call_ms(house),
         **memory,
     }
+
+
+async def pools(house: House, options: argparse.Namespace) -> list[Result]:
+    """Two pools in one Redis, on the same tables and queues."""
+    large = house.with_pool("large")
+    await large.fill_pool(options.others, "x")
+    results: list[Result] = []
+    for number in range(options.rounds):
+        alone = await burst(house, options, f"{number}s")
+        beside = await burst(large, options, f"{number}l")
+        results.append(
+            {
+                f"nodes_per_second_{options.count}": alone["nodes_per_second"],
+                f"nodes_per_second_{options.others}": beside["nodes_per_second"],
+                "cost_over": alone["nodes_per_second"] / beside["nodes_per_second"],
+                "longest_redis_call_ms": beside["longest_redis_call_ms"],
+            }
+        )
+    return results
 
 
 async def scan(house: House, options: argparse.Namespace) -> Result:
@@ -114,7 +133,7 @@ async def lateness(house: House, options: argparse.Namespace) -> Result:
     return {"lateness": late, **memory}
 
 
-async def idle(house: House, options: argparse.Namespace) -> Result:
+async def idle(house: House, options: argparse.Namespace) -> list[Result]:
     redis_pid = house.stores.redis_pid
     async with Redis.from_url(house.stores.redis) as redis:
         empty = int((await redis.info("memory"))["used_memory"])
@@ -123,30 +142,38 @@ async def idle(house: House, options: argparse.Namespace) -> Result:
             await house.fill_pool(options.others, "x")
         else:
             await house.fill([far + i * 0.001 for i in range(options.count)], "empty", "i")
+        await redis.slowlog_reset()  # the filling's: megabytes
         full = int((await redis.info("memory"))["used_memory"])
     async with NodeTimeout(house.settings) as app:
         sql_bytes = await table_bytes(app)
-    begin = cpu_seconds(redis_pid)
-    await asyncio.sleep(options.seconds / 2)
-    alone = (cpu_seconds(redis_pid) - begin) * 2
+    (alone,) = await spent_in(options.seconds / 2, redis_pid)
+    armed = options.others or options.count
+    results: list[Result] = []
     with house.running(scanners=1, workers=0):
-        scanner = house.processes[0].popen.pid
         # The first sweep, as after any start of Redis, and what the fill left to do.
         await asyncio.sleep(5 + (0 if options.others else options.count / 15_000))
-        before = [cpu_seconds(pid) for pid in (scanner, redis_pid)]
-        await asyncio.sleep(options.seconds)
-        spent = [cpu_seconds(scanner) - before[0], cpu_seconds(redis_pid) - before[1]]
-        memory = highest_memory(house)
-    minute = 60 / options.seconds
-    armed = options.others or options.count
-    return {
-        "scanner_cpu_seconds_per_minute": spent[0] * minute,
-        "redis_cpu_seconds_per_minute": spent[1] * minute,
-        "redis_alone_cpu_seconds_per_minute": alone * minute,
-        "redis_bytes_per_node": (full - empty) / armed,
-        "sql_bytes_per_node": sql_bytes / armed,
-        **memory,
-    }
+        for _ in range(options.rounds):
+            pids = house.processes[0].popen.pid, redis_pid
+            scanner, redis_ = await spent_in(options.seconds, *pids)
+            results.append(
+                {
+                    "scanner_cpu_seconds_per_minute": scanner,
+                    "redis_cpu_seconds_per_minute": redis_,
+                    "redis_alone_cpu_seconds_per_minute": alone,
+                    "redis_bytes_per_node": (full - empty) / armed,
+                    "sql_bytes_per_node": sql_bytes / armed,
+                    **highest_memory(house),
+                }
+            )
+    return results
+
+
+async def spent_in(seconds: float, *pids: int) -> list[float]:
+    """CPU seconds a minute of each process, over so many seconds."""
+    before = [cpu_seconds(pid) for pid in pids]
+    await asyncio.sleep(seconds)
+    spent = [cpu_seconds(pid) - then for pid, then in zip(pids, before, strict=True)]
+    return [each * 60 / seconds for each in spent]
 
 
 async def table_bytes(app: NodeTimeout) -> int:
@@ -289,8 +316,9 @@ async def slow(house: House, options: argparse.Namespace) -> Result:
     return {"nodes": options.count, "nodes_per_second": rate(curve, 0.2, 0.8)}
 
 
-WORKLOADS: dict[str, Callable[[House, argparse.Namespace], Awaitable[Result]]] = {
+WORKLOADS: dict[str, Callable[[House, argparse.Namespace], Awaitable[Result | list[Result]]]] = {
     "burst": burst,
+    "pools": pools,
     "scan": scan,
     "lateness": lateness,
     "idle": idle,
@@ -310,9 +338,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--others", type=int, default=0, help="members of the pool, due much later")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1, help="of pools and idle, on one filling")
     options = parser.parse_args()
 
-    async def run() -> Result:
+    async def run() -> Result | list[Result]:
         with tempfile.TemporaryDirectory() as directory:
             house = House(
                 Stores.from_json(os.environ["BENCH_STORES"]),

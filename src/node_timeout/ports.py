@@ -289,8 +289,11 @@ class Ledger(Protocol):
         """Executing runs whose lease ran out before ``before``, oldest first."""
         ...
 
-    async def postpone(self, runs: Sequence[NodeRun], now: float) -> None:
-        """Set ``due_at`` of overdue open runs to now: they are just put into the pool again."""
+    async def postpone(self, runs: Sequence[NodeRun], now: float) -> list[NodeRun]:
+        """Set ``due_at`` of overdue open runs to now; return those whose was not their deadline.
+
+        These have been postponed, tried or put back before.
+        """
         ...
 
     async def purge(self, now: float, retention: Retention, limit: int) -> int:

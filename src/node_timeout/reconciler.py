@@ -8,9 +8,9 @@ One scanner at a time leads (a lease in Redis) and goes round:
 What is due later than the sweep after next needs no look now: a million deadlines that are far away
 cost nothing. After a loss of data everything is put back at once, oldest first.
 
-A row that is overdue and absent may be waiting in a queue. Unless Redis has just lost data it is
-armed again only ``redispatch_after`` seconds past its ``due_at``, which then moves to now, so that
-a backlog does not feed itself.
+A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
+Redis has just lost data it is armed again at the second look only, so that a backlog does not feed
+itself: each look is ``redispatch_after`` seconds past its ``due_at``, and moves that to now.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 
 from node_timeout import metrics
-from node_timeout.node import DueRun, NodeRun
+from node_timeout.node import DueRun
 from node_timeout.ports import Ledger, Pool, Retention
 from node_timeout.service import Health, repeat, sleep
 
@@ -132,7 +132,9 @@ class Reconciler:
             return
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         expired = await self._ledger.expired_runs(now - waiting, BATCH_SIZE)
-        await self._rearm(expired, [due.run for due in expired], now, report)
+        if expired:
+            await self._ledger.postpone([due.run for due in expired], now)
+        await self._rearm(expired, report)
         if len(expired) == BATCH_SIZE:
             return
         if self._data_lost:
@@ -145,21 +147,19 @@ class Reconciler:
     async def _rearm_absent(self, page: list[DueRun], now: float, report: ReconcileReport) -> None:
         report.checked += len(page)
         waiting = 0.0 if self._data_lost else self._redispatch_after
-        # Overdue rows that were looked for a moment ago are left alone: see the module's docstring.
-        # So are those that are about to fall due: they may be under way already.
+        # Rows that are just overdue, or were looked at a moment ago, are left alone: see the
+        # module's docstring. So are those about to fall due: they may be under way already.
         far = now if self._data_lost else now + self._dispatch_ahead
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         absent = set(await self._pool.absent([due.run for due in suspects]))
         missing = [due for due in suspects if due.run in absent]
-        overdue = [due.run for due in missing if due.due_at <= now]
-        await self._rearm(missing, [] if self._data_lost else overdue, now, report)
+        if not self._data_lost:
+            overdue = [due.run for due in missing if due.due_at <= now]
+            again = set(await self._ledger.postpone(overdue, now)) if overdue else set()
+            missing = [due for due in missing if due.due_at > now or due.run in again]
+        await self._rearm(missing, report)
 
-    async def _rearm(
-        self, due: list[DueRun], overdue: list[NodeRun], now: float, report: ReconcileReport
-    ) -> None:
-        """Arm again; the overdue are not looked for again before another ``redispatch_after``."""
-        if overdue:
-            await self._ledger.postpone(overdue, now)
+    async def _rearm(self, due: list[DueRun], report: ReconcileReport) -> None:
         if due:
             rearmed = await self._pool.arm(due)
             report.rearmed += rearmed

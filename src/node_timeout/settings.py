@@ -165,7 +165,9 @@ class Settings(BaseSettings):
         15.0, description="How long a claimed node is one scanner's alone, seconds"
     )
     redispatch_after: Seconds = Field(
-        300.0, description="When an overdue node that is not in the pool is armed again, seconds"
+        150.0,
+        description="How long an overdue node that is not in the pool is waited for; it is armed "
+        "again after twice that, seconds",
     )
     reconcile_pause: Seconds = Field(
         30.0, description="Rest between two sweeps of the ledger, seconds"

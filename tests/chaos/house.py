@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
     "handlers": {action: f"nt_chaos:{name}" for action, name in ACTIONS.items()},
     "lease_seconds": 2,
     "strategy_timeout": 1,
-    "redispatch_after": 3,
+    "redispatch_after": 1.5,
     "reconcile_pause": 1,
     "retry_backoff": 0.2,
     "retry_backoff_max": 1,

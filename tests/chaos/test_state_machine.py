@@ -194,7 +194,7 @@ async def test_everything_at_the_same_instant(
     )
     Machine.total = Verdict()
     Machine.store_settings = changed(
-        settings, amqp_url="memory://", handlers={}, reconcile_pause=0.2, redispatch_after=1
+        settings, amqp_url="memory://", handlers={}, reconcile_pause=0.2, redispatch_after=0.5
     )
     try:
         await asyncio.to_thread(explore, row.seed)

@@ -557,10 +557,12 @@ async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
 async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
-    await ledger.postpone([run("a"), run("missing")], NOW + 1)
+    assert await ledger.postpone([run("a"), run("missing")], NOW + 1) == []
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 2)], "not yet due"
-    await ledger.postpone([run("a"), run("missing")], NOW + 50)
+    assert await ledger.postpone([run("a"), run("missing")], NOW + 50) == [], "the first time"
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 50)]
+    assert await ledger.postpone([run("a"), run("missing")], NOW + 60) == [run("a")]
+    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 60)]
     (row,) = await ledger.rows("a")
     assert row.deadline == NOW + 2
 

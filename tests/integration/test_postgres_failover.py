@@ -57,7 +57,7 @@ async def test_the_primary_is_killed_under_load(
     settings: Settings, pair: PostgresPair, pair_url: str
 ) -> None:
     settings = changed(
-        settings, database_url=pair_url, strategy_timeout=2, reconcile_pause=1, redispatch_after=3
+        settings, database_url=pair_url, strategy_timeout=2, reconcile_pause=1, redispatch_after=1.5
     )
     async with serving(settings) as (app, engine):
         for tenth in range(40):
@@ -85,7 +85,7 @@ async def test_the_primary_falls_silent_under_load(
     """As when its machine is lost: nobody closes the connections to it."""
     monkeypatch.setattr(database, "STATEMENT_SECONDS", 2.0)
     settings = changed(
-        settings, database_url=pair_url, strategy_timeout=2, reconcile_pause=1, redispatch_after=3
+        settings, database_url=pair_url, strategy_timeout=2, reconcile_pause=1, redispatch_after=1.5
     )
     async with serving(settings) as (app, engine):
         for tenth in range(40):

@@ -114,17 +114,21 @@ async def test_an_overdue_run_may_be_in_the_queue_and_is_left_alone(
     assert (await sweep(reconciler(ledger, healthy_pool))).rearmed == 0
 
 
-async def test_long_overdue_it_is_armed_again_but_a_backlog_does_not_feed_itself(
+async def test_long_overdue_it_is_armed_at_the_second_look_and_a_backlog_does_not_feed_itself(
     ledger: SqlLedger, healthy_pool: RedisPool
 ) -> None:
-    await armed(ledger, healthy_pool, -61, "a")
+    await armed(ledger, healthy_pool, -130, "a", "b")
     one = reconciler(ledger, healthy_pool)
-    assert (await sweep(one)).rearmed == 1
+    now = await healthy_pool.now()
+    assert await ledger.postpone([run("a")], now - 61) == [], "the first look, a minute ago"
+    assert (await sweep(one)).rearmed == 1, "b was overdue for long, but was not looked at before"
+    assert await healthy_pool.absent([run("a"), run("b")]) == [run("b")]
     claim = await healthy_pool.shards[0].claim(10, 5)
     await healthy_pool.shards[0].finish([each.member for each in claim.members], claim.lease)
     assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
-    (row,) = await ledger.rows("a")
-    assert row.deadline < await healthy_pool.now() - 60, "its deadline is what it was"
+    rows = await ledger.rows("a") + await ledger.rows("b")
+    assert all(row.due_at and row.due_at >= now for row in rows), "looked for in another while"
+    assert all(row.deadline < now - 129 for row in rows), "their deadlines are what they were"
 
 
 async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(

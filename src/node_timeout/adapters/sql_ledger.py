@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.adapters.database import transaction
 from node_timeout.adapters.ledger_handling import LedgerHandling
 from node_timeout.adapters.ledger_rows import (
+    by_run,
     chunks,
     due_of,
     due_runs,
@@ -59,13 +60,16 @@ class SqlLedger(LedgerTracking, LedgerHandling):
     @transaction
     async def postpone(
         self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
-    ) -> None:
+    ) -> list[NodeRun]:
+        again: list[NodeRun] = []
         for chunk in chunks(in_order(runs)):
-            await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of(chunk), ledger.c.due_at <= now)
-                .values(due_at=now)
+            overdue = and_(self._keys.of(chunk), ledger.c.due_at <= now)
+            moved = select(ledger.c.node_id, ledger.c.version).where(
+                overdue, ledger.c.due_at > ledger.c.deadline
             )
+            again += by_run(await connection.execute(moved))
+            await connection.execute(sql_update(ledger).where(overdue).values(due_at=now))
+        return again
 
     @transaction
     async def purge(

@@ -21,7 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
+from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
 from tests.acceptance.conftest import Process
 from tests.chaos.house import House, behind_proxy
 from tests.chaos.proxy import Proxy
@@ -80,6 +80,8 @@ class Town:
     random: Random = field(default_factory=Random)
     """Of the strike that is on: what one draws moves no other."""
     strikes: int = 0
+    letters: set[tuple[bytes, object]] = field(default_factory=set)
+    """What was put aside, and why, since it was poison."""
 
     async def keep_up(self) -> None:
         """Start what is not there: two of each role, as a supervisor does."""
@@ -180,6 +182,7 @@ async def slow(town: Town) -> None:
 async def poison_message(town: Town) -> None:
     """It is put aside, with its reason."""
     url = town.broker.server.url
+    await read_copies(town)  # else one of them could be taken for what comes of this
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         exchange = await channel.get_exchange(town.broker.exchange)
@@ -189,8 +192,35 @@ async def poison_message(town: Town) -> None:
         async with asyncio.timeout(30), dead.iterator() as letters:
             async for letter in letters:
                 await letter.ack()
-                assert letter.headers["x-node-timeout-reason"]
+                assert letter.headers[REASON_HEADER]
+                town.letters.add((letter.body, letter.headers[REASON_HEADER]))
                 return
+
+
+async def read_copies(town: Town) -> None:
+    """Read what was put aside twice, as a confirm was lost. Anything else stays, and fails."""
+    async with await aio_pika.connect(town.broker.server.url) as connection:
+        channel = await connection.channel()
+        dead = await channel.get_queue(f"{town.broker.queue}.dead")
+        while letter := await dead.get(fail=False):
+            assert (letter.body, letter.headers[REASON_HEADER]) in town.letters, letter.headers
+            await letter.ack()
+
+
+@contextlib.asynccontextmanager
+async def copies_read(town: Town) -> AsyncIterator[None]:
+    async def read() -> None:
+        while True:
+            await read_copies(town)
+            await asyncio.sleep(1)
+
+    reading = asyncio.create_task(read())
+    try:
+        yield
+    finally:
+        reading.cancel()
+        (failure,) = await asyncio.gather(reading, return_exceptions=True)
+        assert isinstance(failure, asyncio.CancelledError), failure
 
 
 def poison_strategy(action: str) -> "Fault":
@@ -309,7 +339,8 @@ async def test_everything_at_once(town: Town) -> None:
                     # A process that has just been started needs a moment to serve.
                     await asyncio.sleep(QUIET_SECONDS)
                 await asyncio.sleep(QUIET_SECONDS)
-        await house.verdict(late_seconds=LATE_SECONDS, settle_seconds=SETTLE_SECONDS)
+        async with copies_read(town):
+            await house.verdict(late_seconds=LATE_SECONDS, settle_seconds=SETTLE_SECONDS)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

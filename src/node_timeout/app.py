@@ -202,17 +202,20 @@ class NodeTimeout:
         known_only: bool = False,
     ) -> int:
         """`node_left` for many (node_id, version or None); return how many were armed."""
-        events: list[NodeLeft] = []
-        for node_id, version in nodes:
-            if version is not None:
-                NodeRun.of(node_id, version)
-            elif problem := id_problem("node id", node_id):
-                raise InvalidInputError(problem)
-            event = NodeLeft(
-                node_id=node_id, version=version, happened_at=happened_at, known_only=known_only
-            )
-            events.append(event)
+        events = [
+            _left(node_id, version, happened_at=happened_at, known_only=known_only)
+            for node_id, version in nodes
+        ]
         return await self._tracker.nodes_left(events)
+
+    async def cancel(self, node_id: str, version: str | None = None) -> int:
+        """Cancel the armed runs of a node, or exactly this version; return how many were armed.
+
+        A version that the ledger does not know leaves the pool all the same. Raises
+        `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        event = _left(node_id, version, only_version=version is not None)
+        return await self._tracker.cancel(event)
 
     async def rows(self, node_id: str) -> list[LedgerRow]:
         """What the ledger knows of each version of a node."""
@@ -232,11 +235,15 @@ class NodeTimeout:
         if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
             raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
         now = await self.pool.now()
-        order = ReplayOrder(until=now, node_id=node_id, root_pipeline_id=root_pipeline_id)
+        order: ReplayOrder | None = ReplayOrder(
+            until=now, node_id=node_id, root_pipeline_id=root_pipeline_id
+        )
         replayed = 0
-        while due := await self.ledger.replay(order, now, REPLAY_BATCH):
-            replayed += len(due)
-            await self.pool.arm(due)
+        while order is not None:
+            page = await self.ledger.replay(order, now, REPLAY_BATCH)
+            replayed += len(page.due)
+            await self.pool.arm(page.due)
+            order = page.rest
         return replayed
 
     async def status(self, recent: int = 10) -> Status:
@@ -441,3 +448,12 @@ class NodeTimeout:
             settings=self.settings, ledger=self.ledger, pool=self.pool, exchange=self.exchange
         )
         await serving.serve(stop, services)
+
+
+def _left(node_id: str, version: str | None, **how: Any) -> NodeLeft:
+    """Check and build. Raises `InvalidInputError`."""
+    if version is not None:
+        NodeRun.of(node_id, version)
+    elif problem := id_problem("node id", node_id):
+        raise InvalidInputError(problem)
+    return NodeLeft(node_id=node_id, version=version, **how)

@@ -152,6 +152,9 @@ class BlockingNodeTimeout:
             lambda app: app.nodes_left(nodes, happened_at=happened_at, known_only=known_only)
         )
 
+    def cancel(self, node_id: str, version: str | None = None) -> int:
+        return self._run(lambda app: app.cancel(node_id, version))
+
     def rows(self, node_id: str) -> list[LedgerRow]:
         return self._run(lambda app: app.rows(node_id))
 

@@ -287,19 +287,26 @@ def show(node_id: str, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("node_id")
-@click.option("--version", "version", help="Also take this version out of the pool.")
-def cancel(node_id: str, version: str | None) -> None:
-    """Disarm every armed version of NODE_ID."""
-    cancelled = _with_library(lambda app: app.node_left(node_id, version))
+@click.option("--version", "version", help="Cancel exactly this version, no other.")
+def cancel(node_id: str, version: str | None) -> int:
+    """Disarm every armed version of NODE_ID.
+
+    Exit code 1 if none was armed.
+    """
+    cancelled = _with_library(lambda app: app.cancel(node_id, version))
     click.echo(f"{cancelled} armed node runs cancelled")
+    return 0 if cancelled else FAILURE
 
 
 @cli.command()
 @click.option("--node", "node_id", help="Dead versions of this node.")
 @click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
 @click.option("--all", "everything", is_flag=True, help="All dead nodes.")
-def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> None:
-    """Arm dead node runs again, due now."""
+def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> int:
+    """Arm dead node runs again, due now.
+
+    Exit code 1 if none was dead.
+    """
     if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
         raise click.UsageError("choose one of --node, --root and --all")
     replayed = _with_library(
@@ -308,6 +315,7 @@ def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) 
         )
     )
     click.echo(f"{replayed} dead node runs armed again")
+    return 0 if replayed else FAILURE
 
 
 @cli.command()

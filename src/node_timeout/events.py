@@ -74,6 +74,8 @@ class NodeLeft:
     """When, by the engine's clock. None: now."""
     known_only: bool = False
     """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
+    only_version: bool = False
+    """Older versions are left alone: someone cancels exactly this one."""
     remember: bool = False
     """Keep it in mind if the ledger does not know the run: its start may come later."""
 

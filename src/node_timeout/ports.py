@@ -195,6 +195,17 @@ class ReplayOrder:
     until: float
     node_id: str | None = None
     root_pipeline_id: str | None = None
+    after: tuple[float, str, str] | None = None
+    """(finished_at, node_id, version) of the last row of the page before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPage:
+    """What one call of `Ledger.replay` armed."""
+
+    due: tuple[DueRun, ...]
+    rest: ReplayOrder | None
+    """The order for the next page; None after the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,8 +311,11 @@ class Ledger(Protocol):
         """Delete at most ``limit`` closed rows of each kind past their retention; how many."""
         ...
 
-    async def replay(self, order: ReplayOrder, now: float, limit: int) -> list[DueRun]:
-        """Arm at most ``limit`` dead rows again, due now, with no attempt used up."""
+    async def replay(self, order: ReplayOrder, now: float, limit: int) -> ReplayPage:
+        """Arm at most ``limit`` dead rows again, due now, with no attempt used up.
+
+        The rows that died first come first. Going on with ``rest`` looks at each dead row once.
+        """
         ...
 
     async def counts(self, now: float) -> LedgerCounts: ...

@@ -44,8 +44,17 @@ class Tracker:
         version leaves the pool also if the ledger does not know it, as when the engine fills the
         pool itself. Raises `LedgerUnavailableError`.
         """
+        cancelled, _ = await self._leave(events)
+        return cancelled
+
+    async def cancel(self, event: NodeLeft) -> int:
+        """As `nodes_left`, but a run that only the pool knew counts too."""
+        return max(await self._leave([event]))
+
+    async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
+        """Return how many runs the ledger has cancelled, and how many have left the pool."""
         if not events:
-            return 0
+            return 0, 0
         disarming = await self._ledger.disarm(events, await self._pool.now())
         metrics.DISARMED.inc(len(disarming.cancelled))
         named = [
@@ -54,13 +63,15 @@ class Tracker:
             if event.version is not None and not event.known_only
         ]
         gone = dict.fromkeys([*disarming.cancelled, *named])
-        leaving = [run for run in gone if run not in disarming.kept]
+        kept = set(disarming.kept)
+        leaving = [run for run in gone if run not in kept]
+        removed = 0
         if leaving:
             try:
-                await self._pool.disarm(leaving)
+                removed = await self._pool.disarm(leaving)
             except PoolUnavailableError as error:
                 self._missed("disarmed", leaving, error)
-        return len(disarming.cancelled)
+        return len(disarming.cancelled), removed
 
     def _missed(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
         metrics.ARM_FAILURES.inc(len(runs))

@@ -1,6 +1,7 @@
 """The contract of the ledger, on PostgreSQL, MariaDB and SQLite."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,58 @@ async def test_disarming_cancels_every_armed_version(ledger: SqlLedger) -> None:
     assert await states(ledger, "a") == {"v1": RunState.CANCELLED, "v2": RunState.CANCELLED}
     assert await states(ledger, "b") == {"v1": RunState.ARMED}
     assert (await ledger.disarm(left([]), NOW)).cancelled == ()
+
+
+@pytest.mark.parametrize("remember", [False, True])
+async def test_each_leaving_of_a_batch_counts_in_any_order(
+    ledger: SqlLedger, remember: bool
+) -> None:
+    for number, order in enumerate(itertools.permutations(["v1", "v2", "v2", "v3"])):
+        node = f"n{number}"
+        await configure(ledger, config(node))
+        for i, version in enumerate(("v1", "v2", "v4")):
+            await ledger.arm(started([run(node, version)], NOW + i), NOW)
+        events = [
+            NodeLeft(node_id=node, version=version, happened_at=NOW + 9, remember=remember)
+            for version in order
+        ]
+        disarming = await ledger.disarm(events, NOW + 10)
+        assert {run(node, "v1"), run(node, "v2")} <= set(disarming.cancelled)
+        found = await states(ledger, node)
+        assert {found["v1"], found["v2"]} == {RunState.CANCELLED}
+        assert ("v3" in found) is remember
+
+
+async def test_a_node_that_left_as_a_newer_version_leaves_nothing_older_armed(
+    ledger: SqlLedger,
+) -> None:
+    await configure(ledger, config("a"), config("b"))
+    for name in ("a", "b"):
+        await ledger.arm(started([run(name, "v1")], NOW), NOW)
+        await ledger.arm(started([run(name, "v2")], NOW + 1), NOW)
+    disarming = await ledger.disarm([*left(["a"], "v2"), *left(["a"], "v1")], NOW + 2)
+    assert set(disarming.cancelled) == {run("a", "v1"), run("a", "v2")}
+    await ledger.disarm([*left(["b"], "v1"), *left(["b"], "v1")], NOW + 2)
+    assert await states(ledger, "b") == {"v1": RunState.CANCELLED, "v2": RunState.ARMED}
+
+
+async def test_exactly_one_version_can_be_cancelled(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"))
+    for i, version in enumerate(("v1", "v2", "v3")):
+        await ledger.arm(started([run("a", version)], NOW + i), NOW)
+
+    async def cancel(version: str) -> tuple[NodeRun, ...]:
+        event = NodeLeft(node_id="a", version=version, only_version=True)
+        return (await ledger.disarm([event], NOW + 10)).cancelled
+
+    assert await cancel("unknown") == ()
+    assert await cancel("v2") == (run("a", "v2"),)
+    assert await cancel("v2") == ()
+    assert await states(ledger, "a") == {
+        "v1": RunState.ARMED,
+        "v2": RunState.CANCELLED,
+        "v3": RunState.ARMED,
+    }
 
 
 async def test_a_resumed_run_has_the_time_it_had_left(ledger: SqlLedger) -> None:
@@ -598,16 +651,44 @@ async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) 
         await ledger.arm(started([run(name)]), NOW)
         await record(ledger, await take(ledger, run(name)), RunState.DEAD)
     assert await ledger.dead() == 3
-    assert await ledger.replay(ReplayOrder(until=NOW + 10), NOW, 10) == [], "they died after that"
-    assert await ledger.replay(ReplayOrder(until=NOW + 99, root_pipeline_id="other"), NOW, 10) == []
-    one = await ledger.replay(ReplayOrder(until=NOW + 99, node_id="b"), NOW + 20, 10)
-    assert one == [DueRun(run=run("b"), due_at=NOW + 20)]
-    assert (
-        len(await ledger.replay(ReplayOrder(until=NOW + 99, root_pipeline_id="root"), NOW, 1)) == 1
-    )
-    assert len(await ledger.replay(ReplayOrder(until=NOW + 99), NOW, 10)) == 1
+
+    async def replay(now: float, limit: int = 10, **which: Any) -> list[str]:
+        page = await ledger.replay(ReplayOrder(**{"until": NOW + 99} | which), now, limit)
+        assert {each.due_at for each in page.due} <= {now}
+        return [each.run.node_id for each in page.due]
+
+    assert await replay(NOW, until=NOW + 10) == [], "they died after that"
+    assert await replay(NOW, root_pipeline_id="other") == []
+    assert await replay(NOW + 20, node_id="b") == ["b"]
+    assert len(await replay(NOW, limit=1, root_pipeline_id="root")) == 1
+    assert len(await replay(NOW)) == 1
     taking = await take(ledger, run("b"), now=NOW + 21)
     assert [node.attempt for node in taking.taken] == [1]
+
+
+async def test_a_replay_looks_at_each_dead_row_once(ledger: SqlLedger) -> None:
+    """Also at those that it must leave alone, and at several that died at the same instant."""
+    names = [f"n{i}" for i in range(10)]
+    rows = [
+        armed_row(run(name), config(name), NOW, NOW)
+        | {"state": RunState.DEAD, "due_at": None, "finished_at": NOW + i // 4}
+        | {"root_pipeline_id": "root" if i % 3 else "other"}
+        for i, name in enumerate(names)
+    ]
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(ledger_table), rows)
+    order: ReplayOrder | None = ReplayOrder(until=NOW + 99, root_pipeline_id="root")
+    replayed: list[str] = []
+    pages = 0
+    while order:
+        page = await ledger.replay(order, NOW + 100, 2)
+        replayed += [due.run.node_id for due in page.due]
+        order, pages = page.rest, pages + 1
+        if order:
+            assert order.after, "it goes on behind what it has seen"
+    assert replayed == [name for i, name in enumerate(names) if i % 3]
+    assert pages == 4
+    assert await ledger.dead() == 4
 
 
 async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:

@@ -105,13 +105,15 @@ def due_runs(limit: int) -> Select[Any]:
     )
 
 
-def is_after(cursor: DueRun) -> ColumnElement[bool]:
-    """(due_at, node_id, version) > cursor, in the form that every planner reads well."""
-    run = cursor.run
+def is_after(instant: Column[float], cursor: tuple[float, str, str]) -> ColumnElement[bool]:
+    """(instant, node_id, version) > cursor, given that instant >= its first; in the form that every
+    planner reads well.
+    """
+    first, node_id, version = cursor
     return or_(
-        ledger.c.due_at > cursor.due_at,
-        ledger.c.node_id > run.node_id,
-        and_(ledger.c.node_id == run.node_id, ledger.c.version > run.version),
+        instant > first,
+        ledger.c.node_id > node_id,
+        and_(ledger.c.node_id == node_id, ledger.c.version > version),
     )
 
 

@@ -71,7 +71,7 @@ class LedgerTracking(LedgerConfigs):
         self, connection: AsyncConnection, events: Sequence[NodeStarted], now: float
     ) -> list[DueRun]:
         first: dict[NodeRun, NodeStarted] = {}
-        for event in events:
+        for event in sorted(events, key=lambda event: event.started_at(now)):
             first.setdefault(event.run, event)
         armed: list[DueRun] = []
         for chunk in chunks([first[run] for run in in_order(first)]):
@@ -199,48 +199,36 @@ class LedgerTracking(LedgerConfigs):
     async def disarm(
         self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
     ) -> Disarming:
-        left: dict[str, NodeLeft] = {}
-        for event in sorted(events, key=lambda event: event.left_at(now)):
-            left[event.node_id] = event
+        by_node: dict[str, list[NodeLeft]] = {}
+        for event in events:
+            by_node.setdefault(event.node_id, []).append(event)
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
-        for chunk in chunks(sorted(left)):
-            named = {node_id: run for node_id in chunk if (run := _run_of(left[node_id]))}
-            found = await connection.execute(
-                select(ledger.c.node_id, *_RUN_COLUMNS)
-                .where(
-                    self._keys.among(ledger.c.node_id, chunk),
-                    or_(
-                        ledger.c.state == RunState.ARMED,
-                        and_(ledger.c.state == RunState.EXECUTING, ledger.c.deadline > now),
-                        self._keys.among(ledger.c.version, (run.version for run in named.values())),
-                    ),
-                )
-                .order_by(ledger.c.node_id, ledger.c.version)
-                .with_for_update()
-            )
-            rows = by_run(found)
-            unknown = [
-                run for run in named.values() if run not in rows and left[run.node_id].remember
-            ]
-            if unknown:
-                left_rows = [_left_row(run, left[run.node_id].left_at(now)) for run in unknown]
+        for chunk in chunks(sorted(by_node)):
+            left = [event for node_id in chunk for event in by_node[node_id]]
+            named = in_order(run for event in left if (run := _run_of(event)))
+            rows = await self._leaving_rows(connection, chunk, named, now)
+            remembered = _remembered(left, rows, now)
+            if remembered:
+                left_rows = [_left_row(run, instant) for run, instant in remembered.items()]
                 await connection.execute(self._insert(ledger), left_rows)
                 # A start that was being written meanwhile has a row of its own by now.
-                rows |= await self._locked(connection, unknown)
+                rows |= await self._locked(connection, remembered)
             leaving: dict[bool, dict[NodeRun, float]] = {False: {}, True: {}}
             for run, row in rows.items():
-                event = left[run.node_id]
-                instant = event.left_at(now)
-                named_run = named.get(run.node_id)
-                again = row.state == RunState.CANCELLED and run == named_run
-                if again and row.finished_at < instant:
-                    leaving[False][run] = instant  # it has left once more
+                node_events = by_node[run.node_id]
+                if row.state == RunState.CANCELLED:
+                    again = [e.left_at(now) for e in node_events if _run_of(e) == run]
+                    if again and row.finished_at < max(again):
+                        leaving[False][run] = max(again)  # it has left once more
                 taken_ahead = row.state == RunState.EXECUTING and row.deadline > now
                 if row.state != RunState.ARMED and not taken_ahead:
                     continue
-                if _is_over(row, event, rows.get(named_run) if named_run else None, now):
-                    leaving[taken_ahead][run] = instant
+                over = [event for event in node_events if _is_over(run, row, event, rows, now)]
+                if over:
+                    # The event that names the run knows best when it left.
+                    own = [event for event in over if _run_of(event) == run] or over
+                    leaving[taken_ahead][run] = max(event.left_at(now) for event in own)
                     cancelled.append(run)
                 else:
                     kept.append(run)
@@ -249,6 +237,29 @@ class LedgerTracking(LedgerConfigs):
             # what it records is what happened.
             await self._cancel(connection, leaving[True])
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    async def _leaving_rows(
+        self,
+        connection: AsyncConnection,
+        node_ids: Sequence[str],
+        named: Sequence[NodeRun],
+        now: float,
+    ) -> dict[NodeRun, Any]:
+        """The rows of these nodes that a leaving may concern: armed, taken ahead, or named."""
+        found = await connection.execute(
+            select(ledger.c.node_id, *_RUN_COLUMNS)
+            .where(
+                self._keys.among(ledger.c.node_id, node_ids),
+                or_(
+                    ledger.c.state == RunState.ARMED,
+                    and_(ledger.c.state == RunState.EXECUTING, ledger.c.deadline > now),
+                    self._keys.among(ledger.c.version, (run.version for run in named)),
+                ),
+            )
+            .order_by(ledger.c.node_id, ledger.c.version)
+            .with_for_update()
+        )
+        return by_run(found)
 
     async def _cancel(
         self, connection: AsyncConnection, instants: Mapping[NodeRun, float], **values: None
@@ -312,17 +323,35 @@ def _run_of(event: NodeLeft) -> NodeRun | None:
     return NodeRun(node_id=event.node_id, version=event.version)
 
 
-def _is_over(row: Any, event: NodeLeft, named: Any, now: float) -> bool:
-    """Whether an armed row is what left, or older; ``named`` is the row that the event names, if
-    there is one.
+def _remembered(
+    events: Sequence[NodeLeft], rows: Mapping[NodeRun, Any], now: float
+) -> dict[NodeRun, float]:
+    """The runs without a row whose leaving must be remembered, and when they last left."""
+    instants: dict[NodeRun, float] = {}
+    for event in events:
+        run = _run_of(event)
+        if run is not None and run not in rows and event.remember:
+            instants[run] = max(event.left_at(now), instants.get(run, 0.0))
+    return instants
+
+
+def _is_over(
+    run: NodeRun, row: Any, event: NodeLeft, rows: Mapping[NodeRun, Any], now: float
+) -> bool:
+    """True if this armed run is the one that left, or an older one; ``rows`` has the run that the
+    event names, if the ledger knows it.
     """
+    named = _run_of(event)
+    if event.only_version:
+        return named == run
     if row.started_at is None:
         return True
-    if event.version in (None, row.version):
+    if named in (None, run):
         # Without an instant someone says so now, whatever an engine's clock said before.
         return event.happened_at is None or bool(row.started_at <= event.happened_at)
-    if named is not None and named.started_at is not None:
-        return bool(row.started_at < named.started_at)
+    named_row = rows.get(named)
+    if named_row is not None and named_row.started_at is not None:
+        return bool(row.started_at < named_row.started_at)
     # Which version came first is told by instants alone, and those of two hosts may disagree.
     tolerance = 0.0 if event.happened_at is None else SKEW_SECONDS
     return bool(row.started_at < event.left_at(now) - tolerance)

@@ -5,6 +5,7 @@ Here is what the reconciler and operators do with rows; configs are in `ledger_c
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import and_, case, delete, func, select
 from sqlalchemy import update as sql_update
@@ -24,7 +25,7 @@ from node_timeout.adapters.ledger_rows import (
 from node_timeout.adapters.ledger_tracking import LedgerTracking
 from node_timeout.adapters.tables import ledger
 from node_timeout.node import DueRun, NodeRun, RunState
-from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, Retention
+from node_timeout.ports import LedgerCounts, LedgerRow, ReplayOrder, ReplayPage, Retention
 
 HOUR = 3600.0
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
@@ -45,7 +46,8 @@ class SqlLedger(LedgerTracking, LedgerHandling):
         if until is not None:
             query = query.where(ledger.c.due_at <= until)
         if after is not None:
-            query = query.where(ledger.c.due_at >= after.due_at, is_after(after))
+            cursor = (after.due_at, after.run.node_id, after.run.version)
+            query = query.where(ledger.c.due_at >= after.due_at, is_after(ledger.c.due_at, cursor))
         return [due_of(row) for row in await connection.execute(query)]
 
     @transaction
@@ -99,26 +101,31 @@ class SqlLedger(LedgerTracking, LedgerHandling):
     @transaction
     async def replay(
         self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
-    ) -> list[DueRun]:
-        query = select(ledger.c.node_id, ledger.c.version).where(
+    ) -> ReplayPage:
+        key = (ledger.c.finished_at, ledger.c.node_id, ledger.c.version)
+        query = select(*key).where(
             ledger.c.state == RunState.DEAD, ledger.c.finished_at <= order.until
         )
         if order.node_id is not None:
             query = query.where(ledger.c.node_id == order.node_id)
         if order.root_pipeline_id is not None:
             query = query.where(ledger.c.root_pipeline_id == order.root_pipeline_id)
-        query = query.order_by(ledger.c.node_id, ledger.c.version).limit(limit).with_for_update()
-        runs = [
-            NodeRun(node_id=row.node_id, version=row.version)
-            for row in await connection.execute(query)
-        ]
+        if order.after is not None:
+            query = query.where(
+                ledger.c.finished_at >= order.after[0], is_after(ledger.c.finished_at, order.after)
+            )
+        rows = (await connection.execute(query.order_by(*key).limit(limit).with_for_update())).all()
+        runs = [NodeRun(node_id=row.node_id, version=row.version) for row in rows]
         for chunk in chunks(runs):
             await connection.execute(
                 sql_update(ledger)
                 .where(self._keys.of(chunk))
                 .values(state=RunState.ARMED, due_at=now, attempts=0, finished_at=None)
             )
-        return [DueRun(run=run, due_at=now) for run in runs]
+        rest = None
+        if len(rows) == limit:
+            rest = replace(order, after=tuple(rows[-1]))
+        return ReplayPage(due=tuple(DueRun(run=run, due_at=now) for run in runs), rest=rest)
 
     @transaction
     async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:

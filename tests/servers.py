@@ -458,10 +458,11 @@ class PostgresServer(Server):
         self.tools = Path(self.program).resolve().parent
         self.url = self._url("postgres")
 
-    def create_database(self, name: str) -> str:
+    def create_database(self, name: str, *, encoding: str = "UTF8") -> str:
         """Create a database and return its URL."""
         psql = [str(self.tools / "psql"), "-X", "-q", self.url]
-        self._run(*psql, "-c", f'CREATE DATABASE "{name}"')
+        options = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        self._run(*psql, "-c", f'CREATE DATABASE "{name}" {options}')
         return self._url(name)
 
     def _url(self, database: str) -> str:

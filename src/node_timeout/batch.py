@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from node_timeout import message, metrics
-from node_timeout.errors import PoolUnavailableError, TemporaryError
-from node_timeout.node import DueRun, NodeRun, Outcome, RunState
-from node_timeout.ports import Delivery, Exchange, Ledger, Pool, Taking
-from node_timeout.service import Backoff, Health, until_available
-from node_timeout.striker import Limits, Striker, ids_of, log_outcome
+from node_timeout.dead_letters import DeadLetters
+from node_timeout.errors import LedgerError, TemporaryError
+from node_timeout.message import Unreadable
+from node_timeout.node import DueRun, NodeRun, Outcome
+from node_timeout.ports import Delivery, Exchange, Ledger, Pool
+from node_timeout.recorder import Recorder, Taken, WorkReport
+from node_timeout.service import until_available
+from node_timeout.striker import Limits, Striker, log_outcome
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-RECORD_EVERY_SECONDS = 0.05
 
 
 class _StoppedError(Exception):
@@ -51,19 +52,6 @@ class Routes:
         return self.handle_queues.get(action or "", self.handle_queue)
 
 
-@dataclass(slots=True, kw_only=True)
-class WorkReport:
-    """What became of one batch, in node runs."""
-
-    received: int = 0
-    unreadable: int = 0
-    forwarded: int = 0
-    later: int = 0
-    dropped: int = 0
-    late: int = 0
-    outcomes: dict[RunState, int] = field(default_factory=dict)
-
-
 class BatchHandler:
     """Deals with batches of messages, any number at once."""
 
@@ -83,13 +71,8 @@ class BatchHandler:
         self._striker = striker
         self._routes = routes
         self._limits = limits
-        self._must_end = asyncio.Event()
-        self.health = Health(name="worker")
-        """Told of outages; whoever runs the worker puts its own here."""
-
-    def end(self) -> None:
-        """Batches put back what has not been dealt with."""
-        self._must_end.set()
+        self.recorder = Recorder(ledger=ledger, pool=pool, limits=limits)
+        self.dead_letters = DeadLetters(exchange, source="queue")
 
     async def handle(
         self,
@@ -99,18 +82,22 @@ class BatchHandler:
     ) -> WorkReport:
         """Deal with messages, through outages; if stopped in one, they go back to their queues.
 
-        ``prepared`` is called once the strategies have been started, or will not be.
+        ``prepared`` is called once the strategies have been started, or will not be. What cannot
+        be read or stored is put aside when the rest is done.
         """
         report = WorkReport()
         try:
             try:
-                read = await self._insist(lambda: self._read(deliveries, report), stop)
-                here = await self._insist(lambda: self._forward(read, report), stop)
-                taking, started = await self._insist(lambda: self._take(here, report), stop)
-                strikes = await self._strike_all(taking, started)
+                read = _read(deliveries)
+                report.received = len(read.due)
+                here = await self._forward(read, stop, report)
+                takings = await self._take_all(here, read, stop, report)
+                strikes = [(await self._strike_all(each), each) for each in takings]
             finally:
                 prepared(report)
-            await self._record_all(strikes, taking.lease, started, report)
+            await _together(
+                self.recorder.record_all(running, taken, report) for running, taken in strikes
+            )
         except _StoppedError:
             await _each(deliveries, lambda delivery: delivery.requeue())
         except Exception:
@@ -118,7 +105,12 @@ class BatchHandler:
             await _each(deliveries, lambda delivery: delivery.requeue())
             raise
         else:
-            await _each(deliveries, lambda delivery: delivery.ack())
+            for delivery in deliveries:
+                if letters := read.unreadable.get(delivery):
+                    report.unreadable += len(letters)
+                    self.dead_letters.put(delivery, letters)
+                else:
+                    await delivery.ack()
         return report
 
     async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
@@ -126,86 +118,70 @@ class BatchHandler:
         try:
             return await step()
         except TemporaryError as error:
-            self.health.failed(error)
-        value = await until_available(step, stop=stop, health=self.health)
+            self.recorder.health.failed(error)
+        value = await until_available(step, stop=stop, health=self.recorder.health)
         if value is None:
             raise _StoppedError
         return value
 
-    async def _read(
-        self, deliveries: Sequence[Delivery], report: WorkReport
-    ) -> dict[NodeRun, tuple[DueRun, str]]:
-        """The node runs of the messages with the queue each came from, every run once."""
-        read: dict[NodeRun, tuple[DueRun, str]] = {}
-        report.received = report.unreadable = 0
-        for delivery in deliveries:
-            try:
-                due, unreadable = message.decode(delivery.body)
-            except Exception as error:  # noqa: BLE001 - it is this message's own fault
-                due = []
-                unreadable = [message.Unreadable(body=delivery.body, reason=str(error))]
-            for bad in unreadable:
-                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
-                metrics.UNREADABLE.labels("queue").inc()
-                await self._exchange.dead_letter(bad.body, bad.reason)
-            report.received += len(due)
-            report.unreadable += len(unreadable)
-            read.update((each.run, (each, delivery.queue)) for each in due)
-        return read
-
     async def _forward(
-        self, read: Mapping[NodeRun, tuple[DueRun, str]], report: WorkReport
+        self, read: "_Read", stop: asyncio.Event, report: WorkReport
     ) -> list[DueRun]:
         """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
-        here: list[DueRun] = []
-        onward: list[tuple[DueRun, str]] = []
-        dispatched = [
-            due.run for due, queue in read.values() if queue == self._routes.dispatch_queue
-        ]
+        dispatch_queue = self._routes.dispatch_queue
+        dispatched = [run for run, (_, at) in read.due.items() if at.queue == dispatch_queue]
         actions: dict[NodeRun, str] = {}
         if dispatched and self._routes.handle_queues:
-            actions = await self._ledger.actions(dispatched)
-        for due, queue in read.values():
+            actions = await self._insist(lambda: self._ledger.actions(dispatched), stop)
+        here: list[DueRun] = []
+        onward: dict[NodeRun, tuple[DueRun, str]] = {}
+        for due, delivery in read.due.values():
             target = None
-            if queue == self._routes.dispatch_queue:
+            if delivery.queue == dispatch_queue:
                 target = self._routes.target(actions.get(due.run))
-            if target in (None, queue):
+            if target in (None, delivery.queue):
                 here.append(due)
             else:
-                onward.append((due, target))
-        await asyncio.gather(*(self._send(due, target) for due, target in onward))
-        report.forwarded += len(onward)
+                onward[due.run] = (due, target)
+        report.forwarded = len(onward)
+        await self._insist(lambda: self._send_on(onward), stop)
         return here
+
+    async def _send_on(self, onward: dict[NodeRun, tuple[DueRun, str]]) -> bool:
+        """Those that are safe leave the list: a repeated call sends only the others."""
+
+        async def send(due: DueRun, queue: str) -> None:
+            await self._send(due, queue)
+            del onward[due.run]
+
+        await _together(send(due, queue) for due, queue in list(onward.values()))
+        return True
 
     async def _send(self, due: DueRun, queue: str) -> None:
         await self._exchange.publish(queue, message.encode([due]), self._limits.strategy_timeout)
         metrics.FORWARDED.labels(queue).inc()
 
-    async def _rearm(self, due: Sequence[DueRun]) -> None:
-        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended.
-
-        A run that is not at its first try is not taken ahead. Scanners claim ahead all the same, so
-        the pool has it as much later.
-        """
+    async def _take_all(
+        self, due: Sequence[DueRun], read: "_Read", stop: asyncio.Event, report: WorkReport
+    ) -> list[Taken]:
+        """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable."""
         if not due:
-            return
-        ahead = self._limits.dispatch_ahead
+            return []
         try:
-            await self._pool.rearm(
-                [DueRun(run=each.run, due_at=each.due_at + ahead) for each in due]
-            )
-        except PoolUnavailableError as error:
-            logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
+            return [await self._insist(lambda: self._take(due, report), stop)]
+        except LedgerError as error:
+            if len(due) == 1:
+                read.refuse(due[0], str(error))
+                return []
+        half = len(due) // 2
+        return [
+            *await self._take_all(due[:half], read, stop, report),
+            *await self._take_all(due[half:], read, stop, report),
+        ]
 
-    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> tuple[Taking, float]:
-        """Take the ledger rows; put back into the pool what is not for now.
-
-        Also return the instant, on the monotonic clock, from which the lease counts.
-        """
+    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taken:
+        """Take the ledger rows; put back into the pool what is not for now."""
         started = time.monotonic()
-        if not due:
-            nothing = Taking(taken=(), lease=0.0, later=(), dropped={}, given_up=(), stolen=0)
-            return nothing, started
         taking = await self._ledger.take(
             due,
             now=await self._pool.now(),
@@ -221,91 +197,62 @@ class BatchHandler:
             log_outcome(outcome)
         report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
         report.later += len(taking.later)
-        await self._rearm(taking.later)
-        return taking, started
+        await self.recorder.rearm(taking.later)
+        return Taken(
+            nodes=taking.taken,
+            lease=taking.lease,
+            lease_ends=started + self._limits.lease_seconds,
+        )
 
-    async def _strike_all(
-        self, taking: Taking, started: float
-    ) -> set[asyncio.Task[Outcome | None]]:
+    async def _strike_all(self, taken: Taken) -> set[asyncio.Task[Outcome | None]]:
         """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
         # A strategy that starts later than this could outlive its row's lease.
-        start_before = started + self._limits.lease_seconds - self._limits.strategy_timeout - 1
+        start_before = taken.lease_ends - self._limits.strategy_timeout - 1
         passed = await self._pool.passed()
         strikes: set[asyncio.Task[Outcome | None]] = set()
-        for node in sorted(taking.taken, key=lambda node: node.deadline):
-            # Not knowing the time: it was claimed by Redis's clock, no more than so long ahead.
+        for node in sorted(taken.nodes, key=lambda node: node.deadline):
+            # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
             if early > 0:
-                strike = self._striker.begin_later(node, start_before, taking.lease, early)
+                strike = self._striker.begin_later(node, start_before, taken.lease, early)
             else:
                 strike = self._striker.begin(node, start_before)
             strikes.add(strike)
         return strikes
 
-    async def _record_all(
-        self,
-        running: set[asyncio.Task[Outcome | None]],
-        lease: float,
-        started: float,
-        report: WorkReport,
-    ) -> None:
-        """Record the outcomes in groups as they come."""
-        try:
-            while running:
-                done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
-                if self._must_end.is_set():
-                    for task in running:
-                        task.cancel()
-                outcomes = [outcome for task in done if (outcome := task.result())]
-                if outcomes:
-                    lease_ends = started + self._limits.lease_seconds
-                    await self._record(outcomes, lease, lease_ends, report)
-        finally:
-            for task in running:
-                task.cancel()
 
-    async def _record(
-        self, outcomes: Sequence[Outcome], lease: float, lease_ends: float, report: WorkReport
-    ) -> None:
-        """Write outcomes while the lease holds, whatever the database does in between."""
-        backoff = Backoff()
-        while True:
-            now = await self._pool.now()
-            try:
-                recorded = await self._ledger.record(outcomes, lease=lease, now=now)
-                break
-            except TemporaryError as error:
-                self.health.failed(error)
-                if time.monotonic() > lease_ends:
-                    raise
-            await asyncio.sleep(max(0.02, backoff.seconds(self.health.failures)))
-        if self.health.failures:
-            self.health.succeeded()
-        report.late += len(outcomes) - recorded
-        metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
-        for outcome in outcomes:
-            report.outcomes[outcome.state] = report.outcomes.get(outcome.state, 0) + 1
-            if outcome.due_at is None:
-                metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
-            elif outcome.called:
-                metrics.RETRIES.labels(outcome.node.action).inc()
-        if recorded < len(outcomes):
-            for outcome in outcomes:
-                logger.warning(
-                    "node %s: one of a group of %d results, %d of which came after their lease "
-                    "and were not recorded",
-                    outcome.node.node_id,
-                    len(outcomes),
-                    len(outcomes) - recorded,
-                    extra=ids_of(outcome.node) | {"state": str(outcome.state)},
-                )
-        await self._rearm(
-            [
-                DueRun(run=outcome.node.run, due_at=outcome.due_at)
-                for outcome in outcomes
-                if outcome.due_at is not None
-            ]
-        )
+@dataclass(slots=True)
+class _Read:
+    """What a batch of messages says."""
+
+    due: dict[NodeRun, tuple[DueRun, Delivery]] = field(default_factory=dict)
+    """Every run once, with the message that brought it."""
+    unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
+
+    def refuse(self, due: DueRun, reason: str) -> None:
+        """The ledger cannot hold this run."""
+        letter = Unreadable(body=message.encode([due]), reason=reason)
+        self.unreadable.setdefault(self.due[due.run][1], []).append(letter)
+
+
+def _read(deliveries: Sequence[Delivery]) -> _Read:
+    read = _Read()
+    for delivery in deliveries:
+        try:
+            due, unreadable = message.decode(delivery.body)
+        except Exception as error:  # noqa: BLE001 - it is this message's own fault
+            due, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
+        if unreadable:
+            read.unreadable[delivery] = unreadable
+        read.due.update((each.run, (each, delivery)) for each in due)
+    return read
+
+
+async def _together(work: Iterable[Awaitable[None]]) -> None:
+    """Await all of them, also if one fails; then raise the first failure."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _each(

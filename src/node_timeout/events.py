@@ -100,6 +100,26 @@ def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], li
     return events, unreadable
 
 
+def encode(events: Sequence[Event]) -> bytes:
+    """The message that `decode` reads; an event without an instant gets none."""
+    return json.dumps({"schema": SCHEMA, "events": [_entry(event) for event in events]}).encode()
+
+
+def _entry(event: Event) -> dict[str, Any]:
+    entry: dict[str, Any] = {"node_id": event.node_id, "happened_at": event.happened_at}
+    if isinstance(event, NodeLeft):
+        return {"event": "node_left", **entry, "version": event.version}
+    entry = {"event": "node_running", **entry, "version": event.run.version}
+    if event.config:
+        entry["root_pipeline_id"] = event.config.root_pipeline_id
+        entry["timeout_config"] = {
+            "enable": True,
+            "action": event.config.action,
+            "seconds": event.config.seconds,
+        }
+    return entry
+
+
 def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
     """Split so that each round has one event a node, and a node's events are in order of time."""
     rounds: list[list[Event]] = []

@@ -1,6 +1,7 @@
 """Listener: events queue → tracker. For engines that tell us by message when a node starts or ends.
 
-    read ──▶ dead-letter what is bad ──▶ arm and disarm, a node's events in order of time ──▶ ack
+    read ──▶ arm and disarm, a node's events in order of time ──▶ ack
+      └────▶ what is bad ──▶ dead-letter queue ──▶ ack, beside the others
 
 A batch may come again, whole or in part: arming and disarming twice changes nothing.
 """
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from node_timeout import events, metrics
+from node_timeout.dead_letters import DeadLetters
+from node_timeout.errors import LedgerError
 from node_timeout.events import Event, NodeLeft, NodeStarted
 from node_timeout.message import Unreadable
 from node_timeout.ports import Consumer, Delivery, Exchange, Pool
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 5.0
 MESSAGES_PER_BATCH = 100
+BATCH_BOUNDS = (MESSAGES_PER_BATCH, 1024 * 1024)
+"""How many messages, and bytes together, make a batch at most."""
 EVENTS_PER_CALL = 1000
 """A transaction stays short, however many events a message brings."""
 
@@ -39,8 +44,17 @@ class ListenReport:
 
 @dataclass(slots=True)
 class _Found:
+    """What a batch of messages says."""
+
     events: list[Event] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
+    origins: dict[int, Delivery] = field(default_factory=dict)
+    """The message that brought an event, by the identity of the event."""
+    unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
+
+    def refuse(self, event: Event, reason: str) -> None:
+        """The ledger cannot hold this event."""
+        letter = Unreadable(body=events.encode([event]), reason=reason)
+        self.unreadable.setdefault(self.origins[id(event)], []).append(letter)
 
 
 class Listener:
@@ -55,53 +69,92 @@ class Listener:
         self._queue = queue
         self._rules = rules
         self._health = Health(name="listener")
+        self._dead_letters = DeadLetters(exchange, source="events")
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Listen until stopped; a batch begun is finished, or goes back in an outage."""
         self._health = health
 
         async def step() -> None:
-            async with self._exchange.consume({self._queue: 2 * MESSAGES_PER_BATCH}) as consumer:
+            async with self._exchange.consume({self._queue: self._prefetch()}) as consumer:
                 health.succeeded()
-                await self._consume(consumer, stop)
-                await consumer.stop()
-                await self._finish(consumer)
+                try:
+                    await self._consume(consumer, stop)
+                    await consumer.stop()
+                    await self._finish(consumer)
+                finally:
+                    await self._dead_letters.give_back()
 
         await repeat(step, stop=stop, health=health)
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            deliveries = await unless_stopped(consumer.get(MESSAGES_PER_BATCH), stop)
+            deliveries = await unless_stopped(consumer.get(*BATCH_BOUNDS), stop)
             if deliveries is not None:
                 await self.handle(deliveries, stop)
+                await consumer.resize({self._queue: self._prefetch()})
 
     async def _finish(self, consumer: Consumer) -> None:
         """Deal also with what had come before the stop; in an outage it goes back."""
         time_is_up = asyncio.Event()
         timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, time_is_up.set)
         try:
-            while deliveries := await consumer.get(MESSAGES_PER_BATCH):
+            while deliveries := await consumer.get(*BATCH_BOUNDS):
                 await self.handle(deliveries, time_is_up)
         finally:
             timer.cancel()
 
     async def once(self, consumer: Consumer) -> ListenReport:
         """Wait for one batch of messages and deal with it."""
-        return await self.handle(await consumer.get(MESSAGES_PER_BATCH), asyncio.Event())
+        report = await self.handle(await consumer.get(*BATCH_BOUNDS), asyncio.Event())
+        await self._dead_letters.settled()
+        return report
+
+    def _prefetch(self) -> int:
+        return 2 * MESSAGES_PER_BATCH + self._dead_letters.beside()
 
     async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> ListenReport:
-        """Deal with messages, through outages; if stopped in one, they go back to the queue."""
+        """Deal with messages, through outages; if stopped in one, they go back to the queue.
+
+        What cannot be read or stored is put aside when the rest is done.
+        """
         report = ListenReport()
-        found = await self._read(deliveries, report)
-        done = await self._insist(lambda: self._dead_letter(found.unreadable), stop)
+        found = await self._read(deliveries)
+        report.received = len(found.events)
+        done = True
         for round_of_events in events.in_rounds(found.events):
             for start in range(0, len(round_of_events), EVENTS_PER_CALL):
                 some = round_of_events[start : start + EVENTS_PER_CALL]
-                done = done and await self._insist(partial(self._track, some, report), stop)
+                done = done and await self._track_all(some, found, stop, report)
         for delivery in deliveries:
-            await (delivery.ack() if done else delivery.requeue())
+            letters = found.unreadable.get(delivery)
+            if not done:
+                await delivery.requeue()
+            elif letters:
+                report.unreadable += len(letters)
+                self._dead_letters.put(delivery, letters)
+            else:
+                await delivery.ack()
         metrics.EVENTS.inc(report.received)
         return report
+
+    async def _track_all(
+        self, some: Sequence[Event], found: "_Found", stop: asyncio.Event, report: ListenReport
+    ) -> bool:
+        """Track events, all at once if it can be; what the ledger refuses is unreadable.
+
+        False if the listener stops before.
+        """
+        try:
+            return await self._insist(partial(self._track, some, report), stop)
+        except LedgerError as error:
+            if len(some) == 1:
+                found.refuse(some[0], str(error))
+                return True
+        half = len(some) // 2
+        return await self._track_all(some[:half], found, stop, report) and await self._track_all(
+            some[half:], found, stop, report
+        )
 
     async def _insist(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """Repeat a step until no outage stops it; False if the listener stops before."""
@@ -112,7 +165,7 @@ class Listener:
 
         return bool(await until_available(steps, stop=stop, health=self._health))
 
-    async def _read(self, deliveries: Sequence[Delivery], report: ListenReport) -> _Found:
+    async def _read(self, deliveries: Sequence[Delivery]) -> "_Found":
         found = _Found()
         now = await self._pool.now()
         for delivery in deliveries:
@@ -120,22 +173,16 @@ class Listener:
                 read, unreadable = events.decode(delivery.body, self._rules, now)
             except Exception as error:  # noqa: BLE001 - it is this message's own fault
                 read, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
+            found.origins |= {id(event): delivery for event in read}
             found.events += read
-            found.unreadable += unreadable
-            for bad in unreadable:
-                logger.error("a message of queue %s: %s", delivery.queue, bad.reason)
-        report.received, report.unreadable = len(found.events), len(found.unreadable)
-        metrics.UNREADABLE.labels("events").inc(report.unreadable)
+            if unreadable:
+                found.unreadable[delivery] = unreadable
         return found
-
-    async def _dead_letter(self, unreadable: list[Unreadable]) -> None:
-        """Those that are safe leave the list: a repeated call goes on behind them."""
-        while unreadable:
-            await self._exchange.dead_letter(unreadable[0].body, unreadable[0].reason)
-            del unreadable[0]
 
     async def _track(self, some: Sequence[Event], report: ListenReport) -> None:
         started = [event for event in some if isinstance(event, NodeStarted)]
         left = [event for event in some if isinstance(event, NodeLeft)]
-        report.armed += await self._tracker.nodes_started(started)
-        report.disarmed += await self._tracker.nodes_left(left)
+        armed = await self._tracker.nodes_started(started)
+        disarmed = await self._tracker.nodes_left(left)
+        report.armed += armed
+        report.disarmed += disarmed

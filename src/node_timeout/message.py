@@ -7,6 +7,7 @@ UTF-8 JSON. An unknown schema number is never guessed at.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from node_timeout.errors import InvalidNodeRunError, UnreadableMessageError
@@ -68,6 +69,13 @@ def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
     if len(entries) > MAX_ENTRIES:
         raise UnreadableMessageError(f"{len(entries)} {key}, at most {MAX_ENTRIES} are read")
     return entries
+
+
+def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
+    """How many messages of these sizes, the first always, come within ``max_bytes`` together."""
+    if max_bytes is None:
+        return len(sizes)
+    return max(1, sum(total <= max_bytes for total in accumulate(sizes))) if sizes else 0
 
 
 def _due_run(entry: Any) -> DueRun:

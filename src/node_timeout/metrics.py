@@ -25,6 +25,12 @@ UNREADABLE = Counter(
     "node_timeout_unreadable", "Pool members and messages sent to the dead-letter queue", ["source"]
 )
 
+DEAD_LETTER_FAILURES = Counter(
+    "node_timeout_dead_letter_failures",
+    "Tries that the dead-letter queue refused or did not confirm",
+    ["source"],
+)
+
 OUTCOMES = Counter("node_timeout_outcomes", "Node runs dealt with", ["action", "state"])
 DROPPED = Counter(
     "node_timeout_dropped", "Dispatched node runs that were closed already", ["state"]

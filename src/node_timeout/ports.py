@@ -345,8 +345,9 @@ class Delivery(Protocol):
 
 
 class Consumer(Protocol):
-    async def get(self, limit: int) -> list[Delivery]:
-        """Wait for a delivery; return it with those that are already here, ``limit`` at most.
+    async def get(self, limit: int, max_bytes: int | None = None) -> list[Delivery]:
+        """Wait for a delivery; return it with those that are already here, ``limit`` at most, and
+        all but the first within ``max_bytes`` together.
 
         None means that it is stopped and all are handed out. Being cancelled loses none.
         """

@@ -13,7 +13,7 @@ wait there, and what falls due now is not behind all that is overdue.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from node_timeout.errors import (
     InvalidNodeRunError,
     NotConfirmedError,
     PoolUnavailableError,
+    TemporaryError,
 )
 from node_timeout.node import DueRun, NodeRun
 from node_timeout.ports import Claim, ClaimedMember, Exchange, Shard
@@ -85,7 +86,9 @@ class Scanner:
         self._shutdown_timeout = shutdown_timeout
         self._publishing: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
-        """The last failure of a batch, until one is confirmed again."""
+        """The last failure of a batch, until one is confirmed or none is due."""
+        self._aside: set[asyncio.Task[None]] = set()
+        """What puts aside members that cannot be read."""
         self._room = _Room(exchange, queue)
         self._crowded = 0
         """How often in a row there was no room."""
@@ -107,8 +110,11 @@ class Scanner:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await self._pause(report, stopped)
-            if self._failure:
-                raise self._failure
+            if (failure := self._failure) is not None:
+                if not isinstance(failure, TemporaryError):
+                    self._failure = None  # a bug is told once
+                # It may be raised in each pass until it is over: without the traceback of the last.
+                raise failure.with_traceback(None)
 
         try:
             await repeat(step, stop=stop, health=health)
@@ -128,7 +134,7 @@ class Scanner:
     def _talking(self) -> set[asyncio.Task[Any]]:
         """What waits for the broker. A question that is cut off closes the channel of the rest."""
         asking = self._room.asking
-        return {*self._publishing, asking} if asking else {*self._publishing}
+        return {*self._publishing, *self._aside, *filter(None, [asking])}
 
     async def _pause(self, report: ScanReport, stopped: asyncio.Future[Any]) -> None:
         seconds = self._scan_interval
@@ -173,59 +179,85 @@ class Scanner:
             report.more = len(claim.members) == self._batch_size
             if claim.next_due_at is not None:
                 report.seconds_to_next = claim.next_due_at - claim.now
-            if claim.members:
-                self._room.take()
-                report.claimed += len(claim.members)
-                metrics.CLAIMED.inc(len(claim.members))
-                task = asyncio.create_task(self._dispatch(claim, report))
-                self._publishing.add(task)
-                task.add_done_callback(self._publishing.discard)
+            report.claimed += len(claim.members)
+            metrics.CLAIMED.inc(len(claim.members))
+            self._begin(claim, report)
             if not report.more:
-                return
+                break
+        if not self._publishing and not report.claimed:
+            self._failure = None  # nothing is under way that could fail
 
-    async def _dispatch(self, claim: Claim, report: ScanReport) -> None:
-        due, unreadable = _read(claim.members)
+    def _begin(self, claim: Claim, report: ScanReport) -> None:
+        """Send the claim on its way; what cannot be read is put aside beside it."""
+        members, due, unreadable = _read(claim.members)
+        if due:
+            self._room.take()
+            task = asyncio.create_task(self._dispatch(members, due, claim.lease, report))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+        if unreadable:
+            aside = asyncio.create_task(self._put_aside(unreadable, claim.lease, report))
+            self._aside.add(aside)
+            aside.add_done_callback(self._aside.discard)
+
+    async def _dispatch(
+        self,
+        members: Sequence[ClaimedMember],
+        due: Sequence[DueRun],
+        lease: float,
+        report: ScanReport,
+    ) -> None:
         # Connecting may take as long again; then the members are still ours to finish.
         time_limit = self._lease_seconds / 3
         try:
-            for member, reason in unreadable:
-                await self._dead_letter(member, reason)
-            report.unreadable += len(unreadable)
-            if due:
-                await self._exchange.publish(self._queue, message.encode(due), time_limit)
-                report.published += len(due)
-                metrics.PUBLISHED.inc(len(due))
+            await self._exchange.publish(self._queue, message.encode(due), time_limit)
+            report.published += len(due)
+            metrics.PUBLISHED.inc(len(due))
             self._failure = None
-            names = [claimed.member for claimed in claim.members]
-            finished = await self._shard.finish(names, claim.lease)
+            finished = await self._shard.finish([each.member for each in members], lease)
             report.finished += finished
         except PoolUnavailableError as error:
             self._failure = error
         except ExchangeUnavailableError as error:
             self._failure = error
-            report.unconfirmed += len(claim.members)
-            metrics.UNCONFIRMED.inc(len(claim.members))
+            report.unconfirmed += len(due)
+            metrics.UNCONFIRMED.inc(len(due))
             # An unconfirmed message may still arrive: its lease keeps a second one from piling up.
             if not isinstance(error, NotConfirmedError):
-                await self._release(claim)
+                await self._release(members, lease)
         except Exception as error:  # noqa: BLE001 - a bug costs its own batch, and is seen
             self._failure = error
 
-    async def _release(self, claim: Claim) -> None:
+    async def _release(self, members: Sequence[ClaimedMember], lease: float) -> None:
         """Make the members due again, so that they need not wait for the lease to expire.
 
         The broker may have taken the message all the same; the ledger drops the second one.
         """
         try:
-            await self._shard.release(claim.members, claim.lease)
+            await self._shard.release(members, lease)
         except PoolUnavailableError:
-            logger.debug("%d leases are left to expire", len(claim.members))
+            logger.debug("%d leases are left to expire", len(members))
 
-    async def _dead_letter(self, member: str, reason: str) -> None:
-        metrics.UNREADABLE.labels("pool").inc()
-        logger.error("%s; it goes to the dead-letter queue", reason)
-        body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
-        await self._exchange.dead_letter(body, reason)
+    async def _put_aside(
+        self, unreadable: Mapping[str, str], lease: float, report: ScanReport
+    ) -> None:
+        """Dead-letter members; those that are refused come again when their lease expires."""
+        for number, (member, reason) in enumerate(unreadable.items()):
+            body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
+            try:
+                await self._exchange.dead_letter(body, reason)
+                report.finished += await self._shard.finish([member], lease)
+            except TemporaryError as error:
+                metrics.DEAD_LETTER_FAILURES.labels("pool").inc()
+                logger.warning(
+                    "%d pool members that cannot be read stay in the pool: %s",
+                    len(unreadable) - number,
+                    error,
+                )
+                return
+            report.unreadable += 1
+            metrics.UNREADABLE.labels("pool").inc()
+            logger.error("%s; it is in the dead-letter queue", reason)
 
 
 class _Room:
@@ -258,13 +290,20 @@ class _Room:
         self._taken += 1
 
 
-def _read(members: Sequence[ClaimedMember]) -> tuple[list[DueRun], list[tuple[str, str]]]:
-    """Split into node runs and (member, reason) of those that name none."""
+def _read(
+    claimed: Sequence[ClaimedMember],
+) -> tuple[list[ClaimedMember], list[DueRun], dict[str, str]]:
+    """Split into members that name a node run, these runs, and the others with the reason."""
+    members: list[ClaimedMember] = []
     due: list[DueRun] = []
-    unreadable: list[tuple[str, str]] = []
-    for claimed in members:
+    unreadable: dict[str, str] = {}
+    for each in claimed:
         try:
-            due.append(DueRun(run=NodeRun.parse(claimed.member), due_at=claimed.deadline))
+            run = NodeRun.parse(each.member)
         except InvalidNodeRunError as error:
-            unreadable.append((claimed.member, str(error)))
-    return due, unreadable
+            unreadable[each.member] = str(error)
+            continue
+        members.append(each)
+        # A score of -inf, which anyone may write, is no instant: it was due long ago.
+        due.append(DueRun(run=run, due_at=max(each.deadline, 0.0)))
+    return members, due, unreadable

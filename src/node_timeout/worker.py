@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from node_timeout.batch import BatchHandler, Routes, WorkReport
+from node_timeout.batch import BatchHandler, Routes
 from node_timeout.breaker import Breaker
 from node_timeout.holder import Holder
 from node_timeout.ports import Consumer, Delivery, Engine, Exchange, Ledger, Pool
+from node_timeout.prefetch import QUIET_SECONDS, Prefetch
+from node_timeout.recorder import WorkReport
 from node_timeout.service import Health, repeat
 from node_timeout.strategy import NodeTimeoutStrategy
 from node_timeout.striker import Limits, Striker
@@ -21,9 +23,8 @@ MESSAGES_PER_BATCH = 100
 NODES_PER_SLOT = 4
 """Nodes in a batch, about, for each strategy call at once: more would only wait here, taken from
 others, and be put back when their lease runs low."""
-LARGE_MESSAGES = 8
-"""How many messages to have in hand when each has many nodes: those of a backlog, which must not
-keep what falls due meanwhile waiting."""
+BYTES_PER_NODE = 100
+"""Of a message, about: so a batch is bounded before it is read."""
 PUT_BACK_SECONDS = 5.0
 
 
@@ -51,9 +52,9 @@ class Worker:
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
         """Batches on the way to their strategies."""
-        self._nodes_per_message = 1.0
-        """In the last batch; messages of a moment are much alike."""
-        self._messages_are_large = False
+        self._prefetch = Prefetch(slots=limits.concurrency, nodes_per_batch=self._nodes_per_batch)
+        self._in_hand = 0
+        """Messages of the batches."""
         self._room = asyncio.Event()
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
         self._striker = Striker(
@@ -79,33 +80,30 @@ class Worker:
 
         Batches outlive a lost connection: their messages come again, and the ledger tells.
         """
-        self._handler.health = health
+        self._handler.recorder.health = health
 
         async def step() -> None:
-            async with self._exchange.consume(self._prefetch()) as consumer:
+            async with self._exchange.consume(self._prefetches()) as consumer:
                 health.succeeded()
-                await self._consume(consumer, stop)
-                await self._finish(consumer)
+                try:
+                    await self._consume(consumer, stop)
+                    await self._finish(consumer)
+                finally:
+                    await self._handler.dead_letters.give_back()
 
         await repeat(step, stop=stop, health=health)
         await self._drain(self._limits.shutdown_timeout)
+        await self._handler.dead_letters.give_back()
 
-    def _prefetch(self) -> dict[str, int]:
-        """As many messages as slots, as long as they carry few nodes. Handle messages carry one."""
+    def _prefetches(self) -> dict[str, int]:
+        """By queue. Handle messages carry one node; those whose dead letters wait do not count."""
+        beside = self._handler.dead_letters.beside()
         slots = self._limits.concurrency
-        dispatched = min(slots, LARGE_MESSAGES) if self._messages_are_large else slots
         return {
-            queue: dispatched if queue == self._routes.dispatch_queue else 2 * slots
+            queue: beside
+            + (self._prefetch.messages if queue == self._routes.dispatch_queue else 2 * slots)
             for queue in self._queues
         }
-
-    def _weigh(self, nodes: int, messages: int) -> None:
-        self._nodes_per_message = max(1.0, nodes / messages)
-        in_hand = LARGE_MESSAGES * self._nodes_per_message
-        if in_hand > 2 * self._nodes_per_batch:
-            self._messages_are_large = True
-        elif in_hand < self._nodes_per_batch / 2:
-            self._messages_are_large = False
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
         """Start a batch for whatever has come, as long as there is room.
@@ -116,17 +114,25 @@ class Worker:
         getting: asyncio.Future[list[Delivery]] | None = None
         try:
             while not stop.is_set():
-                await consumer.resize(self._prefetch())
-                # From here to the next look at `stop` there is one wait: what has been got by its
-                # end is dealt with, and what is got later is not taken from the consumer.
+                self._prefetch.have_in_hand(self._in_hand, self._striker.busy)
+                await consumer.resize(self._prefetches())
+                # From here to the next look at `stop` there is one wait: deliveries fetched by its
+                # end are handled, and later ones stay with the consumer.
                 self._room.clear()
                 waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
                 if getting is None and self._has_room():
-                    getting = asyncio.ensure_future(consumer.get(self._messages_per_batch()))
+                    getting = asyncio.ensure_future(consumer.get(*self._batch_bounds()))
                 room: asyncio.Future[Any] = getting or asyncio.ensure_future(self._room.wait())
-                await asyncio.wait({*waiting, room}, return_when=asyncio.FIRST_COMPLETED)
+                is_quiet = self._prefetch.is_raised and not self._batches
+                done, _ = await asyncio.wait(
+                    {*waiting, room},
+                    timeout=QUIET_SECONDS if is_quiet else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if room is not getting:
                     room.cancel()
+                if not done:
+                    self._prefetch.nothing_comes()
                 for batch in [batch for batch in self._batches if batch.done()]:
                     self._batches.remove(batch)
                     batch.result()
@@ -141,8 +147,9 @@ class Worker:
             if getting:
                 getting.cancel()
 
-    def _messages_per_batch(self) -> int:
-        return max(1, min(MESSAGES_PER_BATCH, int(self._nodes_per_batch / self._nodes_per_message)))
+    def _batch_bounds(self) -> tuple[int, int]:
+        """How many messages, and bytes together, `Consumer.get` shall return at most."""
+        return MESSAGES_PER_BATCH, self._nodes_per_batch * BYTES_PER_NODE
 
     def _has_room(self) -> bool:
         return (
@@ -171,7 +178,7 @@ class Worker:
         """Let the batches in flight end; past this time put their nodes back."""
         if self._batches:
             await asyncio.wait(self._batches, timeout=seconds)
-        self._handler.end()
+        self._handler.recorder.end()
         late = {batch for batch in self._batches if not batch.done()}
         if late:
             _, stuck = await asyncio.wait(late, timeout=PUT_BACK_SECONDS)
@@ -181,19 +188,28 @@ class Worker:
         self._batches.clear()
 
     async def once(self, consumer: Consumer) -> WorkReport:
-        """Wait for one batch of messages and deal with it."""
-        deliveries = await consumer.get(MESSAGES_PER_BATCH)
-        return await self._handle(deliveries, asyncio.Event())
+        """Wait for one batch of messages and deal with it; nothing if the consumer is stopped."""
+        deliveries = await consumer.get(*self._batch_bounds())
+        report = await self._handle(deliveries, asyncio.Event())
+        await self._handler.dead_letters.settled()
+        return report
 
     def _handle(
         self, deliveries: Sequence[Delivery], stop: asyncio.Event
     ) -> Coroutine[Any, Any, WorkReport]:
         """The batch counts as in preparation from now on, not from its first step."""
         self._preparing += 1
+        self._in_hand += len(deliveries)
 
         def prepared(report: WorkReport) -> None:
             self._preparing -= 1
-            self._weigh(report.received, len(deliveries))
+            self._prefetch.weigh(report.received, len(deliveries))
             self._room.set()
 
-        return self._handler.handle(deliveries, stop, prepared)
+        async def handle() -> WorkReport:
+            try:
+                return await self._handler.handle(deliveries, stop, prepared)
+            finally:
+                self._in_hand -= len(deliveries)
+
+        return handle()

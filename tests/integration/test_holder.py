@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from node_timeout.batch import WorkReport
 from node_timeout.errors import LedgerUnavailableError
 from node_timeout.node import DueRun, NodeRun, RunState
 from node_timeout.ports import LedgerRow
+from node_timeout.recorder import WorkReport
 from tests.integration.test_worker import Bench, bench
 from tests.support import left, run, wait_until
 
@@ -81,8 +81,7 @@ async def test_a_worker_that_must_end_puts_back_what_it_holds_for_its_deadline(
 ) -> None:
     (due,) = await bench.armed("a", seconds=AHEAD)
     handler = bench.worker(dispatch_ahead=AHEAD)._handler
-    taking, begun = await handler._take([due], WorkReport())
-    strikes = await handler._strike_all(taking, begun)
+    strikes = await handler._strike_all(await handler._take([due], WorkReport()))
     await asyncio.sleep(0)  # they have begun
     for strike in strikes:
         strike.cancel()

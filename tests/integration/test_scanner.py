@@ -406,7 +406,7 @@ async def test_the_broker_is_asked_for_room_while_there_is_some_left(pool: Redis
     await wait_until(lambda: broker.published == MESSAGES_AHEAD)
     _, asked_at = broker.published_when_asked
     assert 0 < asked_at < MESSAGES_AHEAD
-    await broker.take([QUEUE], MESSAGES_AHEAD)
+    await broker.take([QUEUE], MESSAGES_AHEAD, None)
     broker.answers.set()
     await wait_until(lambda: broker.published > MESSAGES_AHEAD)
     stop.set()
@@ -436,3 +436,43 @@ async def test_a_pass_ends_with_the_answer_that_it_has_asked_for(pool: RedisPool
     assert not passing.done()
     broker.answers.set()
     assert (await passing).error is None
+
+
+async def test_health_follows_the_present_not_a_publish_that_failed_once(
+    pool: RedisPool, memory_exchange: MemoryExchange
+) -> None:
+    """Its publish timed out, another scanner took the lease over, nothing is due any more."""
+    await arm(pool, -1, "a")
+    stop = asyncio.Event()
+    failures: list[BaseException] = []
+    depths: list[int] = []
+
+    class Seen(Health):
+        def failed(self, error: BaseException) -> None:
+            failures.append(error)
+            depth = 0
+            traceback = error.__traceback__
+            while traceback:
+                depth, traceback = depth + 1, traceback.tb_next
+            depths.append(depth)
+            super().failed(error)
+
+    seen = Seen(name="scanner")
+    one = scanner(pool, memory_exchange, lease_seconds=0.6, scan_interval=0.02)
+    running = asyncio.create_task(one.run(stop, seen))
+    await wait_until(lambda: failures)
+    await pool.disarm([run("a")])  # what the other one did
+    await wait_until(lambda: seen.ready)
+    assert isinstance(failures[0], NotConfirmedError)
+    assert max(depths) <= 3, "no traceback grows from pass to pass"
+    stop.set()
+    await running
+
+
+async def test_a_member_without_an_instant_was_due_long_ago(
+    pool: RedisPool, redis: Redis, memory_exchange: MemoryExchange, collector: Collector
+) -> None:
+    await redis.zadd("test_pool", {"a_v1": "-inf", "b_v1": -5})
+    report = await scanner(pool, memory_exchange).once()
+    assert report.published == 2
+    assert [each.due_at for each in collector.came] == [0.0, 0.0]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from node_timeout import message
-from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.adapters.memory_exchange import MemoryDelivery, MemoryExchange
 from node_timeout.adapters.rabbit_consumer import RabbitConsumer
 from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.batch import Routes, WorkReport
+from node_timeout.batch import Routes
 from node_timeout.breaker import Breaker
 from node_timeout.errors import (
     EngineUnavailableError,
@@ -24,6 +24,8 @@ from node_timeout.errors import (
     StrategyRefusedError,
 )
 from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.prefetch import FEW
+from node_timeout.recorder import WorkReport
 from node_timeout.service import Backoff, Health
 from node_timeout.strategy import (
     ForcedFailAndSkipStrategy,
@@ -32,7 +34,7 @@ from node_timeout.strategy import (
     StrategyResult,
 )
 from node_timeout.striker import Limits
-from node_timeout.worker import LARGE_MESSAGES, Worker
+from node_timeout.worker import Worker
 from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
 QUEUE = "dispatch"
@@ -95,7 +97,7 @@ class Bench:
 
     async def handle_bodies(self, *bodies: bytes, **limits: Any) -> WorkReport:
         worker = self.worker(**limits)
-        async with self.exchange.consume(worker._prefetch()) as consumer:
+        async with self.exchange.consume(worker._prefetches()) as consumer:
             publishing = [
                 asyncio.create_task(self.exchange.publish(QUEUE, body, 30)) for body in bodies
             ]
@@ -349,7 +351,7 @@ async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) ->
     handlers = {queue: bench.worker(routes=routes, queues=(queue,)) for queue in ("handle", "slow")}
 
     async def consume(worker: Worker) -> WorkReport:
-        async with bench.exchange.consume(worker._prefetch()) as consumer:
+        async with bench.exchange.consume(worker._prefetches()) as consumer:
             return await worker.once(consumer)
 
     working = {queue: asyncio.create_task(consume(each)) for queue, each in handlers.items()}
@@ -461,7 +463,7 @@ async def test_a_worker_takes_few_messages_in_hand_while_they_are_large(
     await publish("first", 1, 30)
     await wait_until(lambda: len(began) == 20)
     await publish("large", 15, 30)
-    await wait_until(lambda: waiting(15 - LARGE_MESSAGES))
+    await wait_until(lambda: waiting(15 - (FEW - 1)))
     gate.set()
     await wait_until(lambda: len(began) == 16 * 30)
     await publish("small", 1, 1)
@@ -472,6 +474,77 @@ async def test_a_worker_takes_few_messages_in_hand_while_they_are_large(
     gate.set()
     stop.set()
     await asyncio.wait_for(running, 10)
+
+
+async def test_the_first_batch_of_a_worker_is_bounded_in_nodes(bench: Bench) -> None:
+    """It cannot know yet that the messages are large."""
+    due = await bench.armed(*(f"n{i}" for i in range(1000)))
+    bodies = [message.encode(due[i : i + 50]) for i in range(0, len(due), 50)]
+    worker = bench.worker(concurrency=20)
+    async with bench.exchange.consume(worker._prefetches()) as consumer:
+        publishing = [
+            asyncio.create_task(bench.exchange.publish(QUEUE, body, 30)) for body in bodies
+        ]
+        await asyncio.sleep(0)
+        received: list[int] = []
+        while sum(received) < 1000:
+            received.append((await worker.once(consumer)).received)
+        await asyncio.gather(*publishing)
+    assert max(received) <= 3 * 80, "four for each strategy at once, about"
+
+
+async def test_a_worker_that_starts_into_a_backlog_leaves_half_of_it_to_others(
+    pool: RedisPool, ledger: SqlLedger, rabbit: RabbitExchange, names: dict[str, str]
+) -> None:
+    bench = Bench(pool, ledger, rabbit)
+    queue = names["dispatch_queue"]
+    gate = asyncio.Event()
+    bench.strategy("gated", lambda _: gate.wait())
+    due = await bench.armed(*(f"n{i}" for i in range(2 * FEW * 10)), action="gated")
+    for i in range(0, len(due), 10):
+        await rabbit.publish(queue, message.encode(due[i : i + 10]), 30)
+    stop = asyncio.Event()
+    worker = bench.worker(routes=Routes(dispatch_queue=queue), queues=(queue,), strategy_timeout=30)
+    running = asyncio.create_task(worker.run(stop, Health(name="worker")))
+    await wait_until(lambda: worker._striker.busy)
+    assert await rabbit.waiting(queue) >= FEW
+    gate.set()
+    await wait_until(lambda: _is_empty(rabbit, queue))
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+
+async def _is_empty(rabbit: RabbitExchange, queue: str) -> bool:
+    return await rabbit.waiting(queue) == 0
+
+
+async def test_a_pass_on_a_stopped_consumer_does_nothing(bench: Bench) -> None:
+    worker = bench.worker()
+    async with bench.exchange.consume(worker._prefetches()) as consumer:
+        await consumer.stop()
+        assert (await worker.once(consumer)).received == 0
+
+
+async def test_what_was_forwarded_before_an_outage_is_not_forwarded_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = Routes(dispatch_queue=QUEUE, handle_queues={"fast": "fast", "slow": "slow"})
+    due = await bench.armed("a", action="fast") + await bench.armed("b", action="slow")
+    sent: list[str] = []
+    refusals = [1, 2]
+
+    async def publish(queue: str, body: bytes, time_limit: float) -> None:
+        if queue == "slow" and refusals:
+            refusals.pop()
+            raise ExchangeUnavailableError("RabbitMQ: no confirm")
+        sent.append(queue)
+
+    handler = bench.worker(routes=routes)._handler
+    delivery = MemoryDelivery(exchange=bench.exchange, queue=QUEUE, body=message.encode(due))
+    monkeypatch.setattr(bench.exchange, "publish", publish)
+    report = await handler.handle([delivery], asyncio.Event(), lambda _: None)
+    assert report.forwarded == 2
+    assert sorted(sent) == ["fast", "slow"]
 
 
 def fail_first(
@@ -508,7 +581,7 @@ async def test_a_result_that_cannot_be_recorded_within_its_lease_goes_back(
     fail_first(monkeypatch, bench.ledger, "record", outage)
     due = await bench.armed("a")
     worker = bench.worker(strategy_timeout=0.01)
-    async with bench.exchange.consume(worker._prefetch()) as consumer:
+    async with bench.exchange.consume(worker._prefetches()) as consumer:
         publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
         await asyncio.sleep(0)
         with pytest.raises(LedgerUnavailableError):

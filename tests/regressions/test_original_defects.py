@@ -293,7 +293,7 @@ async def test_23_the_documented_commands_and_settings_work() -> None:
         amqp_url="amqp://127.0.0.1:1/",
     )
     async with NodeTimeout(settings) as app:
-        assert list(app.worker()._prefetch()) == ["due", "handle"]
+        assert list(app.worker()._prefetches()) == ["due", "handle"]
         assert set(app._worker_services(())) == {"worker", "listener"}
         assert set(app._worker_services(["events"])) == {"listener"}
     documents = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"

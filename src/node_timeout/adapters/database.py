@@ -63,6 +63,11 @@ PLANNER = {
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 RETRIED_MYSQL_CODES = {1205, 1213}
 READ_ONLY_SQLSTATE = "25006"
+# Data exception, integrity constraint violation, syntax error or missing right: whatever comes
+# again will be refused again.
+REFUSED_SQLSTATES = ("22", "23", "42")
+# Text in the wrong character set, too long, out of range, refused by a trigger.
+REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
 
 
 def async_url(url: str) -> URL:
@@ -270,7 +275,7 @@ def translate(error: Exception) -> Exception:
     text = _first_line(getattr(error, "orig", None) or error)
     if isinstance(error, DBAPIError) and _no_such_table(error.orig):
         return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
-    if isinstance(error, IntegrityError | SqlDataError | ProgrammingError):
+    if isinstance(error, IntegrityError | SqlDataError | ProgrammingError) or _is_refused(error):
         return LedgerError(f"database: {text}")
     driver = type(error).__module__.partition(".")[0]
     if isinstance(error, DBAPIError | PoolTimeoutError | OSError | TimeoutError) or driver in {
@@ -281,6 +286,16 @@ def translate(error: Exception) -> Exception:
     }:
         return LedgerUnavailableError(f"database: {text}")
     return error
+
+
+def _is_refused(error: Exception) -> bool:
+    """True if the database, or its driver, refuses what the statement holds."""
+    original = getattr(error, "orig", None)
+    return (
+        isinstance(original or error, UnicodeError)
+        or (_sqlstate(original) or "").startswith(REFUSED_SQLSTATES)
+        or _mysql_code(original) in REFUSED_MYSQL_CODES
+    )
 
 
 def _no_such_table(original: Any) -> bool:

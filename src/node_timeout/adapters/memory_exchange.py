@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from node_timeout.errors import NotConfirmedError
+from node_timeout.message import how_many
 from node_timeout.ports import Delivery
 
 logger = logging.getLogger(__name__)
@@ -61,18 +62,18 @@ class MemoryExchange:
             for delivery in consumer.unsettled:
                 await self.enqueue(delivery)
 
-    async def take(self, queues: list[str], limit: int) -> list["MemoryDelivery"]:
+    async def take(
+        self, queues: list[str], limit: int, max_bytes: int | None
+    ) -> list["MemoryDelivery"]:
         """Wait for messages in any of the queues and take them; without queues there are none."""
         async with self._arrived:
             await self._arrived.wait_for(
                 lambda: not queues or any(self._waiting.get(name) for name in queues)
             )
-            taken: list[MemoryDelivery] = []
-            for name in queues:
-                waiting = self._waiting.get(name, [])
-                room = limit - len(taken)
-                taken += waiting[:room]
-                del waiting[:room]
+            there = [each for name in queues for each in self._waiting.get(name, [])][:limit]
+            taken = there[: how_many([len(each.body) for each in there], max_bytes)]
+            for each in taken:
+                self._waiting[each.queue].remove(each)
             return taken
 
     async def waiting(self, queue: str) -> int:
@@ -90,8 +91,8 @@ class MemoryConsumer:
         self._exchange = exchange
         self._queues = queues
 
-    async def get(self, limit: int) -> list[Delivery]:
-        taken = await self._exchange.take(self._queues, limit)
+    async def get(self, limit: int, max_bytes: int | None = None) -> list[Delivery]:
+        taken = await self._exchange.take(self._queues, limit, max_bytes)
         for delivery in taken:
             self.unsettled.add(delivery)
             delivery.consumer = self

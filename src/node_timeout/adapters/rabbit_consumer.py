@@ -5,6 +5,7 @@ import contextlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from aio_pika.abc import (
@@ -16,6 +17,7 @@ from aio_pika.abc import (
 
 from node_timeout.adapters.rabbit_talk import talking
 from node_timeout.errors import ExchangeUnavailableError
+from node_timeout.message import how_many
 from node_timeout.ports import Delivery
 
 
@@ -81,7 +83,7 @@ class RabbitConsumer:
         if not self._lost.done():
             self._lost.set_exception(ExchangeUnavailableError(f"RabbitMQ: {why}"))
 
-    async def get(self, limit: int) -> list[Delivery]:
+    async def get(self, limit: int, max_bytes: int | None = None) -> list[Delivery]:
         while not self._arrived:
             if self._stopped:
                 return []
@@ -93,7 +95,8 @@ class RabbitConsumer:
                 news.cancel()
             if self._lost.done():
                 await self._lost
-        return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+        count = how_many([len(each.body) for each in islice(self._arrived, limit)], max_bytes)
+        return [self._arrived.popleft() for _ in range(count)]
 
     async def stop(self) -> None:
         for consuming in self._consuming.values():

@@ -96,7 +96,15 @@ class RabbitExchange:
         publisher = await self._ready()
         reason = reason.encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]
         message = _message(body, {REASON_HEADER: reason})
-        await self._send(publisher, publisher.dead, self._dead_queue, message, CONNECT_SECONDS)
+        try:
+            async with talking(CONNECT_SECONDS):
+                exchange = await publisher.dead_exchange(self._exchange_name + DEAD)
+                await exchange.publish(message, self._dead_queue, mandatory=True)
+        except ExchangeUnavailableError as error:
+            # Only its own channel may be unsound now, see `_send`; who publishes batches goes on.
+            publisher.declared = publisher.declared and not _is_returned(error)
+            await publisher.close_dead_channel()
+            raise
 
     async def _send(
         self,
@@ -110,8 +118,8 @@ class RabbitExchange:
             async with talking(time_limit):
                 await exchange.publish(message, queue, mandatory=True)
         except ExchangeUnavailableError as error:
-            if isinstance(error.__cause__, PublishError):
-                # Returned: the channel is sound, the queue may be gone.
+            if _is_returned(error):
+                # The channel is sound, the queue may be gone.
                 publisher.declared = False
             else:
                 # A channel that first published to a queue while that had no leader is nacked
@@ -181,9 +189,7 @@ class RabbitExchange:
         dead_exchange = self._exchange_name + DEAD
         what = f"exchange {dead_exchange!r}"
         try:
-            publisher.dead = await channel.declare_exchange(
-                dead_exchange, kind.FANOUT, durable=True
-            )
+            dead = await channel.declare_exchange(dead_exchange, kind.FANOUT, durable=True)
             what = f"exchange {self._exchange_name!r}"
             publisher.exchange = await channel.declare_exchange(
                 self._exchange_name, kind.DIRECT, durable=True
@@ -193,7 +199,7 @@ class RabbitExchange:
             dead_queue = await channel.declare_queue(
                 self._dead_queue, durable=True, arguments=arguments
             )
-            await dead_queue.bind(publisher.dead)
+            await dead_queue.bind(dead)
             arguments["x-dead-letter-exchange"] = dead_exchange
             for name in self._queues:
                 what = f"queue {name!r}"
@@ -251,13 +257,35 @@ class _Publisher:
     """An open connection to publish on."""
 
     exchange: AbstractExchange
-    dead: AbstractExchange
 
     def __init__(self, url: str, connection: AbstractConnection, channel: AbstractChannel) -> None:
         self.url = url
         self.connection = connection
         self.channel = channel
         self.declared = False
+        self._dead_channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+
+    async def dead_exchange(self, name: str) -> AbstractExchange:
+        """The exchange of the dead letters, on a channel of its own."""
+        async with self._opening:
+            if self._dead_channel is None or self._dead_channel.is_closed:
+                self._dead_channel = await self.connection.channel(
+                    publisher_confirms=True, on_return_raises=True
+                )
+            return await self._dead_channel.get_exchange(name, ensure=False)
+
+    async def close_dead_channel(self) -> None:
+        channel, self._dead_channel = self._dead_channel, None
+        if channel is not None:
+            with contextlib.suppress(ExchangeUnavailableError):
+                async with talking():
+                    await channel.close()
+
+
+def _is_returned(error: ExchangeUnavailableError) -> bool:
+    """True if the broker has returned a message that no queue would take."""
+    return isinstance(error.__cause__, PublishError)
 
 
 def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:

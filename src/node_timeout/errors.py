@@ -66,7 +66,7 @@ class TemporaryError(NodeTimeoutError):
     def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        """The next try should wait this long at least, seconds."""
+        """The next try should wait this long at least, seconds; a year at most is heeded."""
 
 
 class PoolUnavailableError(TemporaryError):

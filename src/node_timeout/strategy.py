@@ -4,7 +4,6 @@ A package offers one through the entry-point group ``node_timeout.strategies`` (
 action); the setting ``handlers`` adds or overrides one by ``module:Class``.
 """
 
-import asyncio
 import contextvars
 import inspect
 import threading
@@ -19,6 +18,7 @@ from typing import Any, Self
 from node_timeout.errors import StrategyError, StrategyRefusedError
 from node_timeout.node import TimedOutNode
 from node_timeout.ports import Engine
+from node_timeout.threads import Threads
 
 STRATEGIES_GROUP = "node_timeout.strategies"
 
@@ -97,11 +97,19 @@ def reason(node: TimedOutNode) -> str:
     return f"node {node.node_id} timed out (version {node.version}, action {node.action})"
 
 
-async def call(strategy: NodeTimeoutStrategy, node: TimedOutNode) -> StrategyResult:
-    """Call a strategy, be it a coroutine function or a plain one. Raises what it raised."""
+async def call(
+    strategy: NodeTimeoutStrategy, node: TimedOutNode, threads: Threads
+) -> StrategyResult:
+    """Call a strategy, be it a coroutine function or a plain one, which runs in a thread.
+
+    Raises what it raised.
+    """
     deal = strategy.deal_with_timeout_node
     try:
-        value = deal(node) if inspect.iscoroutinefunction(deal) else await _in_thread(deal, node)
+        if inspect.iscoroutinefunction(deal):
+            value = deal(node)
+        else:
+            value = await threads.run(partial(_in_thread, contextvars.copy_context(), deal, node))
         if inspect.isawaitable(value):
             value = await value
     except SystemExit as error:
@@ -110,28 +118,14 @@ async def call(strategy: NodeTimeoutStrategy, node: TimedOutNode) -> StrategyRes
     return StrategyResult.of(value)
 
 
-async def _in_thread(function: Callable[[TimedOutNode], Any], node: TimedOutNode) -> Any:
-    """Run in a daemon thread of its own: one that hangs holds up neither others nor the exit."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(set_it: Callable[[Any], None], value: Any) -> None:
-        if not future.done():
-            set_it(value)
-
-    def run() -> None:
-        try:
-            value, set_it = context.run(function, node), future.set_result
-        except StopIteration:
-            value, set_it = RuntimeError("the strategy raised StopIteration"), future.set_exception
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            value, set_it = error, future.set_exception
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, set_it, value)
-
-    threading.Thread(target=run, name=f"strategy {node.node_id}", daemon=True).start()
-    return await future
+def _in_thread(
+    context: contextvars.Context, deal: Callable[[TimedOutNode], Any], node: TimedOutNode
+) -> Any:
+    threading.current_thread().name = f"strategy {node.node_id}"
+    try:
+        return context.run(deal, node)
+    except StopIteration:  # no future can hold it
+        raise RuntimeError("the strategy raised StopIteration") from None
 
 
 def known_actions(handlers: Mapping[str, str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from node_timeout.node import Outcome, RunState, TimedOutNode
 from node_timeout.ports import Engine, Pool
 from node_timeout.service import Backoff
 from node_timeout.strategy import NodeTimeoutStrategy, call
+from node_timeout.threads import Threads
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_LENGTH = 2000
+LONGEST_WAIT_SECONDS = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,12 @@ class Striker:
         self._breaker = breaker
         self._done = done
         self._slots = asyncio.Semaphore(limits.concurrency)
+        self._threads = Threads(limits.concurrency, name="strategy")
+        """For plain functions; one that hangs keeps its thread, see `Threads`."""
+
+    async def close(self) -> None:
+        """End the threads that are free; a plain function that hangs is left behind."""
+        await self._threads.close(wait_seconds=0.0)
 
     def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
         """Start a strike; it counts as busy from now on."""
@@ -142,7 +151,7 @@ class Striker:
                         return _outcome(node, RunState.STALE, "no longer running at this version")
                     strike.answered()
                     with metrics.STRATEGY_SECONDS.labels(node.action).time():
-                        result = await call(strategy, node)
+                        result = await call(strategy, node, self._threads)
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
             return await self._declined(node, error)
         except Exception as error:  # a user's strategy may raise anything
@@ -174,15 +183,26 @@ class Striker:
         """Armed again after a back-off, or dead after the last attempt."""
         if node.attempt >= self._limits.max_attempts:
             return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
-        wait = at_least + self._limits.retry.seconds(node.attempt)
+        wait = named_wait(at_least) + self._limits.retry.seconds(node.attempt)
         due_at = await self._pool.now() + wait
         return _outcome(node, RunState.ARMED, error, due_at=due_at)
 
     async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
         """Armed again, no attempt used up; after a wait, spread over as long again."""
-        wait = at_least * (1.0 + self._limits.retry.random())
+        wait = named_wait(at_least) * (1.0 + self._limits.retry.random())
         due_at = max(node.deadline, await self._pool.now() + wait)
         return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
+
+
+def named_wait(seconds: object) -> float:
+    """A wait that a strategy or an engine has named, in seconds: 0 to `LONGEST_WAIT_SECONDS`.
+
+    What is no number is 0.
+    """
+    if not isinstance(seconds, int | float):
+        return 0.0
+    wait = float(min(max(seconds, 0), LONGEST_WAIT_SECONDS))
+    return 0.0 if math.isnan(wait) else wait
 
 
 def _outcome(

@@ -94,6 +94,7 @@ class Worker:
         await repeat(step, stop=stop, health=health)
         await self._drain(self._limits.shutdown_timeout)
         await self._handler.dead_letters.give_back()
+        await self._striker.close()
 
     def _prefetches(self) -> dict[str, int]:
         """By queue. Handle messages carry one node; those whose dead letters wait do not count."""

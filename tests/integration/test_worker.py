@@ -17,11 +17,13 @@ from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.batch import Routes
 from node_timeout.breaker import Breaker
 from node_timeout.errors import (
+    EngineRestingError,
     EngineUnavailableError,
     ExchangeUnavailableError,
     LedgerUnavailableError,
     PoolUnavailableError,
     StrategyRefusedError,
+    TemporaryError,
 )
 from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
 from node_timeout.prefetch import FEW
@@ -33,7 +35,7 @@ from node_timeout.strategy import (
     NodeTimeoutStrategy,
     StrategyResult,
 )
-from node_timeout.striker import Limits
+from node_timeout.striker import LONGEST_WAIT_SECONDS, Limits
 from node_timeout.worker import Worker
 from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
@@ -224,6 +226,77 @@ async def test_an_engine_that_asks_for_time_is_given_it(bench: Bench) -> None:
     await bench.handle(await bench.armed("a"))
     (row,) = await bench.ledger.rows("a")
     assert row.due_at == pytest.approx(await bench.pool.now() + 1050, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("named", "seconds"),
+    [
+        (float("inf"), LONGEST_WAIT_SECONDS),
+        (1e300, LONGEST_WAIT_SECONDS),
+        (10**400, LONGEST_WAIT_SECONDS),
+        (float("nan"), 0.0),
+        (float("-inf"), 0.0),
+        (-1e9, 0.0),
+        ("soon", 0.0),
+        (None, 0.0),
+        (7, 7.0),
+    ],
+    ids=lambda value: f"{value!s:.9}",
+)
+@pytest.mark.parametrize("resting", [False, True])
+async def test_a_wait_that_somebody_else_names_is_bounded(
+    pool: RedisPool,
+    any_ledger: SqlLedger,
+    memory_exchange: MemoryExchange,
+    named: Any,
+    seconds: float,
+    resting: bool,
+) -> None:
+    """Its neighbour is recorded too, and both can be read."""
+    bench = Bench(pool, any_ledger, memory_exchange)
+    error = EngineRestingError if resting else TemporaryError
+
+    async def ask_for_time(node: TimedOutNode) -> None:
+        if node.node_id == "a":
+            raise error("later", retry_after=named)
+
+    bench.strategy("asks", ask_for_time)
+    now = await pool.now()
+    report = await bench.handle(await bench.armed("a", "b", action="asks"))
+    assert report.outcomes == {RunState.ARMED: 1, RunState.HANDLED: 1}
+    (row,) = await any_ledger.rows("a")
+    assert row.due_at is not None
+    # The back-off is 50 s; one that is put back waits half as long again.
+    expected = 1.5 * seconds if resting else 50 + seconds
+    assert row.due_at == pytest.approx(now + expected, abs=30)
+    assert await pool.absent([run("a")]) == []
+
+
+async def test_plain_strategies_share_as_many_threads_as_may_run_at_once(bench: Bench) -> None:
+    """However many of them have hung before."""
+    release = threading.Event()
+
+    class Hanging(NodeTimeoutStrategy):
+        def deal_with_timeout_node(self, node: TimedOutNode) -> None:
+            release.wait(30)
+
+    bench.strategies["hanging"] = Hanging(bench.engine)
+    worker = bench.worker(concurrency=3, strategy_timeout=0.1)
+    due = await bench.armed(*(f"n{i}" for i in range(12)), action="hanging")
+
+    def hung() -> int:
+        return sum(each.name.startswith("strategy n") for each in threading.enumerate())
+
+    async with bench.exchange.consume(worker._prefetches()) as consumer:
+        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+        await asyncio.sleep(0)
+        report = await worker.once(consumer)
+        await publishing
+    assert report.outcomes == {RunState.ARMED: 12}
+    assert hung() == 6, "three that were given up, three in their place"
+    release.set()
+    await worker._striker.close()
+    await wait_until(lambda: hung() == 0)
 
 
 async def test_nodes_of_a_dead_engine_wait_and_use_up_no_attempt(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from node_timeout.strategy import (
     known_actions,
     load_strategies,
 )
+from node_timeout.threads import Threads
 from tests.support import RecordingEngine
 
 NODE = TimedOutNode(
@@ -110,7 +111,7 @@ async def test_a_plain_method_that_returns_a_coroutine_is_awaited() -> None:
 
             return later()
 
-    assert (await call(Lazy(RecordingEngine()), NODE)).message == "later"
+    assert (await call(Lazy(RecordingEngine()), NODE, Threads(1, name="test"))).message == "later"
 
 
 async def test_what_a_thread_raises_is_raised() -> None:
@@ -119,7 +120,7 @@ async def test_what_a_thread_raises_is_raised() -> None:
             raise KeyError("x")
 
     with pytest.raises(KeyError):
-        await call(Raises(RecordingEngine()), NODE)
+        await call(Raises(RecordingEngine()), NODE, Threads(1, name="test"))
 
 
 def test_what_a_strategy_may_return() -> None:

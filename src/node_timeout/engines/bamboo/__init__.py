@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TypeVar
 
-from node_timeout.engines.bamboo.threads import Threads
 from node_timeout.errors import SettingsError
 from node_timeout.events import NodeStarted
 from node_timeout.node import TimedOutNode
 from node_timeout.settings import Settings
+from node_timeout.threads import Threads
 
 T = TypeVar("T")
 

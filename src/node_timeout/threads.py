@@ -14,10 +14,10 @@ CLOSE_SECONDS = 5.0
 
 
 class Threads:
-    """Runs functions in threads that live as long as it does."""
+    """Runs functions in threads that live as long as it does; they start when they are needed."""
 
-    def __init__(self, count: int, *, name: str, at_end: Callable[[], None]) -> None:
-        """``at_end`` is called in each thread before it ends."""
+    def __init__(self, count: int, *, name: str, at_end: Callable[[], None] = lambda: None) -> None:
+        """``count`` is the most at once; ``at_end`` is called in each thread before it ends."""
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -26,10 +26,10 @@ class Threads:
         self._at_end = at_end
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        self._unfinished = 0
+        """Calls that wait or run."""
         self._lost = 0
-        """Threads whose caller has given up waiting, and that are still at it."""
-        for _ in range(count):
-            self._start()
+        """Threads whose caller has given up waiting, and that are still running."""
 
     async def run(self, function: Callable[[], T]) -> T:
         """Call in the next free thread. Cancelled before it began, it is not called.
@@ -38,61 +38,76 @@ class Threads:
         such lost threads there are never more than of the others.
         """
         future: Future[T] = Future()
+        with self._lock:
+            self._unfinished += 1
         self._calls.put((future, function))
+        self._grow()
         try:
             # Shielded: else its cancellation would reach the future before we can ask it.
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             if not future.cancel() and not future.done():
-                self._replace(future)
+                self._lose(future)
             raise
 
-    def _replace(self, future: Future[Any]) -> None:
+    def _lose(self, future: Future[Any]) -> None:
         with self._lock:
             self._lost += 1
-            replace = self._lost <= self._count
-        if replace:
-            self._start()
-        future.add_done_callback(lambda _: self._found())
+        self._grow()
+        future.add_done_callback(lambda _: self._find())
 
-    def _found(self) -> None:
+    def _find(self) -> None:
         with self._lock:
             self._lost -= 1
-            surplus = self._lost < self._count
+            surplus = len(self._threads) > self._most()
         if surplus:
             self._calls.put(None)  # one thread too many: whichever is free ends
 
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+    def _most(self) -> int:
+        return self._count + min(self._lost, self._count)
+
+    def _grow(self) -> None:
+        """Start a thread if a call has none and there may be one more."""
         with self._lock:
+            if len(self._threads) >= min(self._unfinished, self._most()):
+                return
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._threads.add(thread)
         thread.start()
 
-    async def close(self) -> None:
+    async def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Let the calls under way end, for a while."""
         with self._lock:
             threads = list(self._threads)
         for _ in threads:
             self._calls.put(None)
-        await asyncio.to_thread(_join, threads)
+        if threads and wait_seconds:
+            await asyncio.to_thread(_join, threads, wait_seconds)
 
     def _serve(self) -> None:
         while (job := self._calls.get()) is not None:
             future, function = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                value = function()
-            except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                try:
+                    value = function()
+                except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
+                    self._finished()
+                    future.set_exception(error)
+                else:
+                    self._finished()
+                    future.set_result(value)
             else:
-                future.set_result(value)
+                self._finished()
         with self._lock:
             self._threads.discard(threading.current_thread())
         self._at_end()
 
+    def _finished(self) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
-def _join(threads: list[threading.Thread]) -> None:
-    until = time.monotonic() + CLOSE_SECONDS
+
+def _join(threads: list[threading.Thread], seconds: float) -> None:
+    until = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))

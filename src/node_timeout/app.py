@@ -106,6 +106,7 @@ class NodeTimeout:
             raise SettingsError(f"redis_url: {error}") from error
         self._closing.push_async_callback(self.pool.close)
         self._tracker = Tracker(ledger=self.ledger, pool=self.pool)
+        self._closing.push_async_callback(self._tracker.close)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -319,6 +320,8 @@ class NodeTimeout:
         return Reconciler(
             ledger=self.ledger,
             pool=self.pool,
+            exchange=self.exchange,
+            queues=self._routes().queues,
             name=self._name,
             lease_seconds=settings.lease_seconds,
             redispatch_after=settings.redispatch_after,
@@ -370,6 +373,7 @@ class NodeTimeout:
             ledger=self.ledger,
             pool=self.pool,
             engine=engine,
+            tracker=self._tracker,
             name=self._name,
             lease_seconds=settings.lease_seconds,
             pause=settings.survey_pause,

@@ -307,8 +307,12 @@ class Ledger(Protocol):
         """
         ...
 
-    async def purge(self, now: float, retention: Retention, limit: int) -> int:
-        """Delete at most ``limit`` closed rows of each kind past their retention; how many."""
+    async def purgeable(self, now: float, retention: Retention, limit: int) -> list[NodeRun]:
+        """Runs whose closed rows are past their retention, at most ``limit`` of each kind."""
+        ...
+
+    async def purge(self, runs: Sequence[NodeRun], now: float, retention: Retention) -> int:
+        """Delete the rows of these runs that are past their retention still; how many."""
         ...
 
     async def replay(self, order: ReplayOrder, now: float, limit: int) -> ReplayPage:

@@ -49,6 +49,7 @@ class Surveyor:
         ledger: Ledger,
         pool: Pool,
         engine: SurveyableEngine,
+        tracker: Tracker,
         name: str,
         lease_seconds: float,
         pause: float,
@@ -57,7 +58,7 @@ class Surveyor:
         self._ledger = ledger
         self._pool = pool
         self._engine = engine
-        self._tracker = Tracker(ledger=ledger, pool=pool)
+        self._tracker = tracker
         self._name = name
         self._lease_seconds = lease_seconds
         self._pause = pause

@@ -1,18 +1,26 @@
 """Tracker: state events of the engine → ledger, then pool.
 
-The ledger comes first and is enough: what the pool misses, the reconciler puts right.
+The ledger comes first and is enough. What the pool misses is armed as soon as Redis answers again;
+if this process ends before, the reconciler does it.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
 from node_timeout import metrics
 from node_timeout.errors import PoolUnavailableError
 from node_timeout.events import NodeLeft, NodeStarted
-from node_timeout.node import NodeRun
+from node_timeout.node import DueRun, NodeRun
 from node_timeout.ports import Ledger, Pool
+from node_timeout.service import Backoff
 
 logger = logging.getLogger(__name__)
+
+ARM_AGAIN = Backoff(first=0.2, longest=2.0)
+MAX_MISSED = 100_000
+"""So that an outage cannot fill the memory; the reconciler finds the rest."""
 
 
 class Tracker:
@@ -21,12 +29,21 @@ class Tracker:
     def __init__(self, *, ledger: Ledger, pool: Pool) -> None:
         self._ledger = ledger
         self._pool = pool
+        self._missed: dict[NodeRun, DueRun] = {}
+        """Armed in the ledger only."""
+        self._arming: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """What is still missed is left to the reconciler."""
+        if self._arming is not None:
+            self._arming.cancel()
+            await asyncio.gather(self._arming, return_exceptions=True)
 
     async def nodes_started(self, events: Sequence[NodeStarted]) -> int:
         """Arm the runs whose nodes have a config; return how many are armed.
 
-        Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: the
-        reconciler arms them later.
+        Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: they
+        are armed there later.
         """
         armed = await self._ledger.arm(events, await self._pool.now()) if events else []
         if armed:
@@ -34,7 +51,8 @@ class Tracker:
             try:
                 await self._pool.arm(armed)
             except PoolUnavailableError as error:
-                self._missed("armed", [due.run for due in armed], error)
+                self._warn("armed", [due.run for due in armed], error)
+                self._arm_later(armed)
         return len(armed)
 
     async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
@@ -66,14 +84,34 @@ class Tracker:
         kept = set(disarming.kept)
         leaving = [run for run in gone if run not in kept]
         removed = 0
+        for run in leaving:
+            self._missed.pop(run, None)
         if leaving:
             try:
                 removed = await self._pool.disarm(leaving)
             except PoolUnavailableError as error:
-                self._missed("disarmed", leaving, error)
+                self._warn("disarmed", leaving, error)
         return len(disarming.cancelled), removed
 
-    def _missed(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
+    def _arm_later(self, due: Sequence[DueRun]) -> None:
+        room = MAX_MISSED - len(self._missed)
+        self._missed.update((each.run, each) for each in due[:room])
+        if self._arming is None or self._arming.done():
+            self._arming = asyncio.create_task(self._arm_missed(), name="arm what Redis missed")
+
+    async def _arm_missed(self) -> None:
+        """Until all are in the pool. One that has left meanwhile does no harm: its row says so."""
+        failures = 0
+        while self._missed:
+            failures += 1
+            await asyncio.sleep(ARM_AGAIN.seconds(failures))
+            with contextlib.suppress(PoolUnavailableError):
+                due = list(self._missed.values())
+                await self._pool.arm(due)
+                for each in due:
+                    self._missed.pop(each.run, None)
+
+    def _warn(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
         metrics.ARM_FAILURES.inc(len(runs))
         for run in runs:
             logger.warning(

@@ -628,10 +628,10 @@ async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> Non
         await record(ledger, await take(ledger, run(name)), RunState(name))
     await ledger.disarm(left(["cancelled"]), NOW)
     retention = Retention(handled_seconds=1000, cancelled_seconds=100)
-    assert await ledger.purge(NOW + 50, retention, 10) == 0
-    assert await ledger.purge(NOW + 200, retention, 10) == 1
+    assert await purge(ledger, NOW + 50, retention) == 0
+    assert await purge(ledger, NOW + 200, retention) == 1
     assert await ledger.rows("cancelled") == []
-    assert await ledger.purge(NOW + 2000, retention, 10) == 2
+    assert await purge(ledger, NOW + 2000, retention) == 2
     assert await states(ledger, "dead") == {"v1": RunState.DEAD}
     assert await states(ledger, "armed") == {"v1": RunState.ARMED}
 
@@ -642,7 +642,22 @@ async def test_retention_deletes_in_bounded_batches(ledger: SqlLedger) -> None:
     await ledger.arm(started([run(name) for name in names]), NOW)
     await ledger.disarm(left(names), NOW)
     retention = Retention(handled_seconds=1, cancelled_seconds=1)
-    assert [await ledger.purge(NOW + 9, retention, 3) for _ in range(4)] == [3, 3, 1, 0]
+    assert [await purge(ledger, NOW + 9, retention, 3) for _ in range(4)] == [3, 3, 1, 0]
+
+
+async def purge(ledger: SqlLedger, now: float, retention: Retention, limit: int = 10) -> int:
+    return await ledger.purge(await ledger.purgeable(now, retention, limit), now, retention)
+
+
+async def test_a_run_that_started_again_is_not_purged(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"), config("b"))
+    await ledger.arm(started([run("a"), run("b")], NOW), NOW)
+    await ledger.disarm(left(["a", "b"]), NOW + 1)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    runs = await ledger.purgeable(NOW + 9, retention, 10)
+    await ledger.arm(started([run("a")], NOW + 8), NOW + 9)
+    assert await ledger.purge(runs, NOW + 9, retention) == 1
+    assert await states(ledger, "a") == {"v1": RunState.ARMED}
 
 
 async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) -> None:

@@ -6,8 +6,10 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import reconciler as room
+from node_timeout.adapters.memory_exchange import MemoryDelivery, MemoryExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.errors import ExchangeUnavailableError
 from node_timeout.node import DueRun
 from node_timeout.ports import Retention
 from node_timeout.reconciler import SWEEP_SECONDS, Reconciler, ReconcileReport
@@ -18,11 +20,17 @@ RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100)
 
 
 def reconciler(
-    ledger: SqlLedger, pool: RedisPool, name: str = "one", sweep_pause: float = 0.0
+    ledger: SqlLedger,
+    pool: RedisPool,
+    name: str = "one",
+    sweep_pause: float = 0.0,
+    exchange: MemoryExchange | None = None,
 ) -> Reconciler:
     return Reconciler(
         ledger=ledger,
         pool=pool,
+        exchange=exchange or MemoryExchange(),
+        queues=["dispatch", "handle"],
         name=name,
         lease_seconds=5,
         redispatch_after=60,
@@ -224,3 +232,89 @@ async def test_the_service_arms_without_pause_after_a_loss_and_resigns_when_stop
     stop.set()
     await running
     assert await pool.lead("reconciler", "another", 5)
+
+
+async def test_no_task_starves_another(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows fall due than a page holds, so the sweep never ends; leases expire, rows close."""
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    names = [f"n{i}" for i in range(5)]
+    await armed(ledger, healthy_pool, -200, *names)
+    now = await healthy_pool.now()
+    due = [DueRun(run=run(name), due_at=now - 200) for name in names]
+    await ledger.take(due, now=now - 150, lease_seconds=30, max_attempts=3)
+    await armed(ledger, healthy_pool, 50, *(f"open{i}" for i in range(20)))
+    old = [f"old{i}" for i in range(6)]
+    await armed(ledger, healthy_pool, -150, *old)
+    await ledger.disarm(left(old), now - 200)
+    one = reconciler(ledger, healthy_pool)
+    reports = [await one.once() for _ in range(3)]
+    assert not any(report.swept for report in reports)
+    assert [report.rescued for report in reports] == [2, 2, 1]
+    assert [report.purged for report in reports] == [2, 2, 2]
+    assert all(report.more for report in reports), "it goes on without a rest"
+
+
+async def test_it_goes_on_page_after_page_while_there_is_work(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    monkeypatch.setattr(room, "TICK_SECONDS", 60.0)
+    old = [f"old{i}" for i in range(30)]
+    await armed(ledger, healthy_pool, -150, *old)
+    await ledger.disarm(left(old), await healthy_pool.now() - 200)
+    stop = asyncio.Event()
+    one = reconciler(ledger, healthy_pool, sweep_pause=60.0)
+    running = asyncio.create_task(one.run(stop, Health(name="reconciler")))
+
+    async def all_purged() -> bool:
+        return not await ledger.rows("old29")
+
+    await wait_until(all_purged, 20)
+    stop.set()
+    await running
+
+
+async def test_what_leaves_the_ledger_leaves_the_pool_first(
+    ledger: SqlLedger, healthy_pool: RedisPool
+) -> None:
+    """A leaving crossed with the arming: the member would be adopted as a new run one day."""
+    await armed(ledger, healthy_pool, 5000, "a")
+    now = await healthy_pool.now()
+    await ledger.disarm(left(["a"]), now - 101)
+    await healthy_pool.arm([DueRun(run=run("a"), due_at=now + 5000)])
+    assert (await sweep(reconciler(ledger, healthy_pool))).purged == 1
+    assert (await healthy_pool.counts()).armed == 0
+
+
+async def test_while_the_queues_are_empty_two_looks_are_enough(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_SECONDS", 0.0)
+    exchange = MemoryExchange()
+    one = reconciler(ledger, healthy_pool, sweep_pause=60, exchange=exchange)
+    await armed(ledger, healthy_pool, -1, "a")
+    assert (await one.once()).rearmed == 0, "a worker may be taking it at this moment"
+    waiting = MemoryDelivery(exchange=exchange, queue="handle", body=b"others")
+    await exchange.enqueue(waiting)
+    assert (await one.once()).rearmed == 0, "it may be in the queue"
+    await exchange.take(["handle"], 1, None)
+    assert [(await one.once()).rearmed for _ in range(2)] == [0, 1]
+    assert await healthy_pool.absent([run("a")]) == []
+    await healthy_pool.disarm([run("a")])
+    assert [(await one.once()).rearmed for _ in range(2)] == [0, 1]
+
+
+async def test_without_the_broker_what_is_overdue_may_be_in_a_queue(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(_queue: str) -> int:
+        raise ExchangeUnavailableError("RabbitMQ: gone")
+
+    monkeypatch.setattr(room, "LOOK_SECONDS", 0.0)
+    exchange = MemoryExchange()
+    monkeypatch.setattr(exchange, "waiting", down)
+    await armed(ledger, healthy_pool, -1, "a")
+    one = reconciler(ledger, healthy_pool, exchange=exchange)
+    assert [(await one.once()).rearmed for _ in range(3)] == [0, 0, 0]

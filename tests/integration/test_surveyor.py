@@ -13,6 +13,7 @@ from node_timeout.events import NodeStarted
 from node_timeout.node import RunState
 from node_timeout.service import Health
 from node_timeout.surveyor import Surveyor
+from node_timeout.tracker import Tracker
 from tests.support import config, configure, left, run, started
 
 
@@ -41,7 +42,13 @@ def surveyor_of(
     ledger: SqlLedger, pool: RedisPool, engine: SurveyableEngine, name: str = "one"
 ) -> Surveyor:
     return Surveyor(
-        ledger=ledger, pool=pool, engine=engine, name=name, lease_seconds=60, pause=1000
+        tracker=Tracker(ledger=ledger, pool=pool),
+        ledger=ledger,
+        pool=pool,
+        engine=engine,
+        name=name,
+        lease_seconds=60,
+        pause=1000,
     )
 
 

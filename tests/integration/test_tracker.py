@@ -1,8 +1,10 @@
 """The tracker: state events → ledger and pool."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import event
 
 from node_timeout.adapters.redis_pool import RedisPool
@@ -10,12 +12,14 @@ from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.errors import LedgerUnavailableError, PoolUnavailableError
 from node_timeout.node import RunState
 from node_timeout.tracker import Tracker
-from tests.support import config, configure, left, run, started
+from tests.support import config, configure, left, run, started, wait_until
 
 
 @pytest.fixture
-def tracker(ledger: SqlLedger, pool: RedisPool) -> Tracker:
-    return Tracker(ledger=ledger, pool=pool)
+async def tracker(ledger: SqlLedger, pool: RedisPool) -> AsyncIterator[Tracker]:
+    tracker = Tracker(ledger=ledger, pool=pool)
+    yield tracker
+    await tracker.close()
 
 
 async def down(*_: Any, **__: Any) -> Any:
@@ -84,6 +88,26 @@ async def test_without_redis_the_ledger_is_enough(
     assert [row.state for row in await ledger.rows("a")] == [RunState.CANCELLED]
     assert "is armed in the ledger only: Redis: gone" in caplog.text
     assert "is disarmed in the ledger only" in caplog.text
+
+
+async def test_what_redis_has_missed_is_armed_soon_after_its_return(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool, redis: Redis
+) -> None:
+    """Redis is full for a while, as with ``maxmemory``."""
+    await configure(ledger, config("a", 20), config("left", 20))
+    await redis.config_set("maxmemory", 1)
+    try:
+        assert await tracker.nodes_started(started([run("a"), run("left")])) == 2
+        assert await tracker.nodes_left(left(["left"], "v1")) == 1
+    finally:
+        await redis.config_set("maxmemory", 0)
+    (row,) = await ledger.rows("a")
+
+    async def is_armed() -> bool:
+        return await redis.zscore("test_pool", "a_v1") == row.deadline
+
+    await wait_until(is_armed, 5)
+    assert (await pool.counts()).armed == 1
 
 
 async def test_without_the_database_nothing_is_armed_and_the_caller_knows(

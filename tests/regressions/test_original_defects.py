@@ -207,7 +207,9 @@ async def test_14_records_are_deleted_after_their_retention(house: House) -> Non
     await house.overdue("a")
     await house.work_off()
     retention = Retention(handled_seconds=10, cancelled_seconds=10)
-    assert await house.ledger.purge(await house.pool.now() + 60, retention, 10) == 1
+    now = await house.pool.now() + 60
+    runs = await house.ledger.purgeable(now, retention, 10)
+    assert await house.ledger.purge(runs, now, retention) == 1
 
 
 async def test_15_a_deadline_does_not_know_of_local_time(
@@ -303,6 +305,8 @@ async def test_23_the_documented_commands_and_settings_work() -> None:
 
 async def _reconcile(house: House) -> None:
     reconciler = Reconciler(
+        exchange=MemoryExchange(),
+        queues=[],
         ledger=house.ledger,
         pool=house.pool,
         name="test",

@@ -7,7 +7,7 @@ Here is what the reconciler and operators do with rows; configs are in `ledger_c
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import and_, case, delete, func, select
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -74,28 +74,29 @@ class SqlLedger(LedgerTracking, LedgerHandling):
         return again
 
     @transaction
-    async def purge(
+    async def purgeable(
         self, connection: AsyncConnection, now: float, retention: Retention, limit: int
-    ) -> int:
-        purged = 0
-        for state, seconds in (
-            (RunState.HANDLED, retention.handled_seconds),
-            (RunState.STALE, retention.handled_seconds),
-            (RunState.CANCELLED, retention.cancelled_seconds),
-        ):
-            expired = and_(ledger.c.state == state, ledger.c.finished_at < now - seconds)
+    ) -> list[NodeRun]:
+        runs: list[NodeRun] = []
+        for expired in _past_retention(now, retention):
             found = await connection.execute(
                 select(ledger.c.node_id, ledger.c.version)
                 .where(expired)
                 .order_by(ledger.c.finished_at)
                 .limit(limit)
             )
-            runs = [NodeRun(node_id=row.node_id, version=row.version) for row in found]
-            for chunk in chunks(in_order(runs)):
-                result = await connection.execute(
-                    delete(ledger).where(self._keys.of(chunk), expired)
-                )
-                purged += result.rowcount
+            runs += by_run(found)
+        return runs
+
+    @transaction
+    async def purge(
+        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float, retention: Retention
+    ) -> int:
+        expired = or_(*_past_retention(now, retention))
+        purged = 0
+        for chunk in chunks(in_order(runs)):
+            result = await connection.execute(delete(ledger).where(self._keys.of(chunk), expired))
+            purged += result.rowcount
         return purged
 
     @transaction
@@ -183,3 +184,16 @@ class SqlLedger(LedgerTracking, LedgerHandling):
             .order_by(ledger.c.deadline, ledger.c.version)
         )
         return ledger_rows_of(found)
+
+
+def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:
+    """The closed rows that are past their retention, each state for itself."""
+    ages = {
+        RunState.HANDLED: retention.handled_seconds,
+        RunState.STALE: retention.handled_seconds,
+        RunState.CANCELLED: retention.cancelled_seconds,
+    }
+    return [
+        and_(ledger.c.state == state, ledger.c.finished_at < now - seconds)
+        for state, seconds in ages.items()
+    ]

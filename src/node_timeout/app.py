@@ -59,6 +59,10 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
     return apply_configs(pipeline_tree, configs, _rules(Settings()))
 
 
+def _nothing() -> None:
+    return
+
+
 def _rules(settings: Settings) -> ConfigRules:
     return ConfigRules(actions=known_actions(settings.handlers), max_seconds=settings.max_seconds)
 
@@ -253,28 +257,35 @@ class NodeTimeout:
 
     # Services
 
-    async def scan(self, stop: asyncio.Event) -> None:
+    async def scan(self, stop: asyncio.Event, *, ready: Callable[[], None] = _nothing) -> None:
         """The ``scan`` role until stopped: scanner and reconciler.
 
-        Waits for stores that are down. Raises `SchemaError`, `QueueMismatchError`.
+        Waits for stores that are down; ``ready`` is called when they have answered. Raises
+        `SchemaError`, `QueueMismatchError`.
         """
         services = self._scan_services()
         self._refuse_in_process()
-        await self._serve(stop, services)
+        await self._serve(stop, services, ready)
 
-    async def work(self, stop: asyncio.Event, queues: Sequence[str] = ()) -> None:
+    async def work(
+        self,
+        stop: asyncio.Event,
+        queues: Sequence[str] = (),
+        *,
+        ready: Callable[[], None] = _nothing,
+    ) -> None:
         """The ``worker`` role until stopped, on the queues given or the default ones.
 
-        Waits for stores that are down. Raises `SettingsError`, `StrategyError`, `SchemaError`,
-        `QueueMismatchError`.
+        Waits for stores that are down; ``ready`` is called when they have answered. Raises
+        `SettingsError`, `StrategyError`, `SchemaError`, `QueueMismatchError`.
         """
         services = self._worker_services(queues)
         self._refuse_in_process()
-        await self._serve(stop, services)
+        await self._serve(stop, services, ready)
 
     async def scan_and_work(self, stop: asyncio.Event) -> None:
         """Both roles in one process, on the default queues."""
-        await self._serve(stop, self._scan_services() | self._worker_services(()))
+        await self._serve(stop, self._scan_services() | self._worker_services(()), _nothing)
 
     def _scan_services(self) -> dict[str, Service]:
         """A scanner a shard: one that is down holds no other up."""
@@ -447,11 +458,13 @@ class NodeTimeout:
                 f"name a RabbitMQ, or use: node-timeout dev"
             )
 
-    async def _serve(self, stop: asyncio.Event, services: dict[str, Service]) -> None:
+    async def _serve(
+        self, stop: asyncio.Event, services: dict[str, Service], ready: Callable[[], None]
+    ) -> None:
         serving = Serving(
             settings=self.settings, ledger=self.ledger, pool=self.pool, exchange=self.exchange
         )
-        await serving.serve(stop, services)
+        await serving.serve(stop, services, ready)
 
 
 def _left(node_id: str, version: str | None, **how: Any) -> NodeLeft:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import sys
@@ -118,7 +119,7 @@ def scan(**overrides: Any) -> None:
     """Publish due nodes, and put back what Redis has lost."""
     settings = _settings(overrides)
     _configure_logs(settings)
-    _until_signal(lambda stop: _with_app(settings, lambda app: app.scan(stop)))
+    _until_signal(lambda stop: _with_app(settings, lambda app: app.scan(stop, ready=_freeze)))
 
 
 @cli.command()
@@ -140,7 +141,9 @@ def worker(queues: tuple[str, ...], **overrides: Any) -> None:
     """Deal with timed-out nodes."""
     settings = _settings(overrides)
     _configure_logs(settings)
-    _until_signal(lambda stop: _with_app(settings, lambda app: app.work(stop, queues)))
+    _until_signal(
+        lambda stop: _with_app(settings, lambda app: app.work(stop, queues, ready=_freeze))
+    )
 
 
 @cli.command()
@@ -359,6 +362,12 @@ def _configure_logs(settings: "Settings") -> None:
     from node_timeout import logs  # noqa: PLC0415
 
     logs.configure(settings.log_format, settings.log_level)
+
+
+def _freeze() -> None:
+    """What was made for the start stays: a full collection need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _with_app(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
@@ -34,17 +33,23 @@ class Serving:
         self._pool = pool
         self._exchange = exchange
 
-    async def serve(self, stop: asyncio.Event, services: dict[str, Service]) -> None:
-        """Run services side by side until stopped; one that dies takes the process down."""
+    async def serve(
+        self,
+        stop: asyncio.Event,
+        services: dict[str, Service],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run services side by side until stopped; one that dies takes the process down.
+
+        ``ready`` is called once the stores have answered, before the services start.
+        """
         health = {name: Health(name=name) for name in services}
         async with self._monitor(list(health.values())):
             start = Health(name="start")
             await until_available(self._ledger.check_schema, stop=stop, health=start)
             await until_available(self._exchange.ensure, stop=stop, health=start)
             await self._warn_of_eviction()
-            # What was made for the start stays: a full collection need not look at it again.
-            gc.collect()
-            gc.freeze()
+            ready()
             async with asyncio.TaskGroup() as group:
                 logger.info("%s started", " and ".join(services))
                 for name, run in services.items():

@@ -1,6 +1,9 @@
 """Processes are killed between two side effects, and asked to stop under load: nothing is lost."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -160,3 +163,40 @@ async def test_a_worker_asked_to_stop_finishes_the_strategy_in_flight(
     assert worker.stop() == 0
     assert await engine_side.effect_of("slow") == "failed"
     assert [row.state for row in await app.rows("slow")] == [RunState.HANDLED]
+
+
+ENGINE_PROCESS = """
+import asyncio, sys
+from node_timeout import NodeTimeout
+async def main():
+    async with NodeTimeout() as app:
+        await app.nodes_started([(name, "v1") for name in sys.argv[1:]])
+asyncio.run(main())
+"""
+
+
+async def test_an_engine_killed_between_the_commit_and_the_pool_costs_seconds(
+    app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
+) -> None:
+    """The deadline is shorter than the reconciler's rest: the sweep first sees it overdue."""
+    nodes = [f"n{i}" for i in range(5)]
+    result = await app.batch_create_node_timeout_config("root", tree_of(*nodes, seconds=1))
+    assert result["result"], result["message"]
+    await engine_side.run(*((node_id, "v1") for node_id in nodes))
+    start("scan")
+    start("worker")
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            DIE_INSTEAD_OF.format(**POOL, method="add") + ENGINE_PROCESS,
+            *nodes,
+        ],
+        env=environment(settings),
+        check=False,
+        timeout=30,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert {(await app.rows(node_id))[0].state for node_id in nodes} == {RunState.ARMED}
+    await wait_until(lambda: settled(app, 5), 30)
+    assert [await engine_side.effect_of(node) for node in nodes] == ["failed"] * 5

@@ -1,6 +1,7 @@
 """Writes the demo's pipeline tree with bamboo's own builder.
 
-Run from the root of the checkout: python scripts/build_demo_pipeline.py
+Run from the root of the checkout, in the environment of `make test-bamboo`:
+.venv-bamboo/bin/python scripts/build_demo_pipeline.py
 """
 
 import json

@@ -1,16 +1,11 @@
 """The usage of the original, in the new form, with a tree from bamboo's own builder."""
 
 import asyncio
+import json
+from importlib.resources import files
 from typing import Any
 
 import pytest
-from bamboo_engine.builder import (
-    EmptyEndEvent,
-    EmptyStartEvent,
-    ServiceActivity,
-    SubProcess,
-    build_tree,
-)
 
 from node_timeout import (
     BlockingNodeTimeout,
@@ -22,16 +17,10 @@ from tests.acceptance.conftest import EngineSide, Start, environment
 from tests.support import wait_until
 
 
-def bamboo_tree() -> tuple[dict[str, Any], str, str, str]:
-    """A tree and the ids of a node that overruns, one inside a sub-process, one in time."""
-    overrun, inner, in_time = (ServiceActivity(component_code="sleep") for _ in range(3))
-    sub_start = EmptyStartEvent()
-    sub_start.extend(inner).extend(EmptyEndEvent())
-    start = EmptyStartEvent()
-    start.extend(overrun).extend(SubProcess(start=sub_start)).extend(in_time).extend(
-        EmptyEndEvent()
-    )
-    return build_tree(start), overrun.id, inner.id, in_time.id
+def bamboo_tree() -> dict[str, Any]:
+    """A tree as bamboo's own builder wrote it; ``upload_pages`` is inside a sub-process."""
+    tree: dict[str, Any] = json.loads((files("node_timeout.demo") / "pipeline.json").read_text())
+    return tree
 
 
 async def test_apply_create_start_and_see_the_right_nodes_dealt_with(
@@ -43,7 +32,8 @@ async def test_apply_create_start_and_see_the_right_nodes_dealt_with(
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
-    tree, overrun, inner, in_time = bamboo_tree()
+    tree = bamboo_tree()
+    overrun, inner, in_time = "poll_supplier", "upload_pages", "fetch_orders"
     configs = {
         overrun: {"enable": True, "action": "forced_fail", "seconds": 1},
         inner: {"enable": True, "action": "forced_fail_and_skip", "seconds": "1"},

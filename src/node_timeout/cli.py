@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gc
-import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -21,44 +21,63 @@ from node_timeout.errors import (
 
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout
-    from node_timeout.ports import LedgerRow
     from node_timeout.settings import Settings
-    from node_timeout.status import Status
 
 T = TypeVar("T")
 Command = Callable[..., Any]
 
 MISTAKE = 2
 FAILURE = 1
+MISTAKES = (SettingsError, InvalidInputError, StrategyError)
+PAUSE_SECONDS = (0.1, 86400.0)
 
 
 def main() -> None:
-    """Entry point: one line for a mistake (exit code 2) or a failure (1), never a traceback."""
+    """Entry point: one line for a mistake (exit code 2) or a failure (1).
+
+    Only a bug has a traceback, which is logged.
+    """
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
         code = _complain(error.format_message(), MISTAKE)
-    except (SettingsError, InvalidInputError, StrategyError) as error:
-        code = _complain(str(error), MISTAKE)
-    except NodeTimeoutError as error:
-        code = _complain(str(error), FAILURE)
-    except ExceptionGroup as group:
-        code = _complain(str(_first(group)), FAILURE)
+    except Exception as error:  # noqa: BLE001 - the outermost edge
+        code = _complain_of(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(text: str, code: int) -> int:
     from node_timeout.logs import redact  # noqa: PLC0415 - as in every command below
 
-    click.echo(f"node-timeout: {redact(text)}", err=True)
+    click.echo(f"node-timeout: {redact(' '.join(text.splitlines()))}", err=True)
     return code
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def _complain_of(error: Exception) -> int:
+    """A line for each known error, alone or in a group; anything else is logged in full."""
+    group = error if isinstance(error, ExceptionGroup) else ExceptionGroup("errors", [error])
+    known, bugs = group.split(NodeTimeoutError)
+    errors = _leaves(known)
+    for text in dict.fromkeys(map(str, errors)):
+        _complain(text, FAILURE)
+    if bugs:
+        from node_timeout import logs  # noqa: PLC0415
+
+        if not logging.getLogger().handlers:
+            logs.configure("auto", "INFO")
+        logger = logging.getLogger("node_timeout")
+        logger.critical("ended by an unexpected error", exc_info=bugs if group is error else error)
+    is_mistake = not bugs and all(isinstance(each, MISTAKES) for each in errors)
+    return MISTAKE if is_mistake else FAILURE
+
+
+def _leaves(group: ExceptionGroup[Exception] | None) -> list[Exception]:
+    found: list[Exception] = []
+    for each in group.exceptions if group else ():
+        found += _leaves(each) if isinstance(each, ExceptionGroup) else [each]
+    return found
 
 
 def setting(
@@ -97,6 +116,13 @@ daemon_options = options(
     setting("shutdown_timeout", float, "Time to finish when stopped.", "30", "seconds"),
 )
 engine_option = setting("engine", str, "Engine adapter to act through.", "none")
+
+
+def _pause(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
+    least, longest = PAUSE_SECONDS
+    if not least <= seconds <= longest:  # NaN is neither
+        raise click.BadParameter(f"{seconds:g} is not between {least:g} and {longest:g} seconds")
+    return seconds
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -189,7 +215,11 @@ def check(**overrides: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--watch", is_flag=True, help="Print again until interrupted.")
 @click.option(
-    "--interval", type=float, default=2.0, help="Pause of --watch.  [default: 2; unit: seconds]"
+    "--interval",
+    type=float,
+    default=2.0,
+    callback=_pause,
+    help="Pause of --watch, 0.1 at least.  [default: 2; unit: seconds]",
 )
 def status(as_json: bool, watch: bool, interval: float) -> int:
     """How many are armed, overdue, executing, dead; queue depths; recent outcomes."""
@@ -199,6 +229,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
     async def look(app: "NodeTimeout", stop: asyncio.Event) -> None:
         nonlocal unreachable
+        from node_timeout.output import json_text, status_text  # noqa: PLC0415
         from node_timeout.service import sleep  # noqa: PLC0415
 
         while True:
@@ -206,7 +237,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
             unreachable = bool(found.unreachable)
             if watch and not as_json:
                 click.clear()
-            click.echo(json.dumps(found.as_dict()) if as_json else _status_text(found))
+            click.echo(json_text(found.as_dict()) if as_json else status_text(found))
             if not watch or stop.is_set():
                 return
             await sleep(interval, stop)
@@ -216,26 +247,30 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
 
 @cli.command()
-@click.argument("tree", type=click.Path(path_type=Path))
-@click.argument("configs", type=click.Path(path_type=Path))
+@click.argument("tree", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("configs", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--create", is_flag=True, help="Store the configs as well; needs --root.")
 @click.option("--root", help="Root pipeline id of --create.")
 def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     """Print TREE with CONFIGS at its nodes.
 
-    Both are JSON files: a pipeline tree, and a map of node id to timeout config.
+    Both are JSON files: a pipeline tree, and a map of node id to timeout config. One of them may be
+    -, standard input.
     """
     from node_timeout.app import apply_node_timeout_configs  # noqa: PLC0415
+    from node_timeout.output import STANDARD_INPUT, json_text, read_json  # noqa: PLC0415
 
     if create != (root is not None):
         raise click.UsageError("--create and --root go together")
-    new_tree = apply_node_timeout_configs(_read_json(tree), _read_json(configs))
+    if tree == configs == STANDARD_INPUT:
+        raise click.UsageError("only one of TREE and CONFIGS can be - (standard input)")
+    new_tree = apply_node_timeout_configs(read_json(tree), read_json(configs))
     if create:
         result = _with_library(lambda app: app.batch_create_node_timeout_config(root, new_tree))
         if not result["result"]:
             raise InvalidInputError(result["message"])
         click.echo(f"{len(result['data'])} timeout configs stored", err=True)
-    click.echo(json.dumps(new_tree, ensure_ascii=False))
+    click.echo(json_text(new_tree, readable=True))
 
 
 @cli.command("import-bamboo")
@@ -280,9 +315,11 @@ def show(node_id: str, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version."""
     import dataclasses  # noqa: PLC0415
 
+    from node_timeout.output import json_text, row_text  # noqa: PLC0415
+
     rows = _with_library(lambda app: app.rows(node_id))
     for row in rows:
-        click.echo(json.dumps(dataclasses.asdict(row)) if as_json else _row_text(row))
+        click.echo(json_text(dataclasses.asdict(row)) if as_json else row_text(row))
     if not rows:
         return _complain(f"no node run of node {node_id!r} is in the ledger", FAILURE)
     return 0
@@ -403,37 +440,3 @@ def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) ->
 
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(go())
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path}: {error}") from error
-
-
-def _status_text(status: "Status") -> str:
-    def number(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:g}"
-
-    oldest = number(status.oldest_overdue_seconds)
-    pool = f"armed {number(status.armed)}, overdue {number(status.overdue)}, oldest {oldest} s"
-    ledger = f"armed {number(status.ledger_armed)}, executing {number(status.executing)}"
-    lines = [f"pool       {pool}", f"ledger     {ledger}, dead {number(status.dead)}"]
-    hour = ", ".join(f"{state} {count}" for state, count in (status.last_hour or {}).items())
-    lines.append(f"last hour  {hour or 'nothing'}")
-    lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
-    lines += [f"recent     {_row_text(row)}" for row in status.recent]
-    lines += [f"NO ANSWER  {problem}" for problem in status.unreachable]
-    return "\n".join(lines)
-
-
-def _row_text(row: "LedgerRow") -> str:
-    from datetime import UTC, datetime  # noqa: PLC0415
-
-    deadline = datetime.fromtimestamp(row.deadline, tz=UTC)
-    text = (
-        f"{row.node_id} version {row.version}: {row.state}, action {row.action or 'none'}, "
-        f"deadline {deadline:%Y-%m-%d %H:%M:%S}Z, attempts {row.attempts}"
-    )
-    return f"{text}, {row.message}" if row.message else text

@@ -26,9 +26,16 @@ START_SECONDS = 10.0
 
 
 def default_directory() -> Path:
-    """The user's data directory, by the XDG rules."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "node-timeout"
+    """The user's data directory, by the XDG rules. Raises `SettingsError` if there is none."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        if not base.is_absolute():
+            base = Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise SettingsError(
+            "this user has no home directory; choose a place with --directory"
+        ) from None
+    return base / "node-timeout"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,8 @@ class Embedded:
 async def embedded(directory: Path) -> AsyncIterator[Embedded]:
     """Start the stores of a data directory, with the schema at head; stop them at the end.
 
-    Raises `SettingsError` if the extra is not installed or the directory is in use.
+    Raises `SettingsError` if the extra is not installed, or the directory is in use or cannot be
+    written to.
     """
     with _locked(directory), _valkey(directory) as redis_url:
         database = quote(str(directory.resolve() / "node-timeout.db"))
@@ -90,8 +98,14 @@ async def run(directory: Path, stop: asyncio.Event, *, engine: str | None) -> No
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("w")
+    except OSError as error:
+        raise SettingsError(
+            f"{directory}: {error.strerror}; choose another place with --directory"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

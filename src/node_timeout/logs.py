@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Literal
 
 PASSWORD = re.compile(r"(://[^:/?#\s]*):[^@/\s]+@")
@@ -39,11 +40,11 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; ``time`` is Unix seconds, lines about a node carry its ids."""
+    """One JSON object a line; ``time`` is ISO 8601 in UTC, lines about a node carry its ids."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": round(record.created, 6),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": redact(record.getMessage()),

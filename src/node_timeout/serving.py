@@ -48,6 +48,9 @@ class Serving:
             start = Health(name="start")
             await until_available(self._ledger.check_schema, stop=stop, health=start)
             await until_available(self._exchange.ensure, stop=stop, health=start)
+            if stop.is_set():
+                logger.info("stopped before %s could start", " and ".join(services))
+                return
             await self._warn_of_eviction()
             ready()
             async with asyncio.TaskGroup() as group:

@@ -41,8 +41,10 @@ TLS_PARAMETERS = {
 SEVERAL_HOSTS = re.compile(r"postgres|.*\+(cluster|sentinel)$")
 SECRETS_DIR = "NODE_TIMEOUT_SECRETS_DIR"
 DAY = 86400.0
+LONGEST = 100 * 366 * DAY
+"""No time is longer, seconds: every instant that is reckoned with it is in the calendar."""
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^\S+$")]
 Action = Annotated[str, Field(min_length=1, max_length=MAX_ACTION_LENGTH)]
@@ -190,7 +192,7 @@ class Settings(BaseSettings):
     )
     retry_backoff_max: Seconds = Field(300.0, description="Longest wait between two calls, seconds")
     max_seconds: Seconds = Field(366 * DAY, description="Longest timeout of a node, seconds")
-    shutdown_timeout: Annotated[float, Field(ge=0)] = Field(
+    shutdown_timeout: Annotated[float, Field(ge=0, le=DAY)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"
     )
     record_retention: Seconds = Field(

@@ -4,11 +4,11 @@ The body is a CloudEvents 1.0 event in its structured JSON form, signed as `node
 has it. Any 2xx answer means received.
 """
 
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from node_timeout.adapters.http_calls import HttpCalls, idempotency_key
 from node_timeout.errors import StrategyRefusedError, TemporaryError
+from node_timeout.instants import utc
 from node_timeout.node import TimedOutNode
 from node_timeout.ports import Engine
 from node_timeout.settings import Settings, variable
@@ -64,14 +64,19 @@ class WebhookStrategy(NodeTimeoutStrategy):
 
 
 def cloud_event(node: TimedOutNode) -> dict[str, Any]:
-    """The event; every attempt for one node run has the same id."""
+    """The event; every attempt for one node run has the same id.
+
+    Without ``time``, which CloudEvents does not ask for, if the calendar has no such instant.
+    """
+    deadline = utc(node.deadline)
+    time = {"time": deadline.isoformat().replace("+00:00", "Z")} if deadline else {}
     return {
         "specversion": "1.0",
         "id": idempotency_key("webhook", node),
         "source": SOURCE,
         "type": EVENT_TYPE,
         "subject": node.node_id,
-        "time": datetime.fromtimestamp(node.deadline, UTC).isoformat().replace("+00:00", "Z"),
+        **time,
         "datacontenttype": "application/json",
         "data": {
             "node_id": node.node_id,

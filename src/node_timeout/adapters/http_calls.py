@@ -128,7 +128,9 @@ class HttpCalls:
         content_type: str = "application/json",
     ) -> Answer:
         """Waiting for a free connection does not count as the server's time."""
-        body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        body = json.dumps(
+            value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
         headers = {"Content-Type": content_type}
         if idempotency_key:
             headers["Idempotency-Key"] = idempotency_key

@@ -6,6 +6,7 @@ Here is what the reconciler and operators do with rows; configs are in `ledger_c
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select
 from sqlalchemy import update as sql_update
@@ -137,7 +138,7 @@ class SqlLedger(LedgerTracking, LedgerHandling):
             .where(ledger.c.state.in_(wanted))
             .group_by(ledger.c.state)
         )
-        by_state = {row.state: row for row in found}
+        by_state = {_state(row): row for row in found}
         recent = await connection.execute(
             select(ledger.c.state, func.count().label("rows"))
             .where(ledger.c.state.in_(CLOSED), ledger.c.finished_at > now - HOUR)
@@ -153,7 +154,7 @@ class SqlLedger(LedgerTracking, LedgerHandling):
             overdue=int(armed.overdue) if armed else 0,
             executing=rows(RunState.EXECUTING),
             dead=rows(RunState.DEAD),
-            last_hour={RunState(row.state): int(row.rows) for row in recent},
+            last_hour={_state(row): int(row.rows) for row in recent},
         )
 
     @transaction
@@ -197,3 +198,8 @@ def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool
         and_(ledger.c.state == state, ledger.c.finished_at < now - seconds)
         for state, seconds in ages.items()
     ]
+
+
+def _state(row: Any) -> RunState:
+    """Of a group of rows: MariaDB takes a state that someone wrote in capitals for the same."""
+    return RunState(row.state.strip().lower())

@@ -1,0 +1,189 @@
+"""An operator's day: whatever is in the stores or in a file, a command answers in a line."""
+
+import json
+import math
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import insert
+
+from node_timeout.adapters.sql_ledger import SqlLedger
+from node_timeout.adapters.tables import ledger as ledger_table
+from node_timeout.settings import Settings
+from tests.acceptance.conftest import NODE_TIMEOUT, Start, environment
+from tests.acceptance.test_cli import RunCli, assert_one_line, changed
+from tests.support import tree_of
+
+ROW: dict[str, Any] = {
+    "node_id": "spoilt",
+    "root_pipeline_id": "r",
+    "action": "forced_fail",
+    "state": "armed",
+    "started_at": None,
+    "deadline": 2e9,
+    "due_at": 2e9,
+    "attempts": 0,
+    "finished_at": None,
+    "message": "",
+}
+SPOILT: list[dict[str, Any]] = [
+    {"deadline": 1e300},
+    {"deadline": -1e300, "due_at": -1e300},
+    {"deadline": 253402300800.0, "due_at": None, "started_at": 1e300},
+    {"state": "handled", "finished_at": 1e300, "due_at": None},
+    {"state": "Handled", "finished_at": 1.5e9, "due_at": None},
+    {"state": "HANDLED", "finished_at": 1e18, "due_at": None},
+    {"state": "nonsense", "due_at": None},
+    {"state": "dead", "finished_at": None, "due_at": None, "message": "\n\x1b[31m\u2028节点"},
+    {"state": "executing", "attempts": -7, "due_at": 1e18},
+]
+
+
+def refuse(constant: str) -> Any:
+    raise AssertionError(constant)
+
+
+def valid(text: str) -> Any:
+    """Read one JSON object as other languages do."""
+    return json.loads(text, parse_constant=refuse)
+
+
+async def test_no_row_and_no_score_takes_a_command_down(
+    run_cli: RunCli, settings: Settings, any_ledger: SqlLedger, any_database_url: str, redis: Redis
+) -> None:
+    async with any_ledger.engine.begin() as connection:
+        for number, fault in enumerate(SPOILT):
+            await connection.execute(insert(ledger_table), ROW | fault | {"version": f"v{number}"})
+        if connection.dialect.name == "postgresql":
+            for number, value in enumerate((math.nan, math.inf, -math.inf)):
+                row = ROW | {"version": f"w{number}", "deadline": value}
+                await connection.execute(insert(ledger_table), row)
+    env = changed(settings, database_url=any_database_url)
+    for score in ("-inf", "+inf", "1e300", "-1e300"):
+        await redis.zadd(settings.executing_pool, {f"member{score}_v": score})
+        status = run_cli("status", "--json", env=env)
+        assert valid(status.stdout)["armed"] >= 1, status.stderr
+        assert run_cli("status", env=env).stdout.startswith("pool "), score
+    shown = run_cli("show", "spoilt", "--json", env=env)
+    assert shown.returncode == 0, shown.stderr
+    versions = {valid(line)["version"] for line in shown.stdout.splitlines()}
+    assert {"v0", "v1", "v2", "v3", "v7", "v8"} <= versions
+    text = run_cli("show", "spoilt", env=env)
+    assert text.returncode == 0, text.stderr
+    assert "spoilt version v0: armed" in text.stdout
+    assert "Traceback" not in text.stderr + shown.stderr
+
+
+def test_apply_reads_standard_input_and_refuses_what_is_not_json(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tree = json.dumps(tree_of("节点"), ensure_ascii=False)
+    configs = tmp_path / "configs.json"
+    configs.write_text("{}", encoding="utf-8-sig")
+
+    def apply(*arguments: str, given: str = tree) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*NODE_TIMEOUT, "apply", *arguments],
+            input=given,
+            env=environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = apply("-", str(configs))
+    assert valid(done.stdout) == json.loads(tree), done.stderr
+    assert "节点" in done.stdout
+    done = apply(str(configs), "-", given='{"a": NaN}')
+    assert_one_line(done, 2, "standard input: NaN is not a JSON number")
+    assert_one_line(apply("-", str(configs), given='{"a":1,"a":2}'), 2, "the key 'a' occurs twice")
+    assert_one_line(apply("-", "-"), 2, "only one of TREE and CONFIGS")
+    assert_one_line(apply("-", str(tmp_path)), 2, f"{tmp_path}: Is a directory")
+    assert_one_line(apply(str(tmp_path / "none"), str(configs)), 2, "none: No such file")
+    deep = '{"activities": ' * 900 + "{}" + "}" * 900
+    assert_one_line(apply("-", str(configs), given=deep), 2, "")
+
+
+@pytest.mark.parametrize("interval", ["0", "-5", "0.09", "nan", "inf", "1e6"])
+def test_a_pause_that_would_spin_or_never_end_is_refused(run_cli: RunCli, interval: str) -> None:
+    done = run_cli("status", "--watch", f"--interval={interval}")
+    assert_one_line(done, 2, "is not between 0.1 and 86400 seconds")
+
+
+@pytest.mark.parametrize("option", ["--shutdown-timeout", "--scan-interval", "--lease-seconds"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e300"])
+def test_a_number_that_is_no_duration_is_refused(run_cli: RunCli, option: str, value: str) -> None:
+    variable = f"NODE_TIMEOUT{option.replace('-', '_').upper()[1:]}"
+    assert_one_line(run_cli("scan", f"{option}={value}"), 2, variable)
+
+
+@pytest.mark.parametrize("seconds", ["1e12", "inf", "nan"])
+def test_the_longest_timeout_stays_in_the_calendar(
+    run_cli: RunCli, settings: Settings, seconds: str
+) -> None:
+    env = environment(settings, NODE_TIMEOUT_MAX_SECONDS=seconds)
+    assert_one_line(run_cli("status", env=env), 2, "NODE_TIMEOUT_MAX_SECONDS")
+
+
+def test_dev_says_in_one_line_where_it_cannot_lie(run_cli: RunCli, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for directory in (Path("/proc/x"), file / "below", tmp_path / ("x" * 300)):
+        done = run_cli("dev", "--directory", str(directory), env=environment())
+        assert_one_line(done, 2, f"{directory}: ")
+    (tmp_path / "data" / "lock").mkdir(parents=True)
+    done = run_cli("dev", "--directory", str(tmp_path / "data"), env=environment())
+    assert_one_line(done, 2, f"{tmp_path / 'data'}: ")
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "node-timeout.db").write_text("no database " * 100)
+    done = run_cli("dev", "--directory", str(tmp_path / "spoilt"), env=environment())
+    assert done.returncode != 0
+    assert_one_line(done, done.returncode, "node-timeout: ")
+
+
+def test_dev_without_a_home_asks_for_a_directory() -> None:
+    """A user without an entry in the system's list of users, as in many containers."""
+    env = {name: value for name, value in environment().items() if name != "XDG_DATA_HOME"}
+    del env["HOME"]
+    nobody = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
+    main = "from node_timeout.cli import main; main()"
+    done = subprocess.run(
+        [NODE_TIMEOUT[0], "-c", nobody + main, "dev"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert_one_line(done, 2, "--directory")
+
+
+def test_a_relative_data_home_is_passed_over(tmp_path: Path, monkeypatch: Any) -> None:
+    from node_timeout.dev import default_directory
+
+    monkeypatch.setenv("XDG_DATA_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_directory() == tmp_path / ".local/share/node-timeout"
+
+
+def test_a_role_that_never_started_does_not_say_so(start: Start, settings: Settings) -> None:
+    scheme, _, rest = settings.amqp_url.get_secret_value().partition("://")
+    url = f"{scheme}://nobody:wrong@{rest.rpartition('@')[2]}"
+    scan = start("scan", env=changed(settings, amqp_url=url), ready="trying again until")
+    assert scan.stop() == 0
+    assert " started" not in scan.output
+    assert "stopped before scanner and reconciler could start" in scan.output
+
+
+def test_the_time_of_a_log_line_has_its_zone(start: Start) -> None:
+    scan = start("scan")
+    scan.stop()
+    for line in scan.output.splitlines():
+        written = datetime.fromisoformat(valid(line)["time"])
+        assert written.utcoffset() == timedelta(0)
+        assert abs(datetime.now(UTC) - written) < timedelta(minutes=1)

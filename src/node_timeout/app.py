@@ -253,7 +253,13 @@ class NodeTimeout:
 
     async def status(self, recent: int = 10) -> Status:
         """A look at every store; one that does not answer is named in ``unreachable``."""
-        return await look(self.ledger, self.pool, self.exchange, recent)
+        return await look(
+            self.ledger,
+            self.pool,
+            self.exchange,
+            recent=recent,
+            overdue_alarm=self.settings.overdue_alarm,
+        )
 
     # Services
 

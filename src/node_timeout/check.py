@@ -9,6 +9,7 @@ from node_timeout.engines import load_engine
 from node_timeout.errors import NodeTimeoutError, SettingsError
 from node_timeout.ports import CheckableEngine
 from node_timeout.settings import Settings
+from node_timeout.status import overdue_problem
 from node_timeout.strategy import load_strategies
 
 
@@ -29,6 +30,7 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
             "redis": lambda: _redis(app, settings),
             "rabbitmq": lambda: _rabbitmq(app, settings),
             "engine and strategies": lambda: _plugins(settings),
+            "overdue nodes": lambda: _overdue(app, settings),
         }
         results = []
         for name, look in checks.items():
@@ -64,6 +66,17 @@ async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
     await app.exchange.ensure()
     queues = await app.exchange.depths()
     return f"{reachable}, queues as declared: {', '.join(queues) or 'in this process'}"
+
+
+async def _overdue(app: NodeTimeout, settings: Settings) -> str:
+    pool = await app.pool.counts()
+    ledger = await app.ledger.counts(await app.pool.now())
+    problem = overdue_problem(
+        settings.overdue_alarm, pool.oldest_overdue_seconds, ledger.oldest_overdue_seconds
+    )
+    if problem:
+        raise NodeTimeoutError(problem)
+    return f"none for longer than {settings.overdue_alarm:g} s"
 
 
 def _reachable(*, tls: bool) -> str:

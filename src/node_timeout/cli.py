@@ -222,19 +222,22 @@ def check(**overrides: Any) -> int:
     help="Pause of --watch, 0.1 at least.  [default: 2; unit: seconds]",
 )
 def status(as_json: bool, watch: bool, interval: float) -> int:
-    """How many are armed, overdue, executing, dead; queue depths; recent outcomes."""
+    """How many are armed, overdue, executing, dead; queue depths; recent outcomes.
+
+    Exit code 1 if a store does not answer, or a node has been overdue for too long.
+    """
     settings = _settings({})
     _configure_logs(settings)
-    unreachable = False
+    failing = False
 
     async def look(app: "NodeTimeout", stop: asyncio.Event) -> None:
-        nonlocal unreachable
+        nonlocal failing
         from node_timeout.output import json_text, status_text  # noqa: PLC0415
         from node_timeout.service import sleep  # noqa: PLC0415
 
         while True:
             found = await app.status()
-            unreachable = bool(found.unreachable)
+            failing = bool(found.unreachable or found.alarms)
             if watch and not as_json:
                 click.clear()
             click.echo(json_text(found.as_dict()) if as_json else status_text(found))
@@ -243,7 +246,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
             await sleep(interval, stop)
 
     _until_signal(lambda stop: _with_app(settings, lambda app: look(app, stop)))
-    return FAILURE if unreachable else 0
+    return FAILURE if failing else 0
 
 
 @cli.command()

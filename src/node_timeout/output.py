@@ -94,6 +94,7 @@ def status_text(status: "Status") -> str:
     lines.append(f"last hour  {hour or 'nothing'}")
     lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
     lines += [f"recent     {row_text(row)}" for row in status.recent]
+    lines += [f"ALARM      {alarm}" for alarm in status.alarms]
     lines += [f"NO ANSWER  {problem}" for problem in status.unreachable]
     return "\n".join(lines)
 

@@ -172,6 +172,9 @@ class LedgerCounts:
 
     armed: int
     overdue: int
+    oldest_overdue_seconds: float
+    """How long the oldest overdue run has waited for a worker: since its deadline, its next try, or
+    the end of a worker's lease."""
     executing: int
     dead: int
     last_hour: Mapping[RunState, int]

@@ -195,6 +195,11 @@ class Settings(BaseSettings):
     shutdown_timeout: Annotated[float, Field(ge=0, le=DAY)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"
     )
+    overdue_alarm: Seconds = Field(
+        60.0,
+        description="How long a node may be overdue before status and check report it and exit "
+        "with 1, seconds",
+    )
     record_retention: Seconds = Field(
         30 * DAY, description="How long handled and stale ledger rows are kept, seconds"
     )

@@ -18,7 +18,10 @@ class Status:
     """Members of the executing pool, leased ones included."""
     overdue: int | None = None
     oldest_overdue_seconds: float | None = None
+    """How long the oldest overdue member has been in the pool."""
     ledger_armed: int | None = None
+    ledger_oldest_overdue_seconds: float | None = None
+    """How long the oldest overdue node run has waited for a worker."""
     executing: int | None = None
     dead: int | None = None
     queues: dict[str, int] | None = None
@@ -28,13 +31,33 @@ class Status:
     recent: tuple[LedgerRow, ...] = ()
     unreachable: tuple[str, ...] = ()
     """One sentence for each store that did not answer."""
+    alarms: tuple[str, ...] = ()
+    """One sentence for each sign that nodes are not dealt with."""
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-async def look(ledger: Ledger, pool: Pool, exchange: Exchange, recent: int) -> Status:
-    """One that does not answer is named in ``unreachable``."""
+def overdue_problem(
+    limit: float, pool_seconds: float | None, ledger_seconds: float | None
+) -> str | None:
+    """What a node that is overdue for longer than ``limit`` (seconds) says about the processes."""
+    for seconds, where, who in (
+        (pool_seconds, "in the pool", "no scanner runs"),
+        (ledger_seconds, "for a worker", "no worker runs"),
+    ):
+        if seconds is not None and seconds > limit:
+            return (
+                f"the oldest overdue node has waited {min(seconds, 1e9):.0f} s {where}, more than "
+                f"{limit:g} s (overdue_alarm): {who}, or the workers do not keep up"
+            )
+    return None
+
+
+async def look(
+    ledger: Ledger, pool: Pool, exchange: Exchange, *, recent: int, overdue_alarm: float
+) -> Status:
+    """One that does not answer is named in ``unreachable``; ``overdue_alarm`` is in seconds."""
 
     async def at_pool() -> dict[str, Any]:
         return dataclasses.asdict(await pool.counts())
@@ -43,6 +66,7 @@ async def look(ledger: Ledger, pool: Pool, exchange: Exchange, recent: int) -> S
         counts = await ledger.counts(await pool.now())
         return {
             "ledger_armed": counts.armed,
+            "ledger_oldest_overdue_seconds": counts.oldest_overdue_seconds,
             "executing": counts.executing,
             "dead": counts.dead,
             "last_hour": dict(counts.last_hour),
@@ -60,4 +84,9 @@ async def look(ledger: Ledger, pool: Pool, exchange: Exchange, recent: int) -> S
             status = dataclasses.replace(status, **await each())
         except TemporaryError as error:
             unreachable.append(str(error))
-    return dataclasses.replace(status, unreachable=tuple(unreachable))
+    problem = overdue_problem(
+        overdue_alarm, status.oldest_overdue_seconds, status.ledger_oldest_overdue_seconds
+    )
+    return dataclasses.replace(
+        status, unreachable=tuple(unreachable), alarms=(problem,) if problem else ()
+    )

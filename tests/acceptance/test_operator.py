@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import insert
 
+from node_timeout import NodeTimeout
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import ledger as ledger_table
 from node_timeout.settings import Settings
-from tests.acceptance.conftest import NODE_TIMEOUT, Start, environment
+from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.acceptance.test_cli import RunCli, assert_one_line, changed
-from tests.support import tree_of
+from tests.support import config, configure, tree_of, wait_until
 
 ROW: dict[str, Any] = {
     "node_id": "spoilt",
@@ -187,3 +189,43 @@ def test_the_time_of_a_log_line_has_its_zone(start: Start) -> None:
         written = datetime.fromisoformat(valid(line)["time"])
         assert written.utcoffset() == timedelta(0)
         assert abs(datetime.now(UTC) - written) < timedelta(minutes=1)
+
+
+async def test_a_missing_scanner_or_worker_is_said(
+    run_cli: RunCli, app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
+) -> None:
+    env = changed(settings, overdue_alarm=5)
+
+    def looks() -> tuple[int, int, str]:
+        status, check = run_cli("status", env=env), run_cli("check", env=env)
+        return status.returncode, check.returncode, status.stdout + check.stdout
+
+    await configure(app.ledger, config("a", 1))
+    await engine_side.run(("a", "v1"))
+    code, checked, text = looks()
+    assert (code, checked) == (0, 0)
+    assert "ok    overdue nodes: none for longer than 5 s" in text
+    await app.node_started("a", "v1", happened_at=time.time() - 100)
+    code, checked, text = looks()
+    assert (code, checked) == (1, 1)
+    assert "ALARM      the oldest overdue node has waited" in text
+    assert "FAIL  overdue nodes: the oldest overdue node has waited" in text
+    assert text.count("no scanner runs") == 2
+    (alarm,) = valid(run_cli("status", "--json", env=env).stdout)["alarms"]
+    assert "overdue_alarm" in alarm
+    start("scan")
+
+    async def pool_is_empty() -> bool:
+        return (await app.pool.counts()).armed == 0
+
+    await wait_until(pool_is_empty, 15)
+    code, checked, text = looks()
+    assert (code, checked) == (1, 1)
+    assert text.count("no worker runs") == 2
+    start("worker")
+
+    async def handled() -> bool:
+        return (await app.rows("a"))[0].state == "handled"
+
+    await wait_until(handled, 15)
+    assert looks()[:2] == (0, 0)

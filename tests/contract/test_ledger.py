@@ -721,6 +721,29 @@ async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:
     assert len(await ledger.recent(1)) == 1
 
 
+async def test_the_oldest_overdue_run_counts_from_its_deadline_next_try_or_lease(
+    ledger: SqlLedger,
+) -> None:
+    async def oldest(after: float) -> float:
+        return (await ledger.counts(NOW + after)).oldest_overdue_seconds
+
+    assert await oldest(9) == 0
+    await configure(ledger, config("a", 2), config("b", 1))
+    await ledger.arm(started([run("a")]), NOW)
+    assert await oldest(1) == 0
+    assert await oldest(9) == pytest.approx(7)
+    await ledger.postpone([run("a")], NOW + 9)
+    assert await oldest(10) == pytest.approx(8), "that the reconciler looked changes nothing"
+    taking = await take(ledger, run("a"), now=NOW + 10)
+    assert await oldest(LEASE) == 0, "a worker has it"
+    assert await oldest(LEASE + 13) == pytest.approx(3), "its lease has run out"
+    await record(ledger, taking, RunState.ARMED, due_at=NOW + 20)
+    assert await oldest(19) == 0, "it waits for its next try"
+    assert await oldest(25) == pytest.approx(5)
+    await ledger.arm(started([run("b")]), NOW)
+    assert await oldest(25) == pytest.approx(24)
+
+
 async def test_ids_are_compared_letter_by_letter(ledger: SqlLedger) -> None:
     await configure(ledger, config("node"), config("Node"), config("nöde"))
     await ledger.arm(started([run("node"), run("Node"), run("nöde"), run("node", "V1")]), NOW)

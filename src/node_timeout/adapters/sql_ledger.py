@@ -131,10 +131,19 @@ class SqlLedger(LedgerTracking, LedgerHandling):
 
     @transaction
     async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
-        overdue = case((ledger.c.due_at <= now, 1), else_=0)
+        is_overdue = ledger.c.due_at <= now
+        overdue = case((is_overdue, 1), else_=0)
+        # The reconciler moves the due_at of a run that it misses: the deadline tells how long.
+        untried = and_(is_overdue, ledger.c.attempts == 0)
+        since = case((untried, ledger.c.deadline), (is_overdue, ledger.c.due_at))
         wanted = (RunState.ARMED, RunState.EXECUTING, RunState.DEAD)
         found = await connection.execute(
-            select(ledger.c.state, func.count().label("rows"), func.sum(overdue).label("overdue"))
+            select(
+                ledger.c.state,
+                func.count().label("rows"),
+                func.sum(overdue).label("overdue"),
+                func.min(since).label("since"),
+            )
             .where(ledger.c.state.in_(wanted))
             .group_by(ledger.c.state)
         )
@@ -149,9 +158,15 @@ class SqlLedger(LedgerTracking, LedgerHandling):
             return int(by_state[state].rows) if state in by_state else 0
 
         armed = by_state.get(RunState.ARMED)
+        open_rows = [
+            row
+            for state, row in by_state.items()
+            if state is not RunState.DEAD and row.since is not None
+        ]
         return LedgerCounts(
             armed=rows(RunState.ARMED),
             overdue=int(armed.overdue) if armed else 0,
+            oldest_overdue_seconds=max((now - row.since for row in open_rows), default=0.0),
             executing=rows(RunState.EXECUTING),
             dead=rows(RunState.DEAD),
             last_hour={_state(row): int(row.rows) for row in recent},

@@ -125,7 +125,7 @@ class Reconciler:
             self._cursor, self._data_lost, self._missing = None, False, frozenset()
             return report
         if not self._data_lost and await self._pool.may_have_lost_data():
-            logger.warning("Redis is new or has lost data: arming every open node run again")
+            logger.info("Redis is new or was restarted: looking for open node runs that it lacks")
             self._data_lost, self._all_swept, self._cursor = True, False, None
             self._next_sweep_at = 0.0
         report.data_lost = self._data_lost
@@ -188,7 +188,7 @@ class Reconciler:
             overdue = [due.run for due in missing if due.due_at <= now]
             again = set(await self._ledger.postpone(overdue, now)) if overdue else set()
             missing = [due for due in missing if due.due_at > now or due.run in again]
-        await self._rearm(missing, report)
+        await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
@@ -243,9 +243,12 @@ class Reconciler:
         absent = set(await self._pool.absent([due.run for due in page]))
         return [due for due in page if due.run in absent]
 
-    async def _rearm(self, due: list[DueRun], report: ReconcileReport) -> None:
+    async def _rearm(
+        self, due: list[DueRun], report: ReconcileReport, level: int = logging.INFO
+    ) -> None:
         if due:
             rearmed = await self._pool.arm(due)
             report.rearmed += rearmed
             metrics.REARMED.inc(rearmed)
-            logger.info("%d node runs were missing in the pool and are armed again", rearmed)
+            text = "%d node runs were missing in the pool and are armed again"
+            logger.log(level if rearmed else logging.INFO, text, rearmed)

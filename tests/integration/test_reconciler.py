@@ -1,6 +1,7 @@
 """The reconciler: what the pool has lost is armed again from the ledger."""
 
 import asyncio
+import logging
 
 import pytest
 from redis.asyncio import Redis
@@ -81,6 +82,28 @@ async def test_after_a_loss_everything_open_is_armed_again(
     assert (report.data_lost, report.rearmed) == (True, 2)
     report = await sweep(one)
     assert (report.data_lost, report.rearmed) == (False, 0)
+
+
+async def test_only_what_redis_has_lost_is_a_warning(
+    ledger: SqlLedger, pool: RedisPool, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    def levels() -> set[int]:
+        found = {each.levelno for each in caplog.records if each.name == room.__name__}
+        caplog.clear()
+        return found
+
+    caplog.set_level(logging.INFO, room.__name__)
+    one = reconciler(ledger, pool)
+    assert (await sweep(one)).data_lost
+    assert levels() == {logging.INFO}, "the first start"
+    await armed(ledger, pool, 50, "a")
+    await pool.arm([DueRun(run=run("a"), due_at=await pool.now() + 50)])
+    await redis.set(pool.shards[0].marker_key, "the run id before a restart")
+    assert (await sweep(one)).data_lost
+    assert levels() == {logging.INFO}, "a restart with its data"
+    await redis.flushall()
+    assert (await sweep(one)).rearmed == 1
+    assert levels() == {logging.INFO, logging.WARNING}
 
 
 async def test_a_deadline_armed_again_is_the_ledgers(ledger: SqlLedger, pool: RedisPool) -> None:

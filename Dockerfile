@@ -3,7 +3,7 @@
 
 FROM python:3.13-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml DESCRIPTION.md LICENSE constraints.txt ./
 COPY src src
 COPY migrations migrations
 RUN python -m venv /app \

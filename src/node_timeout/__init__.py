@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from node_timeout.app import ImportReport as ImportReport
     from node_timeout.app import NodeTimeout as NodeTimeout
     from node_timeout.app import apply_node_timeout_configs as apply_node_timeout_configs
-    from node_timeout.app import apply_node_timeout_configs as apply_node_timout_configs  # noqa: F401
     from node_timeout.blocking import BlockingNodeTimeout as BlockingNodeTimeout
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
@@ -34,17 +34,26 @@ if TYPE_CHECKING:
     from node_timeout.errors import StrategyRefusedError as StrategyRefusedError
     from node_timeout.errors import TemporaryError as TemporaryError
     from node_timeout.errors import UnreadableMessageError as UnreadableMessageError
+    from node_timeout.events import NodeStarted as NodeStarted
     from node_timeout.node import NodeRun as NodeRun
+    from node_timeout.node import RunState as RunState
     from node_timeout.node import TimedOutNode as TimedOutNode
+    from node_timeout.ports import CheckableEngine as CheckableEngine
+    from node_timeout.ports import Engine as Engine
+    from node_timeout.ports import LedgerRow as LedgerRow
+    from node_timeout.ports import SurveyableEngine as SurveyableEngine
     from node_timeout.settings import Settings as Settings
+    from node_timeout.status import Status as Status
     from node_timeout.strategy import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
     from node_timeout.strategy import ForcedFailStrategy as ForcedFailStrategy
     from node_timeout.strategy import NodeTimeoutStrategy as NodeTimeoutStrategy
     from node_timeout.strategy import StrategyResult as StrategyResult
     from node_timeout.timeout_config import TimeoutConfig as TimeoutConfig
 
+    apply_node_timout_configs = apply_node_timeout_configs
+
 _ROOMS = {
-    "app": ("NodeTimeout", "apply_node_timeout_configs"),
+    "app": ("ImportReport", "NodeTimeout", "apply_node_timeout_configs"),
     "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
     "errors": (
         "EngineRestingError",
@@ -68,8 +77,11 @@ _ROOMS = {
         "TemporaryError",
         "UnreadableMessageError",
     ),
-    "node": ("NodeRun", "TimedOutNode"),
+    "events": ("NodeStarted",),
+    "node": ("NodeRun", "RunState", "TimedOutNode"),
+    "ports": ("CheckableEngine", "Engine", "LedgerRow", "SurveyableEngine"),
     "settings": ("Settings",),
+    "status": ("Status",),
     "strategy": (
         "ForcedFailAndSkipStrategy",
         "ForcedFailStrategy",
@@ -85,11 +97,13 @@ _ALIASES = {"apply_node_timout_configs": "apply_node_timeout_configs"}
 __all__ = [*_ROOM_OF, *_ALIASES]  # noqa: PLE0604 - all of them are text
 
 
-def __getattr__(name: str) -> Any:
-    name = _ALIASES.get(name, name)
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+if not TYPE_CHECKING:  # so that a type checker refuses a name that is not above
+
+    def __getattr__(name: str) -> Any:
+        name = _ALIASES.get(name, name)
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -29,8 +29,8 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
             "database": lambda: _database(app, settings),
             "redis": lambda: _redis(app, settings),
             "rabbitmq": lambda: _rabbitmq(app, settings),
-            "engine and strategies": lambda: _plugins(settings),
             "overdue nodes": lambda: _overdue(app, settings),
+            "engine and strategies": lambda: _plugins(settings),
         }
         results = []
         for name, look in checks.items():

@@ -130,7 +130,7 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
 def cli() -> None:
     """Durable deadlines for the nodes of any workflow engine.
 
-    Every setting is an environment variable NODE_TIMEOUT_…; docs/reference/settings.md lists them.
+    Every setting is an environment variable NODE_TIMEOUT_…; each option names its own.
     """
 
 

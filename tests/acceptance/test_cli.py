@@ -97,7 +97,7 @@ def test_a_worker_without_an_engine_lists_those_installed(
     run_cli: RunCli, settings: Settings
 ) -> None:
     done = run_cli("worker", env=changed(settings, engine=None))
-    assert_one_line(done, 2, "engines installed: bamboo, demo, dry_run, http, recording")
+    assert_one_line(done, 2, "engines installed: bamboo, dry_run, http, recording")
 
 
 def test_a_wrong_variable_is_one_line(run_cli: RunCli, settings: Settings) -> None:

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from node_timeout import BlockingNodeTimeout, Settings
 from tests.acceptance.conftest import NODE_TIMEOUT, Start, environment
 from tests.support import tree_of, wait_until
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 def exported(output: str) -> dict[str, str]:
@@ -83,8 +85,10 @@ def test_the_roles_refuse_an_exchange_that_reaches_no_other_process(tmp_path: Pa
         assert "reaches no other process" in done.stderr
 
 
-def test_the_readmes_example_runs_against_dev(start: Start, tmp_path: Path) -> None:
-    example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("document", ["README.md", "DESCRIPTION.md"])
+def test_a_documents_example_runs_against_dev(start: Start, tmp_path: Path, document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert example
     dev = start("dev", "--directory", str(tmp_path / "data"), env=environment())
     done = subprocess.run(
@@ -96,5 +100,5 @@ def test_the_readmes_example_runs_against_dev(start: Start, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert bool(done.stdout) == ("print(" in example.group(1))
     assert dev.stop() == 0

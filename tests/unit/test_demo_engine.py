@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from node_timeout.engines.demo import DemoEngine
+from node_timeout.demo.engine import DemoEngine
 from node_timeout.errors import NodeRunSupersededError
 from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.settings import Settings
 from tests.support import wait_until
 
 
@@ -41,7 +40,7 @@ class Events:
 
 
 async def test_a_tree_runs_to_its_end_sub_process_and_branches_included() -> None:
-    engine, events = DemoEngine(Settings()), Events()
+    engine, events = DemoEngine(), Events()
     await engine.run(tree(), {}, on_started=events.started, on_left=events.left)
     assert {node.state for node in engine.nodes.values()} == {"FINISHED"}
     assert len(engine.nodes) == 7
@@ -53,7 +52,7 @@ async def test_a_tree_runs_to_its_end_sub_process_and_branches_included() -> Non
 
 
 async def test_a_node_is_failed_skipped_and_retried_at_its_version_only() -> None:
-    engine, events = DemoEngine(Settings()), Events()
+    engine, events = DemoEngine(), Events()
     durations = {"fetch_orders": [60.0, 60.0]}
     running = asyncio.create_task(
         engine.run(tree(), durations, on_started=events.started, on_left=events.left)

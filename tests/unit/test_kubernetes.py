@@ -2,7 +2,6 @@
 
 import http.client
 import re
-import tomllib
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -156,14 +155,11 @@ def test_nothing_names_a_namespace_or_holds_a_real_secret() -> None:
     assert all("CHANGE_ME" in value for value in example_secret().values())
 
 
-def test_the_version_of_the_image_is_the_projects() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def test_the_overlay_alone_says_which_image() -> None:
     (root,) = read(KUBERNETES / "kustomization.yaml")
     (image,) = root["images"]
-    assert image["newTag"] == project["version"]
-    assert {container_of(pod_of(name))["image"] for name in PODS} == {
-        f"{image['name']}:{project['version']}"
-    }
+    assert image["newTag"] == "TAG"
+    assert {container_of(pod_of(name))["image"] for name in PODS} == {image["name"]}
 
 
 # Settings
@@ -425,3 +421,15 @@ def test_docker_compose_says_what_the_code_says(monkeypatch: pytest.MonkeyPatch)
         if not service["healthcheck"].get("disable"):
             assert f"127.0.0.1:{settings.metrics_port}/healthz" in str(service["healthcheck"])
         assert service["read_only"] is True
+    published = {
+        name: re.sub(r"\$\{\w+:-(\w+)\}", r"\1", port)
+        for name, service in compose["services"].items()
+        for port in service.get("ports", ())
+    }
+    assert published == {
+        "redis": "127.0.0.1:6379:6379",
+        "rabbitmq": "127.0.0.1:5672:5672",
+        "postgres": "127.0.0.1:5432:5432",
+        "scan": "127.0.0.1:9464:9464",
+        "worker": "127.0.0.1:9465:9464",
+    }

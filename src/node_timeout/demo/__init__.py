@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from node_timeout.app import NodeTimeout
+from node_timeout.demo.engine import DemoEngine
 from node_timeout.dev import embedded
-from node_timeout.engines.demo import DemoEngine
 from node_timeout.node import NodeRun, TimedOutNode
 from node_timeout.ports import LedgerRow
 from node_timeout.strategy import ForcedFailAndSkipStrategy, StrategyResult
@@ -133,7 +133,7 @@ class _ObservedEngine(DemoEngine):
     """Notes when the worker first came to each node run."""
 
     def __init__(self, app: NodeTimeout) -> None:
-        super().__init__(app.settings)
+        super().__init__()
         self._app = app
         self.lateness: dict[NodeRun, float] = {}
 
@@ -148,7 +148,6 @@ async def play(console: Console) -> bool:
     with tempfile.TemporaryDirectory(prefix="node-timeout-demo-") as directory:
         async with embedded(Path(directory)) as stores:
             settings = stores.settings(
-                engine="demo",
                 handlers={FLAKY_ACTION: "node_timeout.demo:SkipWhenPaged"},
                 retry_backoff=0.3,
             )

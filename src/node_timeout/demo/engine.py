@@ -1,4 +1,4 @@
-"""Engine ``demo``: runs a bamboo pipeline tree in this process, each node for a given duration.
+"""The demo's engine: runs a bamboo pipeline tree in this process, each node for a given time.
 
 Nodes only wait; what is real is the life of their states and versions:
 
@@ -14,7 +14,6 @@ from typing import Any
 
 from node_timeout.errors import NodeRunSupersededError
 from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.settings import Settings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,8 +39,7 @@ Left = Callable[[NodeRun], Awaitable[None]]
 class DemoEngine:
     """See `node_timeout.ports.Engine`. `run` plays a tree."""
 
-    def __init__(self, settings: Settings) -> None:
-        del settings
+    def __init__(self) -> None:
         self.nodes: dict[str, DemoNode] = {}
 
     async def run(

@@ -1,5 +1,6 @@
 """The examples do what their documents say."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from node_timeout import NodeTimeout
 from node_timeout.settings import Settings
-from tests.acceptance.conftest import Process, Start, environment
+from tests.acceptance.conftest import EngineSide, Process, Start, environment
 from tests.servers import free_port
+from tests.support import config, configure, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "a key of the example"
@@ -108,15 +111,50 @@ def test_it_hears_nobody_without_the_key(engine: ExampleEngine) -> None:
         engine.post("/v1/fail", {"operation": "fail"})
 
 
-def test_the_strategy_package_is_found_once_installed(
-    settings: Settings, start: Start, tmp_path: Path
-) -> None:
-    target = tmp_path / "site"
+@pytest.fixture(scope="module")
+def strategy_package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the package is installed."""
+    target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--target", str(target)]
     subprocess.run([*command, str(EXAMPLES / "strategy_package")], check=True, timeout=120)
+    return str(target)
+
+
+def test_the_strategy_package_is_found_once_installed(
+    settings: Settings, start: Start, strategy_package: str
+) -> None:
     env = environment(settings)
-    env["PYTHONPATH"] = f"{target}:{env['PYTHONPATH']}"
+    env["PYTHONPATH"] = f"{strategy_package}:{env['PYTHONPATH']}"
     check = start("check", env=env, ready="")
     assert check.wait() == 0, check.output
     assert "extend_once" in check.output
+
+
+async def test_its_strategy_extends_the_time_once_and_then_fails_the_node(
+    settings: Settings,
+    start: Start,
+    strategy_package: str,
+    engine_side: EngineSide,
+    app: NodeTimeout,
+) -> None:
+    env = environment(settings, EXTEND_SECONDS="3", NODE_TIMEOUT_RETRY_BACKOFF="0.1")
+    env["PYTHONPATH"] = f"{strategy_package}:{env['PYTHONPATH']}"
+    start("scan", env=env)
+    worker = start("worker", env=env)
+    await configure(app.ledger, *(config(name, 1, "extend_once") for name in ("hangs", "ends")))
+    await engine_side.run(("hangs", "v1"), ("ends", "v1"))
+    await app.nodes_started([("hangs", "v1"), ("ends", "v1")])
+    await asyncio.to_thread(worker.wait_for, "node ends version v1: armed at attempt 1: extended")
+    assert await app.node_left("ends", "v1") == 1, "in the time that it got"
+
+    async def failed() -> bool:
+        return await engine_side.effect_of("hangs") == "failed"
+
+    await wait_until(failed, 20)
+    (effect,) = await engine_side.effects()
+    late = float(effect["at"]) - float(effect["deadline"])
+    assert 3 <= late < 10
+    (row,) = await app.rows("hangs")
+    assert row.attempts == 2
+    assert [row.state for row in await app.rows("ends")] == ["cancelled"]

@@ -1,27 +1,37 @@
-"""Strategy ``extend_once``: a node that has timed out waits once more, then it is failed."""
+"""Strategy ``extend_once``: a node that has timed out gets more time, once; then it is failed."""
 
 import os
-from typing import Any, Self
+import time
+from typing import Self
 
-from node_timeout import NodeTimeoutStrategy, StrategyResult, TimedOutNode
+from node_timeout import (
+    Engine,
+    NodeTimeoutStrategy,
+    Settings,
+    StrategyResult,
+    TemporaryError,
+    TimedOutNode,
+)
 
 
 class ExtendOnce(NodeTimeoutStrategy):
-    """Reports a temporary failure the first time: node-timeout calls it again after its back-off.
+    """Asks to be called again when the extension is over, and fails the node then.
 
-    The back-off before the second call is at most ``NODE_TIMEOUT_RETRY_BACKOFF``.
+    The extension counts from the node's deadline, not from the first call: a call that is repeated
+    after a crash extends nothing twice. A node that ends meanwhile is not failed.
     """
 
-    patience: int
+    seconds: float
 
     @classmethod
-    def build(cls, engine: Any, settings: Any) -> Self:
+    def build(cls, engine: Engine, settings: Settings) -> Self:
         strategy = super().build(engine, settings)
-        strategy.patience = int(os.environ.get("EXTEND_TIMES", "1"))
+        strategy.seconds = float(os.environ.get("EXTEND_SECONDS", "60"))
         return strategy
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        if node.attempt <= self.patience:
-            return StrategyResult(False, f"extended, time {node.attempt} of {self.patience}")
-        done = await self.engine.forced_fail(node, f"timed out, after {self.patience} extensions")
+        left = node.deadline + self.seconds - time.time()
+        if left > 0:
+            raise TemporaryError(f"extended by {self.seconds:g} s", retry_after=left)
+        done = await self.engine.forced_fail(node, f"timed out, extended by {self.seconds:g} s")
         return StrategyResult(True, done)

@@ -6,6 +6,10 @@ ARMED_TOTAL = Counter("node_timeout_armed", "Node runs armed by the tracker")
 ARM_FAILURES = Counter(
     "node_timeout_arm_failures", "Node runs in the ledger whose arming or disarming Redis missed"
 )
+NOT_ARMED = Counter(
+    "node_timeout_not_armed",
+    "Starts of node runs that armed nothing: no timeout config, or the run is closed already",
+)
 DISARMED = Counter("node_timeout_disarmed", "Node runs disarmed by the tracker")
 
 EVENTS = Counter("node_timeout_events", "Events read from the events queue")

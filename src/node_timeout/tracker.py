@@ -7,7 +7,9 @@ if this process ends before, the reconciler does it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 from node_timeout import metrics
 from node_timeout.errors import PoolUnavailableError
@@ -21,14 +23,22 @@ logger = logging.getLogger(__name__)
 ARM_AGAIN = Backoff(first=0.2, longest=2.0)
 MAX_MISSED = 100_000
 """So that an outage cannot fill the memory; the reconciler finds the rest."""
+NAMING_SECONDS = 60.0
+"""Between two log lines that name a node that was not armed."""
 
 
 class Tracker:
     """Arms node runs that enter RUNNING, disarms nodes that leave it."""
 
-    def __init__(self, *, ledger: Ledger, pool: Pool) -> None:
+    def __init__(
+        self, *, ledger: Ledger, pool: Pool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ledger = ledger
         self._pool = pool
+        self._clock = clock
+        self._not_armed = 0
+        """Since the last line that named one."""
+        self._named_at = -math.inf
         self._missed: dict[NodeRun, DueRun] = {}
         """Armed in the ledger only."""
         self._arming: asyncio.Task[None] | None = None
@@ -53,6 +63,7 @@ class Tracker:
             except PoolUnavailableError as error:
                 self._warn("armed", [due.run for due in armed], error)
                 self._arm_later(armed)
+        self._note_others({event.run for event in events} - {due.run for due in armed})
         return len(armed)
 
     async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
@@ -92,6 +103,26 @@ class Tracker:
             except PoolUnavailableError as error:
                 self._warn("disarmed", leaving, error)
         return len(disarming.cancelled), removed
+
+    def _note_others(self, runs: set[NodeRun]) -> None:
+        """Count the runs that were not armed; name one of them, once a minute at most.
+
+        An engine may run many nodes without a config on purpose, so it is no warning.
+        """
+        metrics.NOT_ARMED.inc(len(runs))
+        self._not_armed += len(runs)
+        if not runs or self._clock() < self._named_at + NAMING_SECONDS:
+            return
+        run = min(runs, key=lambda run: run.member)
+        logger.info(
+            "node %s started and is not armed: it has no timeout config, or its version %s is "
+            "closed already (%d such starts since the last line like this)",
+            run.node_id,
+            run.version,
+            self._not_armed,
+            extra={"node_id": run.node_id, "version": run.version},
+        )
+        self._not_armed, self._named_at = 0, self._clock()
 
     def _arm_later(self, due: Sequence[DueRun]) -> None:
         room = MAX_MISSED - len(self._missed)

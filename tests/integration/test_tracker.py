@@ -1,9 +1,11 @@
 """The tracker: state events → ledger and pool."""
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from sqlalchemy import event
 
@@ -22,6 +24,10 @@ async def tracker(ledger: SqlLedger, pool: RedisPool) -> AsyncIterator[Tracker]:
     await tracker.close()
 
 
+def counted(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
 async def down(*_: Any, **__: Any) -> Any:
     raise PoolUnavailableError("Redis: gone")
 
@@ -35,6 +41,31 @@ async def test_a_started_node_is_armed_in_both_stores_at_one_deadline(
     (row,) = await ledger.rows("a")
     assert before + 20 <= row.deadline <= await pool.now() + 20
     assert (await pool.shards[0].claim(1, 1)).next_due_at == row.deadline
+
+
+async def test_a_start_without_a_config_is_counted_and_named_once_a_minute(
+    any_ledger: SqlLedger, pool: RedisPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [1000.0]
+    tracker = Tracker(ledger=any_ledger, pool=pool, clock=lambda: clock[0])
+    caplog.set_level(logging.INFO, "node_timeout.tracker")
+    await configure(any_ledger, config("known", 20))
+    before = counted("node_timeout_not_armed_total")
+    for number in range(5):
+        runs = [run("known"), run(f"stranger{number}"), run(f"stranger{number}")]
+        assert await tracker.nodes_started(started(runs)) == 1
+    assert counted("node_timeout_not_armed_total") == before + 5
+    (line,) = caplog.records
+    assert line.levelno == logging.INFO
+    assert "stranger0" in line.getMessage()
+    assert vars(line)["node_id"] == "stranger0"
+    clock[0] += 60
+    await tracker.nodes_started(started([run("known")]))
+    assert len(caplog.records) == 1, "nothing to tell"
+    await tracker.nodes_started(started([run("last")]))
+    assert "stranger" not in caplog.messages[1]
+    assert "(5 such starts" in caplog.messages[1]
+    await tracker.close()
 
 
 async def test_a_repeated_event_never_moves_a_deadline(

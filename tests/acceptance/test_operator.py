@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
 from sqlalchemy import insert
 
 from node_timeout import NodeTimeout
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import ledger as ledger_table
+from node_timeout.demo import play
+from node_timeout.errors import SettingsError
 from node_timeout.settings import Settings
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.acceptance.test_cli import RunCli, assert_one_line, changed
+from tests.servers import free_port
 from tests.support import config, configure, tree_of, wait_until
 
 ROW: dict[str, Any] = {
@@ -146,6 +151,18 @@ def test_dev_says_in_one_line_where_it_cannot_lie(run_cli: RunCli, tmp_path: Pat
     done = run_cli("dev", "--directory", str(tmp_path / "spoilt"), env=environment())
     assert done.returncode != 0
     assert_one_line(done, done.returncode, "node-timeout: ")
+
+
+async def test_the_demo_says_where_it_cannot_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/x")
+    with pytest.raises(SettingsError, match=r"no temporary directory: No such file.*TMPDIR"):
+        await play(Console())
+
+
+@pytest.mark.parametrize("host", ["a..b", "no.such.host.invalid", "192.0.2.1"])
+def test_a_metrics_host_that_is_not_here_is_one_line(run_cli: RunCli, host: str) -> None:
+    done = run_cli("scan", "--metrics-host", host, "--metrics-port", str(free_port()))
+    assert_one_line(done, 2, f"metrics_port: cannot listen on {host}")
 
 
 def test_dev_without_a_home_asks_for_a_directory() -> None:

@@ -8,6 +8,7 @@ import pytest
 from scripts import generate_tables
 
 ROOT = Path(__file__).parents[2]
+CHINESE = sorted([ROOT / "README.zh-CN.md", *ROOT.glob("docs/zh-CN/**/*.md")])
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
@@ -16,11 +17,33 @@ def test_the_generated_tables_are_fresh() -> None:
     assert stale == [], "run: make tables"
 
 
+def english_of(chinese: Path) -> Path:
+    """The document that a Chinese one translates."""
+    elsewhere = {"README.zh-CN.md": "README.md", "docs/zh-CN/security.md": "SECURITY.md"}
+    name = str(chinese.relative_to(ROOT))
+    return ROOT / elsewhere.get(name, name.replace("docs/zh-CN/", "docs/"))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda path: path.name)
+def test_a_translation_has_every_heading_table_row_and_example(chinese: Path) -> None:
+    def parts(document: Path) -> list[int]:
+        text = document.read_text(encoding="utf-8")
+        return [len(re.findall(mark, text, re.MULTILINE)) for mark in (r"^#+ ", r"^\|", r"^ *```")]
+
+    assert parts(chinese) == parts(english_of(chinese))
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda path: path.name)
+def test_translations_have_one_word_for_one_thing(chinese: Path) -> None:
+    text = chinese.read_text(encoding="utf-8")
+    assert re.findall("扫描器|工作进程|接手|(?<!节点)(?<!` )池[中里]", text) == []
 
 
 def test_every_document_is_linked_from_another() -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 from node_timeout.app import NodeTimeout
 from node_timeout.demo.engine import DemoEngine
 from node_timeout.dev import embedded
+from node_timeout.errors import SettingsError
 from node_timeout.node import NodeRun, TimedOutNode
 from node_timeout.ports import LedgerRow
 from node_timeout.strategy import ForcedFailAndSkipStrategy, StrategyResult
@@ -144,8 +145,12 @@ class _ObservedEngine(DemoEngine):
 
 
 async def play(console: Console) -> bool:
-    """Play the sample; return whether every node ended as it should."""
-    with tempfile.TemporaryDirectory(prefix="node-timeout-demo-") as directory:
+    """Play the sample; return whether every node ended as it should. Raises `SettingsError`."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="node-timeout-demo-")
+    except OSError as error:
+        raise SettingsError(f"no temporary directory: {error.strerror}; set TMPDIR") from error
+    with temporary as directory:
         async with embedded(Path(directory)) as stores:
             settings = stores.settings(
                 handlers={FLAKY_ACTION: "node_timeout.demo:SkipWhenPaged"},

@@ -1,0 +1,50 @@
+"""`make test` runs on every Python; what bamboo-pipeline pins concerns its own tests alone."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def dry_run(*arguments: str, path: str | None = None) -> str:
+    """The commands that make would run."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path or os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_without_python_311_everything_else_runs_and_one_line_says_so(tmp_path: Path) -> None:
+    broken = tmp_path / "python3.11"
+    broken.write_text("#!/bin/sh\nexit 127\n")  # as pyenv's, where that version is not chosen
+    broken.chmod(0o755)
+    commands = dry_run("test", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert "tests/bamboo" not in commands
+    assert "tests/chaos/test_mixed.py" in commands
+    last = commands.splitlines()[-1]
+    assert "NOT RUN: the tests with bamboo-pipeline, which need a python3.11" in last
+
+
+def test_with_python_311_the_tests_with_bamboo_run() -> None:
+    commands = dry_run("test", "BAMBOO_PYTHON=python3.11")
+    assert commands.count(" tests/bamboo ") == 2
+    assert "NOT RUN" not in commands
+
+
+def test_continuous_integration_asks_for_the_tests_with_bamboo() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.splitlines()[-1] == "make test BAMBOO_PYTHON=python3.11"
+
+
+@pytest.mark.parametrize("file", ["requirements-dev.txt", "constraints.txt"])
+def test_what_needs_an_older_python_is_in_bamboos_environment_alone(file: str) -> None:
+    assert "bamboo" not in (ROOT / file).read_text(encoding="utf-8")

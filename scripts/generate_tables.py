@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 
 from node_timeout import metrics
-from node_timeout.logs import redact
+from node_timeout.redaction import redact
 from node_timeout.settings import Settings, variable
 
 ROOT = Path(__file__).parents[1]

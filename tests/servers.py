@@ -532,6 +532,7 @@ class MariadbServer(Server):
             "--innodb-buffer-pool-size=16M",
             "--innodb-log-file-size=8M",
             "--innodb-flush-log-at-trx-commit=2",
+            "--character-set-server=utf8mb4",
             *extra,
         ]
         self.init_file = self.directory / "init.sql"  # run at each start
@@ -568,7 +569,6 @@ class MariadbServer(Server):
             "--socket=server.sock",  # in the data directory; a full path could be too long
             "--pid-file=server.pid",
             "--skip-name-resolve",
-            "--character-set-server=utf8mb4",
         ]
 
     def _answers(self) -> bool:

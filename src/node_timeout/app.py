@@ -99,15 +99,12 @@ class NodeTimeout:
         self._tls = Tls.of(settings)
         self.ledger = SqlLedger(settings.database_url.get_secret_value(), tls=self._tls)
         self._closing.push_async_callback(self.ledger.close)
-        try:
-            self.pool = RedisPool(
-                settings.redis_url.get_secret_value(),
-                settings.executing_pool,
-                settings.pool_shards,
-                tls=self._tls,
-            )
-        except ValueError as error:
-            raise SettingsError(f"redis_url: {error}") from error
+        self.pool = RedisPool(
+            settings.redis_url.get_secret_value(),
+            settings.executing_pool,
+            settings.pool_shards,
+            tls=self._tls,
+        )
         self._closing.push_async_callback(self.pool.close)
         self._tracker = Tracker(ledger=self.ledger, pool=self.pool)
         self._closing.push_async_callback(self._tracker.close)

@@ -18,6 +18,7 @@ from node_timeout.errors import (
     SettingsError,
     StrategyError,
 )
+from node_timeout.redaction import excepthook, redact
 
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout
@@ -37,6 +38,7 @@ def main() -> None:
 
     Only a bug has a traceback, which is logged.
     """
+    sys.excepthook = excepthook  # a bug has one, without secrets
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -49,8 +51,6 @@ def main() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    from node_timeout.logs import redact  # noqa: PLC0415 - as in every command below
-
     click.echo(f"node-timeout: {redact(' '.join(text.splitlines()))}", err=True)
     return code
 
@@ -201,7 +201,6 @@ def check(**overrides: Any) -> int:
     Exit code 1 if one of them fails.
     """
     from node_timeout.check import run_checks  # noqa: PLC0415
-    from node_timeout.logs import redact  # noqa: PLC0415
 
     settings = _settings(overrides)
     _configure_logs(settings)

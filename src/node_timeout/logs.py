@@ -2,19 +2,14 @@
 
 import json
 import logging
-import re
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Literal
 
-PASSWORD = re.compile(r"(://[^:/?#\s]*):[^@/\s]+@")
+from node_timeout.redaction import redact
+
 FIELDS = ("node_id", "version", "root_pipeline_id", "action", "state", "attempt", "queue")
-
-
-def redact(text: str) -> str:
-    """Replace the password of every URL in a text."""
-    return PASSWORD.sub(r"\1:***@", text)
 
 
 def configure(log_format: Literal["auto", "text", "json"], level: str) -> None:

@@ -5,41 +5,42 @@ the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The envir
 """
 
 import os
-import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
-    SecretsSettingsSource,
     SettingsConfigDict,
 )
 from pydantic_settings import SettingsError as UnreadableSettingError
 
-from node_timeout.addresses import HostsUrl, split_urls
+from node_timeout.addresses import Host, HostsUrl, split_urls
 from node_timeout.errors import SettingsError
+from node_timeout.redaction import remember
+from node_timeout.secret_files import SECRETS_DIR, read_secret_files
+from node_timeout.signing import SECRET_PREFIX
+from node_timeout.store_urls import read_amqp_urls, read_database_url, read_redis_url
 from node_timeout.timeout_config import MAX_ACTION_LENGTH
 
 PREFIX = "NODE_TIMEOUT_"
-SCHEMES = {
-    "redis_url": (
-        *("redis", "rediss", "unix"),
-        *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
-    ),
-    "amqp_url": ("amqp", "amqps", "memory"),
+STORES: dict[str, Callable[[str], object]] = {
+    "database_url": read_database_url,
+    "redis_url": read_redis_url,
+    "amqp_url": read_amqp_urls,
 }
-# How drivers let a URL decide about TLS. Here one place decides, and none can switch checks off.
-TLS_PARAMETERS = {
-    "database_url": r"ssl\w*",
-    "redis_url": r"ssl_\w+",
-    "amqp_url": r"no_verify_ssl|verify\w*|ssl\w*|ca(?:file|path|data)|certfile|keyfile",
-}
-SEVERAL_HOSTS = re.compile(r"postgres|.*\+(cluster|sentinel)$")
-SECRETS_DIR = "NODE_TIMEOUT_SECRETS_DIR"
 DAY = 86400.0
 LONGEST = 100 * 366 * DAY
 """No time is longer, seconds: every instant that is reckoned with it is in the calendar."""
@@ -228,25 +229,20 @@ class Settings(BaseSettings):
             raise SettingsError(f"{variable(name)}: is not JSON") from None
         _refuse_misspelt(os.environ)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_one_line(cls, value: Any, field: ValidationInfo) -> Any:
+        """Cut off the white space that files and copies leave at the ends; allow no other."""
+        if isinstance(value, dict):
+            return {_one_line(key): _one_line(each) for key, each in value.items()}
+        if field.field_name == "amqp_url" and (text := _plain(value)):
+            value = ",".join(split_urls(text))  # they may stand one a line
+        return _one_line(value)
+
     @field_validator("database_url", "redis_url", "amqp_url")
     @classmethod
     def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
-        name, text = field.field_name or "", value.get_secret_value()
-        urls = split_urls(text) if name == "amqp_url" else [text]
-        for each in urls:
-            url = HostsUrl.parse(each)
-            schemes = SCHEMES.get(name, (url.scheme,))
-            if url.scheme not in schemes:
-                raise ValueError(f"has the scheme {url.scheme!r}, use one of {', '.join(schemes)}")
-            if len(urls) > 1 and url.scheme == "memory":
-                raise ValueError("has memory:// beside another URL")
-            if len(url.hosts) > 1 and not SEVERAL_HOSTS.match(url.scheme):
-                raise ValueError(
-                    "has several hosts in one URL, write whole URLs separated by commas"
-                    if name == "amqp_url"
-                    else f"has several hosts, {url.scheme}:// takes one"
-                )
-        _refuse_tls_parameters(name, text)
+        STORES[field.field_name or ""](value.get_secret_value())
         return value
 
     @field_validator("tls_key_file")
@@ -259,17 +255,34 @@ class Settings(BaseSettings):
     @field_validator("engine_url", "webhook_url")
     @classmethod
     def _is_http(cls, value: str | SecretStr | None) -> str | SecretStr | None:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        try:
-            url = urlsplit(text or "http://host")
-            _ = url.port
-        except ValueError:
-            raise ValueError("has a port that is no number, or no host") from None
-        if url.scheme not in ("http", "https") or not url.hostname:
+        text = _plain(value)
+        if not text:
+            return value
+        url = HostsUrl.parse(text)
+        if url.scheme not in ("http", "https") or len(url.hosts) > 1 or not url.hosts[0].name:
             raise ValueError("is not an http:// or https:// URL")
-        if url.username or url.password or url.query or url.fragment:
+        if url.login or url.query:
             raise ValueError("has a user, a query or a fragment; secrets are settings of their own")
+        if isinstance(value, SecretStr):
+            remember(url.path)  # often holds a key
         return value
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        try:
+            Host.parse(f"[{value}]" if ":" in value else value)
+        except ValueError:
+            raise ValueError("is no name or address of a host") from None
+        return value
+
+    @model_validator(mode="after")
+    def _remember_secrets(self) -> Self:
+        for name in ("engine_token", "engine_signing_key", "webhook_token", "webhook_signing_key"):
+            if secret := getattr(self, name):
+                remember(secret.get_secret_value())
+                remember(secret.get_secret_value().removeprefix(SECRET_PREFIX))
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -280,10 +293,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        folder = Path(os.environ.get(SECRETS_DIR, "/run/secrets"))
-        if not folder.is_dir():
-            return init_settings, env_settings
-        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
+        # pydantic's own source passes over a file that it cannot read, or that is a link.
+        files = EnvSettingsSource(settings_cls)
+        files.env_vars = read_secret_files([variable(name) for name in settings_cls.model_fields])
+        return init_settings, env_settings, files
 
 
 def variable(name: str) -> str:
@@ -291,14 +304,20 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _refuse_tls_parameters(name: str, url: str) -> None:
-    found = re.search(rf"[?&;]({TLS_PARAMETERS[name]})=", unquote(url), re.IGNORECASE)
-    if found:
-        raise ValueError(
-            f"has the parameter {found[1]}; TLS is set by "
-            + ("database_tls and " if name == "database_url" else "")
-            + "tls_ca_file, tls_cert_file and tls_key_file, and its checks are never off"
-        )
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _one_line(value: Any) -> Any:
+    text = _plain(value)
+    if not isinstance(text, str):
+        return value
+    text = text.strip()
+    if not text:
+        raise ValueError("is empty, leave it out for the default")
+    if not text.isprintable():
+        raise ValueError("has a line break or another character that cannot be printed")
+    return SecretStr(text) if isinstance(value, SecretStr) else text
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.settings import SECRETS_DIR, Settings
+from node_timeout.secret_files import SECRETS_DIR
+from node_timeout.settings import Settings
 from tests.acceptance.conftest import Start, environment
 from tests.manifests import container_of, environment_of, mount_secrets, pod_of
 from tests.servers import free_port

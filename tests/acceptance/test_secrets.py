@@ -60,6 +60,65 @@ def test_a_connection_that_fails_tells_no_secret(
     assert named, said
 
 
+MISTAKES = {
+    "database_url": "mysql://app:{}@2024!x@127.0.0.1:3306/h2",
+    "redis_url": "redis://:{}：x@127.0.0.1:6379/0",
+    "amqp_url": "amqp://guest:{}[b@127.0.0.1/",
+    "engine_url": "https://app:12/{}@engine/",
+    "webhook_url": "https://app:{}@hook/",
+}
+PARAMETERS = {
+    "database_url": "postgresql://app:{}@127.0.0.1/x?aplication_name=nt",
+    "redis_url": "redis://:{}@127.0.0.1/0?socket_timeout=long",
+    "amqp_url": "amqp://guest:{}@127.0.0.1/?connection_attempts=3",
+}
+
+
+@pytest.mark.parametrize("command", ["check", "scan", "worker", "migrate"])
+def test_a_mistake_in_a_url_is_one_line_and_exit_code_2(
+    settings: Settings, run_cli: Callable[..., subprocess.CompletedProcess[str]], command: str
+) -> None:
+    for urls in (MISTAKES, PARAMETERS):
+        for name, url in urls.items():
+            variable = f"NODE_TIMEOUT_{name.upper()}"
+            ended = run_cli(command, env=environment(settings, **{variable: url.format(SECRET)}))
+            assert ended.returncode == 2, ended.stderr
+            (line,) = ended.stderr.splitlines()
+            assert line.startswith(f"node-timeout: {variable}: has ")
+            assert "2024" not in line
+            assert SECRET not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("url", [MISTAKES["database_url"], PARAMETERS["database_url"]])
+def test_the_url_of_bamboos_database_is_read_as_strictly(
+    settings: Settings, run_cli: Callable[..., subprocess.CompletedProcess[str]], url: str
+) -> None:
+    env = environment(settings, BAMBOO_DATABASE_URL=url.format(SECRET))
+    ended = run_cli("import-bamboo", env=env)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("node-timeout: bamboo's database (BAMBOO_DATABASE_URL): has ")
+    assert SECRET not in ended.stdout + ended.stderr
+
+
+def test_files_and_variables_may_end_in_a_line_break(
+    settings: Settings,
+    run_cli: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """As an editor, `echo` and many a secret store leave one."""
+    env = environment(settings, NODE_TIMEOUT_SECRETS_DIR=f"{tmp_path}\n")
+    for name, value in list(env.items()):
+        if name.startswith("NODE_TIMEOUT_") and name != "NODE_TIMEOUT_SECRETS_DIR":
+            env[name] = f" {value}\r\n"
+    for name in STORES.values():
+        text = env.pop(f"NODE_TIMEOUT_{name.upper()}")
+        (tmp_path / f"node_timeout_{name}").write_text(text)
+    checked = run_cli("check", env=env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert settings.dispatch_queue in checked.stdout
+
+
 def test_a_daemon_that_waits_for_its_stores_tells_no_secret(
     settings: Settings, start: Start
 ) -> None:

@@ -9,13 +9,12 @@ import pytest
 from sqlalchemy import text
 
 from node_timeout.adapters import database
-from node_timeout.adapters.database import async_url
-from node_timeout.adapters.postgres_hosts import take_hosts
 from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.errors import LedgerUnavailableError, SettingsError
 from node_timeout.node import RunState
 from node_timeout.settings import Settings
+from node_timeout.store_urls import read_database_url
 from tests.clusters import PostgresPair
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import PostgresServer, free_port
@@ -153,22 +152,23 @@ async def test_passwords_are_not_in_the_error_of_several_hosts() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://u:p@one:5433,[::1]/x?ssl=require",
-        "postgres://u:p@/x?host=one:5433&host=[::1]&ssl=require",
-        "postgresql+asyncpg://u:p@/x?host=one,[::1]&port=5433,5432&ssl=require",
+        "postgresql://u:p@one:5433,[::1]/x?application_name=a",
+        "postgres://u:p@/x?host=one:5433&host=[::1]&application_name=a",
+        "postgresql+asyncpg://u:p@/x?host=one,[::1]&port=5433,5432&application_name=a",
     ],
 )
 def test_both_forms_of_several_hosts_are_read(url: str) -> None:
-    rest, hosts = take_hosts(async_url(url))
-    assert [str(host) for host in hosts] == ["one:5433", "[::1]:5432"]
-    assert rest.render_as_string(hide_password=False) == ("postgresql+asyncpg://u:p@/x?ssl=require")
+    read = read_database_url(url)
+    assert [f"{host.name} {host.port or 5432}" for host in read.hosts] == ["one 5433", "::1 5432"]
+    assert (read.user, read.password, read.name) == ("u", "p", "x")
+    assert read.parameters == {"application_name": "a"}
 
 
-def test_one_port_may_serve_all_hosts_and_one_host_is_left_alone() -> None:
-    _, hosts = take_hosts(async_url("postgresql:///x?host=one,two&port=6432"))
-    assert [str(host) for host in hosts] == ["one:6432", "two:6432"]
-    url = async_url("postgresql:///x?host=/run/postgresql")
-    assert take_hosts(url) == (url, ())
+def test_one_port_may_serve_all_hosts_and_a_socket_is_a_host() -> None:
+    read = read_database_url("postgresql:///x?host=one,two&port=6432")
+    assert [str(host) for host in read.hosts] == ["one:6432", "two:6432"]
+    (host,) = read_database_url("postgresql:///x?host=/run/postgresql").hosts
+    assert (host.name, host.port) == ("/run/postgresql", None)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def publishing(app: NodeTimeout, cluster: RabbitCluster) -> RabbitNode:
     assert isinstance(app.exchange, RabbitExchange)
     publisher = app.exchange._publisher
     assert publisher is not None
-    return cluster.nodes[cluster.urls.index(publisher.url.partition("?")[0])]
+    return cluster.nodes[cluster.urls.index(publisher.url.address)]
 
 
 async def arm_many(app: NodeTimeout, engine: RecordingEngine, name: str) -> int:

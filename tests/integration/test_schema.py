@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-from node_timeout.adapters.database import async_url
+from node_timeout.adapters.database import create_engine
 from node_timeout.adapters.schema import Schema, alembic_config
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import HEAD_REVISION, versions
@@ -104,20 +104,34 @@ async def test_a_database_that_is_down_is_temporary() -> None:
         ("mysql://h/x", "mysql+aiomysql"),
         ("mariadb://h/x", "mariadb+aiomysql"),
         ("sqlite:///x.db", "sqlite+aiosqlite"),
-        ("mysql+asyncmy://h/x", "mysql+asyncmy"),
     ],
 )
 def test_a_plain_url_picks_the_async_driver(url: str, driver: str) -> None:
-    assert async_url(url).drivername == driver
+    assert create_engine(url).url.drivername == driver
+
+
+@pytest.mark.parametrize(
+    ("driver", "url", "extra"),
+    [
+        ("asyncpg", "postgresql://h/x", "postgres"),
+        ("aiomysql", "mariadb://h/x", "mysql"),
+        ("aiosqlite", "sqlite:///x.db", "sqlite"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, driver: str, url: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(SettingsError, match=f"node-timeout.{extra}"):
+        SqlLedger(url)
 
 
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("oracle://h/x", "unknown scheme 'oracle'"),
-        ("://", "is not a database URL"),
-        ("postgresql+nonesuch://h/x", "no driver"),
-        ("nonesuch+driver://h/x", "no driver"),
+        ("oracle://h/x", "has the scheme 'oracle', use one of postgresql"),
+        ("://", "NODE_TIMEOUT_DATABASE_URL: is not a URL"),
+        ("postgresql+psycopg://h/x", "has the scheme"),
     ],
 )
 def test_a_url_without_a_driver_is_refused(url: str, says: str) -> None:

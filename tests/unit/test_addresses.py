@@ -8,16 +8,16 @@ from node_timeout.settings import Settings
 
 
 def test_one_url_may_have_several_hosts() -> None:
-    url = HostsUrl.parse("PostgreSQL://me:p,w@one:5432, [::1]:5433,three/name?a=b,c")
+    url = HostsUrl.parse("postgresql://me:p,w@one:5432, [::1]:5433,three/name?a=b,c")
     assert url.scheme == "postgresql"
-    assert url.login == "me:p,w@"
+    assert (url.login, url.user, url.password) == ("me:p,w", "me", "p,w")
     assert url.hosts == (
         Host(name="one", port=5432),
         Host(name="::1", port=5433),
         Host(name="three", port=None),
     )
     assert [str(host) for host in url.hosts] == ["one:5432", "[::1]:5433", "three"]
-    assert url.rest == "/name?a=b,c"
+    assert (url.path, url.query) == ("/name", "a=b,c")
 
 
 @pytest.mark.parametrize("url", ["sqlite:////a/file.db", "unix:///a/socket?db=1", "memory://"])
@@ -32,6 +32,10 @@ def test_a_url_without_a_host_is_one(url: str) -> None:
         ("redis:/hunter2", "is not a URL"),
         ("redis://hunter2@h:port", "a port that is no number"),
         ("redis://hunter2@h:99999", "a port that is no number"),
+        ("redis://hunter2@h:0", "a port that is no number"),
+        ("redis://hunter2@a..b", "or no host"),
+        ("redis://hunter2@a b", "or no host"),
+        ("redis://hunter2@h#x", "write it as %23"),
         ("redis://hunter2@[::1", "no host"),
         ("redis://hunter2@a,,b", "an empty host"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from node_timeout.store_urls import PARAMETERS
 from scripts import generate_tables
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,12 @@ def english_of(chinese: Path) -> Path:
     elsewhere = {"README.zh-CN.md": "README.md", "docs/zh-CN/security.md": "SECURITY.md"}
     name = str(chinese.relative_to(ROOT))
     return ROOT / elsewhere.get(name, name.replace("docs/zh-CN/", "docs/"))
+
+
+def test_every_parameter_of_a_url_is_documented() -> None:
+    document = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
+    for family, parameters in PARAMETERS.items():
+        assert [name for name in parameters if f"`{name}`" not in document] == [], family
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

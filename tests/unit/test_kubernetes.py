@@ -13,8 +13,9 @@ import yaml
 from node_timeout.adapters.monitor_http import MonitorHttp
 from node_timeout.cli import cli
 from node_timeout.scanner import MESSAGES_AHEAD
+from node_timeout.secret_files import SECRETS_DIR
 from node_timeout.service import Health
-from node_timeout.settings import SECRETS_DIR, Settings, variable
+from node_timeout.settings import Settings, variable
 from tests.manifests import (
     EXAMPLE_SECRET,
     KUBERNETES,

@@ -1,5 +1,6 @@
 """Settings are checked when built, and say what to write."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,112 @@ def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> Non
         *("handle_queue", "events_queue", "metrics_port"),
     }
     assert all(field.description for field in Settings.model_fields.values())
+
+
+TEXTS = {
+    "database_url": "postgresql://u:p@h/x",
+    "redis_url": "redis://h/1",
+    "amqp_url": "amqp://a/,amqp://b/",
+    "engine": "http",
+    "engine_url": "http://engine/",
+    "engine_token": "t0ken-engine",
+    "engine_signing_key": "s3cret-engine",
+    "webhook_url": "http://hook/",
+    "webhook_token": "t0ken-webhook",
+    "webhook_signing_key": "whsec_c2VjcmV0IGtleQ==",
+    "executing_pool": "pool",
+    "dispatch_exchange": "exchange",
+    "dispatch_queue": "dispatch",
+    "handle_queue": "handle",
+    "handle_queues": '{"slow": "slow-queue"}',
+    "events_queue": "events",
+    "queue_type": "classic",
+    "handlers": '{"mine": "module:Class"}',
+    "log_format": "json",
+    "log_level": "DEBUG",
+    "metrics_host": "0.0.0.0",
+}
+
+
+def test_every_text_of_a_file_or_a_variable_is_stripped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        name for name, field in Settings.model_fields.items() if "str" in str(field.annotation)
+    } | {"queue_type", "log_format", "log_level", "amqp_url", "database_url", "redis_url"}
+    texts |= {name for name in Settings.model_fields if "token" in name or "key" in name}
+    assert texts - {"tls_key_file"} <= set(TEXTS)
+    expected = Settings(
+        **{name: json.loads(text) if text.startswith("{") else text for name, text in TEXTS.items()}
+    )
+    for name, text in TEXTS.items():  # with a byte order mark
+        (tmp_path / f"node_timeout_{name}").write_text(f"\ufeff{text}\r\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(tmp_path))
+        assert Settings() == expected
+    for name, text in TEXTS.items():
+        monkeypatch.setenv(f"NODE_TIMEOUT_{name.upper()}", f"\t{text} \n")
+    assert Settings() == expected
+    assert Settings(amqp_url=" amqp://a/ ,\n amqp://b/\n") == expected
+
+
+@pytest.mark.parametrize("name", sorted(set(TEXTS) - {"queue_type", "log_format", "log_level"}))
+@pytest.mark.parametrize("sign", ["\n", "\x00", "\x1b", "\u200b", "\u2028"])
+def test_a_line_break_inside_a_text_is_refused(name: str, sign: str) -> None:
+    text = TEXTS[name]
+    value = {f"a{sign}b": "c:D"} if text.startswith("{") else f"{text[:-2]}{sign}{text[-2:]}"
+    with pytest.raises(SettingsError, match=f"NODE_TIMEOUT_{name.upper()}: has a") as error:
+        Settings(**{name: value})
+    assert "s3cret" not in str(error.value)
+    assert "t0ken" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+def test_an_empty_file_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    (tmp_path / "node_timeout_engine_token").write_text(value)
+    monkeypatch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="ENGINE_TOKEN: is empty"):
+        Settings()
+
+
+@pytest.mark.parametrize("fault", ["is not UTF-8", "cannot be read"])
+def test_a_secret_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    file = tmp_path / "node_timeout_engine"
+    if fault == "is not UTF-8":
+        file.write_bytes(b"\xff\xfe")
+    else:
+        file.symlink_to(tmp_path / "absent")
+    monkeypatch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match=f"NODE_TIMEOUT_ENGINE: .*engine {fault}"):
+        Settings()
+
+
+def test_a_secret_file_may_be_a_link_to_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (tmp_path / "engine").write_text("http\n")
+    (folder / "NODE_TIMEOUT_ENGINE").symlink_to(tmp_path / "engine")
+    (folder / "of_somebody_else").mkdir()
+    monkeypatch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(folder))
+    assert Settings().engine == "http"
+
+
+def test_a_directory_of_secrets_that_is_not_there_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(tmp_path / "absent"))
+    with pytest.raises(SettingsError, match=r"NODE_TIMEOUT_SECRETS_DIR: .*absent cannot be read"):
+        Settings()
+
+
+@pytest.mark.parametrize("host", ["a..b", "two words", "host:80", "x" * 64])
+def test_a_metrics_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match="METRICS_HOST: is no name or address"):
+        Settings(metrics_host=host)
+    assert Settings(metrics_host="::1").metrics_host == "::1"

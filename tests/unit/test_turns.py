@@ -60,12 +60,12 @@ async def test_silent_servers_leave_time_for_the_rest() -> None:
 
 async def test_when_all_fail_each_is_told() -> None:
     servers = Servers(a="refuses", b="hangs")
-    with pytest.raises(ConnectionError, match=r"^A: a refuses; B: TimeoutError$"):
+    with pytest.raises(ConnectionError, match=r"^A: a refuses; B: no answer in time$"):
         await servers.connect(0.1)
 
 
-async def test_the_failure_of_a_single_server_is_told_as_it_is() -> None:
-    with pytest.raises(ConnectionRefusedError, match=r"^a refuses$"):
+async def test_a_single_server_is_named_too() -> None:
+    with pytest.raises(ConnectionError, match=r"^A: a refuses$"):
         await Servers(a="refuses").connect()
 
 

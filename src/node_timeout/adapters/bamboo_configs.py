@@ -13,7 +13,6 @@ from node_timeout.errors import (
     LedgerError,
     LedgerUnavailableError,
     SchemaError,
-    SettingsError,
 )
 from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
 
@@ -43,10 +42,7 @@ class BambooConfigs:
 
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         """Raises `SettingsError`."""
-        try:
-            self.engine = create_engine(url, tls)
-        except SettingsError as error:
-            raise SettingsError(f"bamboo's database: {error}") from error
+        self.engine = create_engine(url, tls, named="bamboo's database (BAMBOO_DATABASE_URL)")
 
     async def close(self) -> None:
         await dispose(self.engine)

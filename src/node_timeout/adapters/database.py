@@ -10,20 +10,20 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DataError as SqlDataError
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     InvalidRequestError,
     NoSuchModuleError,
     ProgrammingError,
 )
-from sqlalchemy.exc import DataError as SqlDataError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from node_timeout.adapters.postgres_hosts import connector, parse_url, take_hosts
+from node_timeout.adapters.postgres_hosts import connector, driver_options
 from node_timeout.adapters.tls import Tls, told
+from node_timeout.addresses import Host
 from node_timeout.errors import (
     LedgerError,
     LedgerUnavailableError,
@@ -31,6 +31,9 @@ from node_timeout.errors import (
     SchemaError,
     SettingsError,
 )
+from node_timeout.redaction import presentable
+from node_timeout.settings import variable
+from node_timeout.store_urls import read_database_url
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +41,15 @@ STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10
 DISPOSE_SECONDS = 3.0
 TRANSACTION_TRIES = 5
+MYSQL_CHARSET = "utf8mb4"
 
 DRIVERS = {
     "postgresql": ("postgresql+asyncpg", "postgres"),
-    "postgres": ("postgresql+asyncpg", "postgres"),
     "mysql": ("mysql+aiomysql", "mysql"),
     "mariadb": ("mariadb+aiomysql", "mysql"),
     "sqlite": ("sqlite+aiosqlite", "sqlite"),
 }
+"""By the family of the URL: the driver, and the extra that installs it."""
 
 PLANNER = {
     # A plan that was cached while a table was small would scan it when it is large.
@@ -70,73 +74,64 @@ REFUSED_SQLSTATES = ("22", "23", "42")
 REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
 
 
-def async_url(url: str) -> URL:
-    """Pick the async driver of a plain URL; one that names its driver is left alone."""
-    try:
-        parsed = parse_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise SettingsError("database_url is not a database URL") from error
-    if "+" not in parsed.drivername:
-        if parsed.drivername not in DRIVERS:
-            raise SettingsError(
-                f"database_url has the unknown scheme {parsed.drivername!r}, "
-                f"use one of {', '.join(sorted(DRIVERS))}"
-            )
-        parsed = parsed.set(drivername=DRIVERS[parsed.drivername][0])
-    return parsed
-
-
-def create_engine(url: str, tls: Tls | None = None) -> AsyncEngine:
-    """Build an engine; nothing is connected yet. Raises `SettingsError`."""
+def create_engine(
+    url: str, tls: Tls | None = None, *, named: str = variable("database_url")
+) -> AsyncEngine:
+    """Build an engine; nothing is connected yet. Raises `SettingsError`, with ``named`` in it."""
     tls = tls or Tls()
-    parsed = async_url(url)
-    family = parsed.get_backend_name()
+    try:
+        read = read_database_url(url)
+    except ValueError as error:
+        raise SettingsError(f"{named}: {error}") from None
+    driver, extra = DRIVERS[read.family]
+    host = read.hosts[0] if len(read.hosts) == 1 else Host(name="", port=None)
+    parsed = URL.create(
+        driver, read.user, read.password, host.name or None, host.port, database=read.name
+    )
     options: dict[str, Any] = {"hide_parameters": True}
-    if family == "sqlite":
+    connect_args: dict[str, Any]
+    if read.family == "sqlite":
+        connect_args = {"timeout": STATEMENT_SECONDS, **read.parameters}
         # One writer at a time anyway: waiting for the connection is cheaper than for the lock.
-        options |= {
-            "connect_args": {"timeout": STATEMENT_SECONDS},
-            "pool_size": 1,
-            "max_overflow": 0,
-        }
+        options |= {"pool_size": 1, "max_overflow": 0}
     else:
-        timeout = "timeout" if "asyncpg" in parsed.drivername else "connect_timeout"
         options |= {
             "isolation_level": "READ COMMITTED",
             "pool_recycle": 1800,
             "pool_timeout": CONNECT_SECONDS,
-            "connect_args": {timeout: CONNECT_SECONDS},
         }
+        seconds = read.parameters.get("connect_timeout", CONNECT_SECONDS)
+        if read.family == "postgresql":
+            connect_args = {
+                "timeout": seconds,
+                "async_creator_fn": connector(read.hosts, seconds, read.parameters),
+                **driver_options(read.parameters),
+            }
+        else:
+            connect_args = {"connect_timeout": seconds, **read.parameters, "charset": MYSQL_CHARSET}
         if tls.database:
-            options["connect_args"]["ssl"] = tls.context
-    if parsed.drivername == "postgresql+asyncpg":
-        try:
-            parsed, hosts = take_hosts(parsed)
-        except ValueError as error:
-            raise SettingsError("database_url has a list of hosts that cannot be read") from error
-        if hosts:
-            options["connect_args"]["async_creator_fn"] = connector(hosts, CONNECT_SECONDS)
+            connect_args["ssl"] = tls.context
     try:
-        if tls.database and "aiomysql" in parsed.drivername:
-            options["connect_args"]["async_creator_fn"] = _mysql_over_tls()
-        engine = create_async_engine(parsed, **options)
+        if "aiomysql" in driver:
+            connect_args["async_creator_fn"] = _mysql_connect()
+        engine = create_async_engine(parsed, connect_args=connect_args, **options)
     except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
-        extra = DRIVERS.get(family, ("", family))[1]
         raise SettingsError(
-            f"no driver for database_url {parsed.drivername}://…: {error}; "
-            f"pip install 'node-timeout[{extra}]'"
+            f"no driver for {read.family} ({named}): {error}; pip install 'node-timeout[{extra}]'"
         ) from error
-    if family == "sqlite":
+    if read.family == "sqlite":
         _prepare_sqlite(engine)
-    elif family == "postgresql":
+    elif read.family == "postgresql":
         _prepare_postgresql(engine)
+    else:
+        _prepare_mysql(engine)
     return engine
 
 
-def _mysql_over_tls() -> Any:
-    from node_timeout.adapters import mysql_tls  # noqa: PLC0415 - needs the extra
+def _mysql_connect() -> Any:
+    from node_timeout.adapters import mysql_connection  # noqa: PLC0415 - needs the extra
 
-    return mysql_tls.connect
+    return mysql_connection.connect
 
 
 async def dispose(engine: AsyncEngine) -> None:
@@ -169,6 +164,18 @@ def _prepare_postgresql(engine: AsyncEngine) -> None:
         # The host has become a standby, or is about to: a new connection finds the primary.
         if _sqlstate(context.original_exception) == READ_ONLY_SQLSTATE:
             context.is_disconnect = True
+
+
+def _prepare_mysql(engine: AsyncEngine) -> None:
+    """Say the character set once more: a server may be told to overlook what a client greets with,
+    and ``init_command`` may have chosen another.
+    """
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET NAMES {MYSQL_CHARSET}")
+        cursor.close()
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
@@ -266,8 +273,8 @@ async def _translated() -> AsyncIterator[None]:
             yield
     except NodeTimeoutError:
         raise
-    except Exception as error:
-        raise translate(error) from error
+    except Exception as error:  # noqa: BLE001 - translated
+        raise translate(error) from presentable(error)
 
 
 def translate(error: Exception) -> Exception:

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from node_timeout.errors import SettingsError, TemporaryError
 from node_timeout.node import TimedOutNode
+from node_timeout.redaction import presentable, redact, remember
 from node_timeout.settings import Settings
 from node_timeout.signing import key_of, sign
 
@@ -36,8 +37,6 @@ class Answer:
     retry_after: float
     """Seconds that the server asks to wait; 0 if it does not."""
     body: bytes
-    secrets: tuple[str, ...] = ()
-    """What a server may echo, and nobody is to be told."""
 
     @property
     def json(self) -> Mapping[str, Any]:
@@ -50,12 +49,10 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """What the server says in ``message``, else the beginning of its body."""
+        """What the server says in ``message``, else the beginning of its body, without secrets."""
         said = self.json.get("message")
         text = said if isinstance(said, str) else self.body.decode("utf-8", "replace")
-        for secret in self.secrets:
-            text = text.replace(secret, "…")
-        return " ".join(text.split())[:MAX_TOLD_CHARACTERS]
+        return " ".join(redact(text).split())[:MAX_TOLD_CHARACTERS]
 
 
 class HttpCalls:
@@ -82,8 +79,8 @@ class HttpCalls:
         self._seconds = settings.http_timeout
         self._token = token.get_secret_value() if token else ""
         self._key = signing_key.get_secret_value() if signing_key else ""
-        path = parts.path.strip("/")
-        self._secrets = tuple(filter(None, (path, self._token, self._key)))
+        remember(self._token)
+        remember(self._key)
         self._unavailable = unavailable
         self._clock = clock
         if self._token and not TOKEN.fullmatch(self._token):
@@ -155,13 +152,12 @@ class HttpCalls:
             # Its text may quote a header, and so a secret.
             raise self._unavailable(f"{self._server}: the request cannot be written") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
-            text = str(error) or f"no answer within {self._seconds:g} s"
-            raise self._unavailable(f"{self._server}: {text}") from error
+            text = redact(str(error)) or f"no answer within {self._seconds:g} s"
+            raise self._unavailable(f"{self._server}: {text}") from presentable(error)
         return Answer(
             status=response.status_code,
             retry_after=self._retry_after(response.headers.get("Retry-After", "")),
             body=answer,
-            secrets=self._secrets,
         )
 
     def _retry_after(self, value: str) -> float:

@@ -12,6 +12,7 @@ from node_timeout.adapters.ledger_rows import Keys, chunks, config_of
 from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.adapters.tables import configs as config_table
 from node_timeout.adapters.tls import Tls
+from node_timeout.adapters.unicode import require_unicode
 from node_timeout.errors import SchemaError
 from node_timeout.timeout_config import TimeoutConfig
 
@@ -36,6 +37,7 @@ class LedgerConfigs:
         It can use its own, and a later one that says so: ``0007_since_0005`` serves versions that
         were made for 0005 or later.
         """
+        await require_unicode(connection)
         found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
         oldest = (found or "").partition("_since_")[2]
         serves = oldest.isdigit() and int(oldest) <= int(HEAD_REVISION.partition("_")[0])

@@ -36,13 +36,14 @@ from node_timeout.adapters.rabbit_talk import (
     CONNECT_SECONDS,
     FAILURES,
     close_connection,
+    refused,
     talking,
     whole,
 )
 from node_timeout.adapters.tls import Tls
 from node_timeout.adapters.turns import Turns
-from node_timeout.addresses import HostsUrl, split_urls
 from node_timeout.errors import ExchangeUnavailableError, NotConfirmedError, QueueMismatchError
+from node_timeout.store_urls import AmqpUrl, read_amqp_urls
 
 DIAL_SECONDS = 8.0  # of them, shared by all nodes
 HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three
@@ -66,13 +67,14 @@ class RabbitExchange:
     ) -> None:
         """The URL of a node, or those of several, separated by commas.
 
-        Raises `SettingsError` if TLS is asked for and its files cannot be read.
+        Raises ValueError for a URL that cannot be read, `SettingsError` if TLS is asked for and its
+        files cannot be read.
         """
-        urls = split_urls(url)
-        secured = any(each.startswith("amqps:") for each in urls)
+        urls = read_amqp_urls(url)
+        secured = any(each.scheme == "amqps" for each in urls)
         self._tls = (tls or Tls()).context if secured else None
         random.shuffle(urls)  # the nodes share the clients
-        self._nodes = Turns(urls, name=_host)
+        self._nodes = Turns(urls, name=lambda url: str(url.host))
         self._exchange_name = exchange
         self._queues = queues
         self._queue_type = queue_type
@@ -156,22 +158,20 @@ class RabbitExchange:
             raise
         return _Publisher(url, connection, channel)
 
-    async def _connect(self, purpose: str) -> tuple[str, AbstractConnection]:
-        """Return the URL of the node and the connection to it."""
-        properties: dict[str, Any] = {
-            "connection_name": f"node-timeout {purpose} {self._name}".strip()
-        }
+    async def _connect(self, purpose: str) -> tuple[AmqpUrl, AbstractConnection]:
+        """Return the node and the connection to it."""
 
-        async def dial(url: str) -> AbstractConnection:
-            options: dict[str, Any] = {
-                "timeout": CONNECT_SECONDS,
-                "client_properties": properties,
-                "ssl_context": self._tls,
-            }
-            if "heartbeat=" not in url.partition("?")[2]:
-                options["heartbeat"] = HEARTBEAT_SECONDS
-            with whole():
-                connection: AbstractConnection = await aio_pika.connect(url, **options)
+        async def dial(url: AmqpUrl) -> AbstractConnection:
+            options = {"heartbeat": HEARTBEAT_SECONDS, **url.parameters}
+            name = f"{options.pop('name', 'node-timeout')} {purpose} {self._name}".strip()
+            with whole(), refused():
+                connection: AbstractConnection = await aio_pika.connect(
+                    url.address,
+                    timeout=CONNECT_SECONDS,
+                    client_properties={"connection_name": name},
+                    ssl_context=self._tls,
+                    **options,
+                )
                 return connection
 
         return await self._nodes.connect(dial, DIAL_SECONDS, FAILURES)
@@ -258,7 +258,9 @@ class _Publisher:
 
     exchange: AbstractExchange
 
-    def __init__(self, url: str, connection: AbstractConnection, channel: AbstractChannel) -> None:
+    def __init__(
+        self, url: AmqpUrl, connection: AbstractConnection, channel: AbstractChannel
+    ) -> None:
         self.url = url
         self.connection = connection
         self.channel = channel
@@ -295,8 +297,3 @@ def _message(body: bytes, headers: dict[str, Any]) -> aio_pika.Message:
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         headers=headers,
     )
-
-
-def _host(url: str) -> str:
-    """The node that a URL names, without the password."""
-    return str(HostsUrl.parse(url).hosts[0])

@@ -6,10 +6,17 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 
 from aio_pika.abc import AbstractConnection
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    InvalidFrameError,
+)
+from pamqp.commands import Connection
 
 from node_timeout.adapters.tls import told
 from node_timeout.errors import ExchangeUnavailableError
+from node_timeout.redaction import presentable
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +33,7 @@ async def talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
             with whole():
                 yield
     except FAILURES as error:
-        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from error
+        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from presentable(error)
 
 
 @contextlib.contextmanager
@@ -39,6 +46,26 @@ def whole() -> Iterator[None]:
         if task is None or task.cancelling():
             raise  # someone really wants this task to end
         raise ConnectionError(str(error) or "connection lost") from error
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """A server that takes the login, but not the vhost, says why: make that the error.
+
+    The driver reads the answer, finds that it is not the one it waits for, and drops it.
+    """
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConnectionError(f"the server lets log in only by {error.args[0]}") from error
+    except InvalidFrameError as error:
+        trace = error.__traceback__
+        while trace:
+            frame = trace.tb_frame.f_locals.get("frame")
+            if isinstance(frame, Connection.Close):
+                raise ConnectionError(frame.reply_text) from error
+            trace = trace.tb_next
+        raise
 
 
 async def close_connection(connection: AbstractConnection) -> None:

@@ -13,12 +13,10 @@ from collections.abc import AsyncIterator
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -28,8 +26,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from node_timeout.adapters.redis_tls import secure
 from node_timeout.adapters.tls import Tls, told
-from node_timeout.addresses import HostsUrl
 from node_timeout.errors import PoolUnavailableError
+from node_timeout.redaction import presentable
+from node_timeout.store_urls import RedisUrl, read_redis_url
 
 SOCKET_SECONDS = 3.0
 CALL_SECONDS = 5.0
@@ -46,56 +45,51 @@ class RedisClient:
     """
 
     def __init__(self, url: str, tls: Tls | None = None) -> None:
-        """Nothing is connected yet. Raises ValueError for a URL that means nothing."""
+        """Nothing is connected yet. Raises ValueError for a URL that cannot be read."""
+        read = read_redis_url(url)
         self._tls = tls or Tls()
         self._sentinel: Sentinel | None = None
         self._options: dict[str, Any] = {
+            "username": read.user,
+            "password": read.password,
+            "ssl": read.tls,
             "socket_timeout": SOCKET_SECONDS,
             "socket_connect_timeout": SOCKET_SECONDS,
             "health_check_interval": 30,
             # Every call of the pool may be repeated: see the port.
             "retry": Retry(ExponentialBackoff(cap=0.2, base=0.01), 2),
             "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+            **read.parameters,
         }
         self.commands: Redis | RedisCluster
-        where = HostsUrl.parse(url)
-        scheme, _, kind = where.scheme.partition("+")
-        if kind == CLUSTER:
-            self._read(scheme, where, "")
-            nodes = [ClusterNode(host, port) for host, port in _ports(where, REDIS_PORT)]
+        if read.kind == CLUSTER:
+            nodes = [ClusterNode(host, port) for host, port in _ports(read, REDIS_PORT)]
             self.commands = RedisCluster(startup_nodes=nodes, **self._options)
-        elif kind == SENTINEL:
-            service, _, database = urlsplit(where.rest).path.strip("/").partition("/")
-            if not service:
-                raise ValueError("has no service, write redis+sentinel://host:port/service")
-            self._read(scheme, where, database)
+        elif read.kind == SENTINEL:
             limits: dict[str, Any] = {
                 "socket_timeout": SOCKET_SECONDS,
                 "socket_connect_timeout": SOCKET_SECONDS,
-                "ssl": scheme == "rediss",
+                "ssl": read.tls,
                 # The next Sentinel is asked instead, and the pool's call is repeated.
                 "retry": Retry(NoBackoff(), 0),
             }
             self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
-                _ports(where, SENTINEL_PORT), sentinel_kwargs=limits, **self._options
+                _ports(read, SENTINEL_PORT),
+                sentinel_kwargs=limits,
+                db=read.database,
+                **self._options,
             )
             for each in self._sentinel.sentinels:
                 secure(each, self._tls)
-            self.commands = self._sentinel.master_for(service)
+            self.commands = self._sentinel.master_for(read.service)
         else:
-            self.commands = Redis.from_url(url, **self._options)
+            ((host, port),) = _ports(read, REDIS_PORT)
+            where: dict[str, Any] = {"host": host or "localhost", "port": port}
+            if read.path:
+                where = {"unix_socket_path": read.path}
+            self.commands = Redis(**where, db=read.database, **self._options)
         secure(self.commands, self._tls)
         self._scripts = {name: _Script(name) for name in SCRIPTS}
-
-    def _read(self, scheme: str, where: HostsUrl, database: str) -> None:
-        """Add what redis-py reads out of a URL of one host to the options."""
-        query = urlsplit(where.rest).query
-        one = f"{scheme}://{where.login}host/{database}?{query}"
-        options: dict[str, Any] = dict(parse_url(one))
-        del options["host"]
-        if options.pop("connection_class", None):
-            options["ssl"] = True
-        self._options |= options
 
     async def close(self) -> None:
         await self.commands.aclose()
@@ -138,8 +132,8 @@ class RedisClient:
         return [str(answer[name]) for answer in answers] or ["unknown"]
 
 
-def _ports(where: HostsUrl, default_port: int) -> list[tuple[str, int]]:
-    return [(host.name, host.port or default_port) for host in where.hosts]
+def _ports(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
+    return [(host.name, host.port or default_port) for host in url.hosts]
 
 
 class _Script:
@@ -174,9 +168,9 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
         raise PoolUnavailableError(
             "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
             "or none knows a primary of this service"
-        ) from error
+        ) from presentable(error)
     except (RedisError, RedisClusterException, OSError) as error:
-        raise PoolUnavailableError(f"Redis: {told(error)}") from error
+        raise PoolUnavailableError(f"Redis: {told(error)}") from presentable(error)
     except AttributeError as error:
         if not _closed_in_use(error):
             raise

@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.adapters.database import create_engine, dispose, transaction, translate
 from node_timeout.adapters.tables import versions
 from node_timeout.adapters.tls import Tls
+from node_timeout.adapters.unicode import require_unicode
 from node_timeout.errors import SchemaError
+from node_timeout.redaction import presentable
 
 
 class Schema:
@@ -33,9 +35,10 @@ class Schema:
         """Upgrade (or downgrade, given an older revision or "base"); return where it is then."""
         try:
             async with self.engine.connect() as connection:
+                await require_unicode(connection)
                 await connection.run_sync(_migrate, revision)
-        except Exception as error:
-            raise translate(error) from error
+        except Exception as error:  # noqa: BLE001 - translated
+            raise translate(error) from presentable(error)
         return await self.revision()
 
 

@@ -1,12 +1,12 @@
 """TLS as every store is talked to: certificate and host name are always verified."""
 
 import ssl
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from node_timeout.errors import SettingsError
+from node_timeout.redaction import causes, redact
 from node_timeout.settings import Settings, variable
 
 # OpenSSL's numbers of "nobody whom we trust has signed this".
@@ -62,8 +62,11 @@ class Tls:
 
 
 def told(error: BaseException) -> str:
-    """The text of a driver's error; where TLS is at fault, what TLS says, however deep it lies."""
-    for each in _causes(error):
+    """The text of a driver's error, without secrets.
+
+    Where TLS is at fault, what TLS says, however deep it lies.
+    """
+    for each in causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = ""
             if each.verify_code in UNKNOWN_AUTHORITY:
@@ -72,15 +75,7 @@ def told(error: BaseException) -> str:
         if isinstance(each, ssl.SSLError):
             hint = "; does the server talk TLS at this port?" if each.reason in NOT_TLS else ""
             return f"TLS failed: {_reason(each)}{hint}"
-    return str(error) or type(error).__name__
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    return redact(str(error)) or type(error).__name__
 
 
 def _reason(error: Exception) -> str:

@@ -26,31 +26,27 @@ class Turns(Generic[A]):
         """Return the first server that can be dialled, and its connection.
 
         The failures, TimeoutError among them, are what makes it try the next one.
-        One that is silent costs its share of the time limit, so each gets its turn. Raises the
-        failure of a single server as it is; of several, a ConnectionError that tells them all.
+        One that is silent costs its share of the time limit, so each gets its turn. Raises
+        ConnectionError that names each server and why it failed.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + time_limit
         servers = list(self._servers)
-        faults: dict[str, Exception] = {}
+        faults: list[str] = []
         for waiting, server in zip(range(len(servers), 0, -1), servers, strict=True):
             try:
                 async with asyncio.timeout((until - clock()) / waiting):
                     connection = await dial(server)
             except failures as error:
                 self.avoid(server)
-                faults[self._name(server)] = error
+                faults.append(f"{self._name(server)}: {_why(error)}")
             except asyncio.CancelledError:
                 self.avoid(server)  # the caller's patience ended at this one
                 raise
             else:
                 self._move(server, 0)
                 return server, connection
-        *_, last = faults.values()
-        if len(servers) == 1:
-            raise last
-        texts = [f"{name}: {told(fault)}" for name, fault in faults.items()]
-        raise ConnectionError("; ".join(texts))
+        raise ConnectionError("; ".join(faults))
 
     def avoid(self, server: A) -> None:
         """Try it last the next time: it has failed."""
@@ -59,3 +55,7 @@ class Turns(Generic[A]):
     def _move(self, server: A, place: int) -> None:
         self._servers.remove(server)
         self._servers.insert(place, server)
+
+
+def _why(fault: Exception) -> str:
+    return "no answer in time" if type(fault) is TimeoutError else told(fault)

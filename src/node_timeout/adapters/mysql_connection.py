@@ -1,0 +1,44 @@
+"""Connections to MySQL and MariaDB: over TLS or not at all, and never waited for without end.
+
+aiomysql goes on in the clear if the server does not offer TLS, and whoever sits in between can see
+to that; so it is stopped before it logs in.
+"""
+
+import asyncio
+from typing import Any
+
+from aiomysql import Connection, OperationalError
+from pymysql.constants import CLIENT, CR
+
+
+class _TlsConnection(Connection):  # type: ignore[misc] # it has no types
+    async def _request_authentication(self) -> None:
+        if not self.server_capabilities & CLIENT.SSL:
+            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
+        await super()._request_authentication()
+
+
+async def connect(*, connect_timeout: float, **options: Any) -> Any:
+    """An open connection; ``options`` are aiomysql's. With an ``ssl`` context it is TLS.
+
+    The time limit counts until the login is done, not only until there is a socket. Raises
+    OperationalError that says why.
+    """
+    connection = (_TlsConnection if options.get("ssl") else Connection)(**options)
+    try:
+        async with asyncio.timeout(connect_timeout):
+            await connection._connect()  # noqa: SLF001 - as aiomysql.connect does
+    except TimeoutError as error:
+        connection.close()
+        reason = f"no answer within {connect_timeout:g} s"
+        raise OperationalError(CR.CR_CONN_HOST_ERROR, f"{_where(options)}: {reason}") from error
+    except OperationalError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        text = f"{_where(options)}: {error.__cause__}"
+        raise OperationalError(CR.CR_CONN_HOST_ERROR, text) from error.__cause__
+    return connection
+
+
+def _where(options: dict[str, Any]) -> str:
+    return str(options.get("unix_socket") or options.get("host", "localhost"))

@@ -42,7 +42,8 @@ def connector(
     asyncpg itself spends the whole time limit on a host that is silent. Without any host it looks
     where libpq would. The connector raises ConnectionError that names each host.
     """
-    turns = Turns(hosts or [Host(name="", port=None)], name=lambda host: str(host) or "database")
+    servers = hosts or [Host(name="", port=None)]
+    turns = Turns(servers, name=lambda host: str(host) or "the default host")
 
     async def connect(**options: Any) -> Any:
         import asyncpg  # noqa: PLC0415 - only there if installed

@@ -27,7 +27,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from node_timeout.adapters.redis_tls import secure
 from node_timeout.adapters.tls import Tls, told
 from node_timeout.errors import PoolUnavailableError
-from node_timeout.redaction import presentable
+from node_timeout.redaction import presentable, redact
 from node_timeout.store_urls import RedisUrl, read_redis_url
 
 SOCKET_SECONDS = 3.0
@@ -161,8 +161,8 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
         async with asyncio.timeout(time_limit):
             yield
     except TimeoutError as error:
-        text = str(error) or f"no answer within {time_limit:g} s"
-        raise PoolUnavailableError(f"Redis: {text}") from error
+        text = redact(str(error)) or f"no answer within {time_limit:g} s"
+        raise PoolUnavailableError(f"Redis: {text}") from presentable(error)
     except MasterNotFoundError as error:
         # Its own text shows the clients with all their options, and not why they failed.
         raise PoolUnavailableError(

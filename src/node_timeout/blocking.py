@@ -7,6 +7,7 @@ the process, and is made anew in a child after a fork.
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
@@ -15,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import NodeTimeout
-from node_timeout.errors import NodeTimeoutError, TemporaryError
+from node_timeout.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.ports import LedgerRow
 from node_timeout.settings import Settings
 from node_timeout.status import Status
@@ -24,6 +25,26 @@ T = TypeVar("T")
 
 CLOSE_SECONDS = 5.0
 Call = Callable[[NodeTimeout], Coroutine[Any, Any, T]]
+
+
+def require_native_threads() -> None:
+    """Raises `GreenThreadsError` where gevent or eventlet has patched threads or sockets.
+
+    A patched thread is a greenlet of the thread that started it. An event loop in it makes
+    `asyncio.get_running_loop` answer in all of that thread, and Django then refuses every query.
+    """
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent and any(map(gevent.is_module_patched, ("threading", "socket", "select"))):
+        library = "gevent"
+    elif eventlet and any(map(eventlet.is_monkey_patched, ("thread", "socket", "select"))):
+        library = "eventlet"
+    else:
+        return
+    raise GreenThreadsError(
+        f"{library} has replaced the threads and sockets of this process, and node-timeout cannot"
+        f" run in it: start Celery with --pool prefork or --pool threads, gunicorn with"
+        f" --worker-class sync or gthread; or send events over RabbitMQ and serve actions over HTTP"
+    )
 
 
 class _ClosedError(Exception):
@@ -87,7 +108,10 @@ class _Bridge:
 
 
 class BlockingNodeTimeout:
-    """The names of `NodeTimeout`, for callers without an event loop. Safe from several threads."""
+    """The names of `NodeTimeout`, for callers without an event loop. Safe from several threads.
+
+    Each call raises `GreenThreadsError` in a process that gevent or eventlet has patched.
+    """
 
     def __init__(
         self, settings: Settings | None = None, *, call_timeout: float | None = None
@@ -175,6 +199,7 @@ class BlockingNodeTimeout:
         return self._run(lambda app: app.status(recent))
 
     def _run(self, call: Call[T]) -> T:
+        require_native_threads()
         while True:
             with self._lock:
                 if self._bridge is None:

@@ -36,6 +36,10 @@ class SettingsError(NodeTimeoutError):
     """A setting is missing or wrong."""
 
 
+class GreenThreadsError(NodeTimeoutError):
+    """gevent or eventlet has replaced what an event loop in a thread of its own needs."""
+
+
 class SchemaError(NodeTimeoutError):
     """The database's tables are not those of this version."""
 

@@ -109,7 +109,7 @@ class House:
         tree: dict[str, Any] = build_tree(start)
         return tree
 
-    def run(self, tree: dict[str, Any], configs: dict[str, Any] | None = None) -> str:
+    def run(self, tree: dict[str, Any], configs: dict[str, Any] | None = None, **how: Any) -> str:
         """Store the configs (by node id), run the pipeline; return its id."""
         from node_timeout import apply_node_timeout_configs
 
@@ -117,7 +117,7 @@ class House:
         tree = apply_node_timeout_configs(tree, configs or {})
         stored = self.client().batch_create_node_timeout_config(root, tree)
         assert stored["result"], stored
-        self.act("run_pipeline", pipeline=tree)
+        self.act("run_pipeline", pipeline=tree, **how)
         return root
 
     def act(self, name: str, **call: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from django.apps import AppConfig
 
+from node_timeout.blocking import require_native_threads
+
 
 class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
     name = "node_timeout.contrib.bamboo"
@@ -11,5 +13,6 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
     def ready(self) -> None:
         from node_timeout.contrib.bamboo import client, receivers  # noqa: PLC0415 - needs the apps
 
+        require_native_threads()  # before a task is taken, which would be lost
         client()  # a wrong setting stops the start, not the first pipeline
         receivers.connect()

@@ -14,6 +14,7 @@ from pipeline.eri.signals import post_set_state
 from node_timeout import metrics
 from node_timeout.contrib.bamboo import client
 from node_timeout.engines.bamboo.telling import is_ours
+from node_timeout.errors import GreenThreadsError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,12 @@ class _Rest:
 
     until = 0.0
     """On this host's monotonic clock."""
+
+
+class _Patched:
+    """gevent or eventlet has patched this process after its start: said once, counted always."""
+
+    is_logged = False
 
 
 def connect() -> None:
@@ -46,6 +53,11 @@ def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **
             client().node_started(node_id, version)
         elif to_state in LEFT:
             client().node_left(node_id, version, known_only=True)
+    except GreenThreadsError as error:
+        metrics.EVENTS_MISSED.inc()
+        if not _Patched.is_logged:
+            _Patched.is_logged = True
+            logger.error("no state of any node is recorded: %s", error)  # noqa: TRY400 - no fault
     except Exception as error:  # noqa: BLE001 - the engine's own step goes on, whatever happened
         metrics.EVENTS_MISSED.inc()
         if time.monotonic() - began > SLOW_SECONDS:

@@ -99,14 +99,14 @@ class House:
             setattr(node.component.inputs, key, Var(type=Var.PLAIN, value=value))
         return node
 
-    def tree(self, *nodes: Any) -> dict[str, Any]:
+    def tree(self, *nodes: Any, data: Any = None) -> dict[str, Any]:
         from bamboo_engine.builder import EmptyEndEvent, EmptyStartEvent, build_tree
 
         start = EmptyStartEvent()
         last = start
         for node in [*nodes, EmptyEndEvent()]:
             last = last.extend(node)
-        tree: dict[str, Any] = build_tree(start)
+        tree: dict[str, Any] = build_tree(start, data=data)
         return tree
 
     def run(self, tree: dict[str, Any], configs: dict[str, Any] | None = None, **how: Any) -> str:

@@ -156,6 +156,101 @@ def test_the_worker_killed_between_fail_and_skip(house: House, tmp_path: Path) -
     assert house.row(hanging.id).attempts == 2
 
 
+def test_a_node_with_hooks_is_failed_while_its_inputs_render(house: House, tmp_path: Path) -> None:
+    """It has no data for its hook yet, and has begun nothing that the hook could end."""
+    from bamboo_engine.builder import Data, Var
+
+    notes, rendered = tmp_path / "notes", tmp_path / "rendered"
+    node = house.activity("test_hooked", seconds=60, file=str(notes))
+    node.component.inputs.slow = Var(type=Var.SPLICE, value="${slow}")
+    data = Data()
+    data.inputs["${slow}"] = Var(type=Var.LAZY, custom_type="test_slow", value=str(rendered))
+    after = house.activity(seconds=0)
+    root = house.run(house.tree(node, after, data=data), {node.id: skip(1)})
+    house.wait_for(node.id, "FINISHED")
+    row = house.handled(node.id)
+    assert (row.attempts, row.message) == (1, "failed and skipped")
+    assert not notes.exists(), "nothing was begun, so no hook is called"
+    rendered.touch()
+    house.wait_for(root, "FINISHED")
+
+
+def test_a_node_whose_component_the_worker_does_not_have_is_failed(house: House) -> None:
+    house.only_worker(BAMBOO_TEST_WITHOUT_GONE="1")
+    node = house.activity("test_gone", seconds=60)
+    root = house.run(house.tree(node), {node.id: skip(1)})
+    house.wait_for(root, "FINISHED")
+    row = house.handled(node.id)
+    assert (row.attempts, row.message) == (1, "failed and skipped")
+
+
+def test_a_slow_receiver_holds_up_no_other_node(house: House, tmp_path: Path) -> None:
+    """Sixty nodes due at once, and a receiver of the project that takes a second each time."""
+    notes = tmp_path / "notes"
+    house.only_worker(BAMBOO_TEST_RECEIVER=str(notes))
+    nodes = [house.activity(seconds=3600) for _ in range(60)]
+    due = time.time() + 25
+    for number, node in enumerate(nodes):
+        action = skip if number % 2 else fail
+        house.run(house.tree(node), {node.id: action(due - time.time())})
+    rows = [house.handled(node.id) for node in nodes]
+    lateness = max(row.finished_at - row.deadline for row in rows)
+    print(f"\n60 nodes, a receiver of a second: the last is {lateness:.1f} s late")
+    assert lateness < 3
+    for number, node in enumerate(nodes):
+        house.wait_for(node.id, "FINISHED" if number % 2 else "FAILED")
+
+    def told(node_id: str) -> list[str]:
+        lines = notes.read_text(encoding="utf-8").splitlines()
+        return [line.split()[1] for line in lines if line.split()[0] == node_id]
+
+    expected = {
+        node.id: ["FAILED", "FINISHED"] if number % 2 else ["FAILED"]
+        for number, node in enumerate(nodes)
+    }
+    house.wait(lambda: all(told(node.id) == expected[node.id] for node in nodes), 90)
+
+
+def test_a_skip_ends_the_whole_loop(house: House) -> None:
+    """Of bamboo-pipeline 4: the engine goes on behind the node, not with its next turn."""
+    node, after = house.activity(seconds=60), house.activity(seconds=0)
+    tree = house.tree(node, after)
+    tree["activities"][node.id]["loop_config"] = {
+        "enable": True,
+        "loop_times": 3,
+        "fail_skip": True,
+        "skippable": True,
+    }
+    root = house.run(tree, {node.id: skip(1)})
+    house.wait_for(root, "FINISHED")
+    assert [row.state for row in house.rows(node.id)] == [RunState.HANDLED], "one turn of three"
+
+
+def test_the_running_node_of_a_paused_pipeline_is_failed(house: House) -> None:
+    """Its deadline goes on; what comes behind it waits until the pipeline is resumed."""
+    node, after = house.activity(seconds=60), house.activity(seconds=0)
+    root = house.run(house.tree(node, after), {node.id: skip(3)})
+    house.wait_for(node.id, "RUNNING")
+    house.act("pause_pipeline", pipeline_id=root)
+    house.wait_for(node.id, "FINISHED")
+    row = house.handled(node.id)
+    assert row.finished_at - row.deadline < 3
+    house.wait(lambda: _is_suspended_by(root, after.id))
+    assert house.name(after.id) == ""
+    house.act("resume_pipeline", pipeline_id=root)
+    house.wait_for(root, "FINISHED")
+
+
+def _is_suspended_by(root: str, node_id: str) -> bool:
+    from pipeline.eri.models import Process
+
+    return bool(
+        Process.objects.filter(
+            current_node_id=node_id, root_pipeline_id=root, suspended_by=root
+        ).exists()
+    )
+
+
 def test_an_event_that_was_lost_is_made_up_for(house: House) -> None:
     """As if the engine had started the node while our stores could not be reached."""
     from django.conf import settings

@@ -124,6 +124,36 @@ def test_24_work_that_goes_on_behind_a_forced_fail_changes_nothing(
     house.wait_for(other, "FINISHED")  # the Celery worker works on
 
 
+@pytest.mark.parametrize("ask", [False, True])
+def test_24_a_polling_component_that_goes_on_must_ask_whether_it_may(
+    house: House, tmp_path: Path, *, ask: bool
+) -> None:
+    """bamboo-engine compares versions when it sets a state, and does not before a poll."""
+    from pipeline.eri.models import Process, Schedule
+
+    file, after_file = tmp_path / "done", tmp_path / "after"
+    node = house.activity("test_busy_poll", seconds=6, file=str(file), ask=ask)
+    after = house.activity("test_busy", seconds=10, file=str(after_file))
+    root = house.run(house.tree(node, after), {node.id: skip(1)})
+    house.wait_for(node.id, "FINISHED")
+    version = house.handled(node.id).version
+    assert house.outputs(node.id)["_forced_failed"] is True
+    house.wait_for(after.id, "RUNNING")
+    schedules = Schedule.objects.filter(node_id=node.id, version=version)
+    house.wait(file.exists)
+    if not ask:
+        house.wait(lambda: schedules.filter(expired=True).exists())
+        assert "_forced_failed" not in house.outputs(node.id), "overwritten"
+        assert Process.objects.get(current_node_id=after.id).asleep, "though it works"
+    house.wait_for(root, "FINISHED")
+    assert (house.name(node.id), house.state(node.id).skip) == ("FINISHED", True)
+    assert [row.state for row in house.rows(node.id)] == [RunState.HANDLED]
+    assert house.state(after.id).loop == 1
+    if ask:
+        assert not schedules.exists()
+        assert house.outputs(node.id)["_forced_failed"] is True
+
+
 def test_24_a_component_learns_that_it_was_failed(house: House, tmp_path: Path) -> None:
     """Its hook is called, so that it can end what it has begun elsewhere."""
     notes = tmp_path / "notes"

@@ -2,23 +2,30 @@
 
 ``DJANGO_SETTINGS_MODULE`` names the settings, and the working directory is importable, as for
 ``manage.py``. What is asked and done stands in `node_timeout.engines.bamboo.acts`; here are the
-threads it runs in, each with Django connections of its own.
+threads it runs in, each with Django connections of its own: `engine_threads` that ask and act, and
+at most as many that call the receivers of ``post_set_state``, for which the failing of a node does
+not wait.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType
 from typing import TypeVar
 
+from node_timeout.engines.bamboo.lanes import Lanes
 from node_timeout.errors import SettingsError
 from node_timeout.events import NodeStarted
 from node_timeout.node import TimedOutNode
 from node_timeout.settings import Settings
-from node_timeout.threads import Threads
+from node_timeout.threads import CLOSE_SECONDS, Threads
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -37,15 +44,20 @@ class BambooEngine:
         self._threads = Threads(
             settings.engine_threads, name="bamboo", at_end=self._acts.close_connections
         )
+        self._signals = Lanes(
+            settings.engine_threads, name="bamboo-signals", at_end=self._acts.close_connections
+        )
 
     async def is_running(self, node: TimedOutNode) -> bool:
         return await self._run(lambda: self._acts.is_running(node))
 
     async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
-        return await self._run(lambda: self._acts.forced_fail(node, reason))
+        return await self._run(lambda: self._acts.forced_fail(node, reason, self._later(node)))
 
     async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
-        return await self._run(lambda: self._acts.forced_fail_and_skip(node, reason))
+        return await self._run(
+            lambda: self._acts.forced_fail_and_skip(node, reason, self._later(node))
+        )
 
     async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
         return await self._run(lambda: self._acts.running(node_ids))
@@ -55,7 +67,14 @@ class BambooEngine:
         return "its database answers"
 
     async def close(self) -> None:
-        await self._threads.close()
+        _, lost = await asyncio.gather(
+            self._threads.close(), asyncio.to_thread(self._signals.close, CLOSE_SECONDS)
+        )
+        if lost:
+            logger.error("post_set_state of %d nodes was not sent: its receivers are slow", lost)
+
+    def _later(self, node: TimedOutNode) -> Callable[[Callable[[], None]], None]:
+        return partial(self._signals.put, node.node_id)
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await self._threads.run(lambda: self._acts.in_database(call))

@@ -5,7 +5,8 @@ then is the node failed by ``bamboo_engine.api`` (and skipped, in the same trans
 the node waits for the lock and finds it done; a node retried before is found superseded. We do not
 wait: while another holds the row, the node run is tried again later.
 
-    lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ note ──▶ commit ──▶ signals ──▶ message ──▶ note
+    lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ note ──▶ commit ──▶ message ──▶ note
+                                                         └─────▶ signals, in another thread
 
 A crash before the commit leaves the node running, to be failed by the next attempt. A crash behind
 it is told by the notes in bamboo's own log of the node run: that it was failed or skipped, as which
@@ -18,7 +19,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 from bamboo_engine import api, states
@@ -35,10 +35,8 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from pipeline.eri.celery import tasks as _tasks  # noqa: F401 - registers the engine's Celery tasks
 from pipeline.eri.models import LogEntry, Process, State
-from pipeline.eri.runtime import BambooDjangoRuntime
-from pipeline.eri.signals import post_set_state
 
-from node_timeout.engines.bamboo.telling import telling
+from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
 from node_timeout.errors import (
     EngineUnavailableError,
     InvalidNodeRunError,
@@ -50,18 +48,10 @@ from node_timeout.errors import (
 from node_timeout.events import NodeStarted
 from node_timeout.node import NodeRun, TimedOutNode
 
-try:
-    from bamboo_engine import fence
-except ImportError:  # bamboo-engine 2
-    fence = None
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-NOTES = "node_timeout"
-"""Name of the logger in bamboo's log of a node. (The outputs of a node are no place for notes: work
-that goes on behind a forced fail writes them once more.)"""
 LOCKED = {"55P03", 1205, 3572}
 """What PostgreSQL, MariaDB and MySQL say of a row that another transaction holds."""
 
@@ -95,12 +85,12 @@ def is_running(node: TimedOutNode) -> bool:
     return state is not None and (_is_current(state, node) or _was_failed_here(state, node))
 
 
-def forced_fail(node: TimedOutNode, reason: str) -> str:
-    return _act(node, reason, skip=False)
+def forced_fail(node: TimedOutNode, reason: str, later: Later = at_once) -> str:
+    return _act(node, reason, later, skip=False)
 
 
-def forced_fail_and_skip(node: TimedOutNode, reason: str) -> str:
-    return _act(node, reason, skip=True)
+def forced_fail_and_skip(node: TimedOutNode, reason: str, later: Later = at_once) -> str:
+    return _act(node, reason, later, skip=True)
 
 
 def running(node_ids: Sequence[str]) -> list[NodeStarted]:
@@ -163,7 +153,6 @@ def _was_failed_here(state: Any, node: TimedOutNode) -> bool:
 
 _FAILED = "failed by node-timeout, now at version {}"
 _SKIPPED = "skipped by node-timeout, now at version {}"
-_SENT = "sent on by node-timeout, at version {}"
 
 
 def _is_noted(node: TimedOutNode, text: str) -> bool:
@@ -173,21 +162,21 @@ def _is_noted(node: TimedOutNode, text: str) -> bool:
     return bool(notes.exists())
 
 
-def _act(node: TimedOutNode, reason: str, *, skip: bool) -> str:
+def _act(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> str:
     """Act on a node run, unless an earlier attempt is still at it: it outlived its time limit."""
     with _acting_lock:
         if node.run.member in _acting:
             raise TemporaryError("an earlier attempt is still under way")
         _acting.add(node.run.member)
     try:
-        return _act_alone(node, reason, skip=skip)
+        return _act_alone(node, reason, later, skip=skip)
     finally:
         with _acting_lock:
             _acting.discard(node.run.member)
 
 
-def _act_alone(node: TimedOutNode, reason: str, *, skip: bool) -> str:
-    runtime = _Runtime(node)
+def _act_alone(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> str:
+    runtime = Runtime(node)
     with transaction.atomic(using=router.db_for_write(State)):
         state = _locked(node.node_id)
         if state is None:
@@ -201,7 +190,7 @@ def _act_alone(node: TimedOutNode, reason: str, *, skip: bool) -> str:
             raise NodeRunSupersededError(
                 f"bamboo-engine has moved on: {state.name} at version {state.version}"
             )
-    runtime.tell()
+    runtime.go_public(later)
     return done
 
 
@@ -220,7 +209,7 @@ def _locked(node_id: str) -> Any:
         raise
 
 
-def _fail(runtime: "_Runtime", node: TimedOutNode, reason: str) -> str:
+def _fail(runtime: Runtime, node: TimedOutNode, reason: str) -> str:
     result = api.forced_fail_activity(runtime=runtime, node_id=node.node_id, ex_data=reason)
     if not result.result:
         if isinstance(result.exc, InvalidOperationError):
@@ -230,7 +219,7 @@ def _fail(runtime: "_Runtime", node: TimedOutNode, reason: str) -> str:
     return "failed"
 
 
-def _skip(runtime: "_Runtime", node: TimedOutNode) -> str:
+def _skip(runtime: Runtime, node: TimedOutNode) -> str:
     """Skip the failed node. One that must not be skipped stays failed, and that is told."""
     result = api.skip_node(runtime=runtime, node_id=node.node_id)
     if not result.result:
@@ -247,12 +236,12 @@ def _skip(runtime: "_Runtime", node: TimedOutNode) -> str:
     return " and skipped"
 
 
-def _go_on(runtime: "_Runtime", state: Any, node: TimedOutNode, *, skip: bool) -> str:
+def _go_on(runtime: Runtime, state: Any, node: TimedOutNode, *, skip: bool) -> str:
     """An earlier attempt was committed: do what it did not come to."""
     if state.name == states.FAILED:
         return "failed before" + (_skip(runtime, node) if skip else "")
     process = Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()
-    if process is None or _is_noted(node, _SENT.format(state.version)):
+    if process is None or _is_noted(node, SENT.format(state.version)):
         return "failed and skipped before"
     detail = runtime.get_node(node.node_id)
     info = runtime.get_process_info(process.id)
@@ -263,76 +252,3 @@ def _go_on(runtime: "_Runtime", state: Any, node: TimedOutNode, *, skip: bool) -
         parent_pipeline_id=info.top_pipeline_id,
     )
     return "failed and skipped before, sent on again"
-
-
-class _Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is not typed
-    """The engine's runtime, but signals and messages wait until the transaction is committed."""
-
-    def __init__(self, node: TimedOutNode) -> None:
-        super().__init__()
-        self._node = node
-        self._signals: list[dict[str, Any]] = []
-        self._messages: list[tuple[Callable[[], None], str]] = []
-        """Each with the version of the node behind which it sends the pipeline on."""
-
-    def tell(self) -> None:
-        """Send what has waited. Raises what the broker raises; no receiver stops the others."""
-        with telling():
-            for signal in self._signals:
-                for receiver, answer in post_set_state.send_robust(sender=State, **signal):
-                    if isinstance(answer, Exception):
-                        logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
-        for send, version in self._messages:
-            send()
-            self.note(_SENT, version)
-
-    def note(self, text: str, version: str | None = None) -> None:
-        """Write into bamboo's log of the node run what was done; None: the version it has now."""
-        state = self.get_state(self._node.node_id)
-        LogEntry.objects.create(
-            node_id=self._node.node_id,
-            version=self._node.version,
-            loop=state.loop,
-            logger_name=NOTES,
-            level_name="WARNING",
-            message=text.format(version or state.version),
-        )
-
-    def set_state(
-        self, *, node_id: str, to_state: str, send_post_set_state_signal: bool = True, **how: Any
-    ) -> str:
-        version: str = super().set_state(
-            node_id=node_id, to_state=to_state, send_post_set_state_signal=False, **how
-        )
-        if send_post_set_state_signal:
-            state = self.get_state(node_id)
-            self._signals.append(
-                {
-                    "node_id": node_id,
-                    "to_state": to_state,
-                    "version": version,
-                    "root_id": state.root_id,
-                    "parent_id": state.parent_id,
-                    "loop": how.get("loop", -1),
-                }
-            )
-        return version
-
-    def execute(self, **call: Any) -> None:
-        version = self.get_state(self._node.node_id).version
-        if fence is not None and not call.get("headers"):
-            token = fence.ExecuteFence(self._node.node_id, version)
-            call["headers"] = fence.dispatch_headers(None, token)
-        self._messages.append((partial(super().execute, **call), version))
-
-    def get_service(self, *args: Any, **kwargs: Any) -> Any:
-        """A component's hooks may fail in the database; the transaction must not fail with them."""
-        service = super().get_service(*args, **kwargs)
-        dispatch = service.hook_dispatch
-
-        def in_savepoint(*hook_args: Any, **hook: Any) -> Any:
-            with transaction.atomic(using=router.db_for_write(State)):
-                return dispatch(*hook_args, **hook)
-
-        service.hook_dispatch = in_savepoint
-        return service

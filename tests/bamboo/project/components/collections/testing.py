@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.component_framework.component import Component
 from pipeline.core.flow.activity import Service, StaticIntervalGenerator
+from pipeline.eri.models import State
 
 
 class PollService(Service):
@@ -47,6 +48,26 @@ class BusyComponent(Component):
     bound_service = BusyService
 
 
+class BusyPollService(PollService):
+    """Works for long before it is polled; with ``ask`` it then asks whether its run is current."""
+
+    def execute(self, data: Any, parent_data: Any) -> bool:
+        time.sleep(float(data.get_one_of_inputs("seconds")))
+        data.outputs.until = 0.0
+        Path(data.get_one_of_inputs("file")).touch()
+        if data.get_one_of_inputs("ask"):
+            runs = State.objects.filter(node_id=self.id, version=self.version)
+            if not runs.exists():
+                raise RuntimeError("timed out meanwhile")
+        return True
+
+
+class BusyPollComponent(Component):
+    name = "busy poll"
+    code = "test_busy_poll"
+    bound_service = BusyPollService
+
+
 class HookedService(PollService):
     """Its hook may kill whoever fails it, once, between fail and skip; and notes each call."""
 
@@ -63,6 +84,16 @@ class HookedService(PollService):
             deadly.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return True
+
+
+if not os.environ.get("BAMBOO_TEST_WITHOUT_GONE"):
+
+    class GoneComponent(Component):
+        """As one that was removed while its nodes run, or that the worker cannot import."""
+
+        name = "gone"
+        code = "test_gone"
+        bound_service = PollService
 
 
 class HookedComponent(Component):

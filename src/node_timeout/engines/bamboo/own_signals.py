@@ -1,0 +1,33 @@
+"""``post_set_state`` for what was done here. Import it only with Django set up."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import close_old_connections
+from pipeline.eri.models import State
+from pipeline.eri.signals import post_set_state
+
+logger = logging.getLogger(__name__)
+
+_local = threading.local()
+
+
+def is_ours() -> bool:
+    """Whether this thread sends a signal of our own doing, of which the ledger knows."""
+    return bool(getattr(_local, "ours", False))
+
+
+def send(signals: Sequence[dict[str, Any]]) -> None:
+    """Call the receivers of these signals, in their order. No receiver stops the others."""
+    close_old_connections()
+    _local.ours = True
+    try:
+        for signal in signals:
+            for receiver, answer in post_set_state.send_robust(sender=State, **signal):
+                if isinstance(answer, Exception):
+                    logger.error("post_set_state receiver %r failed", receiver, exc_info=answer)
+    finally:
+        _local.ours = False
+        close_old_connections()

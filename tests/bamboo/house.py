@@ -46,8 +46,10 @@ class House:
         process.wait_for(ready, 60)
         return process
 
-    def start_celery(self, queues: str = QUEUES, **others: str) -> Process:
-        command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "3"]
+    def start_celery(
+        self, queues: str = QUEUES, *, pool: tuple[str, ...] = ("-c", "3"), **others: str
+    ) -> Process:
+        command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", *pool]
         name = f"w{self._count}@test"
         options = ["-Q", queues, "-l", "info", "-n", name, "--without-mingle", "--without-gossip"]
         return self.start([*command, *options], "Connected to amqp", **others)

@@ -226,6 +226,17 @@ def test_a_skip_ends_the_whole_loop(house: House) -> None:
     assert [row.state for row in house.rows(node.id)] == [RunState.HANDLED], "one turn of three"
 
 
+def test_each_turn_of_a_loop_has_a_deadline_of_its_own(house: House) -> None:
+    node = house.activity(seconds=0)
+    tree = house.tree(node)
+    tree["activities"][node.id]["loop_config"] = {"enable": True, "loop_times": 3}
+    root = house.run(tree, {node.id: fail(60)})
+    house.wait_for(root, "FINISHED")
+    rows = house.rows(node.id)
+    assert {row.state for row in rows} == {RunState.CANCELLED}
+    assert len(rows) == len({row.version for row in rows}) == 3
+
+
 def test_the_running_node_of_a_paused_pipeline_is_failed(house: House) -> None:
     """Its deadline goes on; what comes behind it waits until the pipeline is resumed."""
     node, after = house.activity(seconds=60), house.activity(seconds=0)

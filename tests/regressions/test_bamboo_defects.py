@@ -124,34 +124,58 @@ def test_24_work_that_goes_on_behind_a_forced_fail_changes_nothing(
     house.wait_for(other, "FINISHED")  # the Celery worker works on
 
 
-@pytest.mark.parametrize("ask", [False, True])
-def test_24_a_polling_component_that_goes_on_must_ask_whether_it_may(
-    house: House, tmp_path: Path, *, ask: bool
+@pytest.mark.parametrize(
+    ("code", "ask", "outputs_stay", "is_slept"),
+    [
+        ("test_busy", False, True, False),
+        ("test_busy_hooked", False, False, False),
+        ("test_busy_poll", False, False, True),
+        ("test_busy_poll", True, True, False),
+        ("test_busy_poll_hooked", True, False, False),
+    ],
+)
+def test_24_what_work_changes_that_goes_on_behind_a_skip(
+    house: House, tmp_path: Path, *, code: str, ask: bool, outputs_stay: bool, is_slept: bool
 ) -> None:
-    """bamboo-engine compares versions when it sets a state, and does not before a poll."""
+    """The table in docs/how-to/use-with-bamboo-engine.md: bamboo-engine compares versions when it
+    sets a state, and does so neither before a poll nor around a hook.
+    """
     from pipeline.eri.models import Process, Schedule
 
-    file, after_file = tmp_path / "done", tmp_path / "after"
-    node = house.activity("test_busy_poll", seconds=6, file=str(file), ask=ask)
-    after = house.activity("test_busy", seconds=10, file=str(after_file))
+    file = tmp_path / "done"
+    node = house.activity(code, seconds=5, file=str(file), ask=ask)
+    after = house.activity(seconds=10)
     root = house.run(house.tree(node, after), {node.id: skip(1)})
     house.wait_for(node.id, "FINISHED")
     version = house.handled(node.id).version
     assert house.outputs(node.id)["_forced_failed"] is True
-    house.wait_for(after.id, "RUNNING")
-    schedules = Schedule.objects.filter(node_id=node.id, version=version)
     house.wait(file.exists)
-    if not ask:
-        house.wait(lambda: schedules.filter(expired=True).exists())
-        assert "_forced_failed" not in house.outputs(node.id), "overwritten"
-        assert Process.objects.get(current_node_id=after.id).asleep, "though it works"
+    if is_slept:
+        schedules = Schedule.objects.filter(node_id=node.id, version=version, expired=True)
+        house.wait(schedules.exists)
     house.wait_for(root, "FINISHED")
+    assert ("_forced_failed" in house.outputs(node.id)) is outputs_stay
+    assert Schedule.objects.filter(node_id=node.id).exists() is is_slept
     assert (house.name(node.id), house.state(node.id).skip) == ("FINISHED", True)
     assert [row.state for row in house.rows(node.id)] == [RunState.HANDLED]
     assert house.state(after.id).loop == 1
-    if ask:
-        assert not schedules.exists()
-        assert house.outputs(node.id)["_forced_failed"] is True
+    assert not Process.objects.filter(root_pipeline_id=root, dead=False).exists()
+
+
+def test_24_a_poll_that_goes_on_puts_the_process_of_the_next_node_to_sleep(
+    house: House, tmp_path: Path
+) -> None:
+    from pipeline.eri.models import Process
+
+    file = tmp_path / "done"
+    node = house.activity("test_busy_poll", seconds=5, file=str(file))
+    after = house.activity("test_busy", seconds=12, file=str(tmp_path / "after"))
+    root = house.run(house.tree(node, after), {node.id: skip(1)})
+    house.wait(file.exists)
+    assert house.name(after.id) == "RUNNING"
+    house.wait(lambda: Process.objects.filter(current_node_id=after.id, asleep=True).exists())
+    assert house.name(after.id) == "RUNNING", "and yet it is executed"
+    house.wait_for(root, "FINISHED")
 
 
 def test_24_a_component_learns_that_it_was_failed(house: House, tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ class BusyComponent(Component):
     bound_service = BusyService
 
 
+class BusyHookedService(BusyService):
+    __need_run_hook__ = True
+
+
+class BusyHookedComponent(Component):
+    name = "busy hooked"
+    code = "test_busy_hooked"
+    bound_service = BusyHookedService
+
+
 class BusyPollService(PollService):
     """Works for long before it is polled; with ``ask`` it then asks whether its run is current."""
 
@@ -60,6 +70,16 @@ class BusyPollService(PollService):
             if not runs.exists():
                 raise RuntimeError("timed out meanwhile")
         return True
+
+
+class BusyPollHookedService(BusyPollService):
+    __need_run_hook__ = True
+
+
+class BusyPollHookedComponent(Component):
+    name = "busy poll hooked"
+    code = "test_busy_poll_hooked"
+    bound_service = BusyPollHookedService
 
 
 class BusyPollComponent(Component):

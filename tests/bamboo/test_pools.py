@@ -1,17 +1,20 @@
-"""Celery's pools gevent and eventlet, and a process that either has patched later: refused.
+"""Celery's pools: ``threads`` works as ``prefork`` does; ``gevent`` and ``eventlet`` are refused.
 
-The bridge's event loop would be a greenlet of the thread that runs the engine, and Django takes
-every query of that thread for one inside an event loop.
+In a process that one of those has patched, the bridge's event loop would be a greenlet of the
+engine's thread, and Django takes every query of that thread for one inside an event loop.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.bamboo.house import OWN_APP, PROJECT, ROOT, House, fail
+from tests.bamboo.house import DATABASE, OWN_APP, PROJECT, ROOT, House, fail
 
+DROPIN_QUEUES = "er_execute_dropin,er_schedule_dropin"
 LIBRARIES = ("gevent", "eventlet")
 PATCH = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
@@ -25,9 +28,16 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
     node = house.activity(seconds=0)
     root = house.run(house.tree(node), {node.id: fail(60)}, queue="dropin")
     command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-P", library, "-c", "3"]
-    queues = "er_execute_dropin,er_schedule_dropin"
     refused = subprocess.run(
-        [*command, "-Q", queues, "-n", f"{library}@test", "--without-mingle", "--without-gossip"],
+        [
+            *command,
+            "-Q",
+            DROPIN_QUEUES,
+            "-n",
+            f"{library}@test",
+            "--without-mingle",
+            "--without-gossip",
+        ],
         env=house.env,
         cwd=ROOT,
         check=False,
@@ -42,7 +52,7 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
     assert "--pool prefork" in last
     assert "ready." not in output
     assert house.name(node.id) == "", "not begun, so not lost"
-    celery = house.start_celery(queues)
+    celery = house.start_celery(DROPIN_QUEUES)
     house.wait_for(root, "FINISHED")
     assert celery.stop() == 0
 
@@ -92,3 +102,44 @@ print("missed:", metrics.EVENTS_MISSED._value.get())
     assert "states: 1" in found.stdout
     assert "missed: 2.0" in found.stdout, "of RUNNING and SUSPENDED"
     assert found.stderr.count(f"{library} has replaced") == 1, "said once"
+
+
+def test_threads_share_one_event_loop_and_a_few_connections(house: House) -> None:
+    """Thirty threads of one Celery process change states; fifteen connections are ours at most."""
+    house.ensure_workers()
+    celery = house.start_celery(
+        DROPIN_QUEUES, pool=("-P", "threads", "-c", "30"), PGAPPNAME="django"
+    )
+    nodes = [house.activity(seconds=60) for _ in range(60)]
+    for node in nodes:
+        house.run(house.tree(node), {node.id: fail(5)}, queue="dropin")
+    most = 0
+    while any(house.name(node.id) != "FAILED" for node in nodes):
+        most = max(most, _connections_of_ours(celery.popen.pid))
+    print(f"\n-P threads: {most} connections of ours at most")
+    assert {row.attempts for node in nodes for row in house.rows(node.id)} == {1}
+    assert most <= 15
+    assert most or DATABASE != "postgresql"
+    assert celery.stop() == 0
+
+
+def _connections_of_ours(pid: int) -> int:
+    """Connections of this process that have no name; where the database tells nothing, 0."""
+    from django.db import connection
+
+    if connection.vendor != "postgresql":
+        return 0
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            sockets.add(link.readlink().name)
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = [int(line[1].split(":")[1], 16) for line in lines if f"socket:[{line[9]}]" in sockets]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = '' AND client_port = ANY(%s)",
+            [ports],
+        )
+        ((count,),) = cursor.fetchall()
+    return int(count)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from node_timeout.errors import EngineRestingError as EngineRestingError
     from node_timeout.errors import EngineUnavailableError as EngineUnavailableError
     from node_timeout.errors import ExchangeUnavailableError as ExchangeUnavailableError
+    from node_timeout.errors import GreenThreadsError as GreenThreadsError
     from node_timeout.errors import InvalidInputError as InvalidInputError
     from node_timeout.errors import InvalidNodeRunError as InvalidNodeRunError
     from node_timeout.errors import InvalidPipelineTreeError as InvalidPipelineTreeError
@@ -59,6 +60,7 @@ _ROOMS = {
         "EngineRestingError",
         "EngineUnavailableError",
         "ExchangeUnavailableError",
+        "GreenThreadsError",
         "InvalidInputError",
         "InvalidNodeRunError",
         "InvalidPipelineTreeError",

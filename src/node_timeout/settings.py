@@ -96,7 +96,9 @@ class Settings(BaseSettings):
         None, description="Name of the engine adapter that the worker acts through; no default"
     )
     engine_threads: Annotated[int, Field(ge=1, le=1000)] = Field(
-        8, description="Threads, each with a database connection, of the engine bamboo"
+        8,
+        description="Threads of the engine bamboo, each with a database connection;"
+        " as many again call signal receivers",
     )
     engine_url: str | None = Field(
         None, description="Base URL of the engine http, to which /v1/… is added"

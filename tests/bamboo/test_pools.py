@@ -14,7 +14,7 @@ import pytest
 
 from tests.bamboo.house import DATABASE, OWN_APP, PROJECT, ROOT, House, fail
 
-DROPIN_QUEUES = "er_execute_dropin,er_schedule_dropin"
+POOLS_QUEUES = "er_execute_pools,er_schedule_pools"
 LIBRARIES = ("gevent", "eventlet")
 PATCH = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
@@ -26,13 +26,13 @@ PATCH = {
 def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -> None:
     """It ends before it takes a task; a worker with another pool carries them out."""
     node = house.activity(seconds=0)
-    root = house.run(house.tree(node), {node.id: fail(60)}, queue="dropin")
+    root = house.run(house.tree(node), {node.id: fail(60)}, queue="pools")
     command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-P", library, "-c", "3"]
     refused = subprocess.run(
         [
             *command,
             "-Q",
-            DROPIN_QUEUES,
+            POOLS_QUEUES,
             "-n",
             f"{library}@test",
             "--without-mingle",
@@ -52,7 +52,7 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
     assert "--pool prefork" in last
     assert "ready." not in output
     assert house.name(node.id) == "", "not begun, so not lost"
-    celery = house.start_celery(DROPIN_QUEUES)
+    celery = house.start_celery(POOLS_QUEUES)
     house.wait_for(root, "FINISHED")
     assert celery.stop() == 0
 
@@ -108,11 +108,11 @@ def test_threads_share_one_event_loop_and_a_few_connections(house: House) -> Non
     """Thirty threads of one Celery process change states; fifteen connections are ours at most."""
     house.ensure_workers()
     celery = house.start_celery(
-        DROPIN_QUEUES, pool=("-P", "threads", "-c", "30"), PGAPPNAME="django"
+        POOLS_QUEUES, pool=("-P", "threads", "-c", "30"), PGAPPNAME="django"
     )
     nodes = [house.activity(seconds=60) for _ in range(60)]
     for node in nodes:
-        house.run(house.tree(node), {node.id: fail(5)}, queue="dropin")
+        house.run(house.tree(node), {node.id: fail(5)}, queue="pools")
     most = 0
     while any(house.name(node.id) != "FAILED" for node in nodes):
         most = max(most, _connections_of_ours(celery.popen.pid))

@@ -6,8 +6,12 @@ from urllib.parse import urlsplit
 
 from pipeline.eri.celery.queues import CELERY_QUEUES, QueueResolver
 
-# For pipelines whose engine has bamboo's own app, not ours.
-CELERY_QUEUES = [*CELERY_QUEUES, *QueueResolver("dropin").queues()]
+# For pipelines whose engine has bamboo's own app, not ours; and for those in other pools of Celery.
+CELERY_QUEUES = [
+    *CELERY_QUEUES,
+    *QueueResolver("dropin").queues(),
+    *QueueResolver("pools").queues(),
+]
 
 SECRET_KEY = "not a secret"
 USE_TZ = True

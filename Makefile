@@ -42,7 +42,7 @@ unit: $(VENV)/.dev servers
 comma := ,
 empty :=
 space := $(empty) $(empty)
-CORE_ROOMS := node message events timeout_config ports strategy service tracker scanner striker dead_letters recorder prefetch threads batch worker \
+CORE_ROOMS := node hints message events pipeline_tree timeout_config ports strategy service tracker scanner striker dead_letters recorder prefetch threads batch worker \
 	reconciler listener surveyor breaker holder
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 

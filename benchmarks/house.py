@@ -168,7 +168,7 @@ class House:
                 rows = []
                 for run, deadline in zip(runs, part, strict=True):
                     config = TimeoutConfig(
-                        node_id=run.node_id, root_pipeline_id="root", action=action, seconds=60
+                        node_id=run.node_id, root_pipeline_id="root", action=action, timeout=60
                     )
                     rows.append((config.as_dict(), armed_row(run, config, deadline - 60, deadline)))
                 async with app.ledger.engine.begin() as connection:

@@ -27,7 +27,7 @@ def left(
 
 
 def config(node_id: str, seconds: float = 10.0, action: str = "forced_fail") -> TimeoutConfig:
-    return TimeoutConfig(node_id=node_id, root_pipeline_id="root", action=action, seconds=seconds)
+    return TimeoutConfig(node_id=node_id, root_pipeline_id="root", action=action, timeout=seconds)
 
 
 def tree_of(*node_ids: str, **timeout_config: Any) -> dict[str, Any]:

@@ -195,7 +195,7 @@ async def arm(house: House, options: argparse.Namespace) -> Result:
         names = [f"a{kind}{i}" for kind in range(4) for i in range(count)]
         configs = [
             TimeoutConfig(
-                node_id=run_of(n).node_id, root_pipeline_id="root", action="empty", seconds=DAY
+                node_id=run_of(n).node_id, root_pipeline_id="root", action="empty", timeout=DAY
             )
             for n in names
         ]
@@ -258,7 +258,7 @@ async def storm(house: House, options: argparse.Namespace) -> Result:
         while not stop.is_set():
             runs = [run_of(f"new{newcomers + i}") for i in range(10)]
             configs = [
-                TimeoutConfig(node_id=r.node_id, root_pipeline_id="new", action="rpush", seconds=1)
+                TimeoutConfig(node_id=r.node_id, root_pipeline_id="new", action="rpush", timeout=1)
                 for r in runs
             ]
             await app.ledger.save_configs("new", configs, [])

@@ -7,7 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from node_timeout.adapters.bamboo_configs import BambooConfigs
@@ -18,8 +18,9 @@ from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tls import Tls
 from node_timeout.batch import Routes
 from node_timeout.engines import load_engine
-from node_timeout.errors import InvalidInputError, SettingsError
+from node_timeout.errors import InvalidInputError, SettingsError, joined
 from node_timeout.events import NodeLeft, NodeStarted
+from node_timeout.hints import did_you_mean
 from node_timeout.listener import Listener
 from node_timeout.node import NodeRun, id_problem
 from node_timeout.ports import (
@@ -39,7 +40,7 @@ from node_timeout.status import Status, look
 from node_timeout.strategy import known_actions, load_strategies
 from node_timeout.striker import Limits
 from node_timeout.surveyor import Surveyor
-from node_timeout.timeout_config import ConfigRules, apply_configs, did_you_mean, read_configs
+from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
 from node_timeout.tracker import Tracker
 from node_timeout.worker import Worker
 
@@ -74,7 +75,7 @@ class ImportReport:
     read: int = 0
     imported: int = 0
     """The others were here already, or were refused."""
-    refused: tuple[str, ...] = ()
+    refused: list[str] = field(default_factory=list)
     """One sentence for each row that is no valid config."""
 
 
@@ -124,17 +125,22 @@ class NodeTimeout:
     ) -> dict[str, Any]:
         """Store the timeout configs of a tree, all or none, in one transaction.
 
-        Return ``{"result": bool, "data": [{"node_id", "root_pipeline_id", "action", "timeout"}],
-        "message": str}``; bad input gives ``result`` False and a message with every bad node.
-        Called again it updates: node ids are unique over all trees. Disabled configs are left
-        out, and removed if they were stored before. Raises `LedgerUnavailableError`.
+        Return ``{"result": bool, "data": [TimeoutConfig, …], "message": str}``. Bad input gives
+        ``result`` False and a message that names the bad nodes. With ``result`` True the message
+        names what was passed over and may have been meant as a timeout.
+        Called again it updates: node ids are unique over all trees. What does not say
+        ``enable: True`` is left out, and removed if it was stored before.
+        Raises `LedgerUnavailableError`.
         """
         try:
             tree = read_configs(root_pipeline_id, pipeline_tree, _rules(self.settings))
         except InvalidInputError as error:
             return {"result": False, "data": [], "message": str(error)}
+        message = joined(tree.findings)
+        if message:
+            logger.warning("root pipeline %s: %s", root_pipeline_id, message)
         await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
-        return {"result": True, "data": [each.as_dict() for each in tree.enabled], "message": ""}
+        return {"result": True, "data": list(tree.enabled), "message": message}
 
     async def import_bamboo_configs(
         self, source_url: str, progress: Callable[[int, int], None]

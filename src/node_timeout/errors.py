@@ -3,16 +3,29 @@
 ``TemporaryError`` is the branch that a later try may cure; everything else will fail again.
 """
 
+from collections.abc import Sequence
+
+SHOWN_PROBLEMS = 50
+
+
+def joined(sentences: Sequence[str]) -> str:
+    """Sentences in one line; of more than `SHOWN_PROBLEMS` the first ones and how many more."""
+    more = len(sentences) - SHOWN_PROBLEMS
+    return "; ".join([*sentences[:SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])])
+
 
 class NodeTimeoutError(Exception):
     """The base of all errors of this package."""
 
 
 class InvalidInputError(NodeTimeoutError, ValueError):
-    """Something a caller passed is wrong. ``problems`` lists every fault, one sentence each."""
+    """Something a caller passed is wrong. ``problems`` lists every fault, one sentence each.
+
+    The text of the error holds the first of them, and how many more there are.
+    """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
+        super().__init__(joined(problems))
         self.problems = problems
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_timeout.errors import InvalidInputError
+from node_timeout.hints import shown
 from node_timeout.message import Unreadable, read_entries
 from node_timeout.node import NodeRun, id_problem
 from node_timeout.timeout_config import ConfigRules, TimeoutConfig, read_config
@@ -135,11 +136,11 @@ def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
 
 def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
     if not isinstance(entry, Mapping):
-        raise InvalidInputError(f"{entry!r:.200} is not an object with event, node_id, …")
+        raise InvalidInputError(f"{shown(entry)} is not an object with event, node_id, …")
     kind = entry.get("event")
     keys = _KEYS.get(kind) if isinstance(kind, str) else None
     if keys is None:
-        raise InvalidInputError(f"event {kind!r:.80} is not one of {', '.join(_KEYS)}")
+        raise InvalidInputError(f"event {shown(kind)} is not one of {', '.join(_KEYS)}")
     if unknown := sorted(str(key) for key in set(entry) - keys):
         raise InvalidInputError(f"{kind} has the unknown keys {', '.join(unknown):.200}")
     happened_at = _instant(entry, now)
@@ -158,18 +159,21 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
 
 def _instant(entry: Mapping[str, Any], now: float) -> float:
     value = entry.get("happened_at")
-    where = f"happened_at {value!r:.80} of node {entry.get('node_id')!r:.80}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidInputError(f"{where} is not a number of Unix seconds")
-    if not value <= now + MAX_AHEAD_SECONDS:
-        raise InvalidInputError(f"{where} lies in the future; Unix seconds are meant")
-    if value < now - MAX_AGE_SECONDS:
-        raise InvalidInputError(f"{where} is ten years ago or more; Unix seconds are meant")
-    return float(value)
+        problem = "is not a number of Unix seconds"
+    elif not value <= now + MAX_AHEAD_SECONDS:
+        problem = "lies in the future; Unix seconds are meant"
+    elif value < now - MAX_AGE_SECONDS:
+        problem = "is ten years ago or more; Unix seconds are meant"
+    else:
+        return float(value)
+    raise InvalidInputError(
+        f"happened_at {shown(value)} of node {shown(entry.get('node_id'))} {problem}"
+    )
 
 
 def _config(run: NodeRun, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
-    """The config that the event carries; None without one, or with a disabled one."""
+    """The config that the event carries; None without one, or with one that is no timeout."""
     if entry.get("timeout_config") is None:
         return None
     return read_config(run.node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from node_timeout.errors import InvalidNodeRunError, UnreadableMessageError
+from node_timeout.hints import shown
 from node_timeout.node import DueRun, NodeRun
 
 SCHEMA = 1
@@ -61,7 +62,7 @@ def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
         raise UnreadableMessageError(f"a JSON {type(message).__name__}, not an object")
     if message.get("schema") != schema:
         raise UnreadableMessageError(
-            f"schema {message.get('schema')!r:.80} is unknown, this version reads {schema}"
+            f"schema {shown(message.get('schema'))} is unknown, this version reads {schema}"
         )
     entries = message.get(key)
     if not isinstance(entries, list):
@@ -80,12 +81,12 @@ def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
 
 def _due_run(entry: Any) -> DueRun:
     if not isinstance(entry, dict):
-        raise InvalidNodeRunError(f"{entry!r:.200} is not an object with node_id and version")
+        raise InvalidNodeRunError(f"{shown(entry)} is not an object with node_id and version")
     deadline = entry.get("deadline")
     if isinstance(deadline, bool) or not isinstance(deadline, int | float):
-        raise InvalidNodeRunError(f"deadline {deadline!r:.80} is not a number of Unix seconds")
+        raise InvalidNodeRunError(f"deadline {shown(deadline)} is not a number of Unix seconds")
     if not abs(deadline) < MAX_UNIX_SECONDS:
-        raise InvalidNodeRunError(f"deadline {deadline!r:.80} is out of range")
+        raise InvalidNodeRunError(f"deadline {shown(deadline)} is out of range")
     return DueRun(
         run=NodeRun.of(entry.get("node_id"), entry.get("version")), due_at=float(deadline)
     )

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Self
 
 from node_timeout.errors import InvalidNodeRunError
+from node_timeout.hints import shown
 
 MAX_ID_LENGTH = 128
 MAX_VERSION_LENGTH = 64
@@ -21,7 +22,7 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
     if isinstance(value, str) and len(value) <= max_length and _ID.fullmatch(value):
         return None
     if not isinstance(value, str):
-        return f"{what} {value!r:.80} is {type(value).__name__}, not text"
+        return f"{what} {shown(value)} is {type(value).__name__}, not text"
     if not value:
         return f"{what} is empty"
     if len(value) > max_length:
@@ -63,7 +64,7 @@ class NodeRun:
         """Read a pool member. Raises `InvalidNodeRunError`."""
         node_id, underscore, version = member.rpartition("_")
         if not underscore:
-            raise InvalidNodeRunError(f"pool member {member!r:.200} is not <node_id>_<version>")
+            raise InvalidNodeRunError(f"pool member {shown(member)} is not <node_id>_<version>")
         return cls.of(node_id, version)
 
 
@@ -71,11 +72,11 @@ def _problems(node_id: object, version: object) -> list[str]:
     """What is wrong with the parts of a node run."""
     problems = [
         id_problem("node id", node_id),
-        id_problem(f"version of node {node_id!r:.80}", version, MAX_VERSION_LENGTH),
+        id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),
     ]
     if isinstance(version, str) and "_" in version:
         problems.append(
-            f"version {version!r:.80} of node {node_id!r:.80} has an underscore, "
+            f"version {shown(version)} of node {shown(node_id)} has an underscore, "
             f"it may hold any other character"
         )
     return [problem for problem in problems if problem]

@@ -6,7 +6,6 @@ the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The envir
 
 import os
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +28,7 @@ from pydantic_settings import SettingsError as UnreadableSettingError
 
 from node_timeout.addresses import Host, HostsUrl, split_urls
 from node_timeout.errors import SettingsError
+from node_timeout.hints import did_you_mean, nearest
 from node_timeout.redaction import remember
 from node_timeout.secret_files import SECRETS_DIR, read_secret_files
 from node_timeout.signing import SECRET_PREFIX
@@ -328,10 +328,10 @@ def _explain(error: ValidationError) -> str:
         name = str(fault["loc"][0]) if fault["loc"] else "settings"
         where = "".join(f"[{part!r}]" for part in fault["loc"][1:] if part != "[key]")
         problem = fault["msg"].removeprefix("Value error, ")
-        known = get_close_matches(name, list(Settings.model_fields), n=1)
         if fault["type"] == "extra_forbidden":
-            problem = "unknown setting" + (f", did you mean {known[0]!r}?" if known else "")
-        description = Settings.model_fields[name].description if known == [name] else None
+            problem = f"unknown setting{did_you_mean(name, Settings.model_fields)}"
+        field = Settings.model_fields.get(name)
+        description = field.description if field else None
         problems.append(
             f"{variable(name)}{where}: {problem}" + (f" ({description})" if description else "")
         )
@@ -342,7 +342,6 @@ def _refuse_misspelt(environment: "os._Environ[str]") -> None:
     """Refuse a variable that is nearly a setting; others with our prefix may be anyone's."""
     known = [variable(name) for name in Settings.model_fields] + [SECRETS_DIR]
     for name in environment:
-        if name.startswith(PREFIX) and name.upper() not in known:
-            close = get_close_matches(name, known, n=1, cutoff=0.9)
-            if close:
-                raise SettingsError(f"{name} is no setting, did you mean {close[0]}?")
+        misspelt = name.startswith(PREFIX) and name.upper() not in known
+        if misspelt and (close := nearest(name, known, likeness=0.9)):
+            raise SettingsError(f"{name} is no setting, did you mean {close}?")

@@ -1,15 +1,17 @@
 """Timeout configs: checked, put into a pipeline tree, read from one. Pure functions.
 
-A pipeline tree is bamboo's: ``activities`` maps node ids to nodes; a node of type
-``ServiceActivity`` may carry ``timeout_config``, one of type ``SubProcess`` nests a tree under
-``pipeline``. Other types of nodes are passed over.
+A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``. Three rules:
+
+- In ``configs`` that are to be applied every fault is an error: somebody has just written them.
+- In a tree that is read a config counts if it says ``enable: True``; then a fault is an error.
+- All else in a tree is no timeout. Where one was probably meant, or stands at a node that cannot
+  have one, that is a finding: the other nodes keep their deadlines.
 """
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from node_timeout.errors import (
@@ -17,32 +19,31 @@ from node_timeout.errors import (
     InvalidPipelineTreeError,
     InvalidTimeoutConfigError,
 )
+from node_timeout.hints import Problems, shown
 from node_timeout.node import id_problem
+from node_timeout.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
 
 KEYS = ("enable", "action", "seconds")
 MAX_ACTION_LENGTH = 64
-MAX_SUB_PROCESS_DEPTH = 50
-
-SERVICE_ACTIVITY = "ServiceActivity"
-SUB_PROCESS = "SubProcess"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutConfig:
-    """The timeout of one node: which action strikes it, how many seconds after its start."""
+    """The timeout of one node: which action strikes it, how long after its start."""
 
     node_id: str
     root_pipeline_id: str
     action: str
-    seconds: float
+    timeout: float
+    """Seconds."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The form of the batch call's ``data``; ``timeout`` is in seconds."""
+        """The fields by name; ``json.dumps`` takes it."""
         return {
             "node_id": self.node_id,
             "root_pipeline_id": self.root_pipeline_id,
             "action": self.action,
-            "timeout": self.seconds,
+            "timeout": self.timeout,
         }
 
 
@@ -60,7 +61,9 @@ class TreeConfigs:
 
     enabled: tuple[TimeoutConfig, ...]
     disabled: tuple[str, ...]
-    """Node ids whose config says ``enable: false``."""
+    """Node ids whose config is no timeout."""
+    findings: tuple[str, ...]
+    """One sentence for each thing that was passed over, and may have been meant as a timeout."""
 
 
 def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]:
@@ -73,24 +76,21 @@ def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]
         raise InvalidTimeoutConfigError(
             f"configs is {type(configs).__name__}, not a dict of node id to config"
         )
-    nodes = dict(_walk(tree))
-    problems: list[str] = []
+    nodes = PipelineTree.of(tree).nodes
+    problems = Problems()
     checked: dict[str, dict[str, Any]] = {}
     for node_id, config in configs.items():
-        try:
-            _check_target(node_id, nodes)
-            checked[node_id] = _check_config(node_id, config, rules)
-        except InvalidTimeoutConfigError as error:
-            problems.extend(error.problems)
+        if _is_target(node_id, nodes, problems):
+            checked[node_id] = _check_config(node_id, config, rules, problems)
     if problems:
         raise InvalidTimeoutConfigError(*problems)
     try:
         new_tree: dict[str, Any] = copy.deepcopy(tree)
     except RecursionError as error:
         raise InvalidPipelineTreeError("the pipeline tree's values are nested too deep") from error
-    for node_id, node in _walk(new_tree):
-        if node_id in checked:
-            node["timeout_config"] = checked[node_id]
+    new_nodes = PipelineTree.of(new_tree).nodes
+    for node_id, config in checked.items():
+        new_nodes[node_id]["timeout_config"] = config
     return new_tree
 
 
@@ -99,43 +99,48 @@ def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeCo
     problem = id_problem("root pipeline id", root_pipeline_id)
     if problem:
         raise InvalidInputError(problem)
-    problems: list[str] = []
+    pipeline = PipelineTree.of(tree)
+    problems = Problems()
+    findings = list(pipeline.passed_over)
     enabled: list[TimeoutConfig] = []
     disabled: list[str] = []
-    for node_id, node in _walk(tree):
-        if node["type"] != SERVICE_ACTIVITY or node.get("timeout_config") is None:
+    for node_id, node in pipeline.nodes.items():
+        config = node.get("timeout_config")
+        if not config:
             continue
-        try:
-            if problem := id_problem("node id", node_id):
-                raise InvalidTimeoutConfigError(problem)  # noqa: TRY301 - one list of problems
-            config = _check_config(node_id, node["timeout_config"], rules)
-        except InvalidTimeoutConfigError as error:
-            problems.extend(error.problems)
-            continue
-        if config["enable"]:
-            enabled.append(_timeout_config(node_id, root_pipeline_id, config))
-        else:
+        bad_id = id_problem("node id", node_id)
+        if finding := _finding(node_id, node, config):
+            findings.append(finding)
+        elif _is_enabled(config) and bad_id:
+            problems.append(bad_id)
+        elif _is_enabled(config):
+            checked = _check_config(node_id, config, rules, problems)
+            if not problems:
+                enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
+        if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
             disabled.append(node_id)
     if problems:
         raise InvalidTimeoutConfigError(*problems)
-    return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled))
+    return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled), findings=tuple(findings))
 
 
 def read_config(
     node_id: str, root_pipeline_id: Any, config: Any, rules: ConfigRules
 ) -> TimeoutConfig | None:
-    """Read one config by itself; None if it is disabled. Raises `InvalidInputError`."""
+    """Read one config by itself; None if it is no timeout. Raises `InvalidInputError`.
+
+    There is no other node to keep a deadline: what was probably meant as a timeout is an error.
+    """
+    if _is_off(config):
+        return None
     problem = id_problem(f"root pipeline id of node {node_id!r}", root_pipeline_id)
     if problem:
         raise InvalidInputError(problem)
-    checked = _check_config(node_id, config, rules)
-    return _timeout_config(node_id, root_pipeline_id, checked) if checked["enable"] else None
-
-
-def did_you_mean(word: object, known: Collection[str]) -> str:
-    """``", did you mean 'x'?"`` for a near miss, else the empty string."""
-    close = get_close_matches(str(word), list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    problems = Problems()
+    checked = _check_config(node_id, config, rules, problems)
+    if problems:
+        raise InvalidTimeoutConfigError(*problems)
+    return _timeout_config(node_id, root_pipeline_id, checked)
 
 
 def _timeout_config(
@@ -145,98 +150,92 @@ def _timeout_config(
         node_id=node_id,
         root_pipeline_id=root_pipeline_id,
         action=checked["action"],
-        seconds=float(checked["seconds"]),
+        timeout=float(checked["seconds"]),
     )
 
 
-def _walk(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every (node id, node), sub-processes before their nodes, without recursion.
+def _finding(node_id: Any, node: dict[str, Any], config: Any) -> str | None:
+    """Why a node gets no timeout although one was probably meant; else None."""
+    if not _is_enabled(config):
+        if _is_off(config):
+            return None
+        why = f"its timeout_config {shown(config)} does not say 'enable': True"
+    elif node.get("type") != SERVICE_ACTIVITY:
+        why = f"it is {type_of(node)}, only a {SERVICE_ACTIVITY} can time out"
+    else:
+        return None
+    return f"node {shown(node_id)} gets no timeout: {why}"
 
-    A node is yielded only if it is a dict with a ``type``; all else raises
-    `InvalidPipelineTreeError`, as do a tree inside itself and a node id that stands twice.
+
+def _is_enabled(config: Any) -> bool:
+    return isinstance(config, Mapping) and config.get("enable") is True
+
+
+def _is_off(config: Any) -> bool:
+    """Whether this is no timeout, and none was meant.
+
+    It says ``enable: False``, or every key that is neither action nor seconds has a value such as
+    False or None: bk-sops and BKFlow write ``enabled: False``, with a d.
     """
-    seen: set[str] = set()
-    pending: list[tuple[str, Any, tuple[int, ...]]] = [("the pipeline tree", tree, ())]
-    while pending:
-        where, subtree, outer = pending.pop()
-        if id(subtree) in outer:
-            raise InvalidPipelineTreeError(f"{where} contains itself")
-        if len(outer) > MAX_SUB_PROCESS_DEPTH:
-            raise InvalidPipelineTreeError(
-                f"{where} is nested deeper than {MAX_SUB_PROCESS_DEPTH} sub-processes"
-            )
-        for node_id, node in _activities(where, subtree).items():
-            if not isinstance(node, dict) or not isinstance(node.get("type"), str):
-                raise InvalidPipelineTreeError(
-                    f"node {node_id!r:.200} in {where} is not a dict with a 'type'"
-                )
-            if node_id in seen:
-                raise InvalidPipelineTreeError(f"node {node_id!r} stands twice in the tree")
-            seen.add(node_id)
-            yield node_id, node
-            if node["type"] == SUB_PROCESS:
-                name = f"the 'pipeline' of sub-process {node_id!r}"
-                pending.append((name, node.get("pipeline"), (*outer, id(subtree))))
-
-
-def _activities(where: str, subtree: Any) -> dict[str, Any]:
-    if not isinstance(subtree, dict):
-        raise InvalidPipelineTreeError(f"{where} is {type(subtree).__name__}, not a dict")
-    activities = subtree.get("activities")
-    if not isinstance(activities, dict):
-        close = get_close_matches("activities", [str(key) for key in subtree], n=1)
-        hint = f"; did you mean it by {close[0]!r}?" if close else ""
-        raise InvalidPipelineTreeError(f"{where} has no dict 'activities' (node id to node){hint}")
-    return activities
-
-
-def _check_target(node_id: Any, nodes: Mapping[str, dict[str, Any]]) -> None:
-    problem = id_problem("node id", node_id)
-    if problem:
-        raise InvalidTimeoutConfigError(problem)
-    if node_id not in nodes:
-        raise InvalidTimeoutConfigError(
-            f"node {node_id!r} is not in the pipeline tree{did_you_mean(node_id, nodes)}"
-        )
-    if nodes[node_id]["type"] != SERVICE_ACTIVITY:
-        raise InvalidTimeoutConfigError(
-            f"node {node_id!r} is a {nodes[node_id]['type']}, only {SERVICE_ACTIVITY} can time out"
-        )
-
-
-def _check_config(node_id: str, config: Any, rules: ConfigRules) -> dict[str, Any]:
-    """Return the config with ``seconds`` as a number, or raise with every fault of it."""
     if not isinstance(config, Mapping):
-        raise InvalidTimeoutConfigError(
+        return False
+    if config.get("enable") is False:
+        return True
+    switches = [value for key, value in config.items() if key not in ("action", "seconds")]
+    return not any(switches) if switches else not config
+
+
+def _is_target(node_id: Any, nodes: Mapping[Any, dict[str, Any]], problems: Problems) -> bool:
+    """Whether the node can have a timeout; if not, ``problems`` says why."""
+    problem = id_problem("node id", node_id)
+    if not problem and node_id not in nodes:
+        problem = (
+            f"node {node_id!r} is not in the pipeline tree{problems.did_you_mean(node_id, nodes)}"
+        )
+    if not problem and nodes[node_id].get("type") != SERVICE_ACTIVITY:
+        problem = (
+            f"node {node_id!r} is {type_of(nodes[node_id])}, only a {SERVICE_ACTIVITY} can time out"
+        )
+    if problem:
+        problems.append(problem)
+    return not problem
+
+
+def _check_config(
+    node_id: str, config: Any, rules: ConfigRules, problems: Problems
+) -> dict[str, Any]:
+    """Return the config with ``seconds`` as a number; add every fault of it to ``problems``."""
+    if not isinstance(config, Mapping):
+        problems.append(
             f"node {node_id!r}: timeout config is {type(config).__name__}, "
             f"not a dict with the keys {', '.join(KEYS)}"
         )
-    problems = [f"node {node_id!r}: key {key!r} is missing" for key in KEYS if key not in config]
-    problems += [
-        f"node {node_id!r}: key {key!r:.80} is not one of {', '.join(KEYS)}"
-        f"{did_you_mean(key, KEYS)}"
-        for key in config
-        if key not in KEYS
-    ]
-    if problems:
-        raise InvalidTimeoutConfigError(*problems)
-    if not isinstance(config["enable"], bool):
-        problems.append(f"node {node_id!r}: enable is {config['enable']!r:.80}, not True or False")
-    if not isinstance(config["action"], str) or config["action"] not in rules.actions:
+        return {}
+    for key in KEYS:
+        if key not in config:
+            problems.append(f"node {node_id!r}: key {key!r} is missing")
+    for key in config:
+        if key not in KEYS:
+            problems.append(
+                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(KEYS)}"
+                f"{problems.did_you_mean(key, KEYS)}"
+            )
+    enable, action, seconds = (config.get(key) for key in KEYS)
+    if "enable" in config and not isinstance(enable, bool):
+        problems.append(f"node {node_id!r}: enable is {shown(enable)}, not True or False")
+    if "action" in config and not (isinstance(action, str) and action in rules.actions):
         problems.append(
-            f"node {node_id!r}: action {config['action']!r:.80} is unknown"
-            f"{did_you_mean(config['action'], rules.actions)}"
+            f"node {node_id!r}: action {shown(action)} is unknown"
+            f"{problems.did_you_mean(action, rules.actions)}"
             f" (installed: {', '.join(sorted(rules.actions))})"
         )
-    seconds = _number(config["seconds"])
-    if seconds is None or not 0 < seconds <= rules.max_seconds:
+    number = _number(seconds)
+    if "seconds" in config and (number is None or not 0 < number <= rules.max_seconds):
         problems.append(
-            f"node {node_id!r}: seconds is {config['seconds']!r:.80}, "
+            f"node {node_id!r}: seconds is {shown(seconds)}, "
             f"not a number above 0 and at most {rules.max_seconds:.15g}"
         )
-    if problems:
-        raise InvalidTimeoutConfigError(*problems)
-    return {"enable": config["enable"], "action": config["action"], "seconds": seconds}
+    return {"enable": enable, "action": action, "seconds": number}
 
 
 def _number(value: Any) -> int | float | None:

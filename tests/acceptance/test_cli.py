@@ -204,6 +204,11 @@ async def test_apply_prints_the_tree_and_creates(
     assert json.loads(done.stdout)["activities"]["a"]["timeout_config"] == good
     assert done.stderr == "1 timeout configs stored\n"
     assert (await app.ledger.configs(["a"]))["a"].root_pipeline_id == "r1"
+    tree.write_text(json.dumps(tree_of("a", enable="yes")))
+    configs.write_text("{}")
+    done = run_cli("apply", str(tree), str(configs), "--create", "--root", "r1")
+    assert "node 'a' gets no timeout" in done.stderr
+    assert done.stderr.endswith("0 timeout configs stored\n")
     configs.write_text(json.dumps({"b": good}))
     assert_one_line(run_cli("apply", str(tree), str(configs)), 2, "node 'b' is not in the")
     tree.write_text("{")

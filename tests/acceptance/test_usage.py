@@ -42,7 +42,7 @@ async def test_apply_create_start_and_see_the_right_nodes_dealt_with(
     new_tree = apply_node_timeout_configs(tree, configs)
     result = batch_create_node_timeout_config(tree["id"], new_tree)
     assert (result["result"], result["message"]) == (True, "")
-    assert {each["node_id"] for each in result["data"]} == {overrun, inner, in_time}
+    assert {each.node_id for each in result["data"]} == {overrun, inner, in_time}
     assert batch_create_node_timeout_config(tree["id"], new_tree)["result"], "again: an update"
 
     scan, worker = start("scan"), start("worker")

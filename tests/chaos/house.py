@@ -180,7 +180,7 @@ class House:
     async def arm_runs(self, runs: dict[NodeRun, float], action: str = "chaos") -> None:
         configs = [
             TimeoutConfig(
-                node_id=run.node_id, root_pipeline_id="root", action=action, seconds=seconds
+                node_id=run.node_id, root_pipeline_id="root", action=action, timeout=seconds
             )
             for run, seconds in runs.items()
         ]

@@ -43,7 +43,7 @@ async def test_an_engine_hosts_clock_is_an_hour_off(house: House, off: float) ->
     nodes = [f"n{i}" for i in range(scaled(50, 500))]
     house.row.of(fault="clock of an engine's host", tried=f"{off / HOUR:+g} h", times=1)
     configs = [
-        TimeoutConfig(node_id=each, root_pipeline_id="root", action="chaos", seconds=1.0)
+        TimeoutConfig(node_id=each, root_pipeline_id="root", action="chaos", timeout=1.0)
         for each in nodes
     ]
     await house.app.ledger.save_configs("root", configs, [])

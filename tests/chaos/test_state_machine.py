@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
     async def configure(self, node: str) -> None:
         seconds = SECONDS[next(_unique) % len(SECONDS)]
         config = TimeoutConfig(
-            node_id=node, root_pipeline_id="root", action="forced_fail", seconds=seconds
+            node_id=node, root_pipeline_id="root", action="forced_fail", timeout=seconds
         )
         await self.app.ledger.save_configs("root", [config], [])
 

@@ -304,7 +304,7 @@ async def test_added_configs_leave_stored_ones_alone(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 1))
     assert await ledger.add_configs([config("a", 2), config("b", 2)]) == 1
     assert await ledger.add_configs([config("b", 3)]) == 0
-    assert {n: c.seconds for n, c in (await ledger.configs(["a", "b"])).items()} == {"a": 1, "b": 2}
+    assert {n: c.timeout for n, c in (await ledger.configs(["a", "b"])).items()} == {"a": 1, "b": 2}
 
 
 async def test_a_run_found_stale_and_then_resumed_is_armed_again(ledger: SqlLedger) -> None:

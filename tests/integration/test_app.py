@@ -1,6 +1,7 @@
 """The library API: status, replay, wiring."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -12,6 +13,7 @@ from node_timeout.node import Outcome, RunState
 from node_timeout.service import Health
 from node_timeout.serving import _alive
 from node_timeout.settings import Settings
+from tests.servers import RedisServer
 from tests.support import config, configure, run, started, tree_of
 
 PLAIN = {"activities": {"a": {"type": "ServiceActivity"}}}
@@ -62,9 +64,43 @@ async def test_what_is_disabled_later_is_removed(settings: Settings) -> None:
         assert result == {"result": True, "data": [], "message": ""}
         assert await app.ledger.configs(["a", "b"]) == {
             "b": TimeoutConfig(
-                node_id="b", root_pipeline_id="r", action="forced_fail", seconds=10.0
+                node_id="b", root_pipeline_id="r", action="forced_fail", timeout=10.0
             )
         }
+
+
+async def test_the_result_holds_configs_and_names_what_was_passed_over(
+    redis_server: RedisServer, any_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = tree_of("a")
+    tree["activities"] |= {
+        "converted": {
+            "type": "ServiceActivity",
+            "timeout_config": {"enabled": False, "seconds": 10, "action": "forced_fail"},
+        },
+        "typo": {"type": "ServiceActivity", "timeout_config": {"enabled": True, "seconds": 10}},
+        "template": {"type": "SubProcess", "template_id": "t1", "timeout_config": GOOD},
+        "canvas": {"type": "SubCanvas", "pipeline": tree_of("b", seconds=5)},
+    }
+    settings = Settings(database_url=any_database_url, redis_url=redis_server.url)
+    async with NodeTimeout(settings) as app:
+        result = await app.batch_create_node_timeout_config("r", tree)
+        stored = await app.ledger.configs(["a", "b", "converted", "typo", "template"])
+    assert result["result"] is True
+    first, second = result["data"]
+    assert (first.node_id, first.root_pipeline_id) == ("a", "r")
+    assert (first.action, first.timeout) == ("forced_fail", 10.0)
+    assert stored == {"a": first, "b": second}
+    assert json.loads(json.dumps(second.as_dict())) == {
+        name: getattr(second, name) for name in ("node_id", "root_pipeline_id", "action", "timeout")
+    }
+    template, typo, sub_process = result["message"].split("; ")
+    assert template == (
+        "the 'pipeline' of SubProcess 'template' is missing: no node inside it gets a timeout"
+    )
+    assert typo.startswith("node 'typo' gets no timeout: its timeout_config {'enabled': True,")
+    assert sub_process.startswith("node 'template' gets no timeout: it is a SubProcess")
+    assert f"root pipeline r: {result['message']}" in caplog.messages
 
 
 def test_an_engine_is_chosen_by_name() -> None:

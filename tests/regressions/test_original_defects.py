@@ -136,7 +136,7 @@ def test_06_an_unknown_action_is_refused_when_it_is_configured() -> None:
 async def test_07_creating_configs_again_updates_them(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 1))
     await configure(ledger, config("a", 2))
-    assert (await ledger.configs(["a"]))["a"].seconds == 2
+    assert (await ledger.configs(["a"]))["a"].timeout == 2
 
 
 async def test_08_an_underscore_in_a_node_id_harms_nobody(house: House) -> None:

@@ -41,6 +41,20 @@ def test_a_config_may_come_along() -> None:
     assert without.config is None
 
 
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"enabled": False, "seconds": 10, "action": "forced_fail"},
+        {"enable": False, "seconds": "never"},
+        {},
+    ],
+)
+def test_a_config_that_is_no_timeout_is_not_checked_further(off: dict[str, Any]) -> None:
+    (event,), unreadable = decode(message({**RUNNING, "timeout_config": off}), RULES, NOW)
+    assert isinstance(event, NodeStarted)
+    assert (event.config, unreadable) == (None, [])
+
+
 def test_a_left_event_needs_no_version() -> None:
     (event,), _ = decode(message({**LEFT, "version": None}), RULES, NOW)
     assert event == NodeLeft(node_id="a", happened_at=NOW)
@@ -71,6 +85,15 @@ def test_a_left_event_needs_no_version() -> None:
             {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "action": "forced"}},
             "action 'forced' is unknown, did you mean 'forced_fail'?",
         ),
+        (
+            {**RUNNING, "root_pipeline_id": "r", "timeout_config": {"enabled": True}},
+            "key 'enable' is missing",
+        ),
+        (
+            {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "enable": "true"}},
+            "enable is 'true', not True or False",
+        ),
+        ({**RUNNING, "root_pipeline_id": "r", "timeout_config": []}, "timeout config is list"),
         (
             {**RUNNING, "root_pipeline_id": "r", "timeout_config": {**CONFIG, "action": ["x"]}},
             "action ['x'] is unknown",

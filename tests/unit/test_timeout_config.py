@@ -3,21 +3,38 @@
 import contextlib
 import copy
 import json
+import time
+from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import pytest
+from bamboo_engine.builder import (
+    ConvergeGateway,
+    EmptyEndEvent,
+    EmptyStartEvent,
+    ParallelGateway,
+    ServiceActivity,
+    SubCanvas,
+    SubProcess,
+    build_tree,
+)
+from bamboo_engine.eri import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node_timeout import hints
 from node_timeout.errors import (
+    SHOWN_PROBLEMS,
     InvalidInputError,
     InvalidPipelineTreeError,
     InvalidTimeoutConfigError,
 )
+from node_timeout.pipeline_tree import MAX_SUB_PROCESS_DEPTH, PipelineTree
 from node_timeout.timeout_config import (
-    MAX_SUB_PROCESS_DEPTH,
     ConfigRules,
     apply_configs,
+    read_config,
     read_configs,
 )
 from tests.support import tree_of
@@ -56,7 +73,7 @@ def test_seconds_as_text_count_as_the_number() -> None:
     new_tree = apply_configs(plain("a"), {"a": {**GOOD, "seconds": "10"}}, RULES)
     assert new_tree["activities"]["a"]["timeout_config"]["seconds"] == 10
     found = read_configs("root", new_tree, RULES)
-    assert [each.seconds for each in found.enabled] == [10.0]
+    assert [each.timeout for each in found.enabled] == [10.0]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +88,7 @@ def test_seconds_as_text_count_as_the_number() -> None:
         ({"seconds": None}, "seconds is None"),
         ({"seconds": 1001}, "at most 1000"),
         ({"seconds": 10**400}, "at most 1000"),
+        ({"seconds": 10**5000}, "seconds is <int>"),
         ({"action": "forced_fale"}, "did you mean 'forced_fail'?"),
         ({"action": 7}, "action 7 is unknown"),
         ({"action": ["forced_fail"]}, "is unknown"),
@@ -118,13 +136,11 @@ def test_an_impossible_node_id_is_refused(node_id: Any) -> None:
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
-        (None, "NoneType, not a dict"),
+        (None, "the pipeline tree is missing"),
+        ([], "list, not a dict"),
         ({}, "no dict 'activities'"),
-        ({"activites": {}}, "did you mean it by 'activites'?"),
-        ({"activities": []}, "no dict 'activities'"),
-        ({"activities": {"a": 1}}, "node 'a'"),
-        ({"activities": {"a": {}}}, "not a dict with a 'type'"),
-        ({"activities": {"s": {"type": "SubProcess"}}}, "sub-process 's' is NoneType"),
+        ({"activites": {}}, "is it 'activites'?"),
+        ({"activities": []}, "no dict 'activities' (node id to node)"),
         (nested(plain("sub")), "'sub' stands twice"),
     ],
 )
@@ -196,6 +212,182 @@ def test_reading_lists_every_bad_node() -> None:
     assert len(error.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"enabled": False, "seconds": 10, "action": "forced_fail"},
+        {"enable": False, "seconds": "never", "action": None, "note": "was 10 once"},
+        {"enable": None, "seconds": 10, "action": "forced_fail"},
+        {"enable": 0},
+        {},
+        [],
+        "",
+    ],
+)
+def test_what_is_clearly_off_is_not_checked_further(off: Any) -> None:
+    tree = tree_of("on")
+    tree["activities"]["off"] = {"type": "ServiceActivity", "timeout_config": off}
+    tree["activities"][" no id"] = {"type": "ServiceActivity", "timeout_config": off}
+    found = read_configs("root", tree, RULES)
+    assert [each.node_id for each in found.enabled] == ["on"]
+    assert found.disabled == (("off",) if off else ()), "no id that no table can hold"
+    assert found.findings == ()
+
+
+@pytest.mark.parametrize(
+    "meant",
+    [
+        {"enabled": True, "seconds": 30},
+        {"enable": "true", "seconds": 30, "action": "forced_fail"},
+        {"enable": 1, "seconds": 30, "action": "forced_fail"},
+        {"Enable": True, "seconds": 30, "action": "forced_fail"},
+        {"seconds": 30, "action": "forced_fail"},
+        600,
+        "10 s",
+    ],
+)
+def test_what_was_probably_meant_is_a_finding_and_costs_no_other_node_its_deadline(
+    meant: Any,
+) -> None:
+    tree = tree_of("on")
+    tree["activities"]["typo"] = {"type": "ServiceActivity", "timeout_config": meant}
+    found = read_configs("root", tree, RULES)
+    assert [each.node_id for each in found.enabled] == ["on"]
+    assert found.disabled == ("typo",)
+    (finding,) = found.findings
+    assert "node 'typo' gets no timeout" in finding
+    assert "does not say 'enable': True" in finding
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        (lambda node: {"activities": {"x": node}}, "SubProcess"),
+        (lambda node: {"activities": {"x": node}}, "SubCanvas"),
+        (lambda node: {"activities": {"x": node}}, "Sleep"),
+        (lambda node: {"activities": {}, "gateways": {"x": node}}, "ExclusiveGateway"),
+        (lambda node: {"activities": {}, "gateways": {"x": node}}, "ParallelGateway"),
+        (lambda node: {"activities": {}, "gateways": {"x": node}}, "ConditionalParallelGateway"),
+        (lambda node: {"activities": {}, "gateways": {"x": node}}, "ConvergeGateway"),
+        (lambda node: {"activities": {}, "start_event": {"id": "x", **node}}, "EmptyStartEvent"),
+        (lambda node: {"activities": {}, "end_event": {"id": "x", **node}}, "EmptyEndEvent"),
+        (lambda node: {"activities": {}, "end_event": {"id": "x", **node}}, "ExecutableEndEvent"),
+    ],
+)
+def test_a_config_where_none_can_work_is_a_finding(
+    place: Callable[[dict[str, Any]], dict[str, Any]], kind: str
+) -> None:
+    node = {"type": kind, "pipeline": plain("inner")}
+    good = place({**node, "timeout_config": GOOD})
+    found = read_configs("root", good, RULES)
+    assert (found.enabled, found.disabled) == ((), ())
+    assert found.findings == (
+        f"node 'x' gets no timeout: it is a {kind}, only a ServiceActivity can time out",
+    )
+    typo = read_configs("root", place({**node, "timeout_config": {"enabled": True}}), RULES)
+    assert "node 'x' gets no timeout" in typo.findings[0]
+    assert typo.disabled == ()
+    off = read_configs("root", place({**node, "timeout_config": {"enabled": False}}), RULES)
+    assert off.findings == ()
+    with pytest.raises(InvalidTimeoutConfigError, match=f"node 'x' is a {kind}, only"):
+        apply_configs(good, {"x": GOOD}, RULES)
+
+
+@pytest.mark.parametrize("kind", ["SubProcess", "SubCanvas"])
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ({"template_id": "t1"}, "is missing"),
+        ({"pipeline": None}, "is missing"),
+        ({"pipeline": "t1"}, "is str, not a dict"),
+        ({"pipeline": {"template_id": "t1"}}, "has no dict 'activities'"),
+    ],
+)
+def test_a_sub_process_without_a_tree_costs_no_other_node_its_deadline(
+    reference: dict[str, Any], says: str, kind: str
+) -> None:
+    tree = tree_of("a")
+    tree["activities"]["sub"] = {"type": kind, **reference}
+    new_tree = apply_configs(tree, {"a": {**GOOD, "seconds": 7}}, RULES)
+    found = read_configs("root", new_tree, RULES)
+    assert [(each.node_id, each.timeout) for each in found.enabled] == [("a", 7)]
+    (finding,) = found.findings
+    assert f"the 'pipeline' of {kind} 'sub' {says}" in finding
+    assert finding.endswith(": no node inside it gets a timeout")
+
+
+def test_what_is_no_node_costs_no_other_node_its_deadline() -> None:
+    tree = tree_of("a")
+    tree["activities"] |= {"stub": {"name": "b"}, "text": "c"}
+    tree |= {"gateways": [], "start_event": {"id": ["s"]}, "end_event": "e"}
+    found = read_configs("root", tree, RULES)
+    assert [each.node_id for each in found.enabled] == ["a"]
+    assert found.findings == ("node 'text' is str, not a dict: it is ignored",)
+    with pytest.raises(InvalidTimeoutConfigError, match="'stub' is a node without a type"):
+        apply_configs(tree, {"stub": GOOD}, RULES)
+
+
+def test_every_node_type_of_bamboo_is_walked_or_named() -> None:
+    assert {each.value for each in NodeType} == {
+        *("ServiceActivity", "SubProcess", "SubCanvas", "EmptyStartEvent", "EmptyEndEvent"),
+        *("ExclusiveGateway", "ParallelGateway", "ConditionalParallelGateway"),
+        *("ConvergeGateway", "ExecutableEndEvent"),
+    }, "bamboo has another type of node: is it walked?"
+    inner = [ServiceActivity(component_code="sleep") for _ in range(2)]
+    nesting: list[Any] = []
+    for node, kind in zip(inner, (SubProcess, SubCanvas), strict=True):
+        begin = EmptyStartEvent()
+        begin.extend(node).extend(EmptyEndEvent())
+        nesting.append(kind(start=begin))
+    start, parallel, converge = EmptyStartEvent(), ParallelGateway(), ConvergeGateway()
+    end = EmptyEndEvent()
+    start.extend(parallel).connect(*nesting).to(parallel).converge(converge).extend(end)
+    tree = build_tree(start)
+    nodes = PipelineTree.of(tree).nodes
+    for node in nodes.values():
+        node["timeout_config"] = GOOD
+    found = read_configs("root", tree, RULES)
+    assert {each.node_id for each in found.enabled} == {node.id for node in inner}
+    named = {finding.split("'")[1] for finding in found.findings}
+    assert {start.id, parallel.id, converge.id, end.id, *(node.id for node in nesting)} <= named
+    assert named | {node.id for node in inner} == set(nodes)
+
+
+def test_ten_thousand_wrong_ids_cost_a_few_comparisons_and_a_short_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = 0
+
+    def count(word: str, words: list[str], **more: Any) -> list[str]:
+        nonlocal compared
+        compared += len(words)
+        return get_close_matches(word, words, **more)
+
+    monkeypatch.setattr(hints, "get_close_matches", count)
+    ids = [f"n{number:031x}" for number in range(10_000)]
+    tree, wrong = plain(*ids), {f"{node_id}x": GOOD for node_id in ids}
+    began = time.process_time()
+    with pytest.raises(InvalidTimeoutConfigError) as error:
+        apply_configs(tree, wrong, RULES)
+    assert time.process_time() - began < 2
+    assert 0 < compared <= hints.HINTED_PROBLEMS * hints.COMPARED
+    assert len(error.value.problems) == 10_000
+    assert f"did you mean {ids[0]!r}?" in error.value.problems[0]
+    assert str(error.value).endswith(f"; and {10_000 - SHOWN_PROBLEMS} more")
+    assert len(str(error.value)) < 10_000
+
+    misspelt = {f"second{number}": 1 for number in range(10_000)}
+    for bad in (
+        lambda: apply_configs(plain("a"), {"a": misspelt}, RULES),
+        lambda: read_configs("r", tree_of(*ids, action="forced_fale"), RULES),
+    ):
+        compared = 0
+        with pytest.raises(InvalidTimeoutConfigError) as error:
+            bad()
+        assert compared <= hints.HINTED_PROBLEMS * hints.COMPARED
+        assert len(error.value.problems) >= 10_000
+
+
 @pytest.mark.parametrize("root", ["", None, "x" * 129])
 def test_a_bad_root_pipeline_id_is_refused(root: Any) -> None:
     with pytest.raises(InvalidInputError, match="root pipeline id"):
@@ -205,7 +397,9 @@ def test_a_bad_root_pipeline_id_is_refused(root: Any) -> None:
 ids = st.text("abc_1é", min_size=1, max_size=6)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner)
+    ),
     max_leaves=5,
 )
 
@@ -228,7 +422,7 @@ def test_what_is_applied_is_what_is_read(timeouts: dict[str, float], others: set
     new_tree = apply_configs(tree, configs, RULES)
     assert json.dumps(tree) == before
     found = read_configs("root", new_tree, RULES)
-    assert {each.node_id: each.seconds for each in found.enabled} == timeouts
+    assert {each.node_id: each.timeout for each in found.enabled} == timeouts
 
 
 @given(values, values)
@@ -237,6 +431,12 @@ def test_no_input_raises_anything_but_invalid_input(tree: Any, configs: Any) -> 
         lambda: apply_configs(tree, configs, RULES),
         lambda: apply_configs(plain("a"), {"a": configs}, RULES),
         lambda: read_configs("root", {"activities": {"a": tree}}, RULES),
+        lambda: read_configs("root", {"activities": tree, "gateways": configs}, RULES),
+        lambda: read_configs("root", {"activities": {}, "end_event": tree}, RULES),
+        lambda: read_configs(
+            "root", {"activities": {"a": {"type": tree, "timeout_config": configs}}}, RULES
+        ),
+        lambda: read_config("a", "root", configs, RULES) or True,
     ):
         with contextlib.suppress(InvalidInputError):
             assert call() is not None

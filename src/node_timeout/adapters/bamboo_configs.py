@@ -81,7 +81,7 @@ class BambooConfigs:
                 node_id=row.node_id,
                 root_pipeline_id=row.root_pipeline_id,
                 action=row.action,
-                seconds=row.timeout,
+                timeout=row.timeout,
             )
             for row in found
         ]
@@ -91,7 +91,7 @@ def _page(rows: list[TimeoutConfig], rules: ConfigRules) -> Page:
     configs: list[TimeoutConfig] = []
     refused: list[str] = []
     for row in rows:
-        raw = {"enable": True, "action": row.action, "seconds": row.seconds}
+        raw = {"enable": True, "action": row.action, "seconds": row.timeout}
         try:
             config = read_config(row.node_id, row.root_pipeline_id, raw, rules)
         except InvalidInputError as error:

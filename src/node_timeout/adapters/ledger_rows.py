@@ -60,7 +60,7 @@ def config_of(row: Any) -> TimeoutConfig:
         node_id=row.node_id,
         root_pipeline_id=row.root_pipeline_id,
         action=row.action,
-        seconds=row.timeout,
+        timeout=row.timeout,
     )
 
 

@@ -178,7 +178,7 @@ class LedgerTracking(LedgerConfigs):
         if row.run_action == UNKNOWN:  # only its leaving was known of so far
             if config is None:
                 return []
-            deadline = event.counts_from(now) + config.seconds
+            deadline = event.counts_from(now) + config.timeout
             words = {"action": config.action, "root_pipeline_id": config.root_pipeline_id}
         await connection.execute(
             sql_update(ledger)
@@ -306,7 +306,7 @@ class LedgerTracking(LedgerConfigs):
 
 
 def _started_row(event: NodeStarted, config: TimeoutConfig, now: float) -> dict[str, Any]:
-    deadline = event.counts_from(now) + config.seconds
+    deadline = event.counts_from(now) + config.timeout
     return armed_row(event.run, config, event.started_at(now), deadline)
 
 

@@ -6,9 +6,9 @@ An entry point is a callable that takes the `Settings` and returns a `node_timeo
 from importlib.metadata import entry_points
 
 from node_timeout.errors import SettingsError
+from node_timeout.hints import did_you_mean
 from node_timeout.ports import Engine
 from node_timeout.settings import Settings, variable
-from node_timeout.timeout_config import did_you_mean
 
 ENGINES_GROUP = "node_timeout.engines"
 

@@ -40,7 +40,7 @@ from node_timeout.status import Status, look
 from node_timeout.strategy import known_actions, load_strategies
 from node_timeout.striker import Limits
 from node_timeout.surveyor import Surveyor
-from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
+from node_timeout.timeout_config import ConfigRules, TreeConfigs, apply_configs, read_configs
 from node_timeout.tracker import Tracker
 from node_timeout.worker import Worker
 
@@ -62,6 +62,23 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
 
 def _nothing() -> None:
     return
+
+
+def read_tree(
+    root_pipeline_id: Any, pipeline_tree: Any, settings: Settings
+) -> tuple[dict[str, Any], TreeConfigs | None]:
+    """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
+
+    Nothing is to be stored of a tree that is refused.
+    """
+    try:
+        tree = read_configs(root_pipeline_id, pipeline_tree, _rules(settings))
+    except InvalidInputError as error:
+        return {"result": False, "data": [], "message": str(error)}, None
+    message = joined(tree.findings)
+    if message:
+        logger.warning("root pipeline %s: %s", root_pipeline_id, message)
+    return {"result": True, "data": list(tree.enabled), "message": message}, tree
 
 
 def _rules(settings: Settings) -> ConfigRules:
@@ -132,15 +149,10 @@ class NodeTimeout:
         ``enable: True`` is left out, and removed if it was stored before.
         Raises `LedgerUnavailableError`.
         """
-        try:
-            tree = read_configs(root_pipeline_id, pipeline_tree, _rules(self.settings))
-        except InvalidInputError as error:
-            return {"result": False, "data": [], "message": str(error)}
-        message = joined(tree.findings)
-        if message:
-            logger.warning("root pipeline %s: %s", root_pipeline_id, message)
-        await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
-        return {"result": True, "data": list(tree.enabled), "message": message}
+        result, tree = read_tree(root_pipeline_id, pipeline_tree, self.settings)
+        if tree:
+            await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
+        return result
 
     async def import_bamboo_configs(
         self, source_url: str, progress: Callable[[int, int], None]

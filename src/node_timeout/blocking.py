@@ -136,6 +136,10 @@ class BlockingNodeTimeout:
         if bridge:
             bridge.close()
 
+    def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
+        """The function of this name, checked against this object's settings; connects nowhere."""
+        return NodeTimeout(self.settings).apply_node_timeout_configs(pipeline_tree, configs)
+
     def batch_create_node_timeout_config(
         self, root_pipeline_id: Any, pipeline_tree: Any
     ) -> dict[str, Any]:

@@ -84,6 +84,20 @@ def test_a_node_inside_a_sub_process(house: House) -> None:
     assert house.state(inner.id).skip
 
 
+def test_a_node_inside_a_sub_canvas(house: House) -> None:
+    from bamboo_engine import builder
+
+    if not hasattr(builder, "SubCanvas"):
+        pytest.skip("bamboo-engine 4 brought the sub-canvas")
+    inner = house.activity(seconds=60)
+    start = builder.EmptyStartEvent()
+    start.extend(inner).extend(builder.EmptyEndEvent())
+    canvas = builder.SubCanvas(start=start, data=builder.Data())
+    root = house.run(house.tree(canvas), {inner.id: skip(2)})
+    house.wait_for(root, "FINISHED")
+    assert house.state(inner.id).skip
+
+
 def test_a_suspended_node_is_left_alone_and_struck_when_it_is_resumed(house: House) -> None:
     first, node = house.activity(seconds=2), house.activity(seconds=60)
     root = house.run(house.tree(first, node), {node.id: fail(2)})

@@ -50,6 +50,17 @@ def test_the_async_names_are_all_there() -> None:
         assert callable(getattr(BlockingNodeTimeout, name))
 
 
+def test_configs_are_checked_against_the_clients_own_settings() -> None:
+    client = BlockingNodeTimeout(Settings(max_seconds=3, redis_url="redis://127.0.0.1:1"))
+    good = {"enable": True, "action": "forced_fail", "seconds": 3}
+    tree = {"activities": {"a": {"type": "ServiceActivity"}}}
+    assert client.apply_node_timeout_configs(tree, {"a": good}) == {
+        "activities": {"a": {"type": "ServiceActivity", "timeout_config": good}}
+    }
+    with pytest.raises(InvalidInputError, match="at most 3"):
+        client.apply_node_timeout_configs(tree, {"a": {**good, "seconds": 4}})
+
+
 def test_errors_reach_the_caller(client: BlockingNodeTimeout) -> None:
     with pytest.raises(NodeTimeoutError, match="underscore"):
         client.node_started("a", "1_2")

@@ -3,11 +3,17 @@
 The settings are those of the environment; ``NODE_TIMEOUT``, a dict in the Django settings, wins:
 
     NODE_TIMEOUT = {"database_url": "mysql://…", "redis_url": "redis://…"}
+
+``"enabled": False`` in it turns the app off, for a project's unit tests for example: then it
+connects nowhere, stores nothing and arms nothing. Trees and configs are checked all the same.
 """
 
 from functools import cache
+from typing import Any
 
 from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.switched_off import SwitchedOff
+from node_timeout.errors import SettingsError
 from node_timeout.settings import Settings
 
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
@@ -17,12 +23,36 @@ CALL_SECONDS = 5.0
 
 @cache
 def client() -> BlockingNodeTimeout:
-    """The process's client with the settings of the project, to store configs for example.
+    """The process's client with the settings of the project.
 
     Raises `SettingsError`. No call of it takes longer than `CALL_SECONDS`.
     """
     from django.conf import settings  # noqa: PLC0415 - Django is not needed to import this
 
-    return BlockingNodeTimeout(
-        Settings(**getattr(settings, "NODE_TIMEOUT", {})), call_timeout=CALL_SECONDS
-    )
+    own = {"enabled": True} | getattr(settings, "NODE_TIMEOUT", {})
+    enabled = own.pop("enabled")
+    if not isinstance(enabled, bool):
+        raise SettingsError(f"NODE_TIMEOUT['enabled'] is {enabled!r:.80}, not True or False")
+    kind = BlockingNodeTimeout if enabled else SwitchedOff
+    return kind(Settings(**own), call_timeout=CALL_SECONDS)
+
+
+def forget_client(*, setting: str, **_more: Any) -> None:
+    """Receiver of Django's ``setting_changed``, which `override_settings` sends."""
+    if setting == "NODE_TIMEOUT" and client.cache_info().currsize:
+        client().close()
+        client.cache_clear()
+
+
+def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
+    """`node_timeout.apply_node_timeout_configs`, with the settings of the project."""
+    return client().apply_node_timeout_configs(pipeline_tree, configs)
+
+
+def batch_create_node_timeout_config(root_pipeline_id: Any, pipeline_tree: Any) -> dict[str, Any]:
+    """`node_timeout.batch_create_node_timeout_config`, with the settings of the project."""
+    return client().batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
+
+
+# The spelling that users of the original import.
+apply_node_timout_configs = apply_node_timeout_configs

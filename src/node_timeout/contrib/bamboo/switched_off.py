@@ -1,0 +1,44 @@
+"""The client of a project that has switched node-timeout off."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from node_timeout.app import read_tree
+from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.errors import NodeTimeoutError
+from node_timeout.ports import LedgerRow
+
+OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
+
+
+class SwitchedOff(BlockingNodeTimeout):
+    """Connects nowhere: nothing is stored, no node is armed. What needs a store raises."""
+
+    def batch_create_node_timeout_config(
+        self, root_pipeline_id: Any, pipeline_tree: Any
+    ) -> dict[str, Any]:
+        """As ever, but the configs in ``data`` are not stored, and ``message`` says so."""
+        result, _ = read_tree(root_pipeline_id, pipeline_tree, self.settings)
+        if result["result"]:
+            result["message"] = "; ".join(filter(None, [OFF, result["message"]]))
+        return result
+
+    def node_started(self, *_: Any, **__: Any) -> bool:
+        return False
+
+    def node_left(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def nodes_started(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def nodes_left(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def rows(self, node_id: str) -> list[LedgerRow]:
+        del node_id
+        return []
+
+    def _run(self, call: Callable[..., Any]) -> NoReturn:
+        del call
+        raise NodeTimeoutError(OFF)

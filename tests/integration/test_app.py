@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,32 @@ async def test_the_result_holds_configs_and_names_what_was_passed_over(
     assert typo.startswith("node 'typo' gets no timeout: its timeout_config {'enabled': True,")
     assert sub_process.startswith("node 'template' gets no timeout: it is a SubProcess")
     assert f"root pipeline r: {result['message']}" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"enable": False}, {"enable": 1}, {"action": "forced_fale"}]
+)
+async def test_a_tree_of_10000_nodes_does_not_hold_up_the_event_loop(
+    redis_server: RedisServer, any_database_url: str, change: dict[str, Any]
+) -> None:
+    pauses = []
+
+    async def watch() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            pauses.append(time.perf_counter() - before)
+
+    tree = tree_of(*(f"node_{number:05}" for number in range(10_000)), **change)
+    settings = Settings(database_url=any_database_url, redis_url=redis_server.url)
+    async with NodeTimeout(settings) as app:
+        await app.ledger.configs(["connect"])
+        watching = asyncio.create_task(watch())
+        result = await app.batch_create_node_timeout_config("r", tree)
+        watching.cancel()
+    assert len(result["data"]) == (0 if change else 10_000)
+    assert len(result["message"]) < 10_000
+    assert max(pauses, default=0) < 1, "a generous bound: it takes a twentieth of it"
 
 
 def test_an_engine_is_chosen_by_name() -> None:

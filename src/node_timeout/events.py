@@ -116,7 +116,7 @@ def _entry(event: Event) -> dict[str, Any]:
         entry["timeout_config"] = {
             "enable": True,
             "action": event.config.action,
-            "seconds": event.config.seconds,
+            "seconds": event.config.timeout,
         }
     return entry
 

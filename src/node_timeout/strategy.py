@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Self
 
 from node_timeout.errors import StrategyError, StrategyRefusedError
+from node_timeout.hints import shown
 from node_timeout.node import TimedOutNode
 from node_timeout.ports import Engine
 from node_timeout.threads import Threads
@@ -45,7 +46,7 @@ class StrategyResult:
             message = value.get("message")
             return cls(value["result"], "" if message is None else str(message), value.get("data"))
         raise StrategyRefusedError(
-            f"the strategy returned {value!r:.200}, not a StrategyResult "
+            f"the strategy returned {shown(value)}, not a StrategyResult "
             f"(or None, or a dict with a bool 'result')"
         )
 
@@ -114,7 +115,7 @@ async def call(
             value = await value
     except SystemExit as error:
         # It would end the worker, and then the next one that takes the node over.
-        raise RuntimeError(f"the strategy called exit({error.code!r})") from error
+        raise RuntimeError(f"the strategy called exit({shown(error.code)})") from error
     return StrategyResult.of(value)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.contrib.bamboo.switched_off import SwitchedOff
 from node_timeout.errors import SettingsError
+from node_timeout.hints import shown
 from node_timeout.settings import Settings
 
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
@@ -32,7 +33,7 @@ def client() -> BlockingNodeTimeout:
     own = {"enabled": True} | getattr(settings, "NODE_TIMEOUT", {})
     enabled = own.pop("enabled")
     if not isinstance(enabled, bool):
-        raise SettingsError(f"NODE_TIMEOUT['enabled'] is {enabled!r:.80}, not True or False")
+        raise SettingsError(f"NODE_TIMEOUT['enabled'] is {shown(enabled)}, not True or False")
     kind = BlockingNodeTimeout if enabled else SwitchedOff
     return kind(Settings(**own), call_timeout=CALL_SECONDS)
 

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from node_timeout.addresses import Host, HostsUrl, split_urls
+from node_timeout.hints import did_you_mean
 from node_timeout.redaction import remember
-from node_timeout.timeout_config import did_you_mean
 
 DATABASES = {
     "postgresql": "postgresql",

@@ -138,7 +138,7 @@ async def library(settings: Settings) -> tuple[ImportReport, Status, dict[str, A
 
 
 def stored(config: TimeoutConfig) -> tuple[str, str, float]:
-    return config.node_id, config.action, config.seconds
+    return config.node_id, config.action, config.timeout
 
 
 def signed(key: str, headers: dict[str, str], body: bytes) -> bool:

@@ -133,7 +133,7 @@ async def test_a_tree_of_10000_nodes_does_not_hold_up_the_event_loop(
 
 def test_an_engine_is_chosen_by_name() -> None:
     assert type(load_engine(Settings(engine="dry_run"))).__name__ == "DryRunEngine"
-    with pytest.raises(SettingsError, match="is not set; engines installed: bamboo, demo, dry_run"):
+    with pytest.raises(SettingsError, match="is not set; engines installed: bamboo, dry_run"):
         load_engine(Settings())
     with pytest.raises(SettingsError, match="did you mean 'dry_run'"):
         load_engine(Settings(engine="dryrun"))

@@ -226,7 +226,7 @@ def test_a_slow_receiver_holds_up_no_other_node(house: House, tmp_path: Path) ->
 
 
 def test_a_skip_ends_the_whole_loop(house: House) -> None:
-    """Of bamboo-pipeline 4: the engine goes on behind the node, not with its next turn."""
+    """The engine goes on behind the node, not with its next turn."""
     node, after = house.activity(seconds=60), house.activity(seconds=0)
     tree = house.tree(node, after)
     tree["activities"][node.id]["loop_config"] = {

@@ -159,7 +159,7 @@ def test_24_what_work_changes_that_goes_on_behind_a_skip(
     assert (house.name(node.id), house.state(node.id).skip) == ("FINISHED", True)
     assert [row.state for row in house.rows(node.id)] == [RunState.HANDLED]
     assert house.state(after.id).loop == 1
-    assert not Process.objects.filter(root_pipeline_id=root, dead=False).exists()
+    house.wait(lambda: not Process.objects.filter(root_pipeline_id=root, dead=False).exists())
 
 
 def test_24_a_poll_that_goes_on_puts_the_process_of_the_next_node_to_sleep(

@@ -69,8 +69,11 @@ async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
 
 
 async def _overdue(app: NodeTimeout, settings: Settings) -> str:
-    pool = await app.pool.counts()
-    ledger = await app.ledger.counts(await app.pool.now())
+    try:
+        pool = await app.pool.counts()
+        ledger = await app.ledger.counts(await app.pool.now())
+    except NodeTimeoutError as error:  # which a line above explains
+        raise NodeTimeoutError("unknown while Redis or the database cannot be used") from error
     problem = overdue_problem(
         settings.overdue_alarm, pool.oldest_overdue_seconds, ledger.oldest_overdue_seconds
     )

@@ -67,7 +67,7 @@ class Serving:
             return
         try:
             server = MonitorHttp(self._settings.metrics_host, port, services)
-        except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
+        except OSError as error:
             raise SettingsError(
                 f"metrics_port: cannot listen on {self._settings.metrics_host}:{port}: {error}"
             ) from error

@@ -1,6 +1,5 @@
 """The examples do what their documents say."""
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -141,11 +140,16 @@ async def test_its_strategy_extends_the_time_once_and_then_fails_the_node(
     env = environment(settings, EXTEND_SECONDS="3", NODE_TIMEOUT_RETRY_BACKOFF="0.1")
     env["PYTHONPATH"] = f"{strategy_package}:{env['PYTHONPATH']}"
     start("scan", env=env)
-    worker = start("worker", env=env)
+    start("worker", env=env)
     await configure(app.ledger, *(config(name, 1, "extend_once") for name in ("hangs", "ends")))
     await engine_side.run(("hangs", "v1"), ("ends", "v1"))
     await app.nodes_started([("hangs", "v1"), ("ends", "v1")])
-    await asyncio.to_thread(worker.wait_for, "node ends version v1: armed at attempt 1: extended")
+
+    async def extended() -> bool:
+        (row,) = await app.rows("ends")
+        return (row.state, row.message) == ("armed", "extended by 3 s")
+
+    await wait_until(extended, 20)
     assert await app.node_left("ends", "v1") == 1, "in the time that it got"
 
     async def failed() -> bool:

@@ -159,7 +159,7 @@ async def test_the_demo_says_where_it_cannot_lie(monkeypatch: pytest.MonkeyPatch
         await play(Console())
 
 
-@pytest.mark.parametrize("host", ["a..b", "no.such.host.invalid", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_a_metrics_host_that_is_not_here_is_one_line(run_cli: RunCli, host: str) -> None:
     done = run_cli("scan", "--metrics-host", host, "--metrics-port", str(free_port()))
     assert_one_line(done, 2, f"metrics_port: cannot listen on {host}")

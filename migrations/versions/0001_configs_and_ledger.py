@@ -4,9 +4,10 @@ Revision 0001, the first.
 """
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
+
+from node_timeout.adapters.repeatable import create_index, create_table, drop_table
 
 revision = "0001"
 down_revision = None
@@ -25,15 +26,15 @@ def text() -> TypeEngine[str]:
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         "node_timeout_config",
         sa.Column("node_id", exact(128), primary_key=True),
         sa.Column("root_pipeline_id", exact(128), nullable=False),
         sa.Column("action", exact(64), nullable=False),
         sa.Column("timeout", sa.Double(), nullable=False, comment="seconds"),
     )
-    op.create_index("ix_node_timeout_config_root", "node_timeout_config", ["root_pipeline_id"])
-    op.create_table(
+    create_index("ix_node_timeout_config_root", "node_timeout_config", ["root_pipeline_id"])
+    create_table(
         "node_timeout_ledger",
         sa.Column("node_id", exact(128), primary_key=True),
         sa.Column("version", exact(64), primary_key=True),
@@ -51,19 +52,17 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("message", text(), nullable=False),
     )
-    op.create_index(
+    create_index(
         "ix_node_timeout_ledger_due",
         "node_timeout_ledger",
         ["state", "due_at", "node_id", "version"],
     )
-    op.create_index(
-        "ix_node_timeout_ledger_finished", "node_timeout_ledger", ["state", "finished_at"]
-    )
-    op.create_index(
+    create_index("ix_node_timeout_ledger_finished", "node_timeout_ledger", ["state", "finished_at"])
+    create_index(
         "ix_node_timeout_ledger_root", "node_timeout_ledger", ["root_pipeline_id", "state"]
     )
 
 
 def downgrade() -> None:
-    op.drop_table("node_timeout_ledger")
-    op.drop_table("node_timeout_config")
+    drop_table("node_timeout_ledger")
+    drop_table("node_timeout_config")

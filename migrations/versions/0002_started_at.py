@@ -4,7 +4,8 @@ Revision 0002, after 0001.
 """
 
 import sqlalchemy as sa
-from alembic import op
+
+from node_timeout.adapters.repeatable import add_column, drop_column
 
 revision = "0002"
 down_revision = "0001"
@@ -13,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column(
+    add_column(
         "node_timeout_ledger",
         sa.Column(
             "started_at",
@@ -25,4 +26,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_column("node_timeout_ledger", "started_at")
+    drop_column("node_timeout_ledger", "started_at")

@@ -3,7 +3,7 @@
 Revision 0003, after 0002. Versions that were made for 0002 go on with it.
 """
 
-from alembic import op
+from node_timeout.adapters.repeatable import create_index, drop_index
 
 revision = "0003_since_0002"
 down_revision = "0002"
@@ -12,12 +12,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.drop_index("ix_node_timeout_ledger_root", table_name="node_timeout_ledger")
-    op.drop_index("ix_node_timeout_config_root", table_name="node_timeout_config")
+    drop_index("ix_node_timeout_ledger_root", "node_timeout_ledger")
+    drop_index("ix_node_timeout_config_root", "node_timeout_config")
 
 
 def downgrade() -> None:
-    op.create_index("ix_node_timeout_config_root", "node_timeout_config", ["root_pipeline_id"])
-    op.create_index(
+    create_index("ix_node_timeout_config_root", "node_timeout_config", ["root_pipeline_id"])
+    create_index(
         "ix_node_timeout_ledger_root", "node_timeout_ledger", ["root_pipeline_id", "state"]
     )

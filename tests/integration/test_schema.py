@@ -1,6 +1,7 @@
 """Migrations run on every database, forwards and back, and match the tables."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import zipfile
@@ -17,10 +18,13 @@ from node_timeout.adapters.schema import Schema, alembic_config
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import HEAD_REVISION, versions
 from node_timeout.errors import LedgerUnavailableError, SchemaError, SettingsError
+from tests.acceptance.conftest import NODE_TIMEOUT
 from tests.conftest import DATABASES
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
+STEPS = 10
+"""Statements of all migrations, at least."""
 
 
 @pytest.fixture(params=DATABASES)
@@ -69,6 +73,34 @@ async def test_the_migrations_make_the_tables_of_the_code(
     monkeypatch.setenv("NODE_TIMEOUT_DATABASE_URL", empty_url)
     # `alembic check`, as a developer runs it; it raises if it finds a difference.
     await asyncio.to_thread(command.check, Config(str(ROOT / "alembic.ini")))
+
+
+def test_a_migration_that_was_killed_can_be_repeated(empty_url: str) -> None:
+    """At each statement, up and down; nowhere is more than one statement lost or done twice."""
+    program = [sys.executable, "-m", "tests.integration.migrate_and_die", empty_url]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2 * STEPS
+
+
+def test_several_migrations_at_once_all_end_well(empty_url: str) -> None:
+    """As when each process of an installation migrates before it starts."""
+    environment = {**os.environ, "NODE_TIMEOUT_DATABASE_URL": empty_url}
+    for revision in ("head", "base", "head"):
+        processes = [
+            subprocess.Popen(
+                [*NODE_TIMEOUT, "migrate", "--revision", revision],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        outputs = {process.communicate(timeout=60)[0] for process in processes}
+        reached = HEAD_REVISION if revision == "head" else "none"
+        assert outputs == {f"the database is at revision {reached}\n"}
+        assert [process.returncode for process in processes] == [0] * 4
 
 
 async def test_an_unknown_revision_is_refused(tmp_path: Path) -> None:

@@ -1,20 +1,31 @@
 """Migrations: the tables brought to this version's, or back to an older one's."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.adapters.database import create_engine, dispose, transaction, translate
 from node_timeout.adapters.tables import versions
 from node_timeout.adapters.tls import Tls
 from node_timeout.adapters.unicode import require_unicode
-from node_timeout.errors import SchemaError
+from node_timeout.errors import LedgerUnavailableError, SchemaError
 from node_timeout.redaction import presentable
+
+LOCK_SECONDS = 3600
+# One migration at a time in a database; a lock goes with its connection, at the latest.
+# PostgreSQL's ends with the transaction, in which all is done: so it holds through a pooler too.
+# SQLite's transactions are one at a time anyway.
+POSTGRESQL_LOCK = "SELECT pg_advisory_xact_lock(hashtext('node_timeout migrate'))"
+MYSQL_LOCK_NAME = "CONCAT('node_timeout migrate ', MD5(DATABASE()))"
+MYSQL_LOCK = f"SELECT GET_LOCK({MYSQL_LOCK_NAME}, {LOCK_SECONDS})"
+MYSQL_UNLOCK = f"SELECT RELEASE_LOCK({MYSQL_LOCK_NAME})"
 
 
 class Schema:
@@ -32,7 +43,10 @@ class Schema:
         return await connection.run_sync(_revision)
 
     async def migrate(self, revision: str = "head") -> str | None:
-        """Upgrade (or downgrade, given an older revision or "base"); return where it is then."""
+        """Upgrade (or downgrade, given an older revision or "base"); return where it is then.
+
+        Waits for another migration of this database. May be repeated after a kill at any point.
+        """
         try:
             async with self.engine.connect() as connection:
                 await require_unicode(connection)
@@ -61,6 +75,32 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection, revision: str) -> None:
+    with _lock(connection):
+        _migrate_alone(connection, revision)
+        connection.commit()
+
+
+@contextlib.contextmanager
+def _lock(connection: Connection) -> Iterator[None]:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(POSTGRESQL_LOCK))
+        yield
+    elif connection.dialect.name in ("mysql", "mariadb"):
+        if connection.execute(text(MYSQL_LOCK)).scalar() != 1:
+            raise LedgerUnavailableError(
+                f"database: another migration has been running for {LOCK_SECONDS} s"
+            )
+        try:
+            yield
+        except BaseException:
+            connection.invalidate()  # closes it, which gives the lock up
+            raise
+        connection.execute(text(MYSQL_UNLOCK))
+    else:
+        yield
+
+
+def _migrate_alone(connection: Connection, revision: str) -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
     script = ScriptDirectory.from_config(config)
@@ -76,4 +116,3 @@ def _migrate(connection: Connection, revision: str) -> None:
         and revision in {each.revision for each in script.iterate_revisions(current, "base")}
     )
     (command.downgrade if older else command.upgrade)(config, revision)
-    connection.commit()

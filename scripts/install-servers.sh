@@ -23,6 +23,7 @@ missing() {
 has redis-server valkey-server || missing redis-server redis
 has rabbitmq-server || missing rabbitmq-server rabbitmq
 has postgres /usr/lib/postgresql/*/bin/postgres || missing postgresql postgresql@17
+has pgbouncer || missing pgbouncer pgbouncer
 has mariadbd mysqld || missing mariadb-server mariadb
 # For a test that lets the clock of a Redis step.
 has cc || missing gcc gcc

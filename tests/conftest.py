@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from node_timeout.adapters.schema import Schema
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.settings import PREFIX, Settings
 from tests.secret_watch import nothing_secret_is_logged  # noqa: F401 - a fixture
-from tests.servers import SECRET, MariadbServer, PostgresServer, RabbitServer, RedisServer
+from tests.servers import (
+    SECRET,
+    MariadbServer,
+    PgbouncerServer,
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+)
 
 if find_spec("pipeline"):
     # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
@@ -26,7 +33,8 @@ if find_spec("pipeline"):
 else:
     collect_ignore = ["bamboo", "regressions/test_bamboo_defects.py"]
 
-DATABASES = ("sqlite", "postgresql", "mariadb")
+DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
+"""The last is PostgreSQL behind PgBouncer in transaction mode."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +83,31 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb
         yield server
 
 
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgbouncerServer]:
+    with PgbouncerServer(postgres_server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def create_database(request: pytest.FixtureRequest) -> Callable[[str, str], str]:
+    """Create a database of a kind, not SQLite, by name; return its URL."""
+
+    def create(kind: str, name: str) -> str:
+        fixture = {"mariadb": "mariadb_server"}.get(kind, "postgres_server")
+        url: str = request.getfixturevalue(fixture).create_database(name)
+        if kind == "pgbouncer":
+            url = request.getfixturevalue("pgbouncer_server").url_of(url)
+        return url
+
+    return create
+
+
 class _Databases:
     """One migrated database a kind, made at first use."""
 
-    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
-        self._request = request
+    def __init__(self, create: Callable[[str, str], str], directory: Path) -> None:
+        self._create_database = create
         self._directory = directory
         self._urls: dict[str, str] = {}
 
@@ -103,23 +131,19 @@ class _Databases:
     def _create(self, kind: str) -> str:
         if kind == "sqlite":
             return f"sqlite:///{self._directory / 'ledger.db'}"
-        server = self._request.getfixturevalue(
-            {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[kind]
-        )
-        url: str = server.create_database("node_timeout")
-        return url
+        return self._create_database(kind, f"node_timeout_{kind}")
 
 
 @pytest.fixture(scope="session")
 def databases(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    create_database: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> _Databases:
-    return _Databases(request, tmp_path_factory.mktemp("databases"))
+    return _Databases(create_database, tmp_path_factory.mktemp("databases"))
 
 
 @pytest.fixture(params=DATABASES)
 async def any_database_url(request: pytest.FixtureRequest, databases: _Databases) -> str:
-    """Each of the three databases in turn."""
+    """Each of the databases in turn."""
     return await databases.emptied(request.param)
 
 

@@ -33,6 +33,7 @@ PROGRAMS = {
     "redis-server": ("redis-server", "valkey-server"),
     "rabbitmq-server": ("rabbitmq-server",),
     "postgresql": ("postgres",),
+    "pgbouncer": ("pgbouncer",),
     "mariadb-server": ("mariadbd", "mysqld"),
 }
 
@@ -511,6 +512,53 @@ class PostgresServer(Server):
         super()._at_exit(owner)
         if self.user and os.getpid() == owner:
             shutil.rmtree(self.directory.parent, ignore_errors=True)
+
+
+class PgbouncerServer(Server):
+    """PgBouncer before a PostgreSQL, in transaction mode: few servers, passed from client to
+    client, so that what one leaves behind in a session is met by the next.
+
+    It refuses to run as root: then it runs as PostgreSQL's user, in a directory of that one's.
+    """
+
+    package = "pgbouncer"
+
+    def __init__(self, behind: PostgresServer) -> None:
+        super().__init__(behind.directory.parent, password=behind.password)
+        self.user = behind.user
+        self.url = behind.url.replace(str(behind.port), str(self.port))
+        users = self.directory / "users.txt"
+        users.write_text(f'"postgres" "{self.password}"\n')
+        self._config = self.directory / "pgbouncer.ini"
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
+            "admin_users": "postgres",
+            "pool_mode": "transaction",
+            "server_round_robin": 1,
+            "default_pool_size": 4,
+            "max_client_conn": 200,
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        database = f"* = host=127.0.0.1 port={behind.port}"
+        self._config.write_text("\n".join(["[databases]", database, "[pgbouncer]", *lines, ""]))
+        if self.user:
+            for path in (self.directory, users, self._config):
+                shutil.chown(path, self.user)
+
+    def url_of(self, url: str) -> str:
+        """The URL of a database of the PostgreSQL behind, by way of this one."""
+        return self.url.rpartition("/")[0] + "/" + url.rpartition("/")[2]
+
+    def _command(self) -> list[str]:
+        return [self.program, str(self._config)]
+
+    def _answers(self) -> bool:
+        names = b"user\x00postgres\x00database\x00postgres\x00\x00"
+        return self._exchange(struct.pack("!ii", len(names) + 8, 3 << 16) + names)[:1] == b"R"
 
 
 class MariadbServer(Server):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from node_timeout.adapters.database import PLANNER
 from node_timeout.adapters.ledger_rows import armed_row
+from node_timeout.adapters.postgres_sessions import PLANNER
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tables import ledger as ledger_table
 from node_timeout.events import NodeLeft, NodeStarted

@@ -4,7 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,13 @@ STEPS = 10
 
 
 @pytest.fixture(params=DATABASES)
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_url(
+    request: pytest.FixtureRequest, tmp_path: Path, create_database: Callable[[str, str], str]
+) -> str:
     """A database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
-    fixture = {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param]
-    name = f"empty_{tmp_path.name}".replace("-", "_").replace("[", "_").replace("]", "")[:60]
-    url: str = request.getfixturevalue(fixture).create_database(name.lower())
-    return url
+    return create_database(request.param, f"empty_{uuid.uuid4().hex}")
 
 
 async def tables(schema: Schema) -> set[str]:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from node_timeout.adapters import postgres_sessions
 from node_timeout.adapters.postgres_hosts import connector, driver_options
 from node_timeout.adapters.tls import Tls, told
 from node_timeout.addresses import Host
@@ -50,18 +51,6 @@ DRIVERS = {
     "sqlite": ("sqlite+aiosqlite", "sqlite"),
 }
 """By the family of the URL: the driver, and the extra that installs it."""
-
-PLANNER = {
-    # A plan that was cached while a table was small would scan it when it is large.
-    "plan_cache_mode": "force_custom_plan",
-    # Every statement finds its rows by their keys. Left alone, the planner reads all of a table of
-    # 10,000 rows to find 250, which takes twice as long.
-    "enable_seqscan": "off",
-    "random_page_cost": "1.1",
-    # What it compiles is over before it pays.
-    "jit": "off",
-}
-"""PostgreSQL's settings of each connection."""
 
 # Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
@@ -144,20 +133,9 @@ async def dispose(engine: AsyncEngine) -> None:
 
 
 def _prepare_postgresql(engine: AsyncEngine) -> None:
-    """Set the planner; see `PLANNER`.
-
-    A connection that no longer takes writes is dropped, with all others of the pool.
-    """
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def connected(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        settings = ", ".join(
-            f"set_config('{name}', '{value}', false)" for name, value in PLANNER.items()
-        )
-        cursor.execute(f"SELECT {settings}")
-        cursor.close()
-        connection.commit()
+    """A connection that no longer takes writes is dropped, with all others of the pool."""
+    if engine.driver == "asyncpg":
+        postgres_sessions.prepare(engine)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Select,
-    String,
+    Text,
     and_,
     case,
     column,
@@ -172,7 +172,7 @@ class Keys:
             **differing,
         }
         types = {
-            name: Double() if isinstance(ledger.c[name].type, Double) else String()
+            name: Double() if isinstance(ledger.c[name].type, Double) else Text()
             for name in columns
         }
         own_rows = (
@@ -203,7 +203,8 @@ class OwnValues:
 
 
 def _array(values: list[str]) -> ColumnElement[Any]:
-    return literal(values, ARRAY(String))
+    """As TEXT[]: asyncpg has to ask the server what a VARCHAR[] is, on each connection."""
+    return literal(values, ARRAY(Text))
 
 
 def in_order(runs: Iterable[NodeRun]) -> list[NodeRun]:

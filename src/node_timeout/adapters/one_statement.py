@@ -12,6 +12,7 @@ from sqlalchemy import (
     Double,
     Select,
     String,
+    Text,
     Update,
     bindparam,
     case,
@@ -76,8 +77,8 @@ def arm_one_values(event: NodeStarted, now: float) -> dict[str, Any]:
 def _take_due() -> Update:
     wanted = (
         func.unnest(
-            bindparam("node_ids", type_=ARRAY(String())),
-            bindparam("versions", type_=ARRAY(String())),
+            bindparam("node_ids", type_=ARRAY(Text())),
+            bindparam("versions", type_=ARRAY(Text())),
         )
         .table_valued("node_id", "version")
         .render_derived("wanted")

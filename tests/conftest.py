@@ -123,7 +123,7 @@ class _Databases:
         url = await self.url(kind)
         ledger = SqlLedger(url)
         async with ledger.engine.begin() as connection:
-            for table in ("node_timeout_ledger", "node_timeout_config"):
+            for table in ("node_timeout_ledger", "node_timeout_config", "node_timeout_setting"):
                 await connection.execute(text(f"DELETE FROM {table}"))
         await ledger.close()
         return url

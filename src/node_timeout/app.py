@@ -16,9 +16,17 @@ from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.adapters.redis_pool import RedisPool
 from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.adapters.tls import Tls
+from node_timeout.addresses import HostsUrl, split_urls
+from node_timeout.agreement import Agreement
 from node_timeout.batch import Routes
 from node_timeout.engines import load_engine
-from node_timeout.errors import InvalidInputError, SettingsError, joined
+from node_timeout.errors import (
+    InvalidInputError,
+    NodeTimeoutError,
+    SettingsError,
+    TemporaryError,
+    joined,
+)
 from node_timeout.events import NodeLeft, NodeStarted
 from node_timeout.hints import did_you_mean
 from node_timeout.listener import Listener
@@ -126,6 +134,8 @@ class NodeTimeout:
         self._closing.push_async_callback(self.pool.close)
         self._tracker = Tracker(ledger=self.ledger, pool=self.pool)
         self._closing.push_async_callback(self._tracker.close)
+        self._comparing: asyncio.Task[None] | None = None
+        self._closing.push_async_callback(self._stop_comparing)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -210,9 +220,28 @@ class NodeTimeout:
         self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
     ) -> int:
         """`node_started` for many (node_id, version), a batch a store; how many are armed."""
+        self._compare_settings()
         return await self._tracker.nodes_started(
             [NodeStarted(run=NodeRun.of(*run), happened_at=happened_at) for run in runs]
         )
+
+    def _compare_settings(self) -> None:
+        """Beside the first start that finds the stores there: wrong settings lose its deadline."""
+        if self._comparing is None:
+            self._comparing = asyncio.create_task(self._compare(), name="compare settings")
+
+    async def _compare(self) -> None:
+        try:
+            await self.agreement().compare()
+        except TemporaryError:
+            self._comparing = None  # at the next start again
+        except NodeTimeoutError as error:
+            logger.debug("settings not compared: %s", error)
+
+    async def _stop_comparing(self) -> None:
+        if self._comparing:
+            self._comparing.cancel()
+            await asyncio.gather(self._comparing, return_exceptions=True)
 
     async def nodes_left(
         self,
@@ -286,7 +315,7 @@ class NodeTimeout:
         """
         services = self._scan_services()
         self._refuse_in_process()
-        await self._serve(stop, services, ready)
+        await self._serve(stop, services, ready, scans=True)
 
     async def work(
         self,
@@ -306,7 +335,8 @@ class NodeTimeout:
 
     async def scan_and_work(self, stop: asyncio.Event) -> None:
         """Both roles in one process, on the default queues."""
-        await self._serve(stop, self._scan_services() | self._worker_services(()), _nothing)
+        services = self._scan_services() | self._worker_services(())
+        await self._serve(stop, services, _nothing, scans=True)
 
     def _scan_services(self) -> dict[str, Service]:
         """A scanner a shard: one that is down holds no other up."""
@@ -468,6 +498,17 @@ class NodeTimeout:
             self._exchange = rabbit
         return self._exchange
 
+    def agreement(self) -> Agreement:
+        """Whether this process is set as the scanners are."""
+        settings = self.settings
+        names = ("executing_pool", "pool_shards", "dispatch_exchange", "dispatch_queue")
+        agreed = {variable(name): str(getattr(settings, name)) for name in names}
+        agreed[variable("dispatch_ahead")] = f"{settings.dispatch_ahead:g}"
+        if not self._in_process:
+            url, *_ = split_urls(settings.amqp_url.get_secret_value())
+            agreed["vhost of " + variable("amqp_url")] = HostsUrl.parse(url).path
+        return Agreement(ledger=self.ledger, pool=self.pool, settings=agreed)
+
     def use_engine(self, engine: Engine) -> None:
         """Let the worker act through this engine, not through the one that the settings name."""
         self._engine = engine
@@ -480,12 +521,19 @@ class NodeTimeout:
             )
 
     async def _serve(
-        self, stop: asyncio.Event, services: dict[str, Service], ready: Callable[[], None]
+        self,
+        stop: asyncio.Event,
+        services: dict[str, Service],
+        ready: Callable[[], None],
+        *,
+        scans: bool = False,
     ) -> None:
         serving = Serving(
             settings=self.settings, ledger=self.ledger, pool=self.pool, exchange=self.exchange
         )
-        await serving.serve(stop, services, ready)
+        agreement = self.agreement()
+        agree = agreement.declare if scans else agreement.compare
+        await serving.serve(stop, services, ready, agree)
 
 
 def _left(node_id: str, version: str | None, **how: Any) -> NodeLeft:

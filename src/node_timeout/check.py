@@ -29,6 +29,7 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
             "database": lambda: _database(app, settings),
             "redis": lambda: _redis(app, settings),
             "rabbitmq": lambda: _rabbitmq(app, settings),
+            "settings": lambda: _settings(app),
             "overdue nodes": lambda: _overdue(app, settings),
             "engine and strategies": lambda: _plugins(settings),
         }
@@ -44,28 +45,39 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
 async def _database(app: NodeTimeout, settings: Settings) -> str:
     url = settings.database_url.get_secret_value()
     reachable = _reachable(tls=settings.database_tls and not url.startswith("sqlite"))
-    return f"{reachable}, schema at head ({await app.ledger.check_schema()})"
+    revision = await app.ledger.check_schema()
+    await app.ledger.probe()
+    return f"{reachable}, schema at head ({revision}), rows can be written"
 
 
 async def _redis(app: NodeTimeout, settings: Settings) -> str:
     reachable = _reachable(tls=settings.redis_url.get_secret_value().startswith("rediss"))
     await app.pool.ping()
+    await app.pool.probe()
+    usable = f"{reachable}, the pool can be used"
     policy = await app.pool.eviction_policy()
     if policy == "unknown":
-        return f"{reachable}; make sure that its maxmemory-policy is noeviction, it does not tell"
+        return f"{usable}; make sure that its maxmemory-policy is noeviction, it does not tell"
     if policy != "noeviction":
         raise SettingsError(
             f"maxmemory-policy is {policy}: it may drop deadlines; set it to noeviction"
         )
-    return f"{reachable}, maxmemory-policy noeviction"
+    return f"{usable}, maxmemory-policy noeviction"
 
 
 async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
     urls = split_urls(settings.amqp_url.get_secret_value())
     reachable = _reachable(tls=all(url.startswith("amqps:") for url in urls))
     await app.exchange.ensure()
+    await app.exchange.probe()
     queues = await app.exchange.depths()
-    return f"{reachable}, queues as declared: {', '.join(queues) or 'in this process'}"
+    return f"{reachable}, queues as declared and usable: {', '.join(queues) or 'in this process'}"
+
+
+async def _settings(app: NodeTimeout) -> str:
+    if problems := await app.agreement().problems():
+        raise SettingsError("; ".join(problems))
+    return "as those of the scanners, if any has started"
 
 
 async def _overdue(app: NodeTimeout, settings: Settings) -> str:

@@ -127,6 +127,21 @@ class Pool(Protocol):
 
     async def mark_reconciled(self) -> None: ...
 
+    async def ledger_id(self) -> str | None:
+        """The ledger that the scanners of this pool serve; None if no scanner has marked it."""
+        ...
+
+    async def mark_ledger(self, ledger_id: str) -> None:
+        """Say which ledger it is; `mark_reconciled` says it again, after a loss of data."""
+        ...
+
+    async def probe(self) -> None:
+        """Do what services do, with members of its own, and leave nothing behind.
+
+        Raises `PoolUnavailableError` that names the right that is missing.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taking:
@@ -335,6 +350,21 @@ class Ledger(Protocol):
         """Every row of a node, in order of deadline."""
         ...
 
+    async def settings(self) -> dict[str, str]:
+        """What `declare` stored last, by name."""
+        ...
+
+    async def declare(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Store settings; return what was stored before, and ``ledger_id``, which never changes."""
+        ...
+
+    async def probe(self) -> None:
+        """Write, read and delete as services do, and keep nothing of it.
+
+        Raises `LedgerError` that names the right that is missing.
+        """
+        ...
+
 
 class Delivery(Protocol):
     """A message in a consumer's hands."""
@@ -392,6 +422,13 @@ class Exchange(Protocol):
 
     async def dead_letter(self, body: bytes, reason: str) -> None:
         """Return once the message and its reason are safe in the dead-letter queue."""
+        ...
+
+    async def probe(self) -> None:
+        """Publish and consume as services do, with a queue of its own; no message of others moves.
+
+        Raises `ExchangeUnavailableError` that names the right that is missing.
+        """
         ...
 
     def consume(self, prefetch: Mapping[str, int]) -> AbstractAsyncContextManager[Consumer]:

@@ -18,6 +18,7 @@ from node_timeout.settings import Settings
 logger = logging.getLogger(__name__)
 
 MONITOR_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
 
 Service = Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]
 
@@ -37,11 +38,13 @@ class Serving:
         self,
         stop: asyncio.Event,
         services: dict[str, Service],
-        ready: Callable[[], None] = lambda: None,
+        ready: Callable[[], None],
+        agree: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         """Run services side by side until stopped; one that dies takes the process down.
 
-        ``ready`` is called once the stores have answered, before the services start.
+        ``ready`` is called once the stores have answered, before the services start; ``agree``
+        compares settings with other processes, beside them.
         """
         health = {name: Health(name=name) for name in services}
         async with self._monitor(list(health.values())):
@@ -55,6 +58,7 @@ class Serving:
             ready()
             async with asyncio.TaskGroup() as group:
                 logger.info("%s started", " and ".join(services))
+                group.create_task(_once_available(agree, stop), name="agreement")
                 for name, run in services.items():
                     group.create_task(_alive(run, stop, health[name]), name=name)
         logger.info("%s stopped", " and ".join(services))
@@ -102,6 +106,20 @@ class Serving:
                 logger.warning(
                     "Redis's maxmemory-policy is %s: it may drop deadlines; set noeviction", policy
                 )
+
+
+async def _once_available(
+    call: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event
+) -> None:
+    """Others say that a store is down."""
+    while not stop.is_set():
+        try:
+            await call()
+        except TemporaryError as error:
+            logger.debug("settings not compared yet: %s", error)
+            await sleep(AGAIN_SECONDS, stop)
+        else:
+            return
 
 
 async def _alive(run: Service, stop: asyncio.Event, health: Health) -> None:

@@ -61,6 +61,9 @@ READ_ONLY_SQLSTATE = "25006"
 REFUSED_SQLSTATES = ("22", "23", "42")
 # Text in the wrong character set, too long, out of range, refused by a trigger.
 REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
+# Not this user, or not at this host.
+FORBIDDEN_SQLSTATES = {"42501", READ_ONLY_SQLSTATE}
+FORBIDDEN_MYSQL_CODES = {1142, 1143, 1227, 1290, 1792, 1836}
 
 
 def create_engine(
@@ -214,6 +217,11 @@ def autocommitting(body: Body[A, P, R]) -> Method[A, P, R]:
     return _tried_again(body, lambda self: self.autocommit_engine.begin())
 
 
+def rolled_back(body: Body[S, P, R]) -> Method[S, P, R]:
+    """As `transaction`, but nothing of it is kept."""
+    return _tried_again(body, lambda self: self.engine.connect())
+
+
 def _tried_again(
     body: Body[S, P, R],
     connect: Callable[[S], contextlib.AbstractAsyncContextManager[AsyncConnection]],
@@ -253,6 +261,16 @@ async def _translated() -> AsyncIterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - translated
         raise translate(error) from presentable(error)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the database will not do a statement for this user, or at this host."""
+    original = getattr(error, "orig", None)
+    return (
+        _sqlstate(original) in FORBIDDEN_SQLSTATES
+        or _mysql_code(original) in FORBIDDEN_MYSQL_CODES
+        or "readonly database" in str(original)
+    )
 
 
 def translate(error: Exception) -> Exception:

@@ -31,6 +31,9 @@ class MemoryExchange:
     async def ensure(self) -> None:
         return
 
+    async def probe(self) -> None:
+        return
+
     async def publish(self, queue: str, body: bytes, time_limit: float) -> None:
         delivery = MemoryDelivery(exchange=self, queue=queue, body=body)
         await self.enqueue(delivery)

@@ -26,12 +26,14 @@ from aio_pika.abc import (
     AbstractExchange,
 )
 from aiormq.exceptions import (
+    ChannelAccessRefused,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     PublishError,
 )
 
 from node_timeout.adapters.rabbit_consumer import RabbitConsumer
+from node_timeout.adapters.rabbit_probe import probe
 from node_timeout.adapters.rabbit_talk import (
     CONNECT_SECONDS,
     FAILURES,
@@ -40,7 +42,7 @@ from node_timeout.adapters.rabbit_talk import (
     talking,
     whole,
 )
-from node_timeout.adapters.tls import Tls
+from node_timeout.adapters.tls import Tls, told
 from node_timeout.adapters.turns import Turns
 from node_timeout.errors import ExchangeUnavailableError, NotConfirmedError, QueueMismatchError
 from node_timeout.store_urls import AmqpUrl, read_amqp_urls
@@ -205,11 +207,25 @@ class RabbitExchange:
                 what = f"queue {name!r}"
                 queue = await channel.declare_queue(name, durable=True, arguments=arguments)
                 await queue.bind(publisher.exchange, name)
+        except ChannelAccessRefused as error:
+            raise ExchangeUnavailableError(
+                f"RabbitMQ: its user has no right to declare and bind {what} (configure, write, "
+                f"read): {told(error)}"
+            ) from error
         except ChannelPreconditionFailed as error:
             raise QueueMismatchError(
                 f"{what} exists with other arguments: {error}; delete it, or choose another name"
             ) from error
         publisher.declared = True
+
+    async def probe(self) -> None:
+        publisher = await self._ready()
+        await probe(
+            publisher.connection,
+            exchange=self._exchange_name,
+            dead_exchange=self._exchange_name + DEAD,
+            queues=self._queues,
+        )
 
     @contextlib.asynccontextmanager
     async def consume(self, prefetch: Mapping[str, int]) -> AsyncIterator[RabbitConsumer]:

@@ -35,7 +35,7 @@ CALL_SECONDS = 5.0
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 CLUSTER, SENTINEL = "cluster", "sentinel"
-SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity")
+SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "call")
 
 
 class RedisClient:

@@ -11,6 +11,8 @@ Keys and channels, all derived from the name of the pool:
                                              with the ledger; in the slot of its ZSET
     <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
     <pool>:surveyor                 STRING   name of the leading surveyor, likewise
+    {<pool>}:ledger_id              STRING   id of the ledger that the scanners of the pool serve
+    {<key of a ZSET>}:check         none     looked for by `probe`; never there
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from node_timeout.adapters.pool_clock import PoolClock
 from node_timeout.adapters.redis_client import RedisClient, translated
+from node_timeout.adapters.redis_probe import probe_channels, probe_commands, probe_keys
 from node_timeout.adapters.tls import Tls
 from node_timeout.errors import PoolUnavailableError
 from node_timeout.node import DueRun, NodeRun
@@ -37,6 +40,7 @@ MEMBERS_PER_CALL = 500
 LISTEN_SECONDS = 5.0
 SUBSCRIBE_AGAIN_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 0.1
+ROLES = ("reconciler", "surveyor")
 KNOWN_POLICIES = ("noeviction", "unknown")
 
 
@@ -55,6 +59,8 @@ class RedisPool:
         )
         self._hashed = self.shards[:shards]
         self._run_ids: dict[str, str] = {}
+        self._ledger_key = f"{tagged(name)}:ledger_id"
+        self._ledger_id: str | None = None
 
     async def close(self) -> None:
         await self._wakeups.close()
@@ -134,8 +140,10 @@ class RedisPool:
         return bool(await self._client.call("lead", key, leader, int(seconds * 1000)))
 
     async def resign(self, role: str, leader: str) -> None:
-        with contextlib.suppress(PoolUnavailableError):
+        try:
             await self._client.call("lead", f"{self._name}:{role}", leader, 0)
+        except PoolUnavailableError as error:
+            logger.warning("the lead of the %s ends by its time only: %s", role, error)
 
     async def may_have_lost_data(self) -> bool:
         identities = await _all(shard.identity() for shard in self.shards)
@@ -150,6 +158,28 @@ class RedisPool:
         async with translated():
             for marker_key, run_id in self._run_ids.items():
                 await self._client.commands.set(marker_key, run_id)
+        if self._ledger_id is not None:
+            await self.mark_ledger(self._ledger_id)
+
+    async def ledger_id(self) -> str | None:
+        async with translated():
+            found = await self._client.commands.get(self._ledger_key)
+        return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+    async def mark_ledger(self, ledger_id: str) -> None:
+        self._ledger_id = ledger_id
+        async with translated():
+            await self._client.commands.set(self._ledger_key, ledger_id)
+
+    async def probe(self) -> None:
+        keys = [shard.key for shard in self.shards]
+        for shard in self.shards:
+            scratch = f"{tagged(shard.key)}:check"
+            await probe_commands(self._client, scratch, self._wakeups.channel(shard.key))
+        roles = [f"{self._name}:{role}" for role in ROLES]
+        markers = [shard.marker_key for shard in self.shards]
+        await probe_keys(self._client, keys, [*markers, *roles, self._ledger_key])
+        await probe_channels(self._client, [self._wakeups.channel(key) for key in keys])
 
 
 class RedisShard:
@@ -159,8 +189,7 @@ class RedisShard:
         self, client: RedisClient, key: str, wakeups: "_Wakeups", clock: PoolClock
     ) -> None:
         self.key = key
-        # A key without a tag is its own tag: that puts the marker into the same slot.
-        self.marker_key = f"{key if '{' in key else f'{{{key}}}'}:reconciled_run_id"
+        self.marker_key = f"{tagged(key)}:reconciled_run_id"
         self._client = client
         self._wakeups = wakeups
         self._clock = clock
@@ -249,6 +278,7 @@ class _Wakeups:
         self._client = client
         self._events = {self.channel(key): asyncio.Event() for key in keys}
         self._listener: asyncio.Task[None] | None = None
+        self._refused = False
 
     @staticmethod
     def channel(key: str) -> str:
@@ -281,7 +311,9 @@ class _Wakeups:
                         if heard is not None:
                             self._events[heard["channel"].decode()].set()
             except (RedisError, RedisClusterException, OSError) as error:
-                logger.debug("no wake-ups: %s", error)
+                refused = isinstance(error, ResponseError) and not self._refused
+                logger.log(logging.WARNING if refused else logging.DEBUG, "no wake-ups: %s", error)
+                self._refused = self._refused or refused  # said once
             await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
 
 
@@ -292,6 +324,11 @@ async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+def tagged(key: str) -> str:
+    """What a key begins with that lies in the same slot: a key without a tag is its own tag."""
+    return key if "{" in key else f"{{{key}}}"
 
 
 def _encode(member: str) -> bytes:

@@ -1,7 +1,7 @@
 """The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite.
 
 Here is what the reconciler and operators do with rows; configs are in `ledger_configs`, events in
-`ledger_tracking`, due runs in `ledger_handling`.
+`ledger_tracking`, due runs in `ledger_handling`, settings and rights in `ledger_settings`.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from node_timeout.adapters.ledger_rows import (
     is_after,
     ledger_rows_of,
 )
+from node_timeout.adapters.ledger_settings import LedgerSettings
 from node_timeout.adapters.ledger_tracking import LedgerTracking
 from node_timeout.adapters.tables import ledger
 from node_timeout.node import DueRun, NodeRun, RunState
@@ -32,7 +33,7 @@ HOUR = 3600.0
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
-class SqlLedger(LedgerTracking, LedgerHandling):
+class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
     """See `node_timeout.ports.Ledger` for the contract."""
 
     @transaction

@@ -1,4 +1,4 @@
-"""The two tables, for PostgreSQL, MySQL/MariaDB and SQLite. ``migrations/`` follows this file.
+"""The tables, for PostgreSQL, MySQL/MariaDB and SQLite. ``migrations/`` follows this file.
 
 Ids are compared byte for byte on every database. Instants are doubles: Unix seconds, UTC.
 """
@@ -24,7 +24,7 @@ def _text() -> TypeEngine[str]:
 
 metadata = MetaData()
 
-HEAD_REVISION = "0003_since_0002"
+HEAD_REVISION = "0004_since_0002"
 """The newest migration: the tables are as in this file."""
 
 versions = Table(
@@ -60,3 +60,11 @@ ledger = Table(
     # The retention, the recent outcomes, and replays.
     Index("ix_node_timeout_ledger_finished", "state", "finished_at"),
 )
+
+settings = Table(
+    "node_timeout_setting",
+    metadata,
+    Column("name", _exact(64), primary_key=True),
+    Column("value", _exact(255), nullable=False),
+)
+"""What the scanners are set to, see `node_timeout.agreement`; and the ledger's own id."""

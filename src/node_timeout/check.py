@@ -1,4 +1,4 @@
-"""``node-timeout check``: can this configuration work? One finding a line."""
+"""``node-timeout check``: would the services work with these settings? One finding a line."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -196,7 +196,7 @@ def migrate(revision: str) -> None:
 @cli.command()
 @engine_option
 def check(**overrides: Any) -> int:
-    """Look at stores, queues, engine, strategies.
+    """Use the stores and queues as services do; look at settings, engine, strategies.
 
     Exit code 1 if one of them fails.
     """

@@ -138,7 +138,7 @@ async def test_services_refuse_a_queue_with_other_arguments(
 def test_check_tells_what_works_and_what_does_not(run_cli: RunCli, settings: Settings) -> None:
     done = run_cli("check")
     assert done.returncode == 0, done.stdout
-    assert [line[:4] for line in done.stdout.splitlines()] == ["ok  "] * 5
+    assert [line[:4] for line in done.stdout.splitlines()] == ["ok  "] * 6
     port = free_port()
     env = changed(
         settings,
@@ -149,7 +149,7 @@ def test_check_tells_what_works_and_what_does_not(run_cli: RunCli, settings: Set
     )
     done = run_cli("check", env=env)
     assert done.returncode == 1
-    assert [line[:4] for line in done.stdout.splitlines()] == ["FAIL"] * 5
+    assert [line[:4] for line in done.stdout.splitlines()] == ["FAIL"] * 6
     assert "did you mean 'recording'" in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
 

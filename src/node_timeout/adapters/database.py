@@ -137,8 +137,7 @@ async def dispose(engine: AsyncEngine) -> None:
 
 def _prepare_postgresql(engine: AsyncEngine) -> None:
     """A connection that no longer takes writes is dropped, with all others of the pool."""
-    if engine.driver == "asyncpg":
-        postgres_sessions.prepare(engine)
+    postgres_sessions.prepare(engine)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:

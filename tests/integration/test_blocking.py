@@ -106,7 +106,7 @@ def test_a_closed_client_opens_again(client: BlockingNodeTimeout) -> None:
 
 def test_a_wrong_setting_is_told_at_the_first_call(settings: Settings) -> None:
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
-    settings = Settings(**{**changes, "database_url": "oracle://x"})
+    settings = Settings(**{**changes, "tls_ca_file": __file__, "database_tls": True})
     with BlockingNodeTimeout(settings) as client, pytest.raises(SettingsError):
         client.status()
 

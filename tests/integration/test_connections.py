@@ -98,11 +98,7 @@ async def test_connect_timeout_ends_the_wait_for_a_silent_server(kind: str, open
 @pytest.fixture
 def encoded_database(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> str:
     name = f"enc_{uuid.uuid4().hex[:8]}"
-    psql = [str(postgres_server.tools / "psql"), "-X", "-q", postgres_server.url]
-    postgres_server._run(
-        *psql, "-c", f"CREATE DATABASE {name} ENCODING '{request.param}' TEMPLATE template0"
-    )
-    return postgres_server._url(name)
+    return postgres_server.create_database(name, encoding=request.param)
 
 
 @pytest.mark.parametrize("encoded_database", ["LATIN1", "SQL_ASCII"], indirect=True)

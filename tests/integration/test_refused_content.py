@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout import events, message
 from node_timeout.adapters.memory_exchange import MemoryExchange
@@ -29,8 +30,15 @@ GRIN = "\N{GRINNING FACE}"
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
-async def narrow_ledger(request: pytest.FixtureRequest) -> AsyncIterator[SqlLedger]:
-    """On a database that holds Western European letters only."""
+async def narrow_ledger(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SqlLedger]:
+    """On a database that holds Western European letters only, which `migrate` itself refuses."""
+
+    async def take(connection: AsyncConnection) -> None:
+        pass
+
+    monkeypatch.setattr("node_timeout.adapters.schema.require_unicode", take)
     name = f"narrow_{uuid.uuid4().hex[:8]}"
     if request.param == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres_server")

@@ -1,6 +1,7 @@
 """``node-timeout check``: would the services work with these settings? One finding a line."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from node_timeout.addresses import split_urls
@@ -75,23 +76,32 @@ async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
 
 
 async def _settings(app: NodeTimeout) -> str:
-    if problems := await app.agreement().problems():
+    with _told_above():
+        problems = await app.agreement().problems()
+    if problems:
         raise SettingsError("; ".join(problems))
     return "as those of the scanners, if any has started"
 
 
 async def _overdue(app: NodeTimeout, settings: Settings) -> str:
-    try:
+    with _told_above():
         pool = await app.pool.counts()
         ledger = await app.ledger.counts(await app.pool.now())
-    except NodeTimeoutError as error:  # which a line above explains
-        raise NodeTimeoutError("unknown while Redis or the database cannot be used") from error
     problem = overdue_problem(
         settings.overdue_alarm, pool.oldest_overdue_seconds, ledger.oldest_overdue_seconds
     )
     if problem:
         raise NodeTimeoutError(problem)
     return f"none for longer than {settings.overdue_alarm:g} s"
+
+
+@contextlib.contextmanager
+def _told_above() -> Iterator[None]:
+    """What keeps a store from being asked stands in its own line already."""
+    try:
+        yield
+    except NodeTimeoutError as error:
+        raise NodeTimeoutError("unknown while Redis or the database cannot be used") from error
 
 
 def _reachable(*, tls: bool) -> str:

@@ -42,8 +42,8 @@ unit: $(VENV)/.dev servers
 comma := ,
 empty :=
 space := $(empty) $(empty)
-CORE_ROOMS := node hints message events pipeline_tree timeout_config ports strategy service tracker scanner striker dead_letters recorder prefetch threads batch worker \
-	reconciler listener surveyor breaker holder
+CORE_ROOMS := domain/* wire/* ports/* arming/* dispatch/* handling/* strategies/base runtime/loop \
+	runtime/threads runtime/dead_letters runtime/agreement
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
 # Real bamboo-pipeline, on both databases. It pins what the rest does not, and Python 3.11: where

@@ -20,15 +20,15 @@ from sqlalchemy import insert, text
 from benchmarks.stores import Stores
 from benchmarks.tally import Count, count, reset
 from node_timeout import NodeTimeout, Settings
-from node_timeout.adapters.ledger_rows import armed_row
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.tables import configs, ledger
-from node_timeout.node import DueRun, NodeRun
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.stores.sql.ledger_rows import armed_row
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.stores.sql.tables import configs, ledger
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-c", "from node_timeout.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from node_timeout.cli.main import main; main()"]
 STRATEGIES = {
     "rpush": "benchmarks.strategies:Rpush",
     "empty": "benchmarks.strategies:Empty",

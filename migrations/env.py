@@ -5,10 +5,10 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from node_timeout.adapters.database import create_engine
-from node_timeout.adapters.tables import metadata, versions
-from node_timeout.adapters.tls import Tls
 from node_timeout.settings import Settings
+from node_timeout.stores.sql.database import create_engine
+from node_timeout.stores.sql.tables import metadata, versions
+from node_timeout.stores.tls import Tls
 
 
 def run(connection: Connection) -> None:

@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.settings import PREFIX, Settings
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
 from tests.secret_watch import nothing_secret_is_logged  # noqa: F401 - a fixture
 from tests.servers import (
     SECRET,

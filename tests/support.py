@@ -5,11 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from node_timeout.errors import NodeRunSupersededError
-from node_timeout.events import NodeLeft, NodeStarted
-from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.ports import Ledger
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.errors import NodeRunSupersededError
+from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.ports.ledger import Ledger
+from node_timeout.wire.events import NodeLeft, NodeStarted
 
 
 def run(node_id: str, version: str = "v1") -> NodeRun:

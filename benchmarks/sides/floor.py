@@ -28,13 +28,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from benchmarks.house import ROOT, House, drained, until_empty
 from benchmarks.stores import Stores
 from benchmarks.tally import Tally
-from node_timeout import message
-from node_timeout.adapters.database import create_engine, in_autocommit
-from node_timeout.adapters.ledger_rows import Keys
-from node_timeout.adapters.one_statement import TAKE_DUE, take_due_values
-from node_timeout.adapters.redis_client import RedisClient
-from node_timeout.adapters.tables import configs, ledger
-from node_timeout.node import DueRun, NodeRun, RunState
+from node_timeout.domain.run import DueRun, NodeRun, RunState
+from node_timeout.stores.redis.client import RedisClient
+from node_timeout.stores.sql.database import create_engine, in_autocommit
+from node_timeout.stores.sql.ledger_rows import Keys
+from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
+from node_timeout.stores.sql.tables import configs, ledger
+from node_timeout.wire import dispatch
 
 POOL = "executing_node_pool"
 QUEUE = "floor"
@@ -64,7 +64,7 @@ async def scanner(stores: Stores, at: float) -> None:
                 for name, _, version in (member.decode().rpartition("_") for member in members)
             ]
             body = aio_pika.Message(
-                message.encode(due), delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+                dispatch.encode(due), delivery_mode=aio_pika.DeliveryMode.PERSISTENT
             )
             await exchange.publish(body, QUEUE, mandatory=True)
             await client.call("finish", POOL, lease, *members)
@@ -127,7 +127,7 @@ async def worker(stores: Stores, ready: Path) -> None:
                 news.clear()
                 await news.wait()
             delivery = arrived.popleft()
-            due, _ = message.decode(delivery.body)
+            due, _ = dispatch.decode(delivery.body)
             runs = [each.run for each in due]
             async with engine.begin() as transaction:
                 found = await take(transaction, runs)

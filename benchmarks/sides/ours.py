@@ -32,7 +32,7 @@ from benchmarks.house import DAY, House, cpu_seconds, drained, memory_mib, run_o
 from benchmarks.stores import Stores
 from benchmarks.strategies import CALLS
 from node_timeout import BlockingNodeTimeout, NodeTimeout
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.timeout_config import TimeoutConfig
 
 TIME_LIMIT = 900.0
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from node_timeout.adapters.repeatable import create_index, create_table, drop_table
+from node_timeout.stores.sql.repeatable import create_index, create_table, drop_table
 
 revision = "0001"
 down_revision = None

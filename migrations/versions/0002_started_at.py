@@ -5,7 +5,7 @@ Revision 0002, after 0001.
 
 import sqlalchemy as sa
 
-from node_timeout.adapters.repeatable import add_column, drop_column
+from node_timeout.stores.sql.repeatable import add_column, drop_column
 
 revision = "0002"
 down_revision = "0001"

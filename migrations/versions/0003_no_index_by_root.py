@@ -3,7 +3,7 @@
 Revision 0003, after 0002. Versions that were made for 0002 go on with it.
 """
 
-from node_timeout.adapters.repeatable import create_index, drop_index
+from node_timeout.stores.sql.repeatable import create_index, drop_index
 
 revision = "0003_since_0002"
 down_revision = "0002"

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from node_timeout.adapters.repeatable import create_table, drop_table
+from node_timeout.stores.sql.repeatable import create_table, drop_table
 
 revision = "0004_since_0002"
 down_revision = "0003_since_0002"

@@ -14,49 +14,49 @@ if TYPE_CHECKING:
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
     )
-    from node_timeout.errors import EngineRestingError as EngineRestingError
-    from node_timeout.errors import EngineUnavailableError as EngineUnavailableError
-    from node_timeout.errors import ExchangeUnavailableError as ExchangeUnavailableError
-    from node_timeout.errors import GreenThreadsError as GreenThreadsError
-    from node_timeout.errors import InvalidInputError as InvalidInputError
-    from node_timeout.errors import InvalidNodeRunError as InvalidNodeRunError
-    from node_timeout.errors import InvalidPipelineTreeError as InvalidPipelineTreeError
-    from node_timeout.errors import InvalidTimeoutConfigError as InvalidTimeoutConfigError
-    from node_timeout.errors import LedgerError as LedgerError
-    from node_timeout.errors import LedgerUnavailableError as LedgerUnavailableError
-    from node_timeout.errors import NodeRunSupersededError as NodeRunSupersededError
-    from node_timeout.errors import NodeTimeoutError as NodeTimeoutError
-    from node_timeout.errors import NotConfirmedError as NotConfirmedError
-    from node_timeout.errors import PoolUnavailableError as PoolUnavailableError
-    from node_timeout.errors import QueueMismatchError as QueueMismatchError
-    from node_timeout.errors import SchemaError as SchemaError
-    from node_timeout.errors import SettingsError as SettingsError
-    from node_timeout.errors import StrategyError as StrategyError
-    from node_timeout.errors import StrategyRefusedError as StrategyRefusedError
-    from node_timeout.errors import TemporaryError as TemporaryError
-    from node_timeout.errors import UnreadableMessageError as UnreadableMessageError
-    from node_timeout.events import NodeStarted as NodeStarted
-    from node_timeout.node import NodeRun as NodeRun
-    from node_timeout.node import RunState as RunState
-    from node_timeout.node import TimedOutNode as TimedOutNode
-    from node_timeout.ports import CheckableEngine as CheckableEngine
-    from node_timeout.ports import Engine as Engine
-    from node_timeout.ports import LedgerRow as LedgerRow
-    from node_timeout.ports import SurveyableEngine as SurveyableEngine
+    from node_timeout.domain.errors import EngineRestingError as EngineRestingError
+    from node_timeout.domain.errors import EngineUnavailableError as EngineUnavailableError
+    from node_timeout.domain.errors import ExchangeUnavailableError as ExchangeUnavailableError
+    from node_timeout.domain.errors import GreenThreadsError as GreenThreadsError
+    from node_timeout.domain.errors import InvalidInputError as InvalidInputError
+    from node_timeout.domain.errors import InvalidNodeRunError as InvalidNodeRunError
+    from node_timeout.domain.errors import InvalidPipelineTreeError as InvalidPipelineTreeError
+    from node_timeout.domain.errors import InvalidTimeoutConfigError as InvalidTimeoutConfigError
+    from node_timeout.domain.errors import LedgerError as LedgerError
+    from node_timeout.domain.errors import LedgerUnavailableError as LedgerUnavailableError
+    from node_timeout.domain.errors import NodeRunSupersededError as NodeRunSupersededError
+    from node_timeout.domain.errors import NodeTimeoutError as NodeTimeoutError
+    from node_timeout.domain.errors import NotConfirmedError as NotConfirmedError
+    from node_timeout.domain.errors import PoolUnavailableError as PoolUnavailableError
+    from node_timeout.domain.errors import QueueMismatchError as QueueMismatchError
+    from node_timeout.domain.errors import SchemaError as SchemaError
+    from node_timeout.domain.errors import SettingsError as SettingsError
+    from node_timeout.domain.errors import StrategyError as StrategyError
+    from node_timeout.domain.errors import StrategyRefusedError as StrategyRefusedError
+    from node_timeout.domain.errors import TemporaryError as TemporaryError
+    from node_timeout.domain.errors import UnreadableMessageError as UnreadableMessageError
+    from node_timeout.domain.run import NodeRun as NodeRun
+    from node_timeout.domain.run import RunState as RunState
+    from node_timeout.domain.run import TimedOutNode as TimedOutNode
+    from node_timeout.domain.timeout_config import TimeoutConfig as TimeoutConfig
+    from node_timeout.ports.engine import CheckableEngine as CheckableEngine
+    from node_timeout.ports.engine import Engine as Engine
+    from node_timeout.ports.engine import SurveyableEngine as SurveyableEngine
+    from node_timeout.ports.ledger import LedgerRow as LedgerRow
     from node_timeout.settings import Settings as Settings
     from node_timeout.status import Status as Status
-    from node_timeout.strategy import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
-    from node_timeout.strategy import ForcedFailStrategy as ForcedFailStrategy
-    from node_timeout.strategy import NodeTimeoutStrategy as NodeTimeoutStrategy
-    from node_timeout.strategy import StrategyResult as StrategyResult
-    from node_timeout.timeout_config import TimeoutConfig as TimeoutConfig
+    from node_timeout.strategies.base import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
+    from node_timeout.strategies.base import ForcedFailStrategy as ForcedFailStrategy
+    from node_timeout.strategies.base import NodeTimeoutStrategy as NodeTimeoutStrategy
+    from node_timeout.strategies.base import StrategyResult as StrategyResult
+    from node_timeout.wire.events import NodeStarted as NodeStarted
 
     apply_node_timout_configs = apply_node_timeout_configs
 
 _ROOMS = {
     "app": ("ImportReport", "NodeTimeout", "apply_node_timeout_configs"),
     "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
-    "errors": (
+    "domain.errors": (
         "EngineRestingError",
         "EngineUnavailableError",
         "ExchangeUnavailableError",
@@ -79,18 +79,19 @@ _ROOMS = {
         "TemporaryError",
         "UnreadableMessageError",
     ),
-    "events": ("NodeStarted",),
-    "node": ("NodeRun", "RunState", "TimedOutNode"),
-    "ports": ("CheckableEngine", "Engine", "LedgerRow", "SurveyableEngine"),
+    "wire.events": ("NodeStarted",),
+    "domain.run": ("NodeRun", "RunState", "TimedOutNode"),
+    "ports.engine": ("CheckableEngine", "Engine", "SurveyableEngine"),
+    "ports.ledger": ("LedgerRow",),
     "settings": ("Settings",),
     "status": ("Status",),
-    "strategy": (
+    "strategies.base": (
         "ForcedFailAndSkipStrategy",
         "ForcedFailStrategy",
         "NodeTimeoutStrategy",
         "StrategyResult",
     ),
-    "timeout_config": ("TimeoutConfig",),
+    "domain.timeout_config": ("TimeoutConfig",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 # The spelling that users of the original import.

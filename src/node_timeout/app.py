@@ -10,47 +10,42 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from node_timeout.adapters.bamboo_configs import BambooConfigs
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tls import Tls
-from node_timeout.addresses import HostsUrl, split_urls
-from node_timeout.agreement import Agreement
-from node_timeout.batch import Routes
-from node_timeout.engines import load_engine
-from node_timeout.errors import (
+from node_timeout.arming.listener import Listener
+from node_timeout.arming.surveyor import Surveyor
+from node_timeout.arming.tracker import Tracker
+from node_timeout.dispatch.reconciler import Reconciler
+from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.errors import (
     InvalidInputError,
     NodeTimeoutError,
     SettingsError,
     TemporaryError,
     joined,
 )
-from node_timeout.events import NodeLeft, NodeStarted
-from node_timeout.hints import did_you_mean
-from node_timeout.listener import Listener
-from node_timeout.node import NodeRun, id_problem
-from node_timeout.ports import (
-    Engine,
-    Exchange,
-    LedgerRow,
-    ReplayOrder,
-    Retention,
-    SurveyableEngine,
-)
-from node_timeout.reconciler import Reconciler
-from node_timeout.scanner import Scanner
-from node_timeout.service import Backoff
-from node_timeout.serving import Service, Serving
+from node_timeout.domain.hints import did_you_mean
+from node_timeout.domain.run import NodeRun, id_problem
+from node_timeout.domain.timeout_config import ConfigRules, TreeConfigs, apply_configs, read_configs
+from node_timeout.engines import load_engine
+from node_timeout.handling.attempt import Limits
+from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.worker import Worker
+from node_timeout.ports.engine import Engine, SurveyableEngine
+from node_timeout.ports.exchange import Exchange
+from node_timeout.ports.ledger import LedgerRow, ReplayOrder, Retention
+from node_timeout.runtime.agreement import Agreement
+from node_timeout.runtime.loop import Backoff
+from node_timeout.runtime.serving import Service, Serving
 from node_timeout.settings import Settings, variable
 from node_timeout.status import Status, look
-from node_timeout.strategy import known_actions, load_strategies
-from node_timeout.striker import Limits
-from node_timeout.surveyor import Surveyor
-from node_timeout.timeout_config import ConfigRules, TreeConfigs, apply_configs, read_configs
-from node_timeout.tracker import Tracker
-from node_timeout.worker import Worker
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.bamboo_configs import BambooConfigs
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.tls import Tls
+from node_timeout.strategies.base import known_actions, load_strategies
+from node_timeout.urls.addresses import HostsUrl, split_urls
+from node_timeout.wire.events import NodeLeft, NodeStarted
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import NodeTimeout
-from node_timeout.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
-from node_timeout.ports import LedgerRow
+from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
+from node_timeout.ports.ledger import LedgerRow
 from node_timeout.settings import Settings
 from node_timeout.status import Status
 

@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from node_timeout.addresses import split_urls
 from node_timeout.app import NodeTimeout
+from node_timeout.domain.errors import NodeTimeoutError, SettingsError
 from node_timeout.engines import load_engine
-from node_timeout.errors import NodeTimeoutError, SettingsError
-from node_timeout.ports import CheckableEngine
+from node_timeout.ports.engine import CheckableEngine
 from node_timeout.settings import Settings
 from node_timeout.status import overdue_problem
-from node_timeout.strategy import load_strategies
+from node_timeout.strategies.base import load_strategies
+from node_timeout.urls.addresses import split_urls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Literal
 
-from node_timeout.redaction import redact
+from node_timeout.urls.redaction import redact
 
 FIELDS = ("node_id", "version", "root_pipeline_id", "action", "state", "attempt", "queue")
 

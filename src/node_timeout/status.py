@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from node_timeout.errors import TemporaryError
-from node_timeout.node import RunState
-from node_timeout.ports import Exchange, Ledger, LedgerRow, Pool
+from node_timeout.domain.errors import TemporaryError
+from node_timeout.domain.run import RunState
+from node_timeout.ports.exchange import Exchange
+from node_timeout.ports.ledger import Ledger, LedgerRow
+from node_timeout.ports.pool import Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

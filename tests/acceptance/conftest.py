@@ -19,7 +19,7 @@ from tests.secret_watch import WATCH
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 # What `node-timeout` on the path is, with the tests' own interpreter.
-NODE_TIMEOUT = [sys.executable, "-c", "from node_timeout.cli import main; main()"]
+NODE_TIMEOUT = [sys.executable, "-c", "from node_timeout.cli.main import main; main()"]
 
 
 def environment(settings: Settings | None = None, **others: str) -> dict[str, str]:
@@ -87,7 +87,7 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
         *arguments: str, code: str = "", env: dict[str, str] | None = None, ready: str = "started"
     ) -> Process:
         """``code`` runs before the command line does: the place for a planted fault."""
-        command = [sys.executable, "-c", f"{code}\nfrom node_timeout.cli import main; main()"]
+        command = [sys.executable, "-c", f"{code}\nfrom node_timeout.cli.main import main; main()"]
         process = Process(
             command + list(arguments),
             environment(settings) if env is None else env,

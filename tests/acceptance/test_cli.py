@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from redis.asyncio import Redis
 
 from node_timeout import NodeTimeout
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.tables import HEAD_REVISION
-from node_timeout.cli import cli
+from node_timeout.cli.main import cli
 from node_timeout.settings import Settings
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.sql.tables import HEAD_REVISION
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.servers import PostgresServer, free_port
 from tests.support import config, configure, tree_of, wait_until
@@ -53,7 +53,9 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize("library", ["aio_pika", "alembic", "pydantic", "redis", "sqlalchemy"])
 def test_help_imports_nothing_large(library: str) -> None:
-    asks = "import sys; from click.testing import CliRunner; from node_timeout.cli import cli; "
+    asks = (
+        "import sys; from click.testing import CliRunner; from node_timeout.cli.main import cli\n"
+    )
     asks += f"CliRunner().invoke(cli, ['--help']); sys.exit({library!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asks], check=False).returncode == 0
 

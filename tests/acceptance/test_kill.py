@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node_timeout import NodeTimeout
-from node_timeout.node import RunState
+from node_timeout.domain.run import RunState
 from node_timeout.settings import Settings
 from tests.acceptance.conftest import EngineSide, Start, environment
 from tests.support import config, tree_of, wait_until
@@ -31,10 +31,10 @@ async def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 {cls}.{method} = die
 """
-POOL = {"module": "node_timeout.adapters.redis_pool", "cls": "RedisShard"}
-LEDGER = {"module": "node_timeout.adapters.sql_ledger", "cls": "SqlLedger"}
-EXCHANGE = {"module": "node_timeout.adapters.rabbit_exchange", "cls": "RabbitExchange"}
-DELIVERY = {"module": "node_timeout.adapters.rabbit_consumer", "cls": "RabbitDelivery"}
+POOL = {"module": "node_timeout.stores.redis.pool", "cls": "RedisShard"}
+LEDGER = {"module": "node_timeout.stores.sql.ledger", "cls": "SqlLedger"}
+EXCHANGE = {"module": "node_timeout.stores.rabbitmq.exchange", "cls": "RabbitExchange"}
+DELIVERY = {"module": "node_timeout.stores.rabbitmq.consumer", "cls": "RabbitDelivery"}
 
 
 async def arm(app: NodeTimeout, engine_side: EngineSide, *node_ids: str, seconds: float) -> None:
@@ -102,7 +102,7 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
     start("scan")
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
     # A lease of 2 × 0.2 + 10 seconds would only make the test slow.
-    short = "from node_timeout.striker import Limits; Limits.lease_seconds = 1.5\n"
+    short = "from node_timeout.handling.attempt import Limits; Limits.lease_seconds = 1.5\n"
     env = environment(Settings(**{**changes, "strategy_timeout": 0.2}))
     doomed = start("worker", code=short + fault.format(**where), env=env, ready="")
     assert doomed.wait() == -9
@@ -116,7 +116,7 @@ async def test_workers_killed_at_random_under_load_lose_and_repeat_nothing(
     app: NodeTimeout, engine_side: EngineSide, start: Start
 ) -> None:
     nodes = [f"n{i}" for i in range(600)]
-    short = "from node_timeout.striker import Limits; Limits.lease_seconds = 4\n"
+    short = "from node_timeout.handling.attempt import Limits; Limits.lease_seconds = 4\n"
     await arm(app, engine_side, *nodes, seconds=0.5)
     start("scan")
     for _ in range(4):

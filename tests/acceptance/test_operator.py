@@ -15,11 +15,11 @@ from rich.console import Console
 from sqlalchemy import insert
 
 from node_timeout import NodeTimeout
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tables import ledger as ledger_table
-from node_timeout.demo import play
-from node_timeout.errors import SettingsError
+from node_timeout.domain.errors import SettingsError
+from node_timeout.embedded.demo import play
 from node_timeout.settings import Settings
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.tables import ledger as ledger_table
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.acceptance.test_cli import RunCli, assert_one_line, changed
 from tests.servers import free_port
@@ -170,7 +170,7 @@ def test_dev_without_a_home_asks_for_a_directory() -> None:
     env = {name: value for name, value in environment().items() if name != "XDG_DATA_HOME"}
     del env["HOME"]
     nobody = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
-    main = "from node_timeout.cli import main; main()"
+    main = "from node_timeout.cli.main import main; main()"
     done = subprocess.run(
         [NODE_TIMEOUT[0], "-c", nobody + main, "dev"],
         env=env,
@@ -183,7 +183,7 @@ def test_dev_without_a_home_asks_for_a_directory() -> None:
 
 
 def test_a_relative_data_home_is_passed_over(tmp_path: Path, monkeypatch: Any) -> None:
-    from node_timeout.dev import default_directory
+    from node_timeout.embedded.dev import default_directory
 
     monkeypatch.setenv("XDG_DATA_HOME", "here")
     monkeypatch.setenv("HOME", str(tmp_path))

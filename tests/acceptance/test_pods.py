@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.secret_files import SECRETS_DIR
 from node_timeout.settings import Settings
+from node_timeout.urls.secret_files import SECRETS_DIR
 from tests.acceptance.conftest import Start, environment
 from tests.manifests import container_of, environment_of, mount_secrets, pod_of
 from tests.servers import free_port

@@ -19,7 +19,9 @@ from tests.support import wait_until
 
 def bamboo_tree() -> dict[str, Any]:
     """A tree as bamboo's own builder wrote it; ``upload_pages`` is inside a sub-process."""
-    tree: dict[str, Any] = json.loads((files("node_timeout.demo") / "pipeline.json").read_text())
+    tree: dict[str, Any] = json.loads(
+        (files("node_timeout.embedded.demo") / "pipeline.json").read_text()
+    )
     return tree
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from node_timeout.node import RunState
+from node_timeout.domain.run import RunState
 from tests.acceptance.conftest import NODE_TIMEOUT, Process
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.node import RunState
+from node_timeout.domain.run import RunState
 from tests.bamboo.house import House, fail, skip
 
 

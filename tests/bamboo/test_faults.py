@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineUnavailableError,
     NodeRunSupersededError,
     TemporaryError,
 )
-from node_timeout.node import RunState, TimedOutNode
+from node_timeout.domain.run import RunState, TimedOutNode
 from tests.bamboo.house import House, fail, skip
 
 

@@ -70,7 +70,7 @@ def test_a_process_patched_later_keeps_its_engine(
 import django; django.setup()
 from django.db import connections
 from node_timeout.contrib.bamboo import client
-from node_timeout.errors import GreenThreadsError
+from node_timeout.domain.errors import GreenThreadsError
 from node_timeout import metrics
 from pipeline.eri.models import State
 from pipeline.eri.runtime import BambooDjangoRuntime

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from node_timeout.errors import InvalidTimeoutConfigError, NodeTimeoutError, SettingsError
+from node_timeout.domain.errors import InvalidTimeoutConfigError, NodeTimeoutError, SettingsError
 from tests.bamboo.house import ROOT, House, fail
 
 NOWHERE = {
@@ -46,7 +46,7 @@ def test_what_is_applied_and_stored_follows_the_settings_of_the_project(house: H
 
     node = house.activity()
     tree = house.tree(node)
-    own = {"handlers": {"page": "node_timeout.demo:SkipWhenPaged"}, "max_seconds": 9}
+    own = {"handlers": {"page": "node_timeout.embedded.demo:SkipWhenPaged"}, "max_seconds": 9}
     page = {"enable": True, "action": "page", "seconds": 9}
     with pytest.raises(InvalidTimeoutConfigError, match="action 'page' is unknown"):
         bamboo.apply_node_timeout_configs(tree, {node.id: page})

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from node_timeout.node import NodeRun, RunState
-from node_timeout.ports import LedgerRow
+from node_timeout.domain.run import NodeRun, RunState
+from node_timeout.ports.ledger import LedgerRow
 
 EARLY_SECONDS = 0.001
 

@@ -20,13 +20,13 @@ from redis.asyncio import Redis
 from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
-from node_timeout.adapters.ledger_rows import ledger_rows_of
-from node_timeout.adapters.tables import ledger as ledger_table
-from node_timeout.errors import TemporaryError
-from node_timeout.node import NodeRun
-from node_timeout.ports import LedgerRow
-from node_timeout.service import sleep
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.errors import TemporaryError
+from node_timeout.domain.run import NodeRun
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.ports.ledger import LedgerRow
+from node_timeout.runtime.loop import sleep
+from node_timeout.stores.sql.ledger_rows import ledger_rows_of
+from node_timeout.stores.sql.tables import ledger as ledger_table
 from tests.acceptance.conftest import Process, environment
 from tests.chaos.history import Event, Kind, Outage, Verdict, check, summary
 from tests.chaos.pace import Pace
@@ -38,7 +38,7 @@ PLANTED = Path(__file__).parent / "planted"
 COMMAND = [
     sys.executable,
     "-c",
-    "import nt_faults; nt_faults.plant(); from node_timeout.cli import main; main()",
+    "import nt_faults; nt_faults.plant(); from node_timeout.cli.main import main; main()",
 ]
 ACTIONS = {
     "chaos": "Chaos",

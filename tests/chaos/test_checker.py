@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from node_timeout.node import RunState
-from node_timeout.ports import LedgerRow
+from node_timeout.domain.run import RunState
+from node_timeout.ports.ledger import LedgerRow
 from tests.chaos.history import Event, Kind, Outage, check
 from tests.support import run
 

@@ -10,7 +10,7 @@ import pytest
 from nt_chaos import RUNNING
 
 from node_timeout import Settings
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.timeout_config import TimeoutConfig
 from tests.chaos.history import Kind
 from tests.chaos.house import PLANTED, House, changed, scaled
 from tests.chaos.results import Row

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from node_timeout import Settings
-from node_timeout.adapters.database import create_engine, dispose
+from node_timeout.stores.sql.database import create_engine, dispose
 from tests.chaos.house import WORKER_LEASE, House, behind_proxy, changed, scaled
 from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row

@@ -5,16 +5,16 @@ import asyncio
 import pytest
 from nt_chaos import OVERLOADED
 
-from node_timeout import message
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.batch import Routes
-from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
-from node_timeout.service import Backoff, Health
-from node_timeout.strategy import ForcedFailStrategy
-from node_timeout.striker import Limits
-from node_timeout.worker import Worker
+from node_timeout.domain.run import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.handling.attempt import Limits
+from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.worker import Worker
+from node_timeout.runtime.loop import Backoff, Health
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.strategies.base import ForcedFailStrategy
+from node_timeout.wire import dispatch
 from tests.chaos.history import Event, Kind, check, summary
 from tests.chaos.house import House, scaled
 from tests.chaos.results import Row
@@ -133,7 +133,7 @@ async def test_the_version_moves_between_the_check_and_the_act(
     working = asyncio.create_task(worker.run(stop, Health(name="worker")))
     publishing = [
         memory_exchange.publish(
-            "dispatch", message.encode([DueRun(run=each, due_at=1.0) for each in some]), 60
+            "dispatch", dispatch.encode([DueRun(run=each, due_at=1.0) for each in some]), 60
         )
         for some in (runs[i : i + 100] for i in range(0, 2 * rounds, 100))
     ]

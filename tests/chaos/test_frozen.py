@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from node_timeout.node import NodeRun
+from node_timeout.domain.run import NodeRun
 from tests.acceptance.conftest import Process
 from tests.chaos.history import Kind
 from tests.chaos.house import WORKER_LEASE, House, halted, scaled

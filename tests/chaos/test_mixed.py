@@ -21,7 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
-from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
+from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
 from tests.acceptance.conftest import Process
 from tests.chaos.house import House, behind_proxy
 from tests.chaos.proxy import Proxy

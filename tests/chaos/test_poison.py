@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from node_timeout import Settings
-from node_timeout.node import NodeRun, RunState
+from node_timeout.domain.run import NodeRun, RunState
 from tests.chaos.history import check, summary
 from tests.chaos.house import House, scaled
 from tests.servers import RabbitServer

@@ -8,9 +8,10 @@ from functools import partial
 import aio_pika
 import pytest
 
-from node_timeout import Settings, message
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.node import DueRun
+from node_timeout import Settings
+from node_timeout.domain.run import DueRun
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.wire import dispatch
 from tests.chaos.house import House, behind_proxy, insist, scaled
 from tests.integration.test_rabbit import declared_for_good
 from tests.servers import RabbitServer
@@ -162,7 +163,7 @@ async def test_messages_come_twice_early_and_in_any_order(house: House, settings
     async def copies() -> None:
         house.random.shuffle(due)
         for i in range(0, count, 7):
-            await insist(partial(publish, message.encode(due[i : i + 7])))
+            await insist(partial(publish, dispatch.encode(due[i : i + 7])))
 
     async def publish(body: bytes) -> None:
         await house.app.exchange.publish(settings.dispatch_queue, body, 5)

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
-from node_timeout.adapters import ledger_handling
-from node_timeout.adapters.ledger_rows import ledger_rows_of
-from node_timeout.adapters.tables import ledger as ledger_table
-from node_timeout.node import NodeRun, TimedOutNode
-from node_timeout.timeout_config import TimeoutConfig
+from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.stores.sql import ledger_handling
+from node_timeout.stores.sql.ledger_rows import ledger_rows_of
+from node_timeout.stores.sql.tables import ledger as ledger_table
 from tests.chaos.history import Event, Kind, Verdict, check, summary
 from tests.chaos.house import changed, scaled
 from tests.chaos.results import Row

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from node_timeout import Settings
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.tables import HEAD_REVISION
-from node_timeout.errors import SchemaError
-from node_timeout.node import RunState
+from node_timeout.domain.errors import SchemaError
+from node_timeout.domain.run import RunState
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.stores.sql.tables import HEAD_REVISION
 from tests.chaos.history import Kind, Verdict
 from tests.chaos.house import House
 from tests.servers import RabbitServer

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.errors import NotConfirmedError
+from node_timeout.domain.errors import NotConfirmedError
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.support import wait_until
 
 AnyExchange = RabbitExchange | MemoryExchange

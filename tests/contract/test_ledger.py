@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from node_timeout.adapters.ledger_rows import armed_row
-from node_timeout.adapters.postgres_sessions import PLANNER
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tables import ledger as ledger_table
-from node_timeout.events import NodeLeft, NodeStarted
-from node_timeout.node import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports import ReplayOrder, Retention, Taking
+from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.ports.ledger import ReplayOrder, Retention, Taking
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.ledger_rows import armed_row
+from node_timeout.stores.sql.postgres_sessions import PLANNER
+from node_timeout.stores.sql.tables import ledger as ledger_table
+from node_timeout.wire.events import NodeLeft, NodeStarted
 from tests.support import config, configure, left, run, started
 
 NOW = 1_795_448_948.419_445_3

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.dev import embedded
-from node_timeout.errors import PoolUnavailableError
-from node_timeout.node import DueRun, NodeRun
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.embedded.dev import embedded
+from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer, free_port
 from tests.support import run, wait_until
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis import Redis
 
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.node import DueRun
-from node_timeout.ports import Claim
+from node_timeout.domain.run import DueRun
+from node_timeout.ports.pool import Claim
+from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
 from tests.support import run
 

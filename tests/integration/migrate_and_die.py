@@ -13,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, event, inspect
 
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.tables import HEAD_REVISION, metadata, versions
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.stores.sql.tables import HEAD_REVISION, metadata, versions
 
 READS = ("SELECT", "SHOW", "PRAGMA", "BEGIN", "DESCRIBE")
 

@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import BlockingNodeTimeout, NodeTimeout
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.check import run_checks
 from node_timeout.settings import Settings
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
 from tests.integration.test_outages import arm, changed, serving
 from tests.servers import RabbitServer, RedisServer
 from tests.support import tree_of, wait_until

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from node_timeout import NodeTimeout, TimeoutConfig, apply_node_timeout_configs
-from node_timeout.adapters.memory_exchange import MemoryExchange
+from node_timeout.domain.errors import InvalidTimeoutConfigError, SettingsError
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.engines import load_engine
-from node_timeout.errors import InvalidTimeoutConfigError, SettingsError
-from node_timeout.node import Outcome, RunState
-from node_timeout.service import Health
-from node_timeout.serving import _alive
+from node_timeout.runtime.loop import Health
+from node_timeout.runtime.serving import _alive
 from node_timeout.settings import Settings
+from node_timeout.stores.memory.exchange import MemoryExchange
 from tests.servers import RedisServer
 from tests.support import config, configure, run, started, tree_of
 

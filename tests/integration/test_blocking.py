@@ -10,7 +10,7 @@ import pytest
 
 from node_timeout import BlockingNodeTimeout, NodeTimeout, NodeTimeoutError, blocking
 from node_timeout.blocking import batch_create_node_timeout_config
-from node_timeout.errors import InvalidInputError, SettingsError
+from node_timeout.domain.errors import InvalidInputError, SettingsError
 from node_timeout.settings import Settings
 from tests.support import tree_of
 

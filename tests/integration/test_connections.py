@@ -11,16 +11,16 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     ExchangeUnavailableError,
     LedgerUnavailableError,
     PoolUnavailableError,
     SchemaError,
 )
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
 from tests.support import config
 
@@ -134,9 +134,9 @@ async def test_every_text_is_kept_whatever_the_server_prefers(
     await schema.migrate()
     await schema.close()
     ledger = opened(url)
-    assert await value(ledger, "SELECT @@character_set_server") == "latin1"
+    assert await value(ledger, "SELECT character_set_server") == "latin1"
     for role in ("client", "connection", "results"):
-        assert await value(ledger, f"SELECT @@character_set_{role}") == "utf8mb4"
+        assert await value(ledger, f"SELECT character_set_{role}") == "utf8mb4"
     await ledger.save_configs("root", [config(EMOJI)], [])
     assert await value(ledger, "SELECT node_id FROM node_timeout_config") == EMOJI
     assert await value(ledger, "SELECT HEX(node_id) FROM node_timeout_config") == (

@@ -12,15 +12,15 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import event, insert
 
-from node_timeout.adapters.ledger_rows import armed_row
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tables import ledger as ledger_table
-from node_timeout.events import NodeLeft
-from node_timeout.node import DueRun, Outcome, RunState
-from node_timeout.scanner import Scanner
-from node_timeout.tracker import Tracker
+from node_timeout.arming.tracker import Tracker
+from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.run import DueRun, Outcome, RunState
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.ledger_rows import armed_row
+from node_timeout.stores.sql.tables import ledger as ledger_table
+from node_timeout.wire.events import NodeLeft
 from tests.integration.test_scanner import QUEUE, Collector, collector
 from tests.integration.test_worker import Bench, bench
 from tests.support import config, configure, left, run, started

@@ -8,21 +8,21 @@ import aio_pika
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout import message
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.batch import Routes
-from node_timeout.dead_letters import DeadLetters
-from node_timeout.errors import ExchangeUnavailableError
-from node_timeout.listener import Listener
-from node_timeout.message import Unreadable
-from node_timeout.node import DueRun, RunState
-from node_timeout.prefetch import FEW
-from node_timeout.scanner import Scanner
-from node_timeout.service import Backoff, Health
-from node_timeout.timeout_config import ConfigRules
-from node_timeout.tracker import Tracker
+from node_timeout.arming.listener import Listener
+from node_timeout.arming.tracker import Tracker
+from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.errors import ExchangeUnavailableError
+from node_timeout.domain.run import DueRun, RunState
+from node_timeout.domain.timeout_config import ConfigRules
+from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.prefetch import FEW
+from node_timeout.runtime.dead_letters import DeadLetters
+from node_timeout.runtime.loop import Backoff, Health
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.wire import dispatch
+from node_timeout.wire.dispatch import Unreadable
 from tests.integration.test_worker import Bench
 from tests.servers import RabbitServer
 from tests.support import config, configure, run, wait_until
@@ -128,9 +128,9 @@ async def test_a_worker_goes_on_beside_messages_that_cannot_be_put_aside(
     running = asyncio.create_task(worker.run(stop, health))
     good = await bench.armed("a", "b")
     poison = [f"not JSON {i}".encode() for i in range(3 * FEW)]
-    mixed = json.loads(message.encode(good[:1]))
+    mixed = json.loads(dispatch.encode(good[:1]))
     mixed["nodes"].append({"node_id": ""})
-    for body in (*poison, json.dumps(mixed).encode(), message.encode(good[1:])):
+    for body in (*poison, json.dumps(mixed).encode(), dispatch.encode(good[1:])):
         await rabbit.publish(full_queue.dispatch, body, 10)
 
     async def is_handled(node_id: str) -> bool:

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from node_timeout.errors import LedgerUnavailableError
-from node_timeout.node import DueRun, NodeRun, RunState
-from node_timeout.ports import LedgerRow
-from node_timeout.recorder import WorkReport
+from node_timeout.domain.errors import LedgerUnavailableError
+from node_timeout.domain.run import DueRun, NodeRun, RunState
+from node_timeout.handling.recorder import WorkReport
+from node_timeout.ports.ledger import LedgerRow
 from tests.integration.test_worker import Bench, bench
 from tests.support import left, run, wait_until
 

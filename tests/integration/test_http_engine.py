@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from node_timeout.engines.http import HttpEngine
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineUnavailableError,
     InvalidInputError,
     NodeRunSupersededError,
@@ -24,10 +23,11 @@ from node_timeout.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.node import TimedOutNode
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.engines.http import HttpEngine
 from node_timeout.settings import Settings
-from node_timeout.signing import verify
-from node_timeout.webhook import WebhookStrategy
+from node_timeout.strategies.webhook import WebhookStrategy
+from node_timeout.wire.signing import verify
 from tests.http_server import Reply, Request, serving
 from tests.support import RecordingEngine
 

@@ -4,12 +4,12 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from node_timeout.adapters.bamboo_configs import BATCH_SIZE
-from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.app import NodeTimeout
-from node_timeout.cli import cli
-from node_timeout.errors import LedgerError, SettingsError
+from node_timeout.cli.main import cli
+from node_timeout.domain.errors import LedgerError, SettingsError
 from node_timeout.settings import Settings
+from node_timeout.stores.sql.bamboo_configs import BATCH_SIZE
+from node_timeout.stores.sql.ledger import SqlLedger
 from tests.support import config, configure
 
 TABLE = """CREATE TABLE node_timeout_timeoutnodeconfig (

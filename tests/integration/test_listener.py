@@ -9,15 +9,15 @@ from typing import Any
 import aio_pika
 import pytest
 
-from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import LedgerUnavailableError
-from node_timeout.listener import Listener
-from node_timeout.node import RunState
-from node_timeout.service import Health
-from node_timeout.timeout_config import ConfigRules
-from node_timeout.tracker import Tracker
+from node_timeout.arming.listener import Listener
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import LedgerUnavailableError
+from node_timeout.domain.run import RunState
+from node_timeout.domain.timeout_config import ConfigRules
+from node_timeout.runtime.loop import Health
+from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
 from tests.servers import RabbitServer
 from tests.support import config, configure, wait_until
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from node_timeout.adapters import monitor_http
-from node_timeout.adapters.monitor_http import MAX_CONNECTIONS, MonitorHttp
-from node_timeout.service import Health
+from node_timeout.runtime import monitor as monitor_http
+from node_timeout.runtime.loop import Health
+from node_timeout.runtime.monitor import MAX_CONNECTIONS, MonitorHttp
 from node_timeout.settings import Settings
 from tests.servers import SECRET
 from tests.support import wait_until

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.app import NodeTimeout
-from node_timeout.node import RunState
+from node_timeout.domain.run import RunState
 from node_timeout.settings import Settings
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.integration.test_rabbit import declared_for_good
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
 from tests.support import RecordingEngine, tree_of, wait_until
@@ -110,7 +110,7 @@ async def test_the_database_dies_and_comes_back(
     with server:
         url = server.create_database("outage")
         async with NodeTimeout(changed(settings, database_url=url)) as app:
-            from node_timeout.adapters.schema import Schema
+            from node_timeout.stores.sql.schema import Schema
 
             schema = Schema(url)
             await schema.migrate()

@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
-from node_timeout.adapters.postgres_sessions import PLANNER
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.settings import Settings
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.postgres_sessions import PLANNER
+from node_timeout.stores.sql.schema import Schema
 from tests.conftest import _Databases
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import PgbouncerServer, PostgresServer

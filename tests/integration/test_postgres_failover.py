@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from node_timeout.adapters import database
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import LedgerUnavailableError, SettingsError
-from node_timeout.node import RunState
+from node_timeout.domain.errors import LedgerUnavailableError, SettingsError
+from node_timeout.domain.run import RunState
 from node_timeout.settings import Settings
-from node_timeout.store_urls import read_database_url
+from node_timeout.stores.sql import database
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.urls.stores import read_database_url
 from tests.clusters import PostgresPair
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import PostgresServer, free_port

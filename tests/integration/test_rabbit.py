@@ -9,13 +9,13 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from node_timeout.adapters import rabbit_exchange
-from node_timeout.adapters.rabbit_exchange import REASON_HEADER, RabbitExchange
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     ExchangeUnavailableError,
     NotConfirmedError,
     QueueMismatchError,
 )
+from node_timeout.stores.rabbitmq import exchange as rabbit_exchange
+from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
 from tests.servers import RabbitServer, free_port
 from tests.support import wait_until
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
 from node_timeout.app import NodeTimeout
-from node_timeout.errors import ExchangeUnavailableError
+from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.settings import Settings
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.clusters import RabbitCluster, RabbitNode
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.support import RecordingEngine, wait_until

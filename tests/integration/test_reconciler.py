@@ -6,15 +6,15 @@ import logging
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout import reconciler as room
-from node_timeout.adapters.memory_exchange import MemoryDelivery, MemoryExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import ExchangeUnavailableError
-from node_timeout.node import DueRun
-from node_timeout.ports import Retention
-from node_timeout.reconciler import SWEEP_SECONDS, Reconciler, ReconcileReport
-from node_timeout.service import Health
+from node_timeout.dispatch import reconciler as room
+from node_timeout.dispatch.reconciler import SWEEP_SECONDS, Reconciler, ReconcileReport
+from node_timeout.domain.errors import ExchangeUnavailableError
+from node_timeout.domain.run import DueRun
+from node_timeout.ports.ledger import Retention
+from node_timeout.runtime.loop import Health
+from node_timeout.stores.memory.exchange import MemoryDelivery, MemoryExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
 from tests.support import config, configure, left, run, started, wait_until
 
 RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from node_timeout import metrics
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.errors import PoolUnavailableError
-from node_timeout.node import DueRun
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun
 from node_timeout.settings import Settings
+from node_timeout.stores.redis.pool import RedisPool
 from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import RedisServer

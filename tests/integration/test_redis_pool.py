@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from node_timeout.adapters.redis_pool import RedisPool
+from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
 
 

@@ -10,18 +10,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout import events, message
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import LedgerError
-from node_timeout.events import NodeLeft, NodeStarted
-from node_timeout.listener import Listener
-from node_timeout.node import DueRun, RunState, TimedOutNode
-from node_timeout.strategy import StrategyResult
-from node_timeout.timeout_config import ConfigRules
-from node_timeout.tracker import Tracker
+from node_timeout.arming.listener import Listener
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.run import DueRun, RunState, TimedOutNode
+from node_timeout.domain.timeout_config import ConfigRules
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.strategies.base import StrategyResult
+from node_timeout.wire import dispatch, events
+from node_timeout.wire.events import NodeLeft, NodeStarted
 from tests.integration.test_worker import QUEUE, Bench
 from tests.servers import MariadbServer, PostgresServer
 from tests.support import config, run, started
@@ -38,7 +38,7 @@ async def narrow_ledger(
     async def take(connection: AsyncConnection) -> None:
         pass
 
-    monkeypatch.setattr("node_timeout.adapters.schema.require_unicode", take)
+    monkeypatch.setattr("node_timeout.stores.sql.schema.require_unicode", take)
     name = f"narrow_{uuid.uuid4().hex[:8]}"
     if request.param == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres_server")
@@ -89,7 +89,7 @@ async def test_a_run_that_the_database_cannot_hold_is_dead_lettered_and_its_neig
     report = await bench.handle([good[0], bad, *good[1:]])
     assert report.outcomes == {RunState.HANDLED: 3}
     ((body, reason),) = bench.exchange.dead
-    assert message.decode(body)[0] == [bad]
+    assert dispatch.decode(body)[0] == [bad]
     assert reason.startswith("database: ")
 
 

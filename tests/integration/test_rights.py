@@ -13,20 +13,20 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tables import metadata
 from node_timeout.check import CheckResult, run_checks
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     ExchangeUnavailableError,
     LedgerError,
     LedgerUnavailableError,
     PoolUnavailableError,
 )
-from node_timeout.node import DueRun
+from node_timeout.domain.run import DueRun
 from node_timeout.settings import Settings
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.stores.sql.tables import metadata
 from tests.clusters import PostgresPair, RedisCluster, SentinelTrio, redis_call
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import MariadbServer, RabbitServer, RedisServer

@@ -6,27 +6,27 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout import message
-from node_timeout.adapters.memory_exchange import (
-    MemoryConsumer,
-    MemoryDelivery,
-    MemoryExchange,
-)
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.errors import (
-    ExchangeUnavailableError,
-    NotConfirmedError,
-    PoolUnavailableError,
-)
-from node_timeout.node import DueRun
-from node_timeout.ports import Claim
-from node_timeout.scanner import (
+from node_timeout.dispatch.scanner import (
     BATCHES_IN_FLIGHT,
     MAX_DEAD_MEMBER_BYTES,
     MESSAGES_AHEAD,
     Scanner,
 )
-from node_timeout.service import Health
+from node_timeout.domain.errors import (
+    ExchangeUnavailableError,
+    NotConfirmedError,
+    PoolUnavailableError,
+)
+from node_timeout.domain.run import DueRun
+from node_timeout.ports.pool import Claim
+from node_timeout.runtime.loop import Health
+from node_timeout.stores.memory.exchange import (
+    MemoryConsumer,
+    MemoryDelivery,
+    MemoryExchange,
+)
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.wire import dispatch
 from tests.support import run, wait_until
 
 QUEUE = "dispatch"
@@ -64,7 +64,7 @@ class Collector:
     async def run(self) -> None:
         while True:
             for delivery in await self._consumer.get(100):
-                due, _ = message.decode(delivery.body)
+                due, _ = dispatch.decode(delivery.body)
                 self.came += due
                 self.messages += 1
                 await delivery.ack()

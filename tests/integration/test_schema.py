@@ -15,11 +15,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-from node_timeout.adapters.database import create_engine
-from node_timeout.adapters.schema import Schema, alembic_config
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tables import HEAD_REVISION, versions
-from node_timeout.errors import LedgerUnavailableError, SchemaError, SettingsError
+from node_timeout.domain.errors import LedgerUnavailableError, SchemaError, SettingsError
+from node_timeout.stores.sql.database import create_engine
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema, alembic_config
+from node_timeout.stores.sql.tables import HEAD_REVISION, versions
 from tests.acceptance.conftest import NODE_TIMEOUT
 from tests.conftest import DATABASES
 from tests.servers import free_port
@@ -182,6 +182,6 @@ def test_the_migrations_and_scripts_are_inside_the_wheel(tmp_path: Path) -> None
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "node_timeout/migrations/env.py" in names
     assert "node_timeout/migrations/versions/0001_configs_and_ledger.py" in names
-    assert "node_timeout/adapters/lua/claim.lua" in names
-    assert "node_timeout/demo/pipeline.json" in names
+    assert "node_timeout/stores/redis/lua/claim.lua" in names
+    assert "node_timeout/embedded/demo/pipeline.json" in names
     assert "node_timeout/py.typed" in names

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import EngineUnavailableError
-from node_timeout.events import NodeStarted
-from node_timeout.node import RunState
-from node_timeout.service import Health
-from node_timeout.surveyor import Surveyor
-from node_timeout.tracker import Tracker
+from node_timeout.arming.surveyor import Surveyor
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import EngineUnavailableError
+from node_timeout.domain.run import RunState
+from node_timeout.runtime.loop import Health
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.wire.events import NodeStarted
 from tests.support import config, configure, left, run, started
 
 
@@ -96,7 +96,7 @@ async def test_it_walks_all_configs_in_pages(
     ledger: SqlLedger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node_timeout.surveyor.BATCH_SIZE", 2)
+    monkeypatch.setattr("node_timeout.arming.surveyor.BATCH_SIZE", 2)
     await configure(ledger, *(config(name) for name in "abcd"))
     reports = [await surveyor.once() for _ in range(3)]
     assert [report.surveyed for report in reports] == [False, False, True]
@@ -122,7 +122,7 @@ async def test_a_silent_engine_neither_holds_it_nor_its_end(
     await asked.wait()
     stop.set()
     await asyncio.wait_for(running, 5)
-    monkeypatch.setattr("node_timeout.surveyor.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("node_timeout.arming.surveyor.ANSWER_SECONDS", 0.05)
     with pytest.raises(EngineUnavailableError, match="no answer within"):
         await surveyor.once()
 

@@ -19,16 +19,9 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from node_timeout.adapters.bamboo_configs import BambooConfigs
-from node_timeout.adapters.database import create_engine
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.schema import Schema
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.adapters.tls import Tls
 from node_timeout.app import NodeTimeout
 from node_timeout.check import run_checks
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     ExchangeUnavailableError,
     LedgerUnavailableError,
     PoolUnavailableError,
@@ -36,6 +29,13 @@ from node_timeout.errors import (
     TemporaryError,
 )
 from node_timeout.settings import Settings
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.bamboo_configs import BambooConfigs
+from node_timeout.stores.sql.database import create_engine
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.stores.sql.schema import Schema
+from node_timeout.stores.tls import Tls
 from tests.certificates import Authority
 from tests.servers import (
     SECRET,
@@ -366,12 +366,12 @@ async def test_a_server_that_is_silent_in_the_handshake_is_given_up(
 ) -> None:
     """Nothing hangs: the time limits of each adapter hold over TLS too."""
     for limit in (
-        "redis_client.SOCKET_SECONDS",
-        "rabbit_exchange.CONNECT_SECONDS",
-        "database.CONNECT_SECONDS",
-        "database.STATEMENT_SECONDS",
+        "redis.client.SOCKET_SECONDS",
+        "rabbitmq.exchange.CONNECT_SECONDS",
+        "sql.database.CONNECT_SECONDS",
+        "sql.database.STATEMENT_SECONDS",
     ):
-        monkeypatch.setattr(f"node_timeout.adapters.{limit}", 0.5)
+        monkeypatch.setattr(f"node_timeout.stores.{limit}", 0.5)
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):
         url = store.server.url.replace(f":{store.server.port}/", f":{port}/")

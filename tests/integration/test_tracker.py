@@ -9,11 +9,11 @@ from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from sqlalchemy import event
 
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import LedgerUnavailableError, PoolUnavailableError
-from node_timeout.node import RunState
-from node_timeout.tracker import Tracker
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import LedgerUnavailableError, PoolUnavailableError
+from node_timeout.domain.run import RunState
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
 from tests.support import config, configure, left, run, started, wait_until
 
 
@@ -48,7 +48,7 @@ async def test_a_start_without_a_config_is_counted_and_named_once_a_minute(
 ) -> None:
     clock = [1000.0]
     tracker = Tracker(ledger=any_ledger, pool=pool, clock=lambda: clock[0])
-    caplog.set_level(logging.INFO, "node_timeout.tracker")
+    caplog.set_level(logging.INFO, "node_timeout.arming.tracker")
     await configure(any_ledger, config("known", 20))
     before = counted("node_timeout_not_armed_total")
     for number in range(5):
@@ -91,7 +91,7 @@ async def test_a_node_that_leaves_is_disarmed_in_every_version(
 
 
 async def test_a_run_that_only_the_pool_knows_leaves_it(tracker: Tracker, pool: RedisPool) -> None:
-    from node_timeout.node import DueRun
+    from node_timeout.domain.run import DueRun
 
     await pool.arm([DueRun(run=run("a"), due_at=await pool.now() + 9)])
     assert await tracker.nodes_left(left(["a"], "v1")) == 0

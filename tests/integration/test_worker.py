@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 
-from node_timeout import message
-from node_timeout.adapters.memory_exchange import MemoryDelivery, MemoryExchange
-from node_timeout.adapters.rabbit_consumer import RabbitConsumer
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.batch import Routes
-from node_timeout.breaker import Breaker
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineRestingError,
     EngineUnavailableError,
     ExchangeUnavailableError,
@@ -25,18 +17,26 @@ from node_timeout.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.node import DueRun, NodeRun, RunState, TimedOutNode
-from node_timeout.prefetch import FEW
-from node_timeout.recorder import WorkReport
-from node_timeout.service import Backoff, Health
-from node_timeout.strategy import (
+from node_timeout.domain.run import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.handling.attempt import LONGEST_WAIT_SECONDS, Limits
+from node_timeout.handling.breaker import Breaker
+from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.prefetch import FEW
+from node_timeout.handling.recorder import WorkReport
+from node_timeout.handling.worker import Worker
+from node_timeout.runtime.loop import Backoff, Health
+from node_timeout.stores.memory.exchange import MemoryDelivery, MemoryExchange
+from node_timeout.stores.rabbitmq.consumer import RabbitConsumer
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.strategies.base import (
     ForcedFailAndSkipStrategy,
     ForcedFailStrategy,
     NodeTimeoutStrategy,
     StrategyResult,
 )
-from node_timeout.striker import LONGEST_WAIT_SECONDS, Limits
-from node_timeout.worker import Worker
+from node_timeout.wire import dispatch
 from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
 
 QUEUE = "dispatch"
@@ -95,7 +95,7 @@ class Bench:
 
     async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
         """Send one message and let a worker deal with it."""
-        return await self.handle_bodies(message.encode(due), **limits)
+        return await self.handle_bodies(dispatch.encode(due), **limits)
 
     async def handle_bodies(self, *bodies: bytes, **limits: Any) -> WorkReport:
         worker = self.worker(**limits)
@@ -152,7 +152,7 @@ async def test_a_handled_run_is_never_acted_on_again(bench: Bench) -> None:
 
 async def test_a_run_that_comes_twice_in_a_batch_is_handled_once(bench: Bench) -> None:
     due = await bench.armed("a")
-    await bench.handle_bodies(message.encode(due + due), message.encode(due))
+    await bench.handle_bodies(dispatch.encode(due + due), dispatch.encode(due))
     assert bench.engine.failed == [run("a")]
 
 
@@ -288,7 +288,7 @@ async def test_plain_strategies_share_as_many_threads_as_may_run_at_once(bench: 
         return sum(each.name.startswith("strategy n") for each in threading.enumerate())
 
     async with bench.exchange.consume(worker._prefetches()) as consumer:
-        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, dispatch.encode(due), 30))
         await asyncio.sleep(0)
         report = await worker.once(consumer)
         await publishing
@@ -402,7 +402,7 @@ async def _handled(bench: Bench, count: int) -> bool:
 
 async def test_an_unreadable_message_is_dead_lettered_and_the_others_handled(bench: Bench) -> None:
     due = await bench.armed("a")
-    mixed = json.loads(message.encode(due))
+    mixed = json.loads(dispatch.encode(due))
     mixed["nodes"].insert(0, {"node_id": "b", "version": "1_2", "deadline": 1})
     report = await bench.handle_bodies(b"not JSON", json.dumps(mixed).encode())
     assert report.unreadable == 2
@@ -429,7 +429,7 @@ async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) ->
 
     working = {queue: asyncio.create_task(consume(each)) for queue, each in handlers.items()}
     dispatching = asyncio.create_task(consume(dispatcher))
-    await bench.exchange.publish(QUEUE, message.encode(due), 10)
+    await bench.exchange.publish(QUEUE, dispatch.encode(due), 10)
     assert (await dispatching).forwarded == 3
     assert (await working["slow"]).outcomes == {RunState.HANDLED: 1}
     handled = await working["handle"]
@@ -494,7 +494,7 @@ async def test_slow_nodes_that_come_one_by_one_fill_every_slot(bench: Bench) -> 
     running = asyncio.create_task(worker.run(stop, Health(name="worker")))
     publishing = []
     for each in due:
-        body = message.encode([each])
+        body = dispatch.encode([each])
         publishing.append(asyncio.create_task(bench.exchange.publish(QUEUE, body, 30)))
         await asyncio.sleep(0.01)
     await wait_until(lambda: len(started) == 20)
@@ -519,7 +519,7 @@ async def test_a_worker_takes_few_messages_in_hand_while_they_are_large(
     async def publish(name: str, messages: int, nodes: int) -> None:
         due = await bench.armed(*(f"{name}{i}" for i in range(messages * nodes)), action="gated")
         for i in range(0, len(due), nodes):
-            await rabbit.publish(queue, message.encode(due[i : i + nodes]), 30)
+            await rabbit.publish(queue, dispatch.encode(due[i : i + nodes]), 30)
 
     async def waiting(count: int) -> bool:
         return await rabbit.waiting(queue) == count
@@ -552,7 +552,7 @@ async def test_a_worker_takes_few_messages_in_hand_while_they_are_large(
 async def test_the_first_batch_of_a_worker_is_bounded_in_nodes(bench: Bench) -> None:
     """It cannot know yet that the messages are large."""
     due = await bench.armed(*(f"n{i}" for i in range(1000)))
-    bodies = [message.encode(due[i : i + 50]) for i in range(0, len(due), 50)]
+    bodies = [dispatch.encode(due[i : i + 50]) for i in range(0, len(due), 50)]
     worker = bench.worker(concurrency=20)
     async with bench.exchange.consume(worker._prefetches()) as consumer:
         publishing = [
@@ -575,7 +575,7 @@ async def test_a_worker_that_starts_into_a_backlog_leaves_half_of_it_to_others(
     bench.strategy("gated", lambda _: gate.wait())
     due = await bench.armed(*(f"n{i}" for i in range(2 * FEW * 10)), action="gated")
     for i in range(0, len(due), 10):
-        await rabbit.publish(queue, message.encode(due[i : i + 10]), 30)
+        await rabbit.publish(queue, dispatch.encode(due[i : i + 10]), 30)
     stop = asyncio.Event()
     worker = bench.worker(routes=Routes(dispatch_queue=queue), queues=(queue,), strategy_timeout=30)
     running = asyncio.create_task(worker.run(stop, Health(name="worker")))
@@ -613,7 +613,7 @@ async def test_what_was_forwarded_before_an_outage_is_not_forwarded_again(
         sent.append(queue)
 
     handler = bench.worker(routes=routes)._handler
-    delivery = MemoryDelivery(exchange=bench.exchange, queue=QUEUE, body=message.encode(due))
+    delivery = MemoryDelivery(exchange=bench.exchange, queue=QUEUE, body=dispatch.encode(due))
     monkeypatch.setattr(bench.exchange, "publish", publish)
     report = await handler.handle([delivery], asyncio.Event(), lambda _: None)
     assert report.forwarded == 2
@@ -655,7 +655,7 @@ async def test_a_result_that_cannot_be_recorded_within_its_lease_goes_back(
     due = await bench.armed("a")
     worker = bench.worker(strategy_timeout=0.01)
     async with bench.exchange.consume(worker._prefetches()) as consumer:
-        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+        publishing = asyncio.create_task(bench.exchange.publish(QUEUE, dispatch.encode(due), 30))
         await asyncio.sleep(0)
         with pytest.raises(LedgerUnavailableError):
             await worker.once(consumer)
@@ -714,7 +714,7 @@ async def run_until_stopped(
     """Run a worker's service on one message, and stop it when a condition holds."""
     stop = asyncio.Event()
     running = asyncio.create_task(worker.run(stop, Health(name="worker")))
-    publishing = asyncio.create_task(bench.exchange.publish(QUEUE, message.encode(due), 30))
+    publishing = asyncio.create_task(bench.exchange.publish(QUEUE, dispatch.encode(due), 30))
     await wait_until(until)
     stop.set()
     await asyncio.wait_for(running, 10)
@@ -750,7 +750,7 @@ async def test_what_comes_while_it_is_told_to_stop_is_dealt_with(
 
     async def resize(*_: object) -> None:
         if (await bench.state("a"))[0] is RunState.HANDLED and not stop.is_set():
-            await rabbit.publish(queue, message.encode(second), 10)
+            await rabbit.publish(queue, dispatch.encode(second), 10)
             await asyncio.sleep(0.2)
             stop.set()
 
@@ -759,7 +759,7 @@ async def test_what_comes_while_it_is_told_to_stop_is_dealt_with(
     monkeypatch.setattr(RabbitConsumer, "resize", resize)
     worker = bench.worker(routes=Routes(dispatch_queue=queue), queues=(queue,))
     running = asyncio.create_task(worker.run(stop, Health(name="worker")))
-    await rabbit.publish(queue, message.encode(first), 10)
+    await rabbit.publish(queue, dispatch.encode(first), 10)
     await asyncio.wait_for(running, 10)
     assert bench.engine.failed == [run("b")]
     assert await rabbit.waiting(queue) == 0
@@ -806,7 +806,7 @@ async def test_an_unexpected_error_sends_the_messages_back_and_the_worker_goes_o
 async def test_a_stuck_batch_does_not_keep_a_worker_from_ending(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node_timeout.worker.PUT_BACK_SECONDS", 0.1)
+    monkeypatch.setattr("node_timeout.handling.worker.PUT_BACK_SECONDS", 0.1)
     stuck = asyncio.Event()
 
     async def never(*_: Any, **__: Any) -> int:

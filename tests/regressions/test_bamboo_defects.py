@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.node import RunState
+from node_timeout.domain.run import RunState
 from tests.bamboo.house import BAMBOO_APP, OWN_APP, ROOT, House, fail, skip
 
 
@@ -55,7 +55,7 @@ def test_16_a_node_that_waits_to_be_retried_is_left_alone(house: House) -> None:
 async def _arm_in_pool(app: object, node_id: str, version: str) -> None:
     """An entry that was left behind."""
     from node_timeout.app import NodeTimeout
-    from node_timeout.node import DueRun, NodeRun
+    from node_timeout.domain.run import DueRun, NodeRun
 
     assert isinstance(app, NodeTimeout)
     run = NodeRun(node_id=node_id, version=version)
@@ -86,8 +86,8 @@ def test_20_a_node_of_a_revoked_pipeline_is_left_alone(house: House) -> None:
 
 def test_22_a_node_retried_in_between_is_not_failed_in_its_new_version(house: House) -> None:
     """See also tests/bamboo/test_faults.py, where the retry holds the row meanwhile."""
+    from node_timeout.domain.errors import NodeRunSupersededError
     from node_timeout.engines.bamboo import acts
-    from node_timeout.errors import NodeRunSupersededError
     from tests.bamboo.test_faults import timed_out
 
     node = house.activity(seconds=60)

@@ -10,24 +10,24 @@ from typing import Any
 
 import pytest
 
-from node_timeout import message
-from node_timeout.adapters.memory_exchange import MemoryExchange
-from node_timeout.adapters.redis_pool import RedisPool
-from node_timeout.adapters.sql_ledger import SqlLedger
 from node_timeout.app import NodeTimeout
-from node_timeout.batch import Routes
-from node_timeout.errors import ExchangeUnavailableError, PoolUnavailableError
-from node_timeout.node import DueRun, RunState
-from node_timeout.ports import Retention
-from node_timeout.reconciler import Reconciler
-from node_timeout.scanner import Scanner
-from node_timeout.service import Backoff
+from node_timeout.arming.tracker import Tracker
+from node_timeout.dispatch.reconciler import Reconciler
+from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.errors import ExchangeUnavailableError, PoolUnavailableError
+from node_timeout.domain.run import DueRun, RunState
+from node_timeout.domain.timeout_config import ConfigRules, apply_configs, read_configs
+from node_timeout.handling.attempt import Limits
+from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.worker import Worker
+from node_timeout.ports.ledger import Retention
+from node_timeout.runtime.loop import Backoff
 from node_timeout.settings import Settings
-from node_timeout.strategy import ForcedFailAndSkipStrategy, ForcedFailStrategy
-from node_timeout.striker import Limits
-from node_timeout.timeout_config import ConfigRules, apply_configs, read_configs
-from node_timeout.tracker import Tracker
-from node_timeout.worker import Worker
+from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.strategies.base import ForcedFailAndSkipStrategy, ForcedFailStrategy
+from node_timeout.wire import dispatch
 from tests.support import RecordingEngine, config, configure, left, run, started, tree_of
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1e6)
@@ -168,7 +168,7 @@ async def test_10_what_a_killed_worker_was_running_comes_again(house: House) -> 
 
 async def test_11_a_message_that_comes_again_repeats_no_strategy(house: House) -> None:
     await house.overdue("a", "b")
-    body = message.encode([DueRun(run=run(name), due_at=1.0) for name in ("a", "b")])
+    body = dispatch.encode([DueRun(run=run(name), due_at=1.0) for name in ("a", "b")])
     async with house.exchange.consume({QUEUE: 10}) as consumer:
         for _ in range(2):
             publishing = asyncio.create_task(house.exchange.publish(QUEUE, body, 10))
@@ -185,7 +185,7 @@ async def test_12_a_burst_is_cut_into_messages_of_bounded_size(house: House) -> 
     claim = await house.pool.shards[0].claim(100, 5)
     due = [DueRun(run=run(each.member[:-3]), due_at=now) for each in claim.members]
     assert len(claim.members) == 100
-    assert len(message.encode(due)) < 64 * 1024
+    assert len(dispatch.encode(due)) < 64 * 1024
 
 
 async def test_13_while_the_broker_is_down_nothing_piles_up(

@@ -46,7 +46,7 @@ from node_timeout import (
     apply_node_timout_configs,
     batch_create_node_timeout_config,
 )
-from node_timeout.signing import verify
+from node_timeout.wire.signing import verify
 
 
 class MyEngine:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from node_timeout.addresses import Host, HostsUrl, split_urls
-from node_timeout.errors import SettingsError
+from node_timeout.domain.errors import SettingsError
 from node_timeout.settings import Settings
+from node_timeout.urls.addresses import Host, HostsUrl, split_urls
 
 
 def test_one_url_may_have_several_hosts() -> None:

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from node_timeout.breaker import Breaker
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineRestingError,
     EngineUnavailableError,
     NodeRunSupersededError,
 )
-from node_timeout.service import Backoff
+from node_timeout.handling.breaker import Breaker
+from node_timeout.runtime.loop import Backoff
 
 
 class Clock:

@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 import yaml
 
-from node_timeout import events
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.engines.http import HttpEngine
-from node_timeout.node import TimedOutNode
 from node_timeout.settings import Settings
-from node_timeout.timeout_config import ConfigRules
+from node_timeout.wire import events
 from tests.http_server import Reply, serving
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from node_timeout.demo.engine import DemoEngine
-from node_timeout.errors import NodeRunSupersededError
-from node_timeout.node import NodeRun, TimedOutNode
+from node_timeout.domain.errors import NodeRunSupersededError
+from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.embedded.demo.engine import DemoEngine
 from tests.support import wait_until
 
 
 def tree() -> Any:
-    return json.loads((files("node_timeout.demo") / "pipeline.json").read_text())
+    return json.loads((files("node_timeout.embedded.demo") / "pipeline.json").read_text())
 
 
 def timed_out(node_id: str, version: str) -> TimedOutNode:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from node_timeout.errors import SHOWN_PROBLEMS, InvalidInputError, joined
-from node_timeout.hints import SHOWN_CHARACTERS, did_you_mean, nearest, shown
+from node_timeout.domain.errors import SHOWN_PROBLEMS, InvalidInputError, joined
+from node_timeout.domain.hints import SHOWN_CHARACTERS, did_you_mean, nearest, shown
 
 
 class Unwilling:

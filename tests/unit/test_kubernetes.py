@@ -10,12 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from node_timeout.adapters.monitor_http import MonitorHttp
-from node_timeout.cli import cli
-from node_timeout.scanner import MESSAGES_AHEAD
-from node_timeout.secret_files import SECRETS_DIR
-from node_timeout.service import Health
+from node_timeout.cli.main import cli
+from node_timeout.dispatch.scanner import MESSAGES_AHEAD
+from node_timeout.runtime.loop import Health
+from node_timeout.runtime.monitor import MonitorHttp
 from node_timeout.settings import Settings, variable
+from node_timeout.urls.secret_files import SECRETS_DIR
 from tests.manifests import (
     EXAMPLE_SECRET,
     KUBERNETES,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from node_timeout import cli
-from node_timeout.errors import (
+from node_timeout.cli import main as cli
+from node_timeout.domain.errors import (
     InvalidInputError,
     LedgerUnavailableError,
     QueueMismatchError,

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_timeout import message
-from node_timeout.errors import UnreadableMessageError
-from node_timeout.node import DueRun
+from node_timeout.domain.errors import UnreadableMessageError
+from node_timeout.domain.run import DueRun
+from node_timeout.wire import dispatch
 from tests.support import run
 
 
 def test_what_is_encoded_is_what_is_decoded() -> None:
     due = [DueRun(run=run("节点_1"), due_at=1795448948.4194453)]
-    assert message.decode(message.encode(due)) == (due, [])
+    assert dispatch.decode(dispatch.encode(due)) == (due, [])
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_what_is_encoded_is_what_is_decoded() -> None:
         (b'{"schema": 2, "nodes": []}', "schema 2 is unknown, this version reads 1"),
         (b'{"schema": 1}', "'nodes' is not a list"),
         (b'{"schema": 1, "nodes": [' + b"0," * 10_000 + b"0]}", "10001 nodes, at most 10000"),
-        (b" " * (message.MAX_BODY_BYTES + 1), "bytes, at most"),
+        (b" " * (dispatch.MAX_BODY_BYTES + 1), "bytes, at most"),
     ],
 )
 def test_an_unreadable_message_is_refused_with_its_reason(body: bytes, says: str) -> None:
     with pytest.raises(UnreadableMessageError) as error:
-        message.decode(body)
+        dispatch.decode(body)
     assert says in str(error.value)
 
 
@@ -53,7 +53,7 @@ def test_an_unreadable_message_is_refused_with_its_reason(body: bytes, says: str
 def test_a_bad_entry_does_not_spoil_the_others(entry: Any, says: str) -> None:
     good = {"node_id": "good", "version": "v1", "deadline": 5}
     body = json.dumps({"schema": 1, "nodes": [entry, good]}).encode()
-    due, unreadable = message.decode(body)
+    due, unreadable = dispatch.decode(body)
     assert due == [DueRun(run=run("good"), due_at=5.0)]
     assert [says in bad.reason for bad in unreadable] == [True]
     assert json.loads(unreadable[0].body)["schema"] == 1
@@ -64,7 +64,7 @@ def test_what_is_nested_deep_is_refused_and_spoils_no_more_than_its_message(dept
     nested = b"[" * depth + b"]" * depth
     body = b'{"schema": 1, "nodes": [' + nested + b', {"node_id": ' + nested + b"}]}"
     try:
-        due, unreadable = message.decode(body)
+        due, unreadable = dispatch.decode(body)
     except (UnreadableMessageError, RecursionError) as error:
         assert "recursion" in str(error)  # noqa: PT017 - it depends on the Python
     else:
@@ -75,4 +75,4 @@ def test_what_is_nested_deep_is_refused_and_spoils_no_more_than_its_message(dept
 @given(st.binary(max_size=200))
 def test_no_body_raises_anything_else(body: bytes) -> None:
     with pytest.raises(UnreadableMessageError):
-        message.decode(body)
+        dispatch.decode(body)

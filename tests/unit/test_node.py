@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_timeout.errors import InvalidNodeRunError
-from node_timeout.node import NodeRun
+from node_timeout.domain.errors import InvalidNodeRunError
+from node_timeout.domain.run import NodeRun
 
 text = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(
     lambda value: value == value.strip()

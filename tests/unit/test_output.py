@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from node_timeout.errors import InvalidInputError
-from node_timeout.instants import utc
-from node_timeout.node import RunState, TimedOutNode
-from node_timeout.output import STANDARD_INPUT, json_text, read_json, row_text
-from node_timeout.ports import LedgerRow
-from node_timeout.webhook import cloud_event
+from node_timeout.cli.output import STANDARD_INPUT, json_text, read_json, row_text
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.instants import utc
+from node_timeout.domain.run import RunState, TimedOutNode
+from node_timeout.ports.ledger import LedgerRow
+from node_timeout.strategies.webhook import cloud_event
 
 INSTANTS = [math.nan, math.inf, -math.inf, 1e300, -1e300, 253402300800.0, -1e12]
 

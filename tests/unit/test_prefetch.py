@@ -1,6 +1,6 @@
 """How many messages a worker has in hand."""
 
-from node_timeout.prefetch import FEW, Prefetch
+from node_timeout.handling.prefetch import FEW, Prefetch
 
 
 def prefetch(slots: int = 64) -> Prefetch:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import node_timeout
-from node_timeout.errors import NodeTimeoutError
+from node_timeout.domain.errors import NodeTimeoutError
 
 NAMES = {
     "apply_node_timeout_configs",
@@ -47,7 +47,7 @@ def test_the_old_spelling_is_the_same_function() -> None:
 
 
 def test_every_error_is_public() -> None:
-    from node_timeout import errors
+    from node_timeout.domain import errors
 
     every = {name for name in vars(errors) if name.endswith("Error")}
     assert every == {name for name in node_timeout.__all__ if name.endswith("Error")}

@@ -6,11 +6,11 @@ import traceback
 
 import pytest
 
-from node_timeout import redaction
-from node_timeout.adapters.tls import told
-from node_timeout.redaction import excepthook, presentable, redact, remember
 from node_timeout.settings import Settings
-from node_timeout.store_urls import read_database_url
+from node_timeout.stores.tls import told
+from node_timeout.urls import redaction
+from node_timeout.urls.redaction import excepthook, presentable, redact, remember
+from node_timeout.urls.stores import read_database_url
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,15 @@ import logging
 
 import pytest
 
-from node_timeout.errors import PoolUnavailableError, SchemaError
-from node_timeout.service import Backoff, Health, repeat, sleep, unless_stopped, until_available
+from node_timeout.domain.errors import PoolUnavailableError, SchemaError
+from node_timeout.runtime.loop import (
+    Backoff,
+    Health,
+    repeat,
+    sleep,
+    unless_stopped,
+    until_available,
+)
 
 QUICK = Backoff(first=0.001, longest=0.002)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.errors import SettingsError
+from node_timeout.domain.errors import SettingsError
 from node_timeout.settings import Settings
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from node_timeout import strategy as room
-from node_timeout.errors import StrategyError, StrategyRefusedError
-from node_timeout.node import TimedOutNode
+from node_timeout.domain.errors import StrategyError, StrategyRefusedError
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.runtime.threads import Threads
 from node_timeout.settings import Settings
-from node_timeout.strategy import (
+from node_timeout.strategies import base as room
+from node_timeout.strategies.base import (
     ForcedFailStrategy,
     NodeTimeoutStrategy,
     StrategyResult,
@@ -18,7 +19,6 @@ from node_timeout.strategy import (
     known_actions,
     load_strategies,
 )
-from node_timeout.threads import Threads
 from tests.support import RecordingEngine
 
 NODE = TimedOutNode(
@@ -93,7 +93,7 @@ def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.Monk
         ("tests.unit.no_such_module:X", "No module named"),
         ("no colon", "not of the form module:Class"),
         ("tests.unit.test_strategy:Unbuildable", "cannot be built: no licence file"),
-        ("node_timeout.strategy:NodeTimeoutStrategy", "cannot be built"),
+        ("node_timeout.strategies.base:NodeTimeoutStrategy", "cannot be built"),
     ],
 )
 def test_a_strategy_that_cannot_be_used_is_refused_at_start(path: str, says: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from node_timeout.threads import Threads
+from node_timeout.runtime.threads import Threads
 
 
 class Bench:

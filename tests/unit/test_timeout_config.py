@@ -23,15 +23,15 @@ from bamboo_engine.eri import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_timeout import hints
-from node_timeout.errors import (
+from node_timeout.domain import hints
+from node_timeout.domain.errors import (
     SHOWN_PROBLEMS,
     InvalidInputError,
     InvalidPipelineTreeError,
     InvalidTimeoutConfigError,
 )
-from node_timeout.pipeline_tree import MAX_SUB_PROCESS_DEPTH, PipelineTree
-from node_timeout.timeout_config import (
+from node_timeout.domain.pipeline_tree import MAX_SUB_PROCESS_DEPTH, PipelineTree
+from node_timeout.domain.timeout_config import (
     ConfigRules,
     apply_configs,
     read_config,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from node_timeout.adapters.turns import Turns
+from node_timeout.stores.failover import Turns
 
 
 class Servers:

@@ -5,9 +5,9 @@ An entry point is a callable that takes the `Settings` and returns a `node_timeo
 
 from importlib.metadata import entry_points
 
-from node_timeout.errors import SettingsError
-from node_timeout.hints import did_you_mean
-from node_timeout.ports import Engine
+from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.hints import did_you_mean
+from node_timeout.ports.engine import Engine
 from node_timeout.settings import Settings, variable
 
 ENGINES_GROUP = "node_timeout.engines"

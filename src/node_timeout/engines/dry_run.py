@@ -2,7 +2,7 @@
 
 import logging
 
-from node_timeout.node import TimedOutNode
+from node_timeout.domain.run import TimedOutNode
 from node_timeout.settings import Settings
 
 logger = logging.getLogger(__name__)

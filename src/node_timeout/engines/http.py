@@ -10,14 +10,14 @@ Three operations, each a POST with the node run in its body:
 import contextlib
 from typing import Any
 
-from node_timeout.adapters.http_calls import Answer, HttpCalls, idempotency_key
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineUnavailableError,
     NodeRunSupersededError,
     SettingsError,
     StrategyRefusedError,
 )
-from node_timeout.node import TimedOutNode
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.engines.http_calls import Answer, HttpCalls, idempotency_key
 from node_timeout.settings import Settings, variable
 
 SCHEMA = 1

@@ -6,7 +6,7 @@ import sys
 import nt_faults
 
 from node_timeout import NodeTimeout
-from node_timeout.node import NodeRun
+from node_timeout.domain.run import NodeRun
 
 
 async def main(seconds: float, node_ids: list[str]) -> None:

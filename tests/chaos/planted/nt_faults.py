@@ -30,13 +30,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from node_timeout import message, striker
-from node_timeout.adapters.rabbit_consumer import RabbitConsumer, RabbitDelivery
-from node_timeout.adapters.rabbit_exchange import RabbitExchange
-from node_timeout.adapters.redis_client import RedisClient
-from node_timeout.adapters.redis_pool import RedisPool, RedisShard
-from node_timeout.adapters.sql_ledger import SqlLedger
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineUnavailableError,
     ExchangeUnavailableError,
     InvalidNodeRunError,
@@ -44,7 +38,14 @@ from node_timeout.errors import (
     NotConfirmedError,
     PoolUnavailableError,
 )
-from node_timeout.node import NodeRun
+from node_timeout.domain.run import NodeRun
+from node_timeout.handling import attempt
+from node_timeout.stores.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.client import RedisClient
+from node_timeout.stores.redis.pool import RedisPool, RedisShard
+from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.wire import dispatch
 
 HISTORY = "history"
 RECORD = """
@@ -229,7 +230,7 @@ class Faults:
                 "redelivered", sum(each._message.redelivered for each in result)
             )
         elif (port, name) == ("exchange", "publish"):
-            due, _ = message.decode(args[2])
+            due, _ = dispatch.decode(args[2])
             await self.history.record("published", [each.run for each in due])
 
 
@@ -292,4 +293,4 @@ def plant() -> None:
     if "memory" in ORDERS:
         _limit_memory(ORDERS["memory"])
     if "lease" in ORDERS:
-        setattr(striker.Limits, "lease_seconds", ORDERS["lease"])  # noqa: B010 - a property
+        setattr(attempt.Limits, "lease_seconds", ORDERS["lease"])  # noqa: B010 - a property

@@ -13,8 +13,8 @@ from typing import Any
 
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.contrib.bamboo.switched_off import SwitchedOff
-from node_timeout.errors import SettingsError
-from node_timeout.hints import shown
+from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.hints import shown
 from node_timeout.settings import Settings
 
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"

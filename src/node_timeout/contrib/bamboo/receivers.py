@@ -13,8 +13,8 @@ from pipeline.eri.signals import post_set_state
 
 from node_timeout import metrics
 from node_timeout.contrib.bamboo import client
+from node_timeout.domain.errors import GreenThreadsError
 from node_timeout.engines.bamboo.own_signals import is_ours
-from node_timeout.errors import GreenThreadsError
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 from node_timeout.app import read_tree
 from node_timeout.blocking import BlockingNodeTimeout
-from node_timeout.errors import NodeTimeoutError
-from node_timeout.ports import LedgerRow
+from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.ports.ledger import LedgerRow
 
 OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
 

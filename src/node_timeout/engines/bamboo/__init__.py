@@ -18,12 +18,12 @@ from functools import partial
 from types import ModuleType
 from typing import TypeVar
 
+from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.run import TimedOutNode
 from node_timeout.engines.bamboo.lanes import Lanes
-from node_timeout.errors import SettingsError
-from node_timeout.events import NodeStarted
-from node_timeout.node import TimedOutNode
+from node_timeout.runtime.threads import CLOSE_SECONDS, Threads
 from node_timeout.settings import Settings
-from node_timeout.threads import CLOSE_SECONDS, Threads
+from node_timeout.wire.events import NodeStarted
 
 logger = logging.getLogger(__name__)
 

@@ -36,8 +36,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from pipeline.eri.celery import tasks as _tasks  # noqa: F401 - registers the engine's Celery tasks
 from pipeline.eri.models import LogEntry, Process, State
 
-from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
-from node_timeout.errors import (
+from node_timeout.domain.errors import (
     EngineUnavailableError,
     InvalidNodeRunError,
     NodeRunSupersededError,
@@ -45,8 +44,9 @@ from node_timeout.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.events import NodeStarted
-from node_timeout.node import NodeRun, TimedOutNode
+from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
+from node_timeout.wire.events import NodeStarted
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from django.db import router, transaction
 from pipeline.eri.models import ExecutionData, LogEntry, State
 from pipeline.eri.runtime import BambooDjangoRuntime
 
+from node_timeout.domain.run import TimedOutNode
 from node_timeout.engines.bamboo import own_signals
-from node_timeout.node import TimedOutNode
 
 try:
     from bamboo_engine import fence

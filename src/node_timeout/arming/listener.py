@@ -1,0 +1,190 @@
+"""Listener: events queue → tracker. For engines that tell us by message when a node starts or ends.
+
+    read ──▶ arm and disarm, a node's events in order of time ──▶ ack
+      └────▶ what is bad ──▶ dead-letter queue ──▶ ack, beside the others
+
+A batch may come again, whole or in part: arming and disarming twice changes nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from node_timeout import metrics
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.timeout_config import ConfigRules
+from node_timeout.ports.exchange import Consumer, Delivery, Exchange
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.dead_letters import DeadLetters
+from node_timeout.runtime.loop import Health, repeat, unless_stopped, until_available
+from node_timeout.wire import events
+from node_timeout.wire.dispatch import Unreadable
+from node_timeout.wire.events import Event, NodeLeft, NodeStarted
+
+logger = logging.getLogger(__name__)
+
+FINISH_SECONDS = 5.0
+MESSAGES_PER_BATCH = 100
+BATCH_BOUNDS = (MESSAGES_PER_BATCH, 1024 * 1024)
+"""How many messages, and bytes together, make a batch at most."""
+EVENTS_PER_CALL = 1000
+"""A transaction stays short, however many events a message brings."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ListenReport:
+    """What one batch of messages brought, in events."""
+
+    received: int = 0
+    unreadable: int = 0
+    armed: int = 0
+    disarmed: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a batch of messages says."""
+
+    events: list[Event] = field(default_factory=list)
+    origins: dict[int, Delivery] = field(default_factory=dict)
+    """The message that brought an event, by the identity of the event."""
+    unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
+
+    def refuse(self, event: Event, reason: str) -> None:
+        """The ledger cannot hold this event."""
+        letter = Unreadable(body=events.encode([event]), reason=reason)
+        self.unreadable.setdefault(self.origins[id(event)], []).append(letter)
+
+
+class Listener:
+    """Consumes the events queue."""
+
+    def __init__(
+        self, *, exchange: Exchange, tracker: Tracker, pool: Pool, queue: str, rules: ConfigRules
+    ) -> None:
+        self._exchange = exchange
+        self._tracker = tracker
+        self._pool = pool
+        self._queue = queue
+        self._rules = rules
+        self._health = Health(name="listener")
+        self._dead_letters = DeadLetters(exchange, source="events")
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Listen until stopped; a batch begun is finished, or goes back in an outage."""
+        self._health = health
+
+        async def step() -> None:
+            async with self._exchange.consume({self._queue: self._prefetch()}) as consumer:
+                health.succeeded()
+                try:
+                    await self._consume(consumer, stop)
+                    await consumer.stop()
+                    await self._finish(consumer)
+                finally:
+                    await self._dead_letters.give_back()
+
+        await repeat(step, stop=stop, health=health)
+
+    async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            deliveries = await unless_stopped(consumer.get(*BATCH_BOUNDS), stop)
+            if deliveries is not None:
+                await self.handle(deliveries, stop)
+                await consumer.resize({self._queue: self._prefetch()})
+
+    async def _finish(self, consumer: Consumer) -> None:
+        """Deal also with what had come before the stop; in an outage it goes back."""
+        time_is_up = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, time_is_up.set)
+        try:
+            while deliveries := await consumer.get(*BATCH_BOUNDS):
+                await self.handle(deliveries, time_is_up)
+        finally:
+            timer.cancel()
+
+    async def once(self, consumer: Consumer) -> ListenReport:
+        """Wait for one batch of messages and deal with it."""
+        report = await self.handle(await consumer.get(*BATCH_BOUNDS), asyncio.Event())
+        await self._dead_letters.settled()
+        return report
+
+    def _prefetch(self) -> int:
+        return 2 * MESSAGES_PER_BATCH + self._dead_letters.beside()
+
+    async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> ListenReport:
+        """Deal with messages, through outages; if stopped in one, they go back to the queue.
+
+        What cannot be read or stored is put aside when the rest is done.
+        """
+        report = ListenReport()
+        found = await self._read(deliveries)
+        report.received = len(found.events)
+        done = True
+        for round_of_events in events.in_rounds(found.events):
+            for start in range(0, len(round_of_events), EVENTS_PER_CALL):
+                some = round_of_events[start : start + EVENTS_PER_CALL]
+                done = done and await self._track_all(some, found, stop, report)
+        for delivery in deliveries:
+            letters = found.unreadable.get(delivery)
+            if not done:
+                await delivery.requeue()
+            elif letters:
+                report.unreadable += len(letters)
+                self._dead_letters.put(delivery, letters)
+            else:
+                await delivery.ack()
+        metrics.EVENTS.inc(report.received)
+        return report
+
+    async def _track_all(
+        self, some: Sequence[Event], found: "_Found", stop: asyncio.Event, report: ListenReport
+    ) -> bool:
+        """Track events, all at once if it can be; what the ledger refuses is unreadable.
+
+        False if the listener stops before.
+        """
+        try:
+            return await self._insist(partial(self._track, some, report), stop)
+        except LedgerError as error:
+            if len(some) == 1:
+                found.refuse(some[0], str(error))
+                return True
+        half = len(some) // 2
+        return await self._track_all(some[:half], found, stop, report) and await self._track_all(
+            some[half:], found, stop, report
+        )
+
+    async def _insist(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
+        """Repeat a step until no outage stops it; False if the listener stops before."""
+
+        async def steps() -> bool:
+            await step()
+            return True
+
+        return bool(await until_available(steps, stop=stop, health=self._health))
+
+    async def _read(self, deliveries: Sequence[Delivery]) -> "_Found":
+        found = _Found()
+        now = await self._pool.now()
+        for delivery in deliveries:
+            try:
+                read, unreadable = events.decode(delivery.body, self._rules, now)
+            except Exception as error:  # noqa: BLE001 - it is this message's own fault
+                read, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
+            found.origins |= {id(event): delivery for event in read}
+            found.events += read
+            if unreadable:
+                found.unreadable[delivery] = unreadable
+        return found
+
+    async def _track(self, some: Sequence[Event], report: ListenReport) -> None:
+        started = [event for event in some if isinstance(event, NodeStarted)]
+        left = [event for event in some if isinstance(event, NodeLeft)]
+        armed = await self._tracker.nodes_started(started)
+        disarmed = await self._tracker.nodes_left(left)
+        report.armed += armed
+        report.disarmed += disarmed

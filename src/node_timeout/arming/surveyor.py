@@ -1,0 +1,124 @@
+"""Surveyor: engine → ledger. A node run whose event was lost is armed by the engine's own word.
+
+An engine may die between entering RUNNING and telling us, or tell us while the database is down.
+One worker at a time leads (a lease in Redis) and walks the stored configs, a bounded page a pass:
+runs that the engine is running, and of which the ledger knows nothing or believes that they ended,
+are armed; their deadline counts from the start that the engine names.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from node_timeout import metrics
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.errors import EngineUnavailableError
+from node_timeout.ports.engine import SurveyableEngine
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Health, repeat, sleep, unless_stopped
+from node_timeout.wire.events import NodeStarted
+
+logger = logging.getLogger(__name__)
+
+ROLE = "surveyor"
+BATCH_SIZE = 500
+TICK_SECONDS = 1.0
+ANSWER_SECONDS = 30.0
+EVENT_SECONDS = 10.0
+"""The event of a younger run may be under way."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SurveyReport:
+    """What one pass found."""
+
+    leading: bool = True
+    asked: int = 0
+    """Nodes the engine was asked about."""
+    armed: int = 0
+    surveyed: bool = False
+    """The last config was reached."""
+
+
+class Surveyor:
+    """Asks the engine for node runs that the ledger has missed."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        engine: SurveyableEngine,
+        tracker: Tracker,
+        name: str,
+        lease_seconds: float,
+        pause: float,
+    ) -> None:
+        """``pause`` is the rest between two surveys, seconds."""
+        self._ledger = ledger
+        self._pool = pool
+        self._engine = engine
+        self._tracker = tracker
+        self._name = name
+        self._lease_seconds = lease_seconds
+        self._pause = pause
+        self._cursor = ""
+        self._next_at = 0.0
+        """On this host's monotonic clock."""
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        async def step() -> None:
+            await unless_stopped(self.once(), stop)
+            await sleep(TICK_SECONDS, stop)
+
+        await repeat(step, stop=stop, health=health)
+        await self._pool.resign(ROLE, self._name)
+
+    async def once(self) -> SurveyReport:
+        """One pass: at most `BATCH_SIZE` configs.
+
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`, `EngineUnavailableError`; the next
+        pass goes on where this one began.
+        """
+        report = SurveyReport()
+        if not await self._pool.lead(ROLE, self._name, self._lease_seconds):
+            self._cursor, report.leading = "", False
+            return report
+        if time.monotonic() < self._next_at:
+            return report
+        node_ids = await self._ledger.configured(self._cursor, BATCH_SIZE)
+        if node_ids:
+            await self._survey(node_ids, report)
+        report.surveyed = len(node_ids) < BATCH_SIZE
+        self._cursor = "" if report.surveyed else node_ids[-1]
+        if report.surveyed:
+            self._next_at = time.monotonic() + self._pause
+        return report
+
+    async def _survey(self, node_ids: list[str], report: SurveyReport) -> None:
+        now = await self._pool.now()
+        running = {
+            event.run: replace(event, seen_at=now)
+            for event in await self._ask(node_ids)
+            if event.started_at(now) <= now - EVENT_SECONDS
+        }
+        missed = await self._ledger.untracked(list(running)) if running else []
+        report.asked += len(node_ids)
+        report.armed += await self._tracker.nodes_started([running[run] for run in missed])
+        if report.armed:
+            metrics.SURVEYED.inc(report.armed)
+            logger.warning(
+                "%d node runs are running in the engine and were not armed; they are now, "
+                "node %s among them",
+                report.armed,
+                missed[0].node_id,
+            )
+
+    async def _ask(self, node_ids: list[str]) -> list[NodeStarted]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._engine.running(node_ids)
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"no answer within {ANSWER_SECONDS:g} s") from error

@@ -1,0 +1,156 @@
+"""Tracker: state events of the engine → ledger, then pool.
+
+The ledger comes first and is enough. What the pool misses is armed as soon as Redis answers again;
+if this process ends before, the reconciler does it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from node_timeout import metrics
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Backoff
+from node_timeout.wire.events import NodeLeft, NodeStarted
+
+logger = logging.getLogger(__name__)
+
+ARM_AGAIN = Backoff(first=0.2, longest=2.0)
+MAX_MISSED = 100_000
+"""So that an outage cannot fill the memory; the reconciler finds the rest."""
+NAMING_SECONDS = 60.0
+"""Between two log lines that name a node that was not armed."""
+
+
+class Tracker:
+    """Arms node runs that enter RUNNING, disarms nodes that leave it."""
+
+    def __init__(
+        self, *, ledger: Ledger, pool: Pool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._clock = clock
+        self._not_armed = 0
+        """Since the last line that named one."""
+        self._named_at = -math.inf
+        self._missed: dict[NodeRun, DueRun] = {}
+        """Armed in the ledger only."""
+        self._arming: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """What is still missed is left to the reconciler."""
+        if self._arming is not None:
+            self._arming.cancel()
+            await asyncio.gather(self._arming, return_exceptions=True)
+
+    async def nodes_started(self, events: Sequence[NodeStarted]) -> int:
+        """Arm the runs whose nodes have a config; return how many are armed.
+
+        Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: they
+        are armed there later.
+        """
+        armed = await self._ledger.arm(events, await self._pool.now()) if events else []
+        if armed:
+            metrics.ARMED_TOTAL.inc(len(armed))
+            try:
+                await self._pool.arm(armed)
+            except PoolUnavailableError as error:
+                self._warn("armed", [due.run for due in armed], error)
+                self._arm_later(armed)
+        self._note_others({event.run for event in events} - {due.run for due in armed})
+        return len(armed)
+
+    async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
+        """Disarm every armed version of the nodes; return how many runs the ledger cancelled.
+
+        Versions that started after the event are left alone: it came late. A run named with its
+        version leaves the pool also if the ledger does not know it, as when the engine fills the
+        pool itself. Raises `LedgerUnavailableError`.
+        """
+        cancelled, _ = await self._leave(events)
+        return cancelled
+
+    async def cancel(self, event: NodeLeft) -> int:
+        """As `nodes_left`, but a run that only the pool knew counts too."""
+        return max(await self._leave([event]))
+
+    async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
+        """Return how many runs the ledger has cancelled, and how many have left the pool."""
+        if not events:
+            return 0, 0
+        disarming = await self._ledger.disarm(events, await self._pool.now())
+        metrics.DISARMED.inc(len(disarming.cancelled))
+        named = [
+            NodeRun(node_id=event.node_id, version=event.version)
+            for event in events
+            if event.version is not None and not event.known_only
+        ]
+        gone = dict.fromkeys([*disarming.cancelled, *named])
+        kept = set(disarming.kept)
+        leaving = [run for run in gone if run not in kept]
+        removed = 0
+        for run in leaving:
+            self._missed.pop(run, None)
+        if leaving:
+            try:
+                removed = await self._pool.disarm(leaving)
+            except PoolUnavailableError as error:
+                self._warn("disarmed", leaving, error)
+        return len(disarming.cancelled), removed
+
+    def _note_others(self, runs: set[NodeRun]) -> None:
+        """Count the runs that were not armed; name one of them, once a minute at most.
+
+        An engine may run many nodes without a config on purpose, so it is no warning.
+        """
+        metrics.NOT_ARMED.inc(len(runs))
+        self._not_armed += len(runs)
+        if not runs or self._clock() < self._named_at + NAMING_SECONDS:
+            return
+        run = min(runs, key=lambda run: run.member)
+        logger.info(
+            "node %s started and is not armed: it has no timeout config, or its version %s is "
+            "closed already (%d such starts since the last line like this)",
+            run.node_id,
+            run.version,
+            self._not_armed,
+            extra={"node_id": run.node_id, "version": run.version},
+        )
+        self._not_armed, self._named_at = 0, self._clock()
+
+    def _arm_later(self, due: Sequence[DueRun]) -> None:
+        room = MAX_MISSED - len(self._missed)
+        self._missed.update((each.run, each) for each in due[:room])
+        if self._arming is None or self._arming.done():
+            self._arming = asyncio.create_task(self._arm_missed(), name="arm what Redis missed")
+
+    async def _arm_missed(self) -> None:
+        """Until all are in the pool. One that has left meanwhile does no harm: its row says so."""
+        failures = 0
+        while self._missed:
+            failures += 1
+            await asyncio.sleep(ARM_AGAIN.seconds(failures))
+            with contextlib.suppress(PoolUnavailableError):
+                due = list(self._missed.values())
+                await self._pool.arm(due)
+                for each in due:
+                    self._missed.pop(each.run, None)
+
+    def _warn(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
+        metrics.ARM_FAILURES.inc(len(runs))
+        for run in runs:
+            logger.warning(
+                "node run %s of node %s is %s in the ledger only: %s",
+                run.version,
+                run.node_id,
+                what,
+                error,
+                extra={"node_id": run.node_id, "version": run.version},
+            )

@@ -1,0 +1,111 @@
+"""What the command line reads and prints: JSON for programs, text for people."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.instants import utc
+
+if TYPE_CHECKING:
+    from node_timeout.ports.ledger import LedgerRow
+    from node_timeout.status import Status
+
+STANDARD_INPUT = Path("-")
+
+
+def read_json(source: Path) -> Any:
+    """The JSON value in a file, or in standard input for ``-``.
+
+    A byte order mark is allowed. A key that occurs twice in one object and a number that JSON does
+    not have (NaN, infinity) are refused. Raises `InvalidInputError` that names the file.
+    """
+    name = "standard input" if source == STANDARD_INPUT else str(source)
+    try:
+        raw = sys.stdin.buffer.read() if source == STANDARD_INPUT else source.read_bytes()
+        return json.loads(
+            raw, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
+        )
+    except OSError as error:
+        raise InvalidInputError(f"{name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{name}: is not UTF-8 text") from error
+    except RecursionError as error:
+        raise InvalidInputError(f"{name}: is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidInputError(f"{name}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r:.200} occurs twice in one object")
+        found[key] = value
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
+
+
+def json_text(value: Any, *, readable: bool = False) -> str:
+    """One line of valid JSON, whatever the stores held: NaN and infinity become null.
+
+    ``readable`` leaves text that standard output can carry as it is; else it is escaped.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=not readable, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json_text(value)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def status_text(status: "Status") -> str:
+    def number(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:g}"
+
+    oldest = number(status.oldest_overdue_seconds)
+    pool = f"armed {number(status.armed)}, overdue {number(status.overdue)}, oldest {oldest} s"
+    ledger = f"armed {number(status.ledger_armed)}, executing {number(status.executing)}"
+    lines = [f"pool       {pool}", f"ledger     {ledger}, dead {number(status.dead)}"]
+    hour = ", ".join(f"{state} {count}" for state, count in (status.last_hour or {}).items())
+    lines.append(f"last hour  {hour or 'nothing'}")
+    lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
+    lines += [f"recent     {row_text(row)}" for row in status.recent]
+    lines += [f"ALARM      {alarm}" for alarm in status.alarms]
+    lines += [f"NO ANSWER  {problem}" for problem in status.unreachable]
+    return "\n".join(lines)
+
+
+def row_text(row: "LedgerRow") -> str:
+    deadline = utc(row.deadline)
+    at = f"{deadline:%Y-%m-%d %H:%M:%S}Z" if deadline else f"{row.deadline:g} (Unix seconds)"
+    text = (
+        f"{row.node_id} version {row.version}: {row.state}, action {row.action or 'none'}, "
+        f"deadline {at}, attempts {row.attempts}"
+    )
+    text = f"{text}, {row.message}" if row.message else text
+    # What an engine said must not move the terminal's cursor, nor begin a line.
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -1,0 +1,256 @@
+"""Reconciler: ledger → pool. What the pool has lost is armed again from the ledger.
+
+One scanner at a time leads (a lease in Redis). It has four tasks. Each has a pace of its own, does
+one bounded page in a pass, and goes on page after page while there is more:
+
+    sweep    armed rows that are due soon, or after a loss of data all of them
+    rescue   rows whose worker has vanished: their lease ended long ago
+    look     rows that are just overdue, while nothing waits in the queues
+    purge    closed rows past their retention
+
+What is due later than the sweep after next needs no look now: a million deadlines that are far away
+cost nothing. After a loss of data everything is put back at once, oldest first.
+
+A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
+Redis has just lost data, the sweep arms it at the second look only, so that a backlog does not feed
+itself: each look is ``redispatch_after`` seconds past its ``due_at``, and moves that to now. While
+the queues are empty it waits nowhere; then two looks a few seconds apart are enough.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from node_timeout import metrics
+from node_timeout.domain.errors import ExchangeUnavailableError
+from node_timeout.domain.run import DueRun
+from node_timeout.ports.exchange import Exchange
+from node_timeout.ports.ledger import Ledger, Retention
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Health, repeat, sleep
+
+logger = logging.getLogger(__name__)
+
+ROLE = "reconciler"
+BATCH_SIZE = 500
+TICK_SECONDS = 1.0
+BUSY_SECONDS = 0.1
+"""Longest pause between two pages; the pause is random, so that the database has some air."""
+SWEEP_SECONDS = 60.0
+"""How long a sweep may take, about, and still see each row before it is due."""
+LOOK_SECONDS = 5.0
+"""Between two looks at what is just overdue; and how long that must be overdue."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ReconcileReport:
+    """What one pass did, in node runs."""
+
+    leading: bool = True
+    data_lost: bool = False
+    """This pass is part of a sweep after a loss of Redis's data."""
+    checked: int = 0
+    rearmed: int = 0
+    rescued: int = 0
+    """Rows with an expired lease that were looked at."""
+    purged: int = 0
+    swept: bool = False
+    """The end of the ledger was reached."""
+    more: bool = False
+    """A page was full: there is more to do right now."""
+
+
+class Reconciler:
+    """Puts back what the pool has lost, and deletes what nobody needs any more."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        exchange: Exchange,
+        queues: Collection[str],
+        name: str,
+        lease_seconds: float,
+        redispatch_after: float,
+        dispatch_ahead: float = 0.0,
+        sweep_pause: float,
+        retention: Retention,
+    ) -> None:
+        """``queues`` are those in which a node run may wait for a worker."""
+        self._ledger = ledger
+        self._pool = pool
+        self._exchange = exchange
+        self._queues = queues
+        self._name = name
+        self._lease_seconds = lease_seconds
+        self._redispatch_after = redispatch_after
+        self._dispatch_ahead = dispatch_ahead
+        self._sweep_pause = sweep_pause
+        self._retention = retention
+        self._cursor: DueRun | None = None
+        self._data_lost = False
+        self._all_swept = False
+        """The last sweep has come to its end."""
+        self._missing: frozenset[DueRun] = frozenset()
+        """What the last look at the overdue did not find."""
+        self._renew_lead_at = 0.0
+        self._next_sweep_at = 0.0
+        self._next_rescue_at = 0.0
+        self._next_look_at = 0.0
+        self._next_purge_at = 0.0
+        """All on this host's monotonic clock."""
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Reconcile until stopped; after a loss of data without pause until all is armed."""
+
+        async def step() -> None:
+            report = await self.once()
+            if not (report.data_lost and not report.swept):
+                await sleep(random.random() * BUSY_SECONDS if report.more else TICK_SECONDS, stop)
+
+        await repeat(step, stop=stop, health=health)
+        await self._pool.resign(ROLE, self._name)
+
+    async def once(self) -> ReconcileReport:
+        """One pass: at most `BATCH_SIZE` rows of each task.
+
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass goes on where this
+        one began.
+        """
+        report = ReconcileReport()
+        report.leading = await self._leads()
+        if not report.leading:
+            self._cursor, self._data_lost, self._missing = None, False, frozenset()
+            return report
+        if not self._data_lost and await self._pool.may_have_lost_data():
+            logger.info("Redis is new or was restarted: looking for open node runs that it lacks")
+            self._data_lost, self._all_swept, self._cursor = True, False, None
+            self._next_sweep_at = 0.0
+        report.data_lost = self._data_lost
+        clock = time.monotonic
+        if self._cursor is not None or clock() >= self._next_sweep_at:
+            self._next_sweep_at = self._next(await self._sweep(report), self._sweep_pause, report)
+            report.swept = self._all_swept = self._cursor is None
+        if self._data_lost:
+            await self._put_back_the_rest(report)
+        elif clock() >= self._next_rescue_at:
+            self._next_rescue_at = self._next(await self._rescue(report), self._sweep_pause, report)
+        if clock() >= self._next_purge_at:
+            self._next_purge_at = self._next(await self._purge(report), self._sweep_pause, report)
+        if clock() >= self._next_look_at and not self._data_lost:
+            await self._look(report)
+            self._next_look_at = clock() + LOOK_SECONDS
+        return report
+
+    async def _put_back_the_rest(self, report: ReconcileReport) -> None:
+        """After a loss of data: once all armed rows are swept, every expired lease."""
+        report.swept = self._all_swept and not await self._rescue(report)
+        if report.swept:
+            await self._pool.mark_reconciled()
+            self._data_lost = False
+
+    @staticmethod
+    def _next(is_full: bool, pause: float, report: ReconcileReport) -> float:
+        """When a task is to go on whose page was full, or not."""
+        report.more |= is_full
+        return 0.0 if is_full else time.monotonic() + pause
+
+    async def _leads(self) -> bool:
+        """Ask Redis, but for the first third of a lead that this one has."""
+        now = time.monotonic()
+        if self._data_lost or now >= self._renew_lead_at:  # the lead may be lost as well
+            leading = await self._pool.lead(ROLE, self._name, self._lease_seconds)
+            self._renew_lead_at = now + self._lease_seconds / 3 if leading else 0.0
+            return leading
+        return True
+
+    async def _sweep(self, report: ReconcileReport) -> bool:
+        """One page of armed rows; whether it was full."""
+        now = await self._pool.now()
+        soon = None if self._data_lost else now + 2 * (self._sweep_pause + SWEEP_SECONDS)
+        page = await self._ledger.open_runs(self._cursor, BATCH_SIZE, soon)
+        await self._rearm_absent(page, now, report)
+        is_full = len(page) == BATCH_SIZE
+        self._cursor = page[-1] if is_full else None
+        return is_full
+
+    async def _rearm_absent(self, page: list[DueRun], now: float, report: ReconcileReport) -> None:
+        report.checked += len(page)
+        waiting = 0.0 if self._data_lost else self._redispatch_after
+        # Rows that are just overdue, or were looked at a moment ago, are left alone: see the
+        # module's docstring. So are those about to fall due: they may be under way already.
+        far = now if self._data_lost else now + self._dispatch_ahead
+        suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
+        missing = await self._absent(suspects)
+        if not self._data_lost:
+            overdue = [due.run for due in missing if due.due_at <= now]
+            again = set(await self._ledger.postpone(overdue, now)) if overdue else set()
+            missing = [due for due in missing if due.due_at > now or due.run in again]
+        await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
+
+    async def _rescue(self, report: ReconcileReport) -> bool:
+        """One page of expired leases; whether it was full."""
+        now = await self._pool.now()
+        waiting = self._lease_seconds if self._data_lost else self._redispatch_after
+        expired = await self._ledger.expired_runs(now - waiting, BATCH_SIZE)
+        if expired:
+            await self._ledger.postpone([due.run for due in expired], now)
+            await self._rearm(expired, report)
+        report.rescued += len(expired)
+        return len(expired) == BATCH_SIZE
+
+    async def _look(self, report: ReconcileReport) -> None:
+        """Arm what was overdue and absent at the last look too, if no queue can have it."""
+        now = await self._pool.now()
+        page = await self._ledger.open_runs(None, BATCH_SIZE, now - LOOK_SECONDS)
+        missing = await self._absent(page)
+        if missing and await self._something_waits():
+            missing = []
+        await self._rearm([due for due in missing if due in self._missing], report)
+        self._missing = frozenset(missing) - self._missing
+
+    async def _something_waits(self) -> bool:
+        """Also true if the broker does not tell."""
+        try:
+            for queue in self._queues:
+                if await self._exchange.waiting(queue):
+                    return True
+        except ExchangeUnavailableError as error:
+            logger.debug("the queues may hold what is overdue: %s", error)
+            return True
+        return False
+
+    async def _purge(self, report: ReconcileReport) -> bool:
+        """One page of closed rows past their retention; whether it was full.
+
+        They leave the pool first: a leaving may have crossed with the arming there, and a member
+        whose row is gone would be taken for a new run.
+        """
+        now = await self._pool.now()
+        runs = await self._ledger.purgeable(now, self._retention, BATCH_SIZE)
+        if runs:
+            await self._pool.disarm(runs)
+            purged = await self._ledger.purge(runs, now, self._retention)
+            report.purged += purged
+            metrics.PURGED.inc(purged)
+        return len(runs) >= BATCH_SIZE
+
+    async def _absent(self, page: list[DueRun]) -> list[DueRun]:
+        if not page:
+            return []
+        absent = set(await self._pool.absent([due.run for due in page]))
+        return [due for due in page if due.run in absent]
+
+    async def _rearm(
+        self, due: list[DueRun], report: ReconcileReport, level: int = logging.INFO
+    ) -> None:
+        if due:
+            rearmed = await self._pool.arm(due)
+            report.rearmed += rearmed
+            metrics.REARMED.inc(rearmed)
+            text = "%d node runs were missing in the pool and are armed again"
+            logger.log(level if rearmed else logging.INFO, text, rearmed)

@@ -1,0 +1,311 @@
+"""Scanner: due members of one shard of the pool → dispatch exchange.
+
+A member's way, and what a crash leaves behind:
+
+    armed ──claim──▶ leased ──publish──▶ leased, message safe ──finish──▶ gone from the pool
+             ▲         │                        │
+             └─────────┴── released, or ◀───────┘   (then published twice: the ledger lets
+                           lease expired             only one of the two act)
+
+A backlog stays in the pool, which is ordered, not in the queue, which is not: only so many messages
+wait there, and what falls due now is not behind all that is overdue.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout import metrics
+from node_timeout.domain.errors import (
+    ExchangeUnavailableError,
+    InvalidNodeRunError,
+    NotConfirmedError,
+    PoolUnavailableError,
+    TemporaryError,
+)
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.ports.exchange import Exchange
+from node_timeout.ports.pool import Claim, ClaimedMember, Shard
+from node_timeout.runtime.loop import Backoff, Health, repeat
+from node_timeout.wire import dispatch
+
+logger = logging.getLogger(__name__)
+
+MAX_DEAD_MEMBER_BYTES = 64 * 1024
+"""Redis takes members that are longer than any message may be; their beginning tells enough."""
+BATCHES_IN_FLIGHT = 16
+MESSAGES_AHEAD = 20
+"""Messages that may wait in the queue; so many keep any number of workers busy."""
+CROWDED = Backoff(first=0.02, longest=1.0, random=lambda: 1.0)
+"""How long to leave a queue alone that is full."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanReport:
+    """What one pass did, in node runs."""
+
+    claimed: int = 0
+    published: int = 0
+    finished: int = 0
+    unreadable: int = 0
+    unconfirmed: int = 0
+    more: bool = False
+    """Whether more may be due right now."""
+    crowded: bool = False
+    """Nothing was claimed, as enough messages wait in the queue."""
+    seconds_to_next: float | None = None
+    """Until the earliest deadline left in the pool, counted from ``claimed_at``."""
+    claimed_at: float = 0.0
+    """When the last claim was answered, by the event loop's clock."""
+    error: Exception | None = None
+    """The last failure of Redis or RabbitMQ in this pass."""
+
+
+class Scanner:
+    """Claims due members, publishes them, and removes what the broker has confirmed."""
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        exchange: Exchange,
+        queue: str,
+        batch_size: int,
+        lease_seconds: float,
+        scan_interval: float,
+        shutdown_timeout: float,
+        dispatch_ahead: float = 0.0,
+    ) -> None:
+        self._shard = shard
+        self._exchange = exchange
+        self._queue = queue
+        self._batch_size = batch_size
+        self._lease_seconds = lease_seconds
+        self._scan_interval = scan_interval
+        self._dispatch_ahead = dispatch_ahead
+        self._shutdown_timeout = shutdown_timeout
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        """The last failure of a batch, until one is confirmed or none is due."""
+        self._aside: set[asyncio.Task[None]] = set()
+        """What puts aside members that cannot be read."""
+        self._room = _Room(exchange, queue)
+        self._crowded = 0
+        """How often in a row there was no room."""
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
+        stopped = asyncio.ensure_future(stop.wait())
+
+        async def step() -> None:
+            report = ScanReport()
+            await self._claim(report)
+            if report.crowded:
+                self._crowded += 1
+                await asyncio.wait({stopped}, timeout=CROWDED.seconds(self._crowded))
+                return
+            self._crowded = 0
+            if report.more:
+                waiting = {stopped, *self._publishing}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await self._pause(report, stopped)
+            if (failure := self._failure) is not None:
+                if not isinstance(failure, TemporaryError):
+                    self._failure = None  # a bug is told once
+                # It may be raised in each pass until it is over: without the traceback of the last.
+                raise failure.with_traceback(None)
+
+        try:
+            await repeat(step, stop=stop, health=health)
+        finally:
+            stopped.cancel()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Past the time limit the leases are left to expire."""
+        talking = self._talking()
+        if talking:
+            await asyncio.wait(talking, timeout=self._shutdown_timeout)
+        for task in talking:
+            task.cancel()
+        await asyncio.gather(*talking, return_exceptions=True)
+
+    def _talking(self) -> set[asyncio.Task[Any]]:
+        """What waits for the broker. A question that is cut off closes the channel of the rest."""
+        asking = self._room.asking
+        return {*self._publishing, *self._aside, *filter(None, [asking])}
+
+    async def _pause(self, report: ScanReport, stopped: asyncio.Future[Any]) -> None:
+        seconds = self._scan_interval
+        if report.seconds_to_next is not None:
+            gone = asyncio.get_running_loop().time() - report.claimed_at
+            ahead = self._dispatch_ahead
+            # What falls due within a quarter of that time travels together.
+            left = max(ahead / 4, report.seconds_to_next - ahead)
+            seconds = min(seconds, max(0.0, left - gone))
+        waiting = asyncio.ensure_future(self._shard.wait(seconds))
+        await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    async def once(self) -> ScanReport:
+        """One pass: claim what is due, at most `BATCHES_IN_FLIGHT` batches, and see it published.
+
+        Raises `ExchangeUnavailableError` before anything is claimed if there is no broker to
+        publish to, and `PoolUnavailableError`. A later failure is in the report: what it left
+        unconfirmed is released, or comes back when its lease expires.
+        """
+        report = ScanReport()
+        await self._claim(report)
+        await asyncio.gather(*self._talking(), return_exceptions=True)
+        report.error = self._failure
+        return report
+
+    async def _claim(self, report: ScanReport) -> None:
+        """Claim until nothing is due or `BATCHES_IN_FLIGHT` batches are on their way."""
+        await self._exchange.ensure()
+        room = await self._room.left()
+        report.crowded = room <= 0
+        if report.crowded:
+            return
+        # After a failure one batch goes ahead, to see whether it is over.
+        at_once = 1 if self._failure else BATCHES_IN_FLIGHT
+        report.more = True
+        for _ in range(min(room, at_once - len(self._publishing))):
+            claim = await self._shard.claim(
+                self._batch_size, self._lease_seconds, self._dispatch_ahead
+            )
+            report.claimed_at = asyncio.get_running_loop().time()
+            report.more = len(claim.members) == self._batch_size
+            if claim.next_due_at is not None:
+                report.seconds_to_next = claim.next_due_at - claim.now
+            report.claimed += len(claim.members)
+            metrics.CLAIMED.inc(len(claim.members))
+            self._begin(claim, report)
+            if not report.more:
+                break
+        if not self._publishing and not report.claimed:
+            self._failure = None  # nothing is under way that could fail
+
+    def _begin(self, claim: Claim, report: ScanReport) -> None:
+        """Send the claim on its way; what cannot be read is put aside beside it."""
+        members, due, unreadable = _read(claim.members)
+        if due:
+            self._room.take()
+            task = asyncio.create_task(self._dispatch(members, due, claim.lease, report))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+        if unreadable:
+            aside = asyncio.create_task(self._put_aside(unreadable, claim.lease, report))
+            self._aside.add(aside)
+            aside.add_done_callback(self._aside.discard)
+
+    async def _dispatch(
+        self,
+        members: Sequence[ClaimedMember],
+        due: Sequence[DueRun],
+        lease: float,
+        report: ScanReport,
+    ) -> None:
+        # Connecting may take as long again; then the members are still ours to finish.
+        time_limit = self._lease_seconds / 3
+        try:
+            await self._exchange.publish(self._queue, dispatch.encode(due), time_limit)
+            report.published += len(due)
+            metrics.PUBLISHED.inc(len(due))
+            self._failure = None
+            finished = await self._shard.finish([each.member for each in members], lease)
+            report.finished += finished
+        except PoolUnavailableError as error:
+            self._failure = error
+        except ExchangeUnavailableError as error:
+            self._failure = error
+            report.unconfirmed += len(due)
+            metrics.UNCONFIRMED.inc(len(due))
+            # An unconfirmed message may still arrive: its lease keeps a second one from piling up.
+            if not isinstance(error, NotConfirmedError):
+                await self._release(members, lease)
+        except Exception as error:  # noqa: BLE001 - a bug costs its own batch, and is seen
+            self._failure = error
+
+    async def _release(self, members: Sequence[ClaimedMember], lease: float) -> None:
+        """Make the members due again, so that they need not wait for the lease to expire.
+
+        The broker may have taken the message all the same; the ledger drops the second one.
+        """
+        try:
+            await self._shard.release(members, lease)
+        except PoolUnavailableError:
+            logger.debug("%d leases are left to expire", len(members))
+
+    async def _put_aside(
+        self, unreadable: Mapping[str, str], lease: float, report: ScanReport
+    ) -> None:
+        """Dead-letter members; those that are refused come again when their lease expires."""
+        for number, (member, reason) in enumerate(unreadable.items()):
+            body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
+            try:
+                await self._exchange.dead_letter(body, reason)
+                report.finished += await self._shard.finish([member], lease)
+            except TemporaryError as error:
+                metrics.DEAD_LETTER_FAILURES.labels("pool").inc()
+                logger.warning(
+                    "%d pool members that cannot be read stay in the pool: %s",
+                    len(unreadable) - number,
+                    error,
+                )
+                return
+            report.unreadable += 1
+            metrics.UNREADABLE.labels("pool").inc()
+            logger.error("%s; it is in the dead-letter queue", reason)
+
+
+class _Room:
+    """How many messages surely still fit into the queue.
+
+    The broker is asked before there is none left, and answers while the rest is used.
+    """
+
+    def __init__(self, exchange: Exchange, queue: str) -> None:
+        self._exchange = exchange
+        self._queue = queue
+        self._left = 0
+        self.asking: asyncio.Task[int] | None = None
+        self._taken = 0
+        """Since the broker was asked: it may have counted them, or not."""
+
+    async def left(self) -> int:
+        """Raises `ExchangeUnavailableError` if the broker has to be asked and does not answer."""
+        if self.asking is None and self._left <= MESSAGES_AHEAD // 4:
+            self._taken = 0
+            self.asking = asyncio.create_task(self._exchange.waiting(self._queue))
+        if self.asking and (self._left <= 0 or self.asking.done()):
+            asking, self.asking = self.asking, None
+            self._left = MESSAGES_AHEAD - await asking - self._taken
+        return self._left
+
+    def take(self) -> None:
+        """One message is on its way."""
+        self._left -= 1
+        self._taken += 1
+
+
+def _read(
+    claimed: Sequence[ClaimedMember],
+) -> tuple[list[ClaimedMember], list[DueRun], dict[str, str]]:
+    """Split into members that name a node run, these runs, and the others with the reason."""
+    members: list[ClaimedMember] = []
+    due: list[DueRun] = []
+    unreadable: dict[str, str] = {}
+    for each in claimed:
+        try:
+            run = NodeRun.parse(each.member)
+        except InvalidNodeRunError as error:
+            unreadable[each.member] = str(error)
+            continue
+        members.append(each)
+        # A score of -inf, which anyone may write, is no instant: it was due long ago.
+        due.append(DueRun(run=run, due_at=max(each.deadline, 0.0)))
+    return members, due, unreadable

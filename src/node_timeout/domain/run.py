@@ -1,0 +1,138 @@
+"""The words of the domain: node runs, deadlines, row states, outcomes."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from node_timeout.domain.errors import InvalidNodeRunError
+from node_timeout.domain.hints import shown
+
+MAX_ID_LENGTH = 128
+MAX_VERSION_LENGTH = 64
+_ID = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
+
+
+def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str | None:
+    """Say what is wrong with an id, or return None.
+
+    An id is 1 to ``max_length`` characters of text, without control characters or surrogates and
+    without white space at its ends (databases disagree on whether that counts).
+    """
+    if isinstance(value, str) and len(value) <= max_length and _ID.fullmatch(value):
+        return None
+    if not isinstance(value, str):
+        return f"{what} {shown(value)} is {type(value).__name__}, not text"
+    if not value:
+        return f"{what} is empty"
+    if len(value) > max_length:
+        return (
+            f"{what} {value[:32] + '…'!r} has {len(value)} characters, "
+            f"at most {max_length} are allowed"
+        )
+    if value != value.strip():
+        return f"{what} {value!r} begins or ends with white space"
+    return f"{what} {value!r} has a control character or a lone surrogate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRun:
+    """One attempt at a node. A retry of the node is a new version."""
+
+    node_id: str
+    version: str
+
+    @property
+    def member(self) -> str:
+        """The member of the executing pool: ``<node_id>_<version>``."""
+        return f"{self.node_id}_{self.version}"
+
+    @classmethod
+    def of(cls, node_id: object, version: object) -> Self:
+        """Check and build. Raises `InvalidNodeRunError`.
+
+        The node id may hold underscores, the version may not: a pool member is split at its last.
+        """
+        bad_id = id_problem("node id", node_id)
+        bad_version = id_problem("version", version, MAX_VERSION_LENGTH)
+        if bad_id or bad_version or "_" in str(version):
+            raise InvalidNodeRunError(*_problems(node_id, version))
+        return cls(node_id=str(node_id), version=str(version))
+
+    @classmethod
+    def parse(cls, member: str) -> Self:
+        """Read a pool member. Raises `InvalidNodeRunError`."""
+        node_id, underscore, version = member.rpartition("_")
+        if not underscore:
+            raise InvalidNodeRunError(f"pool member {shown(member)} is not <node_id>_<version>")
+        return cls.of(node_id, version)
+
+
+def _problems(node_id: object, version: object) -> list[str]:
+    """What is wrong with the parts of a node run."""
+    problems = [
+        id_problem("node id", node_id),
+        id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),
+    ]
+    if isinstance(version, str) and "_" in version:
+        problems.append(
+            f"version {shown(version)} of node {shown(node_id)} has an underscore, "
+            f"it may hold any other character"
+        )
+    return [problem for problem in problems if problem]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRun:
+    """A node run and the instant (Unix seconds, Redis's clock) at which it wants attention."""
+
+    run: NodeRun
+    due_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOutNode:
+    """What a strategy is given: a node run whose deadline has passed."""
+
+    node_id: str
+    version: str
+    root_pipeline_id: str
+    action: str
+    deadline: float
+    """Unix seconds, UTC, by the clock of Redis."""
+    attempt: int
+    """1 for the first call, up to ``max_attempts``."""
+
+    @property
+    def run(self) -> NodeRun:
+        return NodeRun(node_id=self.node_id, version=self.version)
+
+
+class RunState(StrEnum):
+    """The state of a ledger row."""
+
+    ARMED = "armed"
+    """Waiting for its deadline, or for the next try."""
+    EXECUTING = "executing"
+    """In a worker's hands until its lease runs out."""
+    HANDLED = "handled"
+    """The strategy was applied."""
+    STALE = "stale"
+    """The engine said: no longer running at this version."""
+    CANCELLED = "cancelled"
+    """The node left RUNNING before its deadline."""
+    DEAD = "dead"
+    """Given up, with the error; until someone replays it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one strategy call ended, as the ledger records it."""
+
+    node: TimedOutNode
+    state: RunState
+    message: str = ""
+    due_at: float | None = None
+    """When to try again; set exactly if ``state`` is ``armed``."""
+    called: bool = True
+    """False if the node was put back before its strategy was called: no attempt is used up."""

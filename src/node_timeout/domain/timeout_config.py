@@ -1,0 +1,253 @@
+"""Timeout configs: checked, put into a pipeline tree, read from one. Pure functions.
+
+A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``. Three rules:
+
+- In ``configs`` that are to be applied every fault is an error: somebody has just written them.
+- In a tree that is read a config counts if it says ``enable: True``; then a fault is an error.
+- All else in a tree is no timeout. Where one was probably meant, or stands at a node that cannot
+  have one, that is a finding: the other nodes keep their deadlines.
+"""
+
+import copy
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout.domain.errors import (
+    InvalidInputError,
+    InvalidPipelineTreeError,
+    InvalidTimeoutConfigError,
+)
+from node_timeout.domain.hints import Problems, shown
+from node_timeout.domain.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
+from node_timeout.domain.run import id_problem
+
+KEYS = ("enable", "action", "seconds")
+MAX_ACTION_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutConfig:
+    """The timeout of one node: which action strikes it, how long after its start."""
+
+    node_id: str
+    root_pipeline_id: str
+    action: str
+    timeout: float
+    """Seconds."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name; ``json.dumps`` takes it."""
+        return {
+            "node_id": self.node_id,
+            "root_pipeline_id": self.root_pipeline_id,
+            "action": self.action,
+            "timeout": self.timeout,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRules:
+    """What a config is checked against: the actions that are installed and the longest timeout."""
+
+    actions: Collection[str]
+    max_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeConfigs:
+    """What a tree says of its nodes' timeouts."""
+
+    enabled: tuple[TimeoutConfig, ...]
+    disabled: tuple[str, ...]
+    """Node ids whose config is no timeout."""
+    findings: tuple[str, ...]
+    """One sentence for each thing that was passed over, and may have been meant as a timeout."""
+
+
+def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]:
+    """Return a copy of ``tree`` with each config at its node's ``timeout_config``.
+
+    Raises `InvalidPipelineTreeError` or `InvalidTimeoutConfigError` that lists every bad node;
+    the input is never changed.
+    """
+    if not isinstance(configs, Mapping):
+        raise InvalidTimeoutConfigError(
+            f"configs is {type(configs).__name__}, not a dict of node id to config"
+        )
+    nodes = PipelineTree.of(tree).nodes
+    problems = Problems()
+    checked: dict[str, dict[str, Any]] = {}
+    for node_id, config in configs.items():
+        if _is_target(node_id, nodes, problems):
+            checked[node_id] = _check_config(node_id, config, rules, problems)
+    if problems:
+        raise InvalidTimeoutConfigError(*problems)
+    try:
+        new_tree: dict[str, Any] = copy.deepcopy(tree)
+    except RecursionError as error:
+        raise InvalidPipelineTreeError("the pipeline tree's values are nested too deep") from error
+    new_nodes = PipelineTree.of(new_tree).nodes
+    for node_id, config in checked.items():
+        new_nodes[node_id]["timeout_config"] = config
+    return new_tree
+
+
+def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeConfigs:
+    """Collect the configs of a tree. Raises `InvalidInputError` that lists every bad node."""
+    problem = id_problem("root pipeline id", root_pipeline_id)
+    if problem:
+        raise InvalidInputError(problem)
+    pipeline = PipelineTree.of(tree)
+    problems = Problems()
+    findings = list(pipeline.passed_over)
+    enabled: list[TimeoutConfig] = []
+    disabled: list[str] = []
+    for node_id, node in pipeline.nodes.items():
+        config = node.get("timeout_config")
+        if not config:
+            continue
+        bad_id = id_problem("node id", node_id)
+        if finding := _finding(node_id, node, config):
+            findings.append(finding)
+        elif _is_enabled(config) and bad_id:
+            problems.append(bad_id)
+        elif _is_enabled(config):
+            checked = _check_config(node_id, config, rules, problems)
+            if not problems:
+                enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
+        if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
+            disabled.append(node_id)
+    if problems:
+        raise InvalidTimeoutConfigError(*problems)
+    return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled), findings=tuple(findings))
+
+
+def read_config(
+    node_id: str, root_pipeline_id: Any, config: Any, rules: ConfigRules
+) -> TimeoutConfig | None:
+    """Read one config by itself; None if it is no timeout. Raises `InvalidInputError`.
+
+    There is no other node to keep a deadline: what was probably meant as a timeout is an error.
+    """
+    if _is_off(config):
+        return None
+    problem = id_problem(f"root pipeline id of node {node_id!r}", root_pipeline_id)
+    if problem:
+        raise InvalidInputError(problem)
+    problems = Problems()
+    checked = _check_config(node_id, config, rules, problems)
+    if problems:
+        raise InvalidTimeoutConfigError(*problems)
+    return _timeout_config(node_id, root_pipeline_id, checked)
+
+
+def _timeout_config(
+    node_id: str, root_pipeline_id: str, checked: Mapping[str, Any]
+) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=node_id,
+        root_pipeline_id=root_pipeline_id,
+        action=checked["action"],
+        timeout=float(checked["seconds"]),
+    )
+
+
+def _finding(node_id: Any, node: dict[str, Any], config: Any) -> str | None:
+    """Why a node gets no timeout although one was probably meant; else None."""
+    if not _is_enabled(config):
+        if _is_off(config):
+            return None
+        why = f"its timeout_config {shown(config)} does not say 'enable': True"
+    elif node.get("type") != SERVICE_ACTIVITY:
+        why = f"it is {type_of(node)}, only a {SERVICE_ACTIVITY} can time out"
+    else:
+        return None
+    return f"node {shown(node_id)} gets no timeout: {why}"
+
+
+def _is_enabled(config: Any) -> bool:
+    return isinstance(config, Mapping) and config.get("enable") is True
+
+
+def _is_off(config: Any) -> bool:
+    """Whether this is no timeout, and none was meant.
+
+    It says ``enable: False``, or every key that is neither action nor seconds has a value such as
+    False or None: bk-sops and BKFlow write ``enabled: False``, with a d.
+    """
+    if not isinstance(config, Mapping):
+        return False
+    if config.get("enable") is False:
+        return True
+    switches = [value for key, value in config.items() if key not in ("action", "seconds")]
+    return not any(switches) if switches else not config
+
+
+def _is_target(node_id: Any, nodes: Mapping[Any, dict[str, Any]], problems: Problems) -> bool:
+    """Whether the node can have a timeout; if not, ``problems`` says why."""
+    problem = id_problem("node id", node_id)
+    if not problem and node_id not in nodes:
+        problem = (
+            f"node {node_id!r} is not in the pipeline tree{problems.did_you_mean(node_id, nodes)}"
+        )
+    if not problem and nodes[node_id].get("type") != SERVICE_ACTIVITY:
+        problem = (
+            f"node {node_id!r} is {type_of(nodes[node_id])}, only a {SERVICE_ACTIVITY} can time out"
+        )
+    if problem:
+        problems.append(problem)
+    return not problem
+
+
+def _check_config(
+    node_id: str, config: Any, rules: ConfigRules, problems: Problems
+) -> dict[str, Any]:
+    """Return the config with ``seconds`` as a number; add every fault of it to ``problems``."""
+    if not isinstance(config, Mapping):
+        problems.append(
+            f"node {node_id!r}: timeout config is {type(config).__name__}, "
+            f"not a dict with the keys {', '.join(KEYS)}"
+        )
+        return {}
+    for key in KEYS:
+        if key not in config:
+            problems.append(f"node {node_id!r}: key {key!r} is missing")
+    for key in config:
+        if key not in KEYS:
+            problems.append(
+                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(KEYS)}"
+                f"{problems.did_you_mean(key, KEYS)}"
+            )
+    enable, action, seconds = (config.get(key) for key in KEYS)
+    if "enable" in config and not isinstance(enable, bool):
+        problems.append(f"node {node_id!r}: enable is {shown(enable)}, not True or False")
+    if "action" in config and not (isinstance(action, str) and action in rules.actions):
+        problems.append(
+            f"node {node_id!r}: action {shown(action)} is unknown"
+            f"{problems.did_you_mean(action, rules.actions)}"
+            f" (installed: {', '.join(sorted(rules.actions))})"
+        )
+    number = _number(seconds)
+    if "seconds" in config and (number is None or not 0 < number <= rules.max_seconds):
+        problems.append(
+            f"node {node_id!r}: seconds is {shown(seconds)}, "
+            f"not a number above 0 and at most {rules.max_seconds:.15g}"
+        )
+    return {"enable": enable, "action": action, "seconds": number}
+
+
+def _number(value: Any) -> int | float | None:
+    """Read a finite number; text such as ``"10"`` counts. None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    return int(number) if isinstance(value, str) and number.is_integer() else number

@@ -1,0 +1,248 @@
+"""Striker: one attempt at one timed-out node, from the engine's word to an outcome."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node_timeout import metrics
+from node_timeout.domain.errors import (
+    EngineRestingError,
+    NodeRunSupersededError,
+    NodeTimeoutError,
+    StrategyRefusedError,
+    TemporaryError,
+)
+from node_timeout.domain.run import Outcome, RunState, TimedOutNode
+from node_timeout.handling.breaker import Breaker
+from node_timeout.handling.early_hold import Holder
+from node_timeout.ports.engine import Engine
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Backoff
+from node_timeout.runtime.threads import Threads
+from node_timeout.strategies.base import NodeTimeoutStrategy, call
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_LENGTH = 2000
+LONGEST_WAIT_SECONDS = 366 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much at once, how long (seconds), how often."""
+
+    concurrency: int
+    strategy_timeout: float
+    max_attempts: int
+    retry: Backoff
+    shutdown_timeout: float
+    dispatch_ahead: float = 0.0
+    """How long before its deadline a node may be taken, to be held until then."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """A strategy that starts within the first half of its row's lease ends within it."""
+        return 2 * self.strategy_timeout + 10
+
+
+class Striker:
+    """Calls strategies, at most ``concurrency`` at once, each under its time limit."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        holder: Holder,
+        engine: Engine,
+        strategies: Mapping[str, NodeTimeoutStrategy],
+        limits: Limits,
+        breaker: Breaker,
+        done: Callable[[], None],
+    ) -> None:
+        """``done`` is called after each strike."""
+        self.busy = 0
+        """Nodes with a strategy running, or waiting for a slot."""
+        self._pool = pool
+        self._holder = holder
+        self._engine = engine
+        self._strategies = strategies
+        self._limits = limits
+        self._breaker = breaker
+        self._done = done
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._threads = Threads(limits.concurrency, name="strategy")
+        """For plain functions; one that hangs keeps its thread, see `Threads`."""
+
+    async def close(self) -> None:
+        """End the threads that are free; a plain function that hangs is left behind."""
+        await self._threads.close(wait_seconds=0.0)
+
+    def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
+        """Start a strike; it counts as busy from now on."""
+        self.busy += 1
+        return asyncio.create_task(self._strike(node, start_before))
+
+    def begin_later(
+        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+    ) -> asyncio.Task[Outcome | None]:
+        """Hold the node for so long, then strike; its outcome is None if it has left by then."""
+        return asyncio.create_task(self._hold(node, start_before, lease, seconds))
+
+    async def _hold(
+        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+    ) -> Outcome | None:
+        try:
+            is_ours = await self._holder.hold(node.run, lease, seconds)
+        except asyncio.CancelledError:
+            return await self._put_back(node, "the worker stopped")
+        except Exception as error:  # noqa: BLE001 - it is the ledger's, and will be seen there
+            return await self._put_back(node, str(error))
+        if not is_ours:
+            metrics.DROPPED.labels(RunState.CANCELLED).inc()
+            return None
+        self.busy += 1
+        return await self._strike(node, start_before)
+
+    async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
+        """Wait for a slot, ask the engine, call the strategy; say how it ended. Does not raise.
+
+        Not begun by ``start_before`` (monotonic), or cancelled, the node is put back.
+        """
+        called = False
+        try:
+            async with self._slots:
+                if time.monotonic() > start_before:
+                    return await self._put_back(node, "its worker had no time for it")
+                called = True
+                outcome = await self._judge(node)
+        except asyncio.CancelledError:
+            if called:
+                return await self._retry(node, "the worker stopped before the strategy ended")
+            return await self._put_back(node, "the worker stopped")
+        except Exception as error:
+            # Not the strategy, but what came of it: its words cannot be read, for example.
+            logger.exception(
+                "node %s: the outcome cannot be told", node.node_id, extra=ids_of(node)
+            )
+            outcome = await self._retry(node, f"{type(error).__name__} in the worker")
+        finally:
+            self.busy -= 1
+            self._done()
+        log_outcome(outcome)
+        return outcome
+
+    async def _judge(self, node: TimedOutNode) -> Outcome:  # noqa: PLR0911 - a return per ending
+        """One attempt, as an outcome."""
+        strategy = self._strategies.get(node.action)
+        if strategy is None:
+            known = ", ".join(sorted(self._strategies))
+            return await self._retry(
+                node, f"no strategy for action {node.action!r} (this worker has: {known})"
+            )
+        limit = asyncio.timeout(self._limits.strategy_timeout)
+        try:
+            async with limit:
+                with self._breaker.strike() as strike:
+                    if node.attempt == 1:
+                        metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
+                    if not await self._engine.is_running(node):
+                        return _outcome(node, RunState.STALE, "no longer running at this version")
+                    strike.answered()
+                    with metrics.STRATEGY_SECONDS.labels(node.action).time():
+                        result = await call(strategy, node, self._threads)
+        except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
+            return await self._declined(node, error)
+        except Exception as error:  # a user's strategy may raise anything
+            if limit.expired():
+                seconds = self._limits.strategy_timeout
+                return await self._retry(node, f"the strategy took longer than {seconds:g} s")
+            logger.warning(
+                "node %s: its strategy raised", node.node_id, exc_info=error, extra=ids_of(node)
+            )
+            return await self._retry(node, f"{type(error).__name__}: {error}")
+        if not result.result:
+            return await self._retry(node, result.message or "the strategy reported a failure")
+        return _outcome(node, RunState.HANDLED, result.message)
+
+    async def _declined(self, node: TimedOutNode, error: NodeTimeoutError) -> Outcome:
+        """The engine or the strategy said why it did not act."""
+        match error:
+            case NodeRunSupersededError():
+                return _outcome(node, RunState.STALE, str(error))
+            case StrategyRefusedError():
+                return _outcome(node, RunState.DEAD, str(error))
+            case EngineRestingError():
+                return await self._put_back(node, str(error), error.retry_after)
+            case TemporaryError():
+                return await self._retry(node, str(error), error.retry_after)
+        raise error
+
+    async def _retry(self, node: TimedOutNode, error: str, at_least: float = 0.0) -> Outcome:
+        """Armed again after a back-off, or dead after the last attempt."""
+        if node.attempt >= self._limits.max_attempts:
+            return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
+        wait = named_wait(at_least) + self._limits.retry.seconds(node.attempt)
+        due_at = await self._pool.now() + wait
+        return _outcome(node, RunState.ARMED, error, due_at=due_at)
+
+    async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
+        """Armed again, no attempt used up; after a wait, spread over as long again."""
+        wait = named_wait(at_least) * (1.0 + self._limits.retry.random())
+        due_at = max(node.deadline, await self._pool.now() + wait)
+        return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
+
+
+def named_wait(seconds: object) -> float:
+    """A wait that a strategy or an engine has named, in seconds: 0 to `LONGEST_WAIT_SECONDS`.
+
+    What is no number is 0.
+    """
+    if not isinstance(seconds, int | float):
+        return 0.0
+    wait = float(min(max(seconds, 0), LONGEST_WAIT_SECONDS))
+    return 0.0 if math.isnan(wait) else wait
+
+
+def _outcome(
+    node: TimedOutNode,
+    state: RunState,
+    text: str,
+    due_at: float | None = None,
+    *,
+    called: bool = True,
+) -> Outcome:
+    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
+    return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
+
+
+def log_outcome(outcome: Outcome) -> None:
+    """One line for one outcome, with the ids of its node."""
+    node = outcome.node
+    level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
+    logger.log(
+        level,
+        "node %s version %s: %s at attempt %d: %s",
+        node.node_id,
+        node.version,
+        outcome.state,
+        node.attempt,
+        outcome.message,
+        extra=ids_of(node) | {"state": str(outcome.state)},
+    )
+
+
+def ids_of(node: TimedOutNode) -> dict[str, object]:
+    """The fields of every log line about this node."""
+    return {
+        "node_id": node.node_id,
+        "version": node.version,
+        "root_pipeline_id": node.root_pipeline_id,
+        "action": node.action,
+        "attempt": node.attempt,
+    }

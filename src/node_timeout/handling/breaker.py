@@ -1,0 +1,128 @@
+"""A circuit breaker before the engine: while it is dead, no worker waits for it.
+
+    closed ──nothing but failures──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
+       ▲                                                        │
+       └───────────────────────answered─────────────────────────┘
+
+It opens after several failures in a row, with no success in the last second: of many calls at once
+some five in a row fail by chance where the engine fails only now and then. A strike that is refused
+while the engine rests uses up no attempt of its node run.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from node_timeout import metrics
+from node_timeout.domain.errors import EngineRestingError, EngineUnavailableError, NodeTimeoutError
+from node_timeout.runtime.loop import Backoff
+
+logger = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 5
+LATELY_SECONDS = 1.0
+"""An engine that did what it was asked so lately is not dead, however many other calls fail."""
+PROBE_SECONDS = 1.0
+"""How long others wait while a probe is under way."""
+
+
+class Strike:
+    """One use of the engine."""
+
+    def __init__(self, breaker: "Breaker", period: int) -> None:
+        self._breaker = breaker
+        self.period = period
+        """Between two openings or closings of the breaker; the past says nothing of the present."""
+        self.has_answered = False
+
+    def answered(self) -> None:
+        """The engine lives: what goes wrong from now on, but for its own word, is not its fault."""
+        self.has_answered = True
+        self._breaker.answered(self)
+
+
+class Breaker:
+    """Counts failures in a row; lets nobody through while the engine rests."""
+
+    def __init__(
+        self,
+        *,
+        failures: int = FAILURES_IN_A_ROW,
+        rest: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = failures
+        self._rest = rest or Backoff(first=1.0, longest=60.0, random=lambda: 1.0)
+        self._clock = clock
+        self._failures = 0
+        self._succeeded_at = float("-inf")
+        self._rests = 0
+        """In a row, without a strike that went well to its end."""
+        self._resting_until: float | None = None
+        self._probing = False
+        self._period = 0
+
+    @contextmanager
+    def strike(self) -> Iterator[Strike]:
+        """Use the engine inside. Raises `EngineRestingError` if it is to be left in peace."""
+        probing = self._resting_until is not None
+        if self._resting_until is not None:
+            left = self._resting_until - self._clock()
+            if left > 0 or self._probing:
+                raise EngineRestingError(
+                    "the engine failed too often in a row, it is left in peace",
+                    retry_after=max(left, PROBE_SECONDS),
+                )
+            self._probing = True
+        strike = Strike(self, self._period)
+        try:
+            yield strike
+        except EngineUnavailableError as error:
+            self._failed(strike, error)
+            raise
+        except NodeTimeoutError:
+            self._went_well(strike)  # a refusal is an answer
+            raise
+        except BaseException as error:  # a time limit too: it cancels
+            if not strike.has_answered:
+                self._failed(strike, error)
+            raise
+        else:
+            self._went_well(strike)
+        finally:
+            if probing and strike.period == self._period:
+                self._probing = False
+
+    def answered(self, strike: Strike) -> None:
+        if self._resting_until is not None and strike.period == self._period:
+            logger.warning("the engine answers again")
+            self._turn(None)
+
+    def _went_well(self, strike: Strike) -> None:
+        strike.answered()
+        self._failures = self._rests = 0
+        self._succeeded_at = self._clock()
+
+    def _failed(self, strike: Strike, error: BaseException) -> None:
+        if strike.period != self._period:
+            return
+        self._failures += 1
+        lately = self._clock() - self._succeeded_at < LATELY_SECONDS
+        if self._resting_until is None and (self._failures < self._limit or lately):
+            return
+        self._rests += 1
+        if self._resting_until is None:
+            logger.error(
+                "the engine failed %d times in a row (%s); its nodes wait until it answers",
+                self._failures,
+                str(error) or "no answer in time",
+            )
+        self._turn(self._clock() + self._rest.seconds(self._rests))
+
+    def _turn(self, resting_until: float | None) -> None:
+        self._resting_until = resting_until
+        self._failures = 0
+        self._probing = False
+        self._period += 1
+        metrics.ENGINE_RESTING.set(resting_until is not None)

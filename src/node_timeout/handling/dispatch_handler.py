@@ -1,0 +1,265 @@
+"""Batch: a few dispatch messages, from their reading to their acknowledgement.
+
+    read ──▶ forward (if its action has a handle queue of its own) ──▶ ack
+      └────▶ take ──▶ ask the engine ──▶ strategy ──▶ record ──▶ put back the retries ──▶ ack
+
+A crash before *record* leaves rows ``executing`` until their lease runs out; they are then taken
+over, and the engine is asked about that very version before anything is repeated.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from node_timeout import metrics
+from node_timeout.domain.errors import LedgerError, TemporaryError
+from node_timeout.domain.run import DueRun, NodeRun, Outcome
+from node_timeout.handling.attempt import Limits, Striker, log_outcome
+from node_timeout.handling.recorder import Recorder, Taken, WorkReport
+from node_timeout.ports.exchange import Delivery, Exchange
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.dead_letters import DeadLetters
+from node_timeout.runtime.loop import until_available
+from node_timeout.wire import dispatch
+from node_timeout.wire.dispatch import Unreadable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class _StoppedError(Exception):
+    """The worker stops in the middle of an outage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes:
+    """Where strategies run: by action, else in the handle queue, else here (None)."""
+
+    dispatch_queue: str
+    handle_queue: str | None = None
+    handle_queues: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def queues(self) -> list[str]:
+        """Every queue by name, the dispatch queue first."""
+        named = [self.dispatch_queue, self.handle_queue, *self.handle_queues.values()]
+        return list(dict.fromkeys(name for name in named if name))
+
+    def target(self, action: str | None) -> str | None:
+        """The queue of an action (None: of a node without a config); None for here."""
+        return self.handle_queues.get(action or "", self.handle_queue)
+
+
+class BatchHandler:
+    """Deals with batches of messages, any number at once."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        exchange: Exchange,
+        striker: Striker,
+        routes: Routes,
+        limits: Limits,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._exchange = exchange
+        self._striker = striker
+        self._routes = routes
+        self._limits = limits
+        self.recorder = Recorder(ledger=ledger, pool=pool, limits=limits)
+        self.dead_letters = DeadLetters(exchange, source="queue")
+
+    async def handle(
+        self,
+        deliveries: Sequence[Delivery],
+        stop: asyncio.Event,
+        prepared: Callable[[WorkReport], None],
+    ) -> WorkReport:
+        """Deal with messages, through outages; if stopped in one, they go back to their queues.
+
+        ``prepared`` is called once the strategies have been started, or will not be. What cannot
+        be read or stored is put aside when the rest is done.
+        """
+        report = WorkReport()
+        try:
+            try:
+                read = _read(deliveries)
+                report.received = len(read.due)
+                here = await self._forward(read, stop, report)
+                takings = await self._take_all(here, read, stop, report)
+                strikes = [(await self._strike_all(each), each) for each in takings]
+            finally:
+                prepared(report)
+            await _together(
+                self.recorder.record_all(running, taken, report) for running, taken in strikes
+            )
+        except _StoppedError:
+            await _each(deliveries, lambda delivery: delivery.requeue())
+        except Exception:
+            logger.exception("a batch of %d messages goes back to its queue", len(deliveries))
+            await _each(deliveries, lambda delivery: delivery.requeue())
+            raise
+        else:
+            for delivery in deliveries:
+                if letters := read.unreadable.get(delivery):
+                    report.unreadable += len(letters)
+                    self.dead_letters.put(delivery, letters)
+                else:
+                    await delivery.ack()
+        return report
+
+    async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        """Repeat a step until no outage stops it. Raises `_StoppedError` if the worker stops."""
+        try:
+            return await step()
+        except TemporaryError as error:
+            self.recorder.health.failed(error)
+        value = await until_available(step, stop=stop, health=self.recorder.health)
+        if value is None:
+            raise _StoppedError
+        return value
+
+    async def _forward(
+        self, read: "_Read", stop: asyncio.Event, report: WorkReport
+    ) -> list[DueRun]:
+        """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
+        dispatch_queue = self._routes.dispatch_queue
+        dispatched = [run for run, (_, at) in read.due.items() if at.queue == dispatch_queue]
+        actions: dict[NodeRun, str] = {}
+        if dispatched and self._routes.handle_queues:
+            actions = await self._insist(lambda: self._ledger.actions(dispatched), stop)
+        here: list[DueRun] = []
+        onward: dict[NodeRun, tuple[DueRun, str]] = {}
+        for due, delivery in read.due.values():
+            target = None
+            if delivery.queue == dispatch_queue:
+                target = self._routes.target(actions.get(due.run))
+            if target in (None, delivery.queue):
+                here.append(due)
+            else:
+                onward[due.run] = (due, target)
+        report.forwarded = len(onward)
+        await self._insist(lambda: self._send_on(onward), stop)
+        return here
+
+    async def _send_on(self, onward: dict[NodeRun, tuple[DueRun, str]]) -> bool:
+        """Those that are safe leave the list: a repeated call sends only the others."""
+
+        async def send(due: DueRun, queue: str) -> None:
+            await self._send(due, queue)
+            del onward[due.run]
+
+        await _together(send(due, queue) for due, queue in list(onward.values()))
+        return True
+
+    async def _send(self, due: DueRun, queue: str) -> None:
+        await self._exchange.publish(queue, dispatch.encode([due]), self._limits.strategy_timeout)
+        metrics.FORWARDED.labels(queue).inc()
+
+    async def _take_all(
+        self, due: Sequence[DueRun], read: "_Read", stop: asyncio.Event, report: WorkReport
+    ) -> list[Taken]:
+        """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable."""
+        if not due:
+            return []
+        try:
+            return [await self._insist(lambda: self._take(due, report), stop)]
+        except LedgerError as error:
+            if len(due) == 1:
+                read.refuse(due[0], str(error))
+                return []
+        half = len(due) // 2
+        return [
+            *await self._take_all(due[:half], read, stop, report),
+            *await self._take_all(due[half:], read, stop, report),
+        ]
+
+    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taken:
+        """Take the ledger rows; put back into the pool what is not for now."""
+        started = time.monotonic()
+        taking = await self._ledger.take(
+            due,
+            now=await self._pool.now(),
+            lease_seconds=self._limits.lease_seconds,
+            max_attempts=self._limits.max_attempts,
+            ahead_seconds=self._limits.dispatch_ahead,
+        )
+        metrics.LEASE_STEALS.inc(taking.stolen)
+        for state, count in taking.dropped.items():
+            metrics.DROPPED.labels(state).inc(count)
+        for outcome in taking.given_up:
+            metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
+            log_outcome(outcome)
+        report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
+        report.later += len(taking.later)
+        await self.recorder.rearm(taking.later)
+        return Taken(
+            nodes=taking.taken,
+            lease=taking.lease,
+            lease_ends=started + self._limits.lease_seconds,
+        )
+
+    async def _strike_all(self, taken: Taken) -> set[asyncio.Task[Outcome | None]]:
+        """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
+        # A strategy that starts later than this could outlive its row's lease.
+        start_before = taken.lease_ends - self._limits.strategy_timeout - 1
+        passed = await self._pool.passed()
+        strikes: set[asyncio.Task[Outcome | None]] = set()
+        for node in sorted(taken.nodes, key=lambda node: node.deadline):
+            # Redis's time is unknown: hold for the longest a claim can be early.
+            early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
+            if early > 0:
+                strike = self._striker.begin_later(node, start_before, taken.lease, early)
+            else:
+                strike = self._striker.begin(node, start_before)
+            strikes.add(strike)
+        return strikes
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a batch of messages says."""
+
+    due: dict[NodeRun, tuple[DueRun, Delivery]] = field(default_factory=dict)
+    """Every run once, with the message that brought it."""
+    unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
+
+    def refuse(self, due: DueRun, reason: str) -> None:
+        """The ledger cannot hold this run."""
+        letter = Unreadable(body=dispatch.encode([due]), reason=reason)
+        self.unreadable.setdefault(self.due[due.run][1], []).append(letter)
+
+
+def _read(deliveries: Sequence[Delivery]) -> _Read:
+    read = _Read()
+    for delivery in deliveries:
+        try:
+            due, unreadable = dispatch.decode(delivery.body)
+        except Exception as error:  # noqa: BLE001 - it is this message's own fault
+            due, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
+        if unreadable:
+            read.unreadable[delivery] = unreadable
+        read.due.update((each.run, (each, delivery)) for each in due)
+    return read
+
+
+async def _together(work: Iterable[Awaitable[None]]) -> None:
+    """Await all of them, also if one fails; then raise the first failure."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _each(
+    deliveries: Iterable[Delivery], settle: Callable[[Delivery], Awaitable[None]]
+) -> None:
+    for delivery in deliveries:
+        await settle(delivery)

@@ -1,0 +1,68 @@
+"""Holder: keeps nodes that were dispatched ahead until their deadline, and looks once more then.
+
+    taken ──deadline has come──▶ look at the row ──still this worker's──▶ strike
+                                        └──────────left meanwhile───────▶ dropped
+
+A node that left RUNNING after it was taken has been cancelled in the ledger; the look finds that.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node_timeout.domain.run import NodeRun
+from node_timeout.ports.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    run: NodeRun
+    lease: float
+    is_ours: asyncio.Future[bool]
+
+
+class Holder:
+    """One look at a time, for all whose deadline came since the last."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._due: list[_Held] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    async def hold(self, run: NodeRun, lease: float, seconds: float) -> bool:
+        """Wait until the deadline; return whether the run is still executing under this lease.
+
+        Raises what the look at the ledger raised.
+        """
+        loop = asyncio.get_running_loop()
+        held = _Held(run=run, lease=lease, is_ours=loop.create_future())
+        timer = loop.call_later(seconds, self._has_come, held)
+        try:
+            return await held.is_ours
+        finally:
+            timer.cancel()
+
+    def _has_come(self, held: _Held) -> None:
+        self._due.append(held)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while self._due:
+            group, self._due = self._due, []
+            await self._tell(group)
+
+    async def _tell(self, group: Sequence[_Held]) -> None:
+        leases: dict[NodeRun, float] = {}
+        failure: Exception | None = None
+        try:
+            leases = await self._ledger.leases([held.run for held in group])
+        except Exception as error:  # noqa: BLE001 - whoever waits has to know
+            failure = error
+        for held in group:
+            if held.is_ours.done():
+                continue  # cancelled
+            if failure:
+                held.is_ours.set_exception(failure)
+            else:
+                held.is_ours.set_result(leases.get(held.run) == held.lease)

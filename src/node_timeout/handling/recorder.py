@@ -1,0 +1,164 @@
+"""Recorder: outcomes → ledger, and what is tried again → pool.
+
+Outcomes are written while their lease holds, in groups as they come. A text that the database
+cannot hold costs no neighbour its outcome: it is written alone, in ASCII.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from node_timeout import metrics
+from node_timeout.domain.errors import LedgerError, PoolUnavailableError, TemporaryError
+from node_timeout.domain.run import DueRun, Outcome, RunState, TimedOutNode
+from node_timeout.handling.attempt import MAX_MESSAGE_LENGTH, Limits, ids_of
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Backoff, Health
+
+logger = logging.getLogger(__name__)
+
+RECORD_EVERY_SECONDS = 0.05
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkReport:
+    """What became of one batch, in node runs."""
+
+    received: int = 0
+    unreadable: int = 0
+    forwarded: int = 0
+    later: int = 0
+    dropped: int = 0
+    late: int = 0
+    outcomes: dict[RunState, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Nodes whose rows are this worker's."""
+
+    nodes: Sequence[TimedOutNode]
+    lease: float
+    lease_ends: float
+    """On this host's monotonic clock."""
+
+
+class Recorder:
+    """Writes what became of nodes, any number of groups at once."""
+
+    def __init__(self, *, ledger: Ledger, pool: Pool, limits: Limits) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._limits = limits
+        self._must_end = asyncio.Event()
+        self.health = Health(name="worker")
+        """Is told about outages; whoever runs the worker puts its own here."""
+
+    def end(self) -> None:
+        """Strategies that still run are cancelled, and their nodes put back."""
+        self._must_end.set()
+
+    async def record_all(
+        self, running: set[asyncio.Task[Outcome | None]], taken: Taken, report: WorkReport
+    ) -> None:
+        """Record the outcomes in groups as they come."""
+        try:
+            while running:
+                done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
+                if self._must_end.is_set():
+                    for task in running:
+                        task.cancel()
+                outcomes = [outcome for task in done if (outcome := task.result())]
+                if outcomes:
+                    await self._record(outcomes, taken, report)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _record(self, outcomes: Sequence[Outcome], taken: Taken, report: WorkReport) -> None:
+        """Write outcomes; of a group that the database refuses, each for itself in the end."""
+        try:
+            recorded = await self._write(outcomes, taken)
+        except LedgerError as error:
+            if len(outcomes) > 1:
+                half = len(outcomes) // 2
+                await self._record(outcomes[:half], taken, report)
+                await self._record(outcomes[half:], taken, report)
+                return
+            plain = _in_ascii(outcomes[0])
+            if plain == outcomes[0]:
+                raise
+            logger.warning("node %s: its text is recorded in ASCII: %s", plain.node.node_id, error)
+            recorded = await self._write([plain], taken)
+        await self._recorded(outcomes, recorded, report)
+
+    async def _write(self, outcomes: Sequence[Outcome], taken: Taken) -> int:
+        """Write outcomes while the lease holds, whatever the database does in between."""
+        backoff = Backoff()
+        while True:
+            now = await self._pool.now()
+            try:
+                recorded = await self._ledger.record(outcomes, lease=taken.lease, now=now)
+                break
+            except TemporaryError as error:
+                self.health.failed(error)
+                if time.monotonic() > taken.lease_ends:
+                    raise
+            await asyncio.sleep(max(0.02, backoff.seconds(self.health.failures)))
+        if self.health.failures:
+            self.health.succeeded()
+        return recorded
+
+    async def _recorded(
+        self, outcomes: Sequence[Outcome], recorded: int, report: WorkReport
+    ) -> None:
+        """Count and log; put those that are tried again into the pool."""
+        report.late += len(outcomes) - recorded
+        metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
+        for outcome in outcomes:
+            report.outcomes[outcome.state] = report.outcomes.get(outcome.state, 0) + 1
+            if outcome.due_at is None:
+                metrics.OUTCOMES.labels(outcome.node.action, outcome.state).inc()
+            elif outcome.called:
+                metrics.RETRIES.labels(outcome.node.action).inc()
+        if recorded < len(outcomes):
+            for outcome in outcomes:
+                logger.warning(
+                    "node %s: one of a group of %d results, %d of which came after their lease "
+                    "and were not recorded",
+                    outcome.node.node_id,
+                    len(outcomes),
+                    len(outcomes) - recorded,
+                    extra=ids_of(outcome.node) | {"state": str(outcome.state)},
+                )
+        await self.rearm(
+            [
+                DueRun(run=outcome.node.run, due_at=outcome.due_at)
+                for outcome in outcomes
+                if outcome.due_at is not None
+            ]
+        )
+
+    async def rearm(self, due: Sequence[DueRun]) -> None:
+        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended.
+
+        A run that is not at its first try is not taken ahead. Scanners claim ahead all the same, so
+        the pool has it as much later.
+        """
+        if not due:
+            return
+        ahead = self._limits.dispatch_ahead
+        try:
+            await self._pool.rearm(
+                [DueRun(run=each.run, due_at=each.due_at + ahead) for each in due]
+            )
+        except PoolUnavailableError as error:
+            logger.warning("%d node runs wait for the reconciler: %s", len(due), error)
+
+
+def _in_ascii(outcome: Outcome) -> Outcome:
+    text = outcome.message.encode("ascii", "backslashreplace").decode()
+    return replace(outcome, message=text[:MAX_MESSAGE_LENGTH])

@@ -1,0 +1,219 @@
+"""Worker: dispatch messages → strategies → ledger.
+
+Here is how many messages it has in its hands, and how it stops; what is done with them is in
+`batch`.
+"""
+
+import asyncio
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from typing import Any
+
+from node_timeout.handling.attempt import Limits, Striker
+from node_timeout.handling.breaker import Breaker
+from node_timeout.handling.dispatch_handler import BatchHandler, Routes
+from node_timeout.handling.early_hold import Holder
+from node_timeout.handling.prefetch import QUIET_SECONDS, Prefetch
+from node_timeout.handling.recorder import WorkReport
+from node_timeout.ports.engine import Engine
+from node_timeout.ports.exchange import Consumer, Delivery, Exchange
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.runtime.loop import Health, repeat
+from node_timeout.strategies.base import NodeTimeoutStrategy
+
+BATCHES_IN_PREPARATION = 1
+MESSAGES_PER_BATCH = 100
+NODES_PER_SLOT = 4
+"""Nodes in a batch, about, for each strategy call at once: more would only wait here, taken from
+others, and be put back when their lease runs low."""
+BYTES_PER_NODE = 100
+"""Of a message, about: so a batch is bounded before it is read."""
+PUT_BACK_SECONDS = 5.0
+
+
+class Worker:
+    """Consumes queues and deals with the nodes they bring."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        exchange: Exchange,
+        engine: Engine,
+        strategies: Mapping[str, NodeTimeoutStrategy],
+        routes: Routes,
+        queues: Collection[str],
+        limits: Limits,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._routes = routes
+        self._queues = queues
+        self._limits = limits
+        self._nodes_per_batch = NODES_PER_SLOT * limits.concurrency
+        self._batches: set[asyncio.Task[WorkReport]] = set()
+        self._preparing = 0
+        """Batches on the way to their strategies."""
+        self._prefetch = Prefetch(slots=limits.concurrency, nodes_per_batch=self._nodes_per_batch)
+        self._in_hand = 0
+        """Messages of the batches."""
+        self._room = asyncio.Event()
+        """Set when a batch has been prepared or a strike is over: there may be room for more."""
+        self._striker = Striker(
+            pool=pool,
+            holder=Holder(ledger),
+            engine=engine,
+            strategies=strategies,
+            limits=limits,
+            breaker=breaker or Breaker(),
+            done=self._room.set,
+        )
+        self._handler = BatchHandler(
+            ledger=ledger,
+            pool=pool,
+            exchange=exchange,
+            striker=self._striker,
+            routes=routes,
+            limits=limits,
+        )
+
+    async def run(self, stop: asyncio.Event, health: Health) -> None:
+        """Work until stopped; then finish what is in flight within ``shutdown_timeout``.
+
+        Batches outlive a lost connection: their messages come again, and the ledger tells.
+        """
+        self._handler.recorder.health = health
+
+        async def step() -> None:
+            async with self._exchange.consume(self._prefetches()) as consumer:
+                health.succeeded()
+                try:
+                    await self._consume(consumer, stop)
+                    await self._finish(consumer)
+                finally:
+                    await self._handler.dead_letters.give_back()
+
+        await repeat(step, stop=stop, health=health)
+        await self._drain(self._limits.shutdown_timeout)
+        await self._handler.dead_letters.give_back()
+        await self._striker.close()
+
+    def _prefetches(self) -> dict[str, int]:
+        """By queue. Handle messages carry one node; those whose dead letters wait do not count."""
+        beside = self._handler.dead_letters.beside()
+        slots = self._limits.concurrency
+        return {
+            queue: beside
+            + (self._prefetch.messages if queue == self._routes.dispatch_queue else 2 * slots)
+            for queue in self._queues
+        }
+
+    async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
+        """Start a batch for whatever has come, as long as there is room.
+
+        Until stopped, or until a stopped consumer has nothing left.
+        """
+        stopped = asyncio.ensure_future(stop.wait())
+        getting: asyncio.Future[list[Delivery]] | None = None
+        try:
+            while not stop.is_set():
+                self._prefetch.have_in_hand(self._in_hand, self._striker.busy)
+                await consumer.resize(self._prefetches())
+                # From here to the next look at `stop` there is one wait: deliveries fetched by its
+                # end are handled, and later ones stay with the consumer.
+                self._room.clear()
+                waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
+                if getting is None and self._has_room():
+                    getting = asyncio.ensure_future(consumer.get(*self._batch_bounds()))
+                room: asyncio.Future[Any] = getting or asyncio.ensure_future(self._room.wait())
+                is_quiet = self._prefetch.is_raised and not self._batches
+                done, _ = await asyncio.wait(
+                    {*waiting, room},
+                    timeout=QUIET_SECONDS if is_quiet else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if room is not getting:
+                    room.cancel()
+                if not done:
+                    self._prefetch.nothing_comes()
+                for batch in [batch for batch in self._batches if batch.done()]:
+                    self._batches.remove(batch)
+                    batch.result()
+                if getting and getting.done():
+                    deliveries = getting.result()  # raises if the connection was lost
+                    getting = None
+                    if not deliveries:
+                        return
+                    self._batches.add(asyncio.create_task(self._handle(deliveries, stop)))
+        finally:
+            stopped.cancel()
+            if getting:
+                getting.cancel()
+
+    def _batch_bounds(self) -> tuple[int, int]:
+        """How many messages, and bytes together, `Consumer.get` shall return at most."""
+        return MESSAGES_PER_BATCH, self._nodes_per_batch * BYTES_PER_NODE
+
+    def _has_room(self) -> bool:
+        return (
+            self._striker.busy < self._limits.concurrency
+            and self._preparing < BATCHES_IN_PREPARATION
+        )
+
+    async def _finish(self, consumer: Consumer) -> None:
+        """Deal also with what had come before the stop, so that no message comes twice for it.
+
+        New batches begin in the first half of ``shutdown_timeout``; what is left then goes back.
+        """
+        loop, limit = asyncio.get_running_loop(), self._limits.shutdown_timeout
+        ends = loop.time() + limit
+        await consumer.stop()
+        time_is_up = asyncio.Event()
+        timer = loop.call_at(ends - limit / 2, time_is_up.set)
+        try:
+            await self._consume(consumer, time_is_up)
+        finally:
+            timer.cancel()
+        await consumer.give_back()
+        await self._drain(max(0.0, ends - loop.time()))
+
+    async def _drain(self, seconds: float) -> None:
+        """Let the batches in flight end; past this time put their nodes back."""
+        if self._batches:
+            await asyncio.wait(self._batches, timeout=seconds)
+        self._handler.recorder.end()
+        late = {batch for batch in self._batches if not batch.done()}
+        if late:
+            _, stuck = await asyncio.wait(late, timeout=PUT_BACK_SECONDS)
+            for batch in stuck:
+                batch.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._batches.clear()
+
+    async def once(self, consumer: Consumer) -> WorkReport:
+        """Wait for one batch of messages and deal with it; nothing if the consumer is stopped."""
+        deliveries = await consumer.get(*self._batch_bounds())
+        report = await self._handle(deliveries, asyncio.Event())
+        await self._handler.dead_letters.settled()
+        return report
+
+    def _handle(
+        self, deliveries: Sequence[Delivery], stop: asyncio.Event
+    ) -> Coroutine[Any, Any, WorkReport]:
+        """The batch counts as in preparation from now on, not from its first step."""
+        self._preparing += 1
+        self._in_hand += len(deliveries)
+
+        def prepared(report: WorkReport) -> None:
+            self._preparing -= 1
+            self._prefetch.weigh(report.received, len(deliveries))
+            self._room.set()
+
+        async def handle() -> WorkReport:
+            try:
+                return await self._handler.handle(deliveries, stop, prepared)
+            finally:
+                self._in_hand -= len(deliveries)
+
+        return handle()

@@ -1,0 +1,55 @@
+"""The workflow engine, as strategies act on it."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.wire.events import NodeStarted
+
+
+class Engine(Protocol):
+    """The workflow engine. Every call carries the version; the engine must refuse another.
+
+    Besides `EngineUnavailableError` (try again later) a call may raise `NodeRunSupersededError`
+    (no longer running at this version: ends ``stale``) and `StrategyRefusedError` (refused for
+    good: ends ``dead``).
+    """
+
+    async def is_running(self, node: TimedOutNode) -> bool:
+        """Is the node still RUNNING at this version?
+
+        True as well if an earlier call for this very run got only half way: failed, not yet
+        skipped. The strategy is then called again and finishes it.
+        """
+        ...
+
+    async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
+        """Fail the node; return what was done, in words. Repeating it is safe."""
+        ...
+
+    async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
+        """Fail the node and let its pipeline go on; return what was done, in words.
+
+        Repeating it is safe, also when only the first half was done.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class CheckableEngine(Protocol):
+    """An engine that can tell whether it would work, without touching a node."""
+
+    async def check(self) -> str:
+        """Say what was seen. Raises `EngineUnavailableError` if it would not work."""
+        ...
+
+
+@runtime_checkable
+class SurveyableEngine(Protocol):
+    """An engine that can also be asked which runs of given nodes it is running."""
+
+    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
+        """The runs of these nodes that `Engine.is_running` would confirm, and their starts."""
+        ...

@@ -1,0 +1,134 @@
+"""The executing pool: an index of deadlines in Redis, and the clock that rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from node_timeout.domain.run import DueRun, NodeRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedMember:
+    """A pool member as it stands there; it need not name a node run."""
+
+    member: str
+    deadline: float
+    """Its score before the claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Due members, leased to the caller until ``lease``."""
+
+    members: tuple[ClaimedMember, ...]
+    lease: float
+    """Expiry of the lease, and its token: no later claim has the same."""
+    now: float
+    next_due_at: float | None
+    """Score of the earliest member left in the pool, leased ones included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolCounts:
+    """How full the pool is."""
+
+    armed: int
+    overdue: int
+    oldest_overdue_seconds: float
+
+
+class Shard(Protocol):
+    """A part of the executing pool that a scanner serves."""
+
+    async def claim(self, limit: int, lease_seconds: float, ahead_seconds: float = 0.0) -> Claim:
+        """Lease at most ``limit`` members that are due within ``ahead_seconds``, atomically: the
+        oldest, oldest first.
+
+        If more are due, a quarter of the ``limit`` are the newest, so that in a backlog what falls
+        due now is not behind all that is overdue.
+        Repeating a claim whose answer was lost returns other members; the lost ones come back
+        when their lease expires.
+        """
+        ...
+
+    async def finish(self, members: Sequence[str], lease: float) -> int:
+        """Remove the members that still stand under this lease; return how many did."""
+        ...
+
+    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
+        """Give members that still stand under this lease their deadline back; how many did."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return after ``seconds``, or as soon as an earlier deadline is armed. Does not raise."""
+        ...
+
+
+class Pool(Protocol):
+    """The executing pool: an index of deadlines, ordered by instant, with the clock that rules."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """Its parts, one or many; each run is in one of them. Each wants a scanner."""
+        ...
+
+    async def now(self) -> float:
+        """The pool's clock. Does not raise: without a connection it estimates."""
+        ...
+
+    async def passed(self) -> float | None:
+        """An instant by the pool's clock that has come, surely; None if that was never reached.
+
+        Behind `now` by less than a call takes. Does not raise.
+        """
+        ...
+
+    async def arm(self, due: Sequence[DueRun]) -> int:
+        """Add runs that are absent, leave present ones alone; return how many were added.
+
+        Wakes waiting scanners if the earliest deadline moved forward. Not atomic over batches.
+        """
+        ...
+
+    async def rearm(self, due: Sequence[DueRun]) -> None:
+        """As `arm`, but also moves runs that are present, and so takes them out of any lease."""
+        ...
+
+    async def disarm(self, runs: Sequence[NodeRun]) -> int:
+        """Remove runs; return how many were there."""
+        ...
+
+    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        """The runs that are not in the pool."""
+        ...
+
+    async def counts(self) -> PoolCounts: ...
+
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        """Take or renew the lead in a role for ``seconds``; False if another holds it."""
+        ...
+
+    async def resign(self, role: str, leader: str) -> None:
+        """Give the lead up, if it is this leader's."""
+        ...
+
+    async def may_have_lost_data(self) -> bool:
+        """True from a restart or a loss of data until `mark_reconciled`."""
+        ...
+
+    async def mark_reconciled(self) -> None: ...
+
+    async def ledger_id(self) -> str | None:
+        """The ledger that the scanners of this pool serve; None if no scanner has marked it."""
+        ...
+
+    async def mark_ledger(self, ledger_id: str) -> None:
+        """Say which ledger it is; `mark_reconciled` says it again, after a loss of data."""
+        ...
+
+    async def probe(self) -> None:
+        """Do what services do, with members of its own, and leave nothing behind.
+
+        Raises `PoolUnavailableError` that names the right that is missing.
+        """
+        ...

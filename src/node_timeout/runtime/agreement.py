@@ -1,0 +1,77 @@
+"""Settings that must agree between processes, and which pool belongs to which ledger.
+
+The database is what all processes share, whatever else they are set to. So the scanners write there
+what they have, each time they start; other processes compare, when they start and by `check`:
+
+    scanner starts ──▶ its settings into the ledger, the ledger's id into the pool
+    worker, library, check ──▶ the same settings? this ledger's id in my pool?
+
+The scanner that started last is right, so a setting is changed by restarting the scanners first.
+No process is stopped by a difference: during such a change there is one.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+LEDGER_ID = "ledger_id"
+MEND = "give every process the same value, and restart the scanners first"
+
+
+class Agreement:
+    """Compares this process with the scanners."""
+
+    def __init__(self, *, ledger: Ledger, pool: Pool, settings: Mapping[str, str]) -> None:
+        """``settings`` are those that must agree, by the name that a user knows them by."""
+        self._ledger = ledger
+        self._pool = pool
+        self._settings = settings
+
+    async def declare(self) -> None:
+        """A scanner: say what is right. Logs what another scanner was set to."""
+        stored = await self._ledger.declare(self._settings)
+        for text in self._differences(stored, "in the scanner that started before"):
+            logger.warning("%s", text)
+        marked = await self._pool.ledger_id()
+        if marked not in (None, stored[LEDGER_ID]):
+            logger.error(
+                "the pool in Redis was served by scanners of another database: two installations "
+                "need a pool (%s) each, or a Redis each",
+                next(iter(self._settings)),
+            )
+        await self._pool.mark_ledger(stored[LEDGER_ID])
+
+    async def problems(self) -> list[str]:
+        """Any other process: a sentence for each difference; none before a scanner has started."""
+        stored = await self._ledger.settings()
+        if LEDGER_ID not in stored:
+            return []
+        found = self._differences(stored, "in the scanners")
+        marked = await self._pool.ledger_id()
+        if marked is None and not found:
+            found.append(
+                "the scanners have never served the pool in this Redis: redis_url may name another "
+                "server or database number than theirs, or it has lost its data since; " + MEND
+            )
+        elif marked not in (None, stored[LEDGER_ID]):
+            found.append(
+                "the pool in this Redis belongs to the scanners of another database: database_url "
+                "or redis_url is not theirs; " + MEND
+            )
+        return found
+
+    async def compare(self) -> None:
+        """Log the problems, once the stores answer; they have no other effect."""
+        for text in await self.problems():
+            logger.error("%s", text)
+
+    def _differences(self, stored: Mapping[str, str], where: str) -> list[str]:
+        return [
+            f"{name} is {own!r} here and {stored[name]!r} {where}; {MEND}"
+            for name, own in self._settings.items()
+            if stored.get(name, own) != own
+        ]

@@ -1,0 +1,76 @@
+"""Talking with RabbitMQ: how long at most, and what a broken connection looks like."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+from aio_pika.abc import AbstractConnection
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    InvalidFrameError,
+)
+from pamqp.commands import Connection
+
+from node_timeout.domain.errors import ExchangeUnavailableError
+from node_timeout.stores.tls import told
+from node_timeout.urls.redaction import presentable
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+# A closed channel or connection shows itself as any of these.
+FAILURES = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
+
+
+@contextlib.asynccontextmanager
+async def talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
+    """Talk with the broker; it may fall silent."""
+    try:
+        async with asyncio.timeout(time_limit):
+            with whole():
+                yield
+    except FAILURES as error:
+        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from presentable(error)
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """A connection that breaks cancels who waits for it: make that an error."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # someone really wants this task to end
+        raise ConnectionError(str(error) or "connection lost") from error
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """A server that takes the login, but not the vhost, says why: make that the error.
+
+    The driver reads the answer, finds that it is not the one it waits for, and drops it.
+    """
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConnectionError(f"the server lets log in only by {error.args[0]}") from error
+    except InvalidFrameError as error:
+        trace = error.__traceback__
+        while trace:
+            frame = trace.tb_frame.f_locals.get("frame")
+            if isinstance(frame, Connection.Close):
+                raise ConnectionError(frame.reply_text) from error
+            trace = trace.tb_next
+        raise
+
+
+async def close_connection(connection: AbstractConnection) -> None:
+    try:
+        async with talking():
+            await connection.close()
+    except ExchangeUnavailableError as error:
+        logger.debug("closing a connection: %s", error)

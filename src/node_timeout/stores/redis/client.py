@@ -1,0 +1,177 @@
+"""Connections to Redis (or Valkey) by URL: one server, a cluster, or what Sentinels watch over.
+
+    redis://[user:password@]host[:port][/db]                             also unix://path
+    redis+cluster://[user:password@]host:port,host:port
+    redis+sentinel://[user:password@]host:port,host:port/service[/db]
+
+With ``rediss`` for ``redis`` they talk TLS.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.stores.redis.tls import secure
+from node_timeout.stores.tls import Tls, told
+from node_timeout.urls.redaction import presentable, redact
+from node_timeout.urls.stores import RedisUrl, read_redis_url
+
+SOCKET_SECONDS = 3.0
+CALL_SECONDS = 5.0
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+CLUSTER, SENTINEL = "cluster", "sentinel"
+SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "call")
+
+
+class RedisClient:
+    """A client that names a key with every call, which is how a cluster finds the server.
+
+    Every call raises `PoolUnavailableError` after `CALL_SECONDS` at the latest.
+    """
+
+    def __init__(self, url: str, tls: Tls | None = None) -> None:
+        """Nothing is connected yet. Raises ValueError for a URL that cannot be read."""
+        read = read_redis_url(url)
+        self._tls = tls or Tls()
+        self._sentinel: Sentinel | None = None
+        self._options: dict[str, Any] = {
+            "username": read.user,
+            "password": read.password,
+            "ssl": read.tls,
+            "socket_timeout": SOCKET_SECONDS,
+            "socket_connect_timeout": SOCKET_SECONDS,
+            "health_check_interval": 30,
+            # Every call of the pool may be repeated: see the port.
+            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.01), 2),
+            "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+            **read.parameters,
+        }
+        self.commands: Redis | RedisCluster
+        if read.kind == CLUSTER:
+            nodes = [ClusterNode(host, port) for host, port in _ports(read, REDIS_PORT)]
+            self.commands = RedisCluster(startup_nodes=nodes, **self._options)
+        elif read.kind == SENTINEL:
+            limits: dict[str, Any] = {
+                "socket_timeout": SOCKET_SECONDS,
+                "socket_connect_timeout": SOCKET_SECONDS,
+                "ssl": read.tls,
+                # The next Sentinel is asked instead, and the pool's call is repeated.
+                "retry": Retry(NoBackoff(), 0),
+            }
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
+                _ports(read, SENTINEL_PORT),
+                sentinel_kwargs=limits,
+                db=read.database,
+                **self._options,
+            )
+            for each in self._sentinel.sentinels:
+                secure(each, self._tls)
+            self.commands = self._sentinel.master_for(read.service)
+        else:
+            ((host, port),) = _ports(read, REDIS_PORT)
+            where: dict[str, Any] = {"host": host or "localhost", "port": port}
+            if read.path:
+                where = {"unix_socket_path": read.path}
+            self.commands = Redis(**where, db=read.database, **self._options)
+        secure(self.commands, self._tls)
+        self._scripts = {name: _Script(name) for name in SCRIPTS}
+
+    async def close(self) -> None:
+        await self.commands.aclose()
+        if self._sentinel:
+            await asyncio.gather(*(each.aclose() for each in self._sentinel.sentinels))
+
+    async def call(self, script: str, key: str, *args: Any) -> Any:
+        """Run a script of `SCRIPTS` at the server that has the key."""
+        async with translated():
+            try:
+                return await self._scripts[script].run(self.commands, key, *args)
+            except AttributeError as error:
+                if not _closed_in_use(error):
+                    raise
+            return await self._scripts[script].run(self.commands, key, *args)  # it may be repeated
+
+    @contextlib.asynccontextmanager
+    async def pubsub(self) -> AsyncIterator[PubSub]:
+        """Open a connection that hears channels; any server of a cluster hears them all.
+
+        Raises what redis-py raises.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            client = self.commands
+            if isinstance(client, RedisCluster):
+                await client.initialize()
+                node = client.get_random_node()
+                options = self._options | {"host": node.host, "port": node.port}
+                client = await stack.enter_async_context(Redis(**options))
+                secure(client, self._tls)
+            yield await stack.enter_async_context(client.pubsub(ignore_subscribe_messages=True))
+
+    async def config(self, name: str) -> list[str]:
+        """A setting of each server; raises what redis-py raises where asking is not allowed."""
+        if isinstance(self.commands, RedisCluster):
+            found: Any = await self.commands.config_get(name, target_nodes=RedisCluster.PRIMARIES)
+        else:
+            found = await self.commands.config_get(name)
+        answers = [found] if name in found else list(found.values())
+        return [str(answer[name]) for answer in answers] or ["unknown"]
+
+
+def _ports(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
+    return [(host.name, host.port or default_port) for host in url.hosts]
+
+
+class _Script:
+    """A Lua script beside this file, sent whole only to a server that does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self._text = (files("node_timeout.stores.redis") / "lua" / f"{name}.lua").read_text()
+        self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Any, key: str, *args: Any) -> Any:
+        try:
+            return await client.evalsha(self._sha, 1, key, *args)
+        except NoScriptError:
+            return await client.eval(self._text, 1, key, *args)
+
+
+def _closed_in_use(error: AttributeError) -> bool:
+    """Whether redis-py's cluster client wrote on a connection that it has just closed itself."""
+    return "'NoneType' object" in str(error)
+
+
+@contextlib.asynccontextmanager
+async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(time_limit):
+            yield
+    except TimeoutError as error:
+        text = redact(str(error)) or f"no answer within {time_limit:g} s"
+        raise PoolUnavailableError(f"Redis: {text}") from presentable(error)
+    except MasterNotFoundError as error:
+        # Its own text shows the clients with all their options, and not why they failed.
+        raise PoolUnavailableError(
+            "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
+            "or none knows a primary of this service"
+        ) from presentable(error)
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise PoolUnavailableError(f"Redis: {told(error)}") from presentable(error)
+    except AttributeError as error:
+        if not _closed_in_use(error):
+            raise
+        raise PoolUnavailableError("Redis: a connection was closed in use") from error

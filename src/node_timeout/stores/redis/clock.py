@@ -1,0 +1,86 @@
+"""Redis's clock, kept by asking for the time now and then, and by what its replies tell."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from node_timeout.domain.errors import PoolUnavailableError
+
+RESYNC_SECONDS = 2.0
+"""For so long after Redis's clock stepped, an idle process may compute by the old one."""
+GOOD_SECONDS = 0.001
+STEP_SECONDS = 0.5
+TRUST_SECONDS = 0.1
+"""An answer that is younger than this is not asked for again, whatever other replies tell."""
+ANSWER_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 2.0
+
+
+class PoolClock:
+    """An estimate of Redis's clock.
+
+    The error is at most the duration of the best of a few requests, and it is on the late side: a
+    deadline computed from it is never before the one Redis would have computed.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
+        """``ask`` returns Redis's time, or raises `PoolUnavailableError`."""
+        self._ask = ask
+        self._asking = asyncio.Lock()
+        self._ask_again_at = 0.0
+        self._offset: float | None = None
+        self._error = 0.0
+        self._synchronised_at = 0.0
+        self._wall_offset = 0.0
+
+    def now(self) -> float:
+        """Estimate; this host's own clock if Redis was never reached."""
+        return time.monotonic() + self._offset if self._offset is not None else time.time()
+
+    def passed(self) -> float | None:
+        """An instant that has come, surely; None if Redis was never reached."""
+        return None if self._offset is None else self.now() - self._error
+
+    def told(self, now: float) -> None:
+        """A reply that has just come says what time it was: if Redis's clock stepped, ask anew."""
+        asked_ago = time.monotonic() - self._synchronised_at
+        if asked_ago > TRUST_SECONDS and abs(now - self.now()) > STEP_SECONDS:
+            self._synchronised_at = float("-inf")
+
+    async def keep(self) -> None:
+        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
+        if self._offset is not None and self._asking.locked():
+            return
+        async with self._asking:
+            if not self._is_stale():
+                return
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._synchronise()
+            except (PoolUnavailableError, TimeoutError):
+                self._ask_again_at = time.monotonic() + ASK_AGAIN_SECONDS
+
+    def _is_stale(self) -> bool:
+        """True if never asked, long ago, or if this host's own clock stepped or slept since."""
+        if time.monotonic() < self._ask_again_at:
+            return False
+        wall_offset = time.time() - time.monotonic()
+        return (
+            self._offset is None
+            or time.monotonic() - self._synchronised_at > RESYNC_SECONDS
+            or abs(wall_offset - self._wall_offset) > STEP_SECONDS
+        )
+
+    async def _synchronise(self) -> None:
+        best = float("inf")
+        for _ in range(4):
+            sent = time.monotonic()
+            now = await self._ask()
+            took = time.monotonic() - sent
+            if took < best:
+                best = self._error = took
+                self._offset = now - sent
+            if took < GOOD_SECONDS:
+                break
+        self._synchronised_at = time.monotonic()
+        self._wall_offset = time.time() - time.monotonic()

@@ -1,0 +1,339 @@
+"""The executing pool in Redis (or Valkey), in one key or several.
+
+Keys and channels, all derived from the name of the pool:
+
+    <pool>                          ZSET     member <node_id>_<version>, score = deadline or lease
+                                             expiry
+    <pool>:{0} … <pool>:{n-1}       ZSET     the same, if the pool is split into n shards; what an
+                                             engine puts into <pool> itself is then served as well
+    <key of a ZSET>:wakeup          channel  an earlier deadline was armed there
+    {<key of a ZSET>}:reconciled_run_id  STRING  run_id of the Redis whose shard was last compared
+                                             with the ledger; in the slot of its ZSET
+    <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
+    <pool>:surveyor                 STRING   name of the leading surveyor, likewise
+    {<pool>}:ledger_id              STRING   id of the ledger that the scanners of the pool serve
+    {<key of a ZSET>}:check         none     looked for by `probe`; never there
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
+from zlib import crc32
+
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
+from node_timeout.stores.redis.client import RedisClient, translated
+from node_timeout.stores.redis.clock import PoolClock
+from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
+from node_timeout.stores.tls import Tls
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MEMBERS_PER_CALL = 500
+LISTEN_SECONDS = 5.0
+SUBSCRIBE_AGAIN_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 0.1
+ROLES = ("reconciler", "surveyor")
+KNOWN_POLICIES = ("noeviction", "unknown")
+
+
+class RedisPool:
+    """See `node_timeout.ports.Pool` for the contract."""
+
+    def __init__(self, url: str, name: str, shards: int = 1, *, tls: Tls | None = None) -> None:
+        """Raises ValueError for a URL that means nothing, `SettingsError` for TLS files."""
+        self._client = RedisClient(url, tls)
+        self._name = name
+        keys = [name] if shards == 1 else [f"{name}:{{{i}}}" for i in range(shards)] + [name]
+        self._clock = PoolClock(self._time)
+        self._wakeups = _Wakeups(self._client, keys)
+        self.shards = tuple(
+            RedisShard(self._client, key, self._wakeups, self._clock) for key in keys
+        )
+        self._hashed = self.shards[:shards]
+        self._run_ids: dict[str, str] = {}
+        self._ledger_key = f"{tagged(name)}:ledger_id"
+        self._ledger_id: str | None = None
+
+    async def close(self) -> None:
+        await self._wakeups.close()
+        await self._client.close()
+
+    async def ping(self) -> None:
+        await _all(shard.identity() for shard in self.shards)
+
+    async def eviction_policy(self) -> str:
+        """Redis's ``maxmemory-policy``; ``unknown`` where asking is not allowed.
+
+        Of a cluster's servers it is one that may evict, if there is any.
+        """
+        async with translated():
+            try:
+                policies = await self._client.config("maxmemory-policy")
+            except ResponseError:
+                return "unknown"
+        return next((each for each in policies if each not in KNOWN_POLICIES), policies[0])
+
+    async def _time(self) -> float:
+        """The time at the server of the pool's own key: in a cluster, one clock must rule."""
+        return float((await self._client.call("claim", self._name, 0, "1", "0"))[0])
+
+    async def now(self) -> float:
+        await self._clock.keep()
+        return self._clock.now()
+
+    async def passed(self) -> float | None:
+        await self._clock.keep()
+        return self._clock.passed()
+
+    async def arm(self, due: Sequence[DueRun]) -> int:
+        return await self._add("NX", due)
+
+    async def rearm(self, due: Sequence[DueRun]) -> None:
+        await self._add("ANY", due)
+
+    async def _add(self, mode: str, due: Sequence[DueRun]) -> int:
+        places: dict[RedisShard, list[DueRun]] = {}
+        for each in due:
+            places.setdefault(self._shard_of(each.run), []).append(each)
+        return sum(await _all(shard.add(mode, here) for shard, here in places.items()))
+
+    async def disarm(self, runs: Sequence[NodeRun]) -> int:
+        places = self._places(runs)
+        return sum(await _all(shard.remove(here) for shard, here in places.items()))
+
+    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        places = self._places(runs)
+        found = await _all(shard.present(here) for shard, here in places.items())
+        present = {run for some in found for run in some}
+        return [run for run in runs if run not in present]
+
+    def _shard_of(self, run: NodeRun) -> "RedisShard":
+        return self._hashed[crc32(run.member.encode()) % len(self._hashed)]
+
+    def _places(self, runs: Iterable[NodeRun]) -> "dict[RedisShard, list[NodeRun]]":
+        """The runs by each shard that may hold them."""
+        places: dict[RedisShard, list[NodeRun]] = {}
+        for run in runs:
+            for shard in {self._shard_of(run), self.shards[-1]}:
+                places.setdefault(shard, []).append(run)
+        return places
+
+    async def counts(self) -> PoolCounts:
+        now = await self.now()
+        counts = await _all(shard.counts(now) for shard in self.shards)
+        return PoolCounts(
+            armed=sum(each.armed for each in counts),
+            overdue=sum(each.overdue for each in counts),
+            oldest_overdue_seconds=max(each.oldest_overdue_seconds for each in counts),
+        )
+
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        key = f"{self._name}:{role}"
+        return bool(await self._client.call("lead", key, leader, int(seconds * 1000)))
+
+    async def resign(self, role: str, leader: str) -> None:
+        try:
+            await self._client.call("lead", f"{self._name}:{role}", leader, 0)
+        except PoolUnavailableError as error:
+            logger.warning("the lead of the %s ends by its time only: %s", role, error)
+
+    async def may_have_lost_data(self) -> bool:
+        identities = await _all(shard.identity() for shard in self.shards)
+        self._run_ids = {
+            shard.marker_key: run_id
+            for shard, (run_id, _) in zip(self.shards, identities, strict=True)
+        }
+        return any(run_id != marker for run_id, marker in identities)
+
+    async def mark_reconciled(self) -> None:
+        """Of the servers that were there when the loss was noticed; a newer one is noticed anew."""
+        async with translated():
+            for marker_key, run_id in self._run_ids.items():
+                await self._client.commands.set(marker_key, run_id)
+        if self._ledger_id is not None:
+            await self.mark_ledger(self._ledger_id)
+
+    async def ledger_id(self) -> str | None:
+        async with translated():
+            found = await self._client.commands.get(self._ledger_key)
+        return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+    async def mark_ledger(self, ledger_id: str) -> None:
+        self._ledger_id = ledger_id
+        async with translated():
+            await self._client.commands.set(self._ledger_key, ledger_id)
+
+    async def probe(self) -> None:
+        keys = [shard.key for shard in self.shards]
+        for shard in self.shards:
+            scratch = f"{tagged(shard.key)}:check"
+            await probe_commands(self._client, scratch, self._wakeups.channel(shard.key))
+        roles = [f"{self._name}:{role}" for role in ROLES]
+        markers = [shard.marker_key for shard in self.shards]
+        await probe_keys(self._client, keys, [*markers, *roles, self._ledger_key])
+        await probe_channels(self._client, [self._wakeups.channel(key) for key in keys])
+
+
+class RedisShard:
+    """One ZSET of the pool. See `node_timeout.ports.Shard` for the contract."""
+
+    def __init__(
+        self, client: RedisClient, key: str, wakeups: "_Wakeups", clock: PoolClock
+    ) -> None:
+        self.key = key
+        self.marker_key = f"{tagged(key)}:reconciled_run_id"
+        self._client = client
+        self._wakeups = wakeups
+        self._clock = clock
+
+    async def claim(self, limit: int, lease_seconds: float, ahead_seconds: float = 0.0) -> Claim:
+        reply = await self._client.call(
+            "claim", self.key, limit, repr(lease_seconds), repr(ahead_seconds)
+        )
+        now, lease, next_due_at, *pairs = (
+            part.decode("utf-8", "surrogateescape") for part in reply
+        )
+        self._clock.told(float(now))
+        return Claim(
+            members=tuple(
+                ClaimedMember(member=member, deadline=float(score))
+                for member, score in zip(pairs[::2], pairs[1::2], strict=True)
+            ),
+            lease=float(lease),
+            now=float(now),
+            next_due_at=float(next_due_at) if next_due_at else None,
+        )
+
+    async def finish(self, members: Sequence[str], lease: float) -> int:
+        removed = 0
+        for chunk in _chunks(members):
+            names = [_encode(member) for member in chunk]
+            removed += int(await self._client.call("finish", self.key, repr(lease), *names))
+        return removed
+
+    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
+        released = 0
+        for chunk in _chunks(members):
+            pairs = [part for each in chunk for part in (repr(each.deadline), _encode(each.member))]
+            released += int(await self._client.call("release", self.key, repr(lease), *pairs))
+        return released
+
+    async def wait(self, seconds: float) -> None:
+        await self._wakeups.wait(self.key, seconds)
+
+    async def add(self, mode: str, due: Sequence[DueRun]) -> int:
+        added = 0
+        channel = self._wakeups.channel(self.key)
+        for chunk in _chunks(due):
+            pairs = [part for each in chunk for part in (repr(each.due_at), each.run.member)]
+            count, now = await self._client.call("arm", self.key, mode, channel, *pairs)
+            self._clock.told(float(now))
+            added += int(count)
+        return added
+
+    async def remove(self, runs: Sequence[NodeRun]) -> int:
+        removed = 0
+        for chunk in _chunks(runs):
+            async with translated():
+                removed += await self._client.commands.zrem(
+                    self.key, *(run.member for run in chunk)
+                )
+        return removed
+
+    async def present(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        found: list[NodeRun] = []
+        for chunk in _chunks(runs):
+            members = [run.member for run in chunk]
+            async with translated():
+                scores = await self._client.commands.zmscore(self.key, members)
+            found += [run for run, score in zip(chunk, scores, strict=True) if score is not None]
+        return found
+
+    async def counts(self, now: float) -> PoolCounts:
+        async with translated():
+            armed = await self._client.commands.zcard(self.key)
+            overdue = await self._client.commands.zcount(self.key, "-inf", repr(now))
+            first = await self._client.commands.zrange(self.key, 0, 0, withscores=True)
+        oldest = max(0.0, now - float(first[0][1])) if first else 0.0
+        return PoolCounts(armed=armed, overdue=overdue, oldest_overdue_seconds=oldest)
+
+    async def identity(self) -> tuple[str, str]:
+        """The run_id of the server that has this key, and the one that its marker names."""
+        run_id, marker = await self._client.call("identity", self.marker_key)
+        return run_id.decode(), marker.decode(errors="replace")
+
+
+class _Wakeups:
+    """Hears the wake-ups of all shards on one connection, from the first wait on."""
+
+    def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
+        self._client = client
+        self._events = {self.channel(key): asyncio.Event() for key in keys}
+        self._listener: asyncio.Task[None] | None = None
+        self._refused = False
+
+    @staticmethod
+    def channel(key: str) -> str:
+        return f"{key}:wakeup"
+
+    async def wait(self, key: str, seconds: float) -> None:
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen(), name="wake-up listener")
+        event = self._events[self.channel(key)]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), seconds)
+        event.clear()
+
+    async def close(self) -> None:
+        while self._listener and not self._listener.done():
+            # More than once: in Python 3.11 redis-py's calls of wait_for may lose a cancellation.
+            self._listener.cancel()
+            await asyncio.wait([self._listener], timeout=CANCEL_AGAIN_SECONDS)
+
+    async def _listen(self) -> None:
+        """While this cannot hear, deadlines are found by the scan interval."""
+        while True:
+            try:
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.subscribe(*self._events)
+                    for event in self._events.values():
+                        event.set()  # something may have been armed before
+                    while True:
+                        heard = await pubsub.get_message(timeout=LISTEN_SECONDS)
+                        if heard is not None:
+                            self._events[heard["channel"].decode()].set()
+            except (RedisError, RedisClusterException, OSError) as error:
+                refused = isinstance(error, ResponseError) and not self._refused
+                logger.log(logging.WARNING if refused else logging.DEBUG, "no wake-ups: %s", error)
+                self._refused = self._refused or refused  # said once
+            await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+
+
+async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Make every call, also if one fails: a shard that is down holds no other up."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def tagged(key: str) -> str:
+    """What a key begins with that lies in the same slot: a key without a tag is its own tag."""
+    return key if "{" in key else f"{{{key}}}"
+
+
+def _encode(member: str) -> bytes:
+    return member.encode("utf-8", "surrogateescape")
+
+
+def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[i : i + MEMBERS_PER_CALL] for i in range(0, len(items), MEMBERS_PER_CALL)]

@@ -1,0 +1,85 @@
+"""Whether the user of Redis may do all that services do, seen by doing it.
+
+Commands are called one by one, since Redis does not say which command of a script it refused.
+Nothing is ever written: members and values are only changed if they are there, and they are not.
+"""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from redis.exceptions import ReadOnlyError, ResponseError
+
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.stores.redis.client import RedisClient, translated
+
+HEAR_SECONDS = 0.2
+"""Before it is published again: who subscribes may be too late for the first."""
+
+
+async def probe_commands(client: RedisClient, scratch: str, channel: str) -> None:
+    """Call each command of the scripts, on a key that is not there."""
+    for call in (
+        ("TIME",),
+        ("INFO", "server"),
+        ("ZADD", scratch, "XX", "1", "a"),
+        ("ZSCORE", scratch, "a"),
+        ("ZMSCORE", scratch, "a"),
+        ("ZCARD", scratch),
+        ("ZCOUNT", scratch, "-inf", "1"),
+        ("ZRANGE", scratch, "0", "0"),
+        ("ZRANGEBYSCORE", scratch, "-inf", "1"),
+        ("ZREVRANGEBYSCORE", scratch, "1", "-inf"),
+        ("ZREM", scratch, "a"),
+        ("SET", scratch, "a", "XX"),
+        ("GET", scratch),
+        ("DEL", scratch),
+        ("PUBLISH", channel, ""),
+    ):
+        async with allowed(" on ".join(call[:2])):
+            await client.call("call", scratch, *call)
+
+
+async def probe_keys(client: RedisClient, sets: Sequence[str], strings: Sequence[str]) -> None:
+    """Touch the pool's keys; nobody is called like the member and the leader."""
+    nobody = f"check {uuid.uuid4().hex}"
+    for key in sets:
+        async with allowed(f"a script, or ZREM, on {key!r}"):
+            await client.call("claim", key, 0, "1", "0")
+            async with translated():
+                await client.commands.zrem(key, nobody)
+    for key in strings:
+        async with allowed(f"a script, or SET and GET, on {key!r}"):
+            await client.call("lead", key, nobody, 0)
+
+
+async def probe_channels(client: RedisClient, channels: Sequence[str]) -> None:
+    """Hear on each channel what is published there."""
+    unheard = set(channels)
+    what = f"SUBSCRIBE to {' '.join(channels)!r}"
+    async with allowed(what), translated(), client.pubsub() as pubsub:
+        await pubsub.subscribe(*channels)
+        while unheard:
+            for channel in unheard:
+                await client.commands.publish(channel, "")
+            heard = await pubsub.get_message(timeout=HEAR_SECONDS)
+            if heard is not None:
+                unheard.discard(heard["channel"].decode())
+
+
+@contextlib.asynccontextmanager
+async def allowed(what: str) -> AsyncIterator[None]:
+    """Name what is refused."""
+    try:
+        yield
+    except PoolUnavailableError as error:
+        cause = error.__cause__
+        if isinstance(cause, ReadOnlyError):
+            raise PoolUnavailableError(
+                "Redis takes no writes: it is a replica; name its primary in redis_url"
+            ) from error
+        if isinstance(cause, ResponseError):
+            raise PoolUnavailableError(
+                f"Redis refuses {what}: {str(error).removeprefix('Redis: ')}"
+            ) from error
+        raise

@@ -1,0 +1,101 @@
+"""The config table of bamboo's own app, ``node_timeout_timeoutnodeconfig``, to read from."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.domain.errors import (
+    InvalidInputError,
+    LedgerError,
+    LedgerUnavailableError,
+    SchemaError,
+)
+from node_timeout.domain.timeout_config import ConfigRules, TimeoutConfig, read_config
+from node_timeout.stores.sql.database import create_engine, dispose, transaction
+from node_timeout.stores.tls import Tls
+
+BATCH_SIZE = 1000
+
+_table = Table(
+    "node_timeout_timeoutnodeconfig",
+    MetaData(),
+    Column("node_id", String, primary_key=True),
+    Column("root_pipeline_id", String),
+    Column("action", String),
+    Column("timeout", Integer),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows in key order: those that are configs, and what is wrong with the others."""
+
+    rows: int
+    configs: tuple[TimeoutConfig, ...]
+    refused: tuple[str, ...]
+
+
+class BambooConfigs:
+    """Reads the table in pages. Raises `LedgerUnavailableError`, `LedgerError`."""
+
+    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
+        """Raises `SettingsError`."""
+        self.engine = create_engine(url, tls, named="bamboo's database (BAMBOO_DATABASE_URL)")
+
+    async def close(self) -> None:
+        await dispose(self.engine)
+
+    async def count(self) -> int:
+        try:
+            return await self._count()
+        except LedgerUnavailableError as error:
+            raise LedgerUnavailableError(f"bamboo's database: {error}") from error
+        except SchemaError as error:
+            raise LedgerError(
+                f"the database has no table {_table.name}; is it that of bamboo's project?"
+            ) from error
+
+    @transaction
+    async def _count(self, connection: AsyncConnection) -> int:
+        return int((await connection.execute(select(func.count(_table.c.node_id)))).scalar_one())
+
+    async def pages(self, rules: ConfigRules) -> AsyncIterator[Page]:
+        """Every row as it is when its page is read."""
+        after = ""
+        while rows := await self._rows(after):
+            after = rows[-1].node_id
+            yield _page(rows, rules)
+
+    @transaction
+    async def _rows(self, connection: AsyncConnection, after: str) -> list[TimeoutConfig]:
+        found = await connection.execute(
+            select(_table)
+            .where(_table.c.node_id > after)
+            .order_by(_table.c.node_id)
+            .limit(BATCH_SIZE)
+        )
+        return [
+            TimeoutConfig(
+                node_id=row.node_id,
+                root_pipeline_id=row.root_pipeline_id,
+                action=row.action,
+                timeout=row.timeout,
+            )
+            for row in found
+        ]
+
+
+def _page(rows: list[TimeoutConfig], rules: ConfigRules) -> Page:
+    configs: list[TimeoutConfig] = []
+    refused: list[str] = []
+    for row in rows:
+        raw = {"enable": True, "action": row.action, "seconds": row.timeout}
+        try:
+            config = read_config(row.node_id, row.root_pipeline_id, raw, rules)
+        except InvalidInputError as error:
+            refused.append(str(error))
+        else:
+            configs += [config] if config else []
+    return Page(rows=len(rows), configs=tuple(configs), refused=tuple(refused))

@@ -1,0 +1,320 @@
+"""Connections to the database: which driver, which isolation, which errors are temporary."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DataError as SqlDataError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InvalidRequestError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from node_timeout.domain.errors import (
+    LedgerError,
+    LedgerUnavailableError,
+    NodeTimeoutError,
+    SchemaError,
+    SettingsError,
+)
+from node_timeout.settings import variable
+from node_timeout.stores.sql import postgres_sessions
+from node_timeout.stores.sql.postgres_hosts import connector, driver_options
+from node_timeout.stores.tls import Tls, told
+from node_timeout.urls.addresses import Host
+from node_timeout.urls.redaction import presentable
+from node_timeout.urls.stores import read_database_url
+
+logger = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 30.0
+CONNECT_SECONDS = 10
+DISPOSE_SECONDS = 3.0
+TRANSACTION_TRIES = 5
+MYSQL_CHARSET = "utf8mb4"
+
+DRIVERS = {
+    "postgresql": ("postgresql+asyncpg", "postgres"),
+    "mysql": ("mysql+aiomysql", "mysql"),
+    "mariadb": ("mariadb+aiomysql", "mysql"),
+    "sqlite": ("sqlite+aiosqlite", "sqlite"),
+}
+"""By the family of the URL: the driver, and the extra that installs it."""
+
+# Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
+RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
+RETRIED_MYSQL_CODES = {1205, 1213}
+READ_ONLY_SQLSTATE = "25006"
+# Data exception, integrity constraint violation, syntax error or missing right: whatever comes
+# again will be refused again.
+REFUSED_SQLSTATES = ("22", "23", "42")
+# Text in the wrong character set, too long, out of range, refused by a trigger.
+REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
+# Not this user, or not at this host.
+FORBIDDEN_SQLSTATES = {"42501", READ_ONLY_SQLSTATE}
+FORBIDDEN_MYSQL_CODES = {1142, 1143, 1227, 1290, 1792, 1836}
+
+
+def create_engine(
+    url: str, tls: Tls | None = None, *, named: str = variable("database_url")
+) -> AsyncEngine:
+    """Build an engine; nothing is connected yet. Raises `SettingsError`, with ``named`` in it."""
+    tls = tls or Tls()
+    try:
+        read = read_database_url(url)
+    except ValueError as error:
+        raise SettingsError(f"{named}: {error}") from None
+    driver, extra = DRIVERS[read.family]
+    host = read.hosts[0] if len(read.hosts) == 1 else Host(name="", port=None)
+    parsed = URL.create(
+        driver, read.user, read.password, host.name or None, host.port, database=read.name
+    )
+    options: dict[str, Any] = {"hide_parameters": True}
+    connect_args: dict[str, Any]
+    if read.family == "sqlite":
+        connect_args = {"timeout": STATEMENT_SECONDS, **read.parameters}
+        # One writer at a time anyway: waiting for the connection is cheaper than for the lock.
+        options |= {"pool_size": 1, "max_overflow": 0}
+    else:
+        options |= {
+            "isolation_level": "READ COMMITTED",
+            "pool_recycle": 1800,
+            "pool_timeout": CONNECT_SECONDS,
+        }
+        seconds = read.parameters.get("connect_timeout", CONNECT_SECONDS)
+        if read.family == "postgresql":
+            connect_args = {
+                "timeout": seconds,
+                "async_creator_fn": connector(read.hosts, seconds, read.parameters),
+                **driver_options(read.parameters),
+            }
+        else:
+            connect_args = {"connect_timeout": seconds, **read.parameters, "charset": MYSQL_CHARSET}
+        if tls.database:
+            connect_args["ssl"] = tls.context
+    try:
+        if "aiomysql" in driver:
+            connect_args["async_creator_fn"] = _mysql_connect()
+        engine = create_async_engine(parsed, connect_args=connect_args, **options)
+    except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
+        raise SettingsError(
+            f"no driver for {read.family} ({named}): {error}; pip install 'node-timeout[{extra}]'"
+        ) from error
+    if read.family == "sqlite":
+        _prepare_sqlite(engine)
+    elif read.family == "postgresql":
+        _prepare_postgresql(engine)
+    else:
+        _prepare_mysql(engine)
+    return engine
+
+
+def _mysql_connect() -> Any:
+    from node_timeout.stores.sql import mysql_connection  # noqa: PLC0415 - needs the extra
+
+    return mysql_connection.connect
+
+
+async def dispose(engine: AsyncEngine) -> None:
+    """Close the connections; those that a silent server does not let go in time are dropped."""
+    try:
+        async with asyncio.timeout(DISPOSE_SECONDS):
+            await engine.dispose()
+    except TimeoutError:
+        await engine.dispose(close=False)
+
+
+def _prepare_postgresql(engine: AsyncEngine) -> None:
+    """A connection that no longer takes writes is dropped, with all others of the pool."""
+    postgres_sessions.prepare(engine)
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        # The host has become a standby, or is about to: a new connection finds the primary.
+        if _sqlstate(context.original_exception) == READ_ONLY_SQLSTATE:
+            context.is_disconnect = True
+
+
+def _prepare_mysql(engine: AsyncEngine) -> None:
+    """Say the character set once more: a server may be told to overlook what a client greets with,
+    and ``init_command`` may have chosen another.
+    """
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET NAMES {MYSQL_CHARSET}")
+        cursor.close()
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    """Write-ahead log, and transactions that take the write lock at once: no lock upgrades."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class HasEngine(Protocol):
+    engine: AsyncEngine
+
+
+class HasEngines(HasEngine, Protocol):
+    autocommit_engine: AsyncEngine
+    """On the same connections, see `in_autocommit`."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=HasEngine)
+A = TypeVar("A", bound=HasEngines)
+
+Method = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
+
+
+def in_autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The engine without transactions, where that saves round trips; made once, as making it costs
+    as much as a query.
+    """
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine  # there it would cost a statement to change the mode
+
+
+def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
+    """Make a method that takes a connection into one that runs in a transaction of its own.
+
+    Deadlocks and connections that were lost while idle are tried again. Raises
+    `LedgerUnavailableError` for what a later try may cure, `SchemaError` for missing tables,
+    `LedgerError` for what the database refuses.
+    """
+    return _tried_again(body, lambda self: self.engine.begin())
+
+
+def autocommitting(body: Body[A, P, R]) -> Method[A, P, R]:
+    """As `transaction`, for statements that can stand each for itself: fewer round trips."""
+    return _tried_again(body, lambda self: self.autocommit_engine.begin())
+
+
+def rolled_back(body: Body[S, P, R]) -> Method[S, P, R]:
+    """As `transaction`, but nothing of it is kept."""
+    return _tried_again(body, lambda self: self.engine.connect())
+
+
+def _tried_again(
+    body: Body[S, P, R],
+    connect: Callable[[S], contextlib.AbstractAsyncContextManager[AsyncConnection]],
+) -> Method[S, P, R]:
+    @wraps(body)
+    async def method(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for attempt in range(1, TRANSACTION_TRIES + 1):
+            try:
+                async with _translated(), connect(self) as connection:
+                    return await body(self, connection, *args, **kwargs)
+            except LedgerUnavailableError as error:
+                if attempt == TRANSACTION_TRIES or not _may_pass(error.__cause__):
+                    raise
+            await asyncio.sleep(random.random() * 0.02 * attempt)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    return method
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """True if the next try may succeed at once: a lost race, or a connection gone stale."""
+    original = getattr(error, "orig", None)
+    return (
+        _sqlstate(original) in RETRIED_SQLSTATES
+        or _mysql_code(original) in RETRIED_MYSQL_CODES
+        or "database is locked" in str(original)
+        or getattr(error, "connection_invalidated", False)
+    )
+
+
+@contextlib.asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            yield
+    except NodeTimeoutError:
+        raise
+    except Exception as error:  # noqa: BLE001 - translated
+        raise translate(error) from presentable(error)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the database will not do a statement for this user, or at this host."""
+    original = getattr(error, "orig", None)
+    return (
+        _sqlstate(original) in FORBIDDEN_SQLSTATES
+        or _mysql_code(original) in FORBIDDEN_MYSQL_CODES
+        or "readonly database" in str(original)
+    )
+
+
+def translate(error: Exception) -> Exception:
+    """The error of this package that a driver's error means; other errors are returned as is."""
+    text = _first_line(getattr(error, "orig", None) or error)
+    if isinstance(error, DBAPIError) and _no_such_table(error.orig):
+        return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
+    if isinstance(error, IntegrityError | SqlDataError | ProgrammingError) or _is_refused(error):
+        return LedgerError(f"database: {text}")
+    driver = type(error).__module__.partition(".")[0]
+    if isinstance(error, DBAPIError | PoolTimeoutError | OSError | TimeoutError) or driver in {
+        "asyncpg",
+        "aiomysql",
+        "pymysql",
+        "sqlite3",
+    }:
+        return LedgerUnavailableError(f"database: {text}")
+    return error
+
+
+def _is_refused(error: Exception) -> bool:
+    """True if the database, or its driver, refuses what the statement holds."""
+    original = getattr(error, "orig", None)
+    return (
+        isinstance(original or error, UnicodeError)
+        or (_sqlstate(original) or "").startswith(REFUSED_SQLSTATES)
+        or _mysql_code(original) in REFUSED_MYSQL_CODES
+    )
+
+
+def _no_such_table(original: Any) -> bool:
+    return (
+        _sqlstate(original) == "42P01"
+        or _mysql_code(original) == 1146  # noqa: PLR2004 - ER_NO_SUCH_TABLE
+        or "no such table" in str(original)
+    )
+
+
+def _sqlstate(original: Any) -> str | None:
+    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+
+
+def _mysql_code(original: Any) -> Any:
+    return next(iter(getattr(original, "args", ())), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (told(error).strip() or type(error).__name__).splitlines()[0][:500]

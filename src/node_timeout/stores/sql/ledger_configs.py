@@ -1,0 +1,125 @@
+"""Timeout configs in a SQL database, and what every part of the ledger needs of it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.domain.errors import SchemaError
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.stores.sql.database import create_engine, dispose, in_autocommit, transaction
+from node_timeout.stores.sql.ledger_rows import Keys, chunks, config_of
+from node_timeout.stores.sql.tables import HEAD_REVISION, versions
+from node_timeout.stores.sql.tables import configs as config_table
+from node_timeout.stores.sql.unicode import require_unicode
+from node_timeout.stores.tls import Tls
+
+
+class LedgerConfigs:
+    """The part of `node_timeout.ports.Ledger` that is about configs."""
+
+    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
+        self.engine = create_engine(url, tls)
+        self.autocommit_engine = in_autocommit(self.engine)
+        self._is_mysql = self.engine.dialect.name in ("mysql", "mariadb")
+        self._is_postgresql = self.engine.dialect.name == "postgresql"
+        self._keys = Keys(arrays=self._is_postgresql)
+
+    async def close(self) -> None:
+        await dispose(self.engine)
+
+    @transaction
+    async def check_schema(self, connection: AsyncConnection) -> str:
+        """Return the revision of the tables. Raises `SchemaError` unless this version can use it.
+
+        It can use its own, and a later one that says so: ``0007_since_0005`` serves versions that
+        were made for 0005 or later.
+        """
+        await require_unicode(connection)
+        found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
+        oldest = (found or "").partition("_since_")[2]
+        serves = oldest.isdigit() and int(oldest) <= int(HEAD_REVISION.partition("_")[0])
+        if found != HEAD_REVISION and not serves:
+            raise SchemaError(
+                f"the database is at revision {found or 'none'}, this version needs "
+                f"{HEAD_REVISION}; run: node-timeout migrate"
+            )
+        return str(found)
+
+    @transaction
+    async def save_configs(
+        self,
+        connection: AsyncConnection,
+        root_pipeline_id: str,
+        configs: Sequence[TimeoutConfig],
+        disabled: Sequence[str],
+    ) -> None:
+        rows = [config.as_dict() for config in sorted(configs, key=lambda each: each.node_id)]
+        columns = ("root_pipeline_id", "action", "timeout")
+        for chunk in chunks(rows):
+            await connection.execute(self._insert(config_table, replace=columns), list(chunk))
+        for nodes in chunks(sorted(disabled)):
+            await connection.execute(
+                delete(config_table).where(
+                    config_table.c.node_id.in_(nodes),
+                    config_table.c.root_pipeline_id == root_pipeline_id,
+                )
+            )
+
+    @transaction
+    async def add_configs(
+        self, connection: AsyncConnection, configs: Sequence[TimeoutConfig]
+    ) -> int:
+        there = await self._configs(connection, (config.node_id for config in configs))
+        new = {config.node_id: config.as_dict() for config in configs}
+        rows = [new[node_id] for node_id in sorted(new) if node_id not in there]
+        for chunk in chunks(rows):
+            await connection.execute(self._insert(config_table), list(chunk))
+        return len(rows)
+
+    @transaction
+    async def configs(
+        self, connection: AsyncConnection, node_ids: Sequence[str]
+    ) -> dict[str, TimeoutConfig]:
+        return await self._configs(connection, node_ids)
+
+    async def _configs(
+        self, connection: AsyncConnection, node_ids: Iterable[str]
+    ) -> dict[str, TimeoutConfig]:
+        found: dict[str, TimeoutConfig] = {}
+        for chunk in chunks(sorted(set(node_ids))):
+            rows = await connection.execute(
+                select(config_table).where(self._keys.among(config_table.c.node_id, chunk))
+            )
+            found |= {row.node_id: config_of(row) for row in rows}
+        return found
+
+    @transaction
+    async def configured(self, connection: AsyncConnection, after: str, limit: int) -> list[str]:
+        found = await connection.execute(
+            select(config_table.c.node_id)
+            .where(config_table.c.node_id > after)
+            .order_by(config_table.c.node_id)
+            .limit(limit)
+        )
+        return list(found.scalars())
+
+    def _insert(self, table: Any, replace: Sequence[str] = ()) -> Any:
+        """INSERT that leaves a row of the same key alone, but for the columns to ``replace``."""
+        if self._is_mysql:
+            insert = mysql.insert(table)
+            first = next(iter(table.primary_key))
+            updates = [(name, insert.inserted[name]) for name in replace]
+            return insert.on_duplicate_key_update(updates or [(first.name, first)])
+        if self._is_postgresql:
+            other: Any = postgresql.insert(table)
+        else:
+            other = sqlite.insert(table)
+        keys = list(table.primary_key)
+        if not replace:
+            return other.on_conflict_do_nothing(index_elements=keys)
+        return other.on_conflict_do_update(
+            index_elements=keys, set_={name: other.excluded[name] for name in replace}
+        )

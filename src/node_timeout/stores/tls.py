@@ -1,0 +1,83 @@
+"""TLS as every store is talked to: certificate and host name are always verified."""
+
+import ssl
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from node_timeout.domain.errors import SettingsError
+from node_timeout.settings import Settings, variable
+from node_timeout.urls.redaction import causes, redact
+
+# OpenSSL's numbers of "nobody whom we trust has signed this".
+UNKNOWN_AUTHORITY = {18, 19, 20, 21}
+# What an answer that is not TLS looks like to OpenSSL.
+NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+
+
+class Tls:
+    """Whom to trust and what to show. ``database`` says whether the database talks TLS."""
+
+    def __init__(
+        self,
+        *,
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+        database: bool = False,
+    ) -> None:
+        self.database = database
+        self._ca_file = ca_file
+        self._cert_file = cert_file
+        self._key_file = key_file
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            ca_file=settings.tls_ca_file,
+            cert_file=settings.tls_cert_file,
+            key_file=settings.tls_key_file,
+            database=settings.database_tls,
+        )
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        """One for all connections, read when the first store needs it. Raises `SettingsError`."""
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{variable('tls_ca_file')}: no certificates can be read from it: {_reason(error)}"
+            ) from None
+        if self._cert_file:
+            try:
+                # Without a password OpenSSL would ask for one at the terminal, and wait.
+                context.load_cert_chain(self._cert_file, self._key_file, password="")
+            except (OSError, ValueError) as error:
+                raise SettingsError(
+                    f"{variable('tls_cert_file')}, {variable('tls_key_file')}: no certificate with "
+                    f"its unencrypted key can be read from them: {_reason(error)}"
+                ) from None
+        return context
+
+
+def told(error: BaseException) -> str:
+    """The text of a driver's error, without secrets.
+
+    Where TLS is at fault, what TLS says, however deep it lies.
+    """
+    for each in causes(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            hint = ""
+            if each.verify_code in UNKNOWN_AUTHORITY:
+                hint = f"; is {variable('tls_ca_file')} right?"
+            return f"its certificate is refused: {each.verify_message}{hint}"
+        if isinstance(each, ssl.SSLError):
+            hint = "; does the server talk TLS at this port?" if each.reason in NOT_TLS else ""
+            return f"TLS failed: {_reason(each)}{hint}"
+    return redact(str(error)) or type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+    return str(reason or error or type(error).__name__)

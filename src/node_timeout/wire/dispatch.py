@@ -1,0 +1,92 @@
+"""The wire form of a dispatch message: which node runs are due.
+
+``{"schema": 1, "nodes": [{"node_id": str, "version": str, "deadline": Unix seconds}, …]}``,
+UTF-8 JSON. An unknown schema number is never guessed at.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from node_timeout.domain.errors import InvalidNodeRunError, UnreadableMessageError
+from node_timeout.domain.hints import shown
+from node_timeout.domain.run import DueRun, NodeRun
+
+SCHEMA = 1
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_ENTRIES = 10_000
+"""Each may become a dead letter of its own."""
+MAX_UNIX_SECONDS = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A message, or one entry of a readable one as a message, that means nothing to us."""
+
+    body: bytes
+    reason: str
+
+
+def encode(due: Sequence[DueRun]) -> bytes:
+    nodes = [
+        {"node_id": each.run.node_id, "version": each.run.version, "deadline": each.due_at}
+        for each in due
+    ]
+    return json.dumps({"schema": SCHEMA, "nodes": nodes}, separators=(",", ":")).encode()
+
+
+def decode(body: bytes) -> tuple[list[DueRun], list[Unreadable]]:
+    """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
+    due: list[DueRun] = []
+    unreadable: list[Unreadable] = []
+    for entry in read_entries(body, SCHEMA, "nodes"):
+        try:
+            due.append(_due_run(entry))
+        except InvalidNodeRunError as error:
+            message = json.dumps({"schema": SCHEMA, "nodes": [entry]}).encode()
+            unreadable.append(Unreadable(body=message, reason=str(error)))
+    return due, unreadable
+
+
+def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
+    """The list ``key`` of a JSON message of this schema. Raises `UnreadableMessageError`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise UnreadableMessageError(f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableMessageError(f"not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise UnreadableMessageError(f"a JSON {type(message).__name__}, not an object")
+    if message.get("schema") != schema:
+        raise UnreadableMessageError(
+            f"schema {shown(message.get('schema'))} is unknown, this version reads {schema}"
+        )
+    entries = message.get(key)
+    if not isinstance(entries, list):
+        raise UnreadableMessageError(f"{key!r} is not a list")
+    if len(entries) > MAX_ENTRIES:
+        raise UnreadableMessageError(f"{len(entries)} {key}, at most {MAX_ENTRIES} are read")
+    return entries
+
+
+def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
+    """How many messages of these sizes, the first always, come within ``max_bytes`` together."""
+    if max_bytes is None:
+        return len(sizes)
+    return max(1, sum(total <= max_bytes for total in accumulate(sizes))) if sizes else 0
+
+
+def _due_run(entry: Any) -> DueRun:
+    if not isinstance(entry, dict):
+        raise InvalidNodeRunError(f"{shown(entry)} is not an object with node_id and version")
+    deadline = entry.get("deadline")
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float):
+        raise InvalidNodeRunError(f"deadline {shown(deadline)} is not a number of Unix seconds")
+    if not abs(deadline) < MAX_UNIX_SECONDS:
+        raise InvalidNodeRunError(f"deadline {shown(deadline)} is out of range")
+    return DueRun(
+        run=NodeRun.of(entry.get("node_id"), entry.get("version")), due_at=float(deadline)
+    )

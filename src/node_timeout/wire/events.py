@@ -1,0 +1,179 @@
+"""Events of the workflow engine, and their wire form in the events queue.
+
+``{"schema": 1, "events": [event, …]}``, UTF-8 JSON, each event one of
+
+    {"event": "node_running", "node_id": str, "version": str, "happened_at": Unix seconds,
+     "root_pipeline_id": str, "timeout_config": {"enable": bool, "action": str, "seconds": number}}
+    {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds}
+
+The second line of the first and the version of the second are optional. An unknown schema number
+is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.hints import shown
+from node_timeout.domain.run import NodeRun, id_problem
+from node_timeout.domain.timeout_config import ConfigRules, TimeoutConfig, read_config
+from node_timeout.wire.dispatch import Unreadable, read_entries
+
+SCHEMA = 1
+MAX_AHEAD_SECONDS = 3600.0
+MAX_AGE_SECONDS = 10 * 366 * 86400.0
+"""An event may have waited long; but one this old has another unit, or another epoch."""
+
+_KEYS = {
+    "node_running": {
+        "event",
+        "node_id",
+        "version",
+        "happened_at",
+        "root_pipeline_id",
+        "timeout_config",
+    },
+    "node_left": {"event", "node_id", "version", "happened_at"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStarted:
+    """A node entered RUNNING."""
+
+    run: NodeRun
+    happened_at: float | None = None
+    """When, by the engine's clock; the deadline counts from then. None: now."""
+    config: TimeoutConfig | None = None
+    """Counts for this run if no config is stored for the node."""
+    seen_at: float | None = None
+    """When the run was last known to be running, if that is later than its start."""
+
+    @property
+    def node_id(self) -> str:
+        return self.run.node_id
+
+    def started_at(self, now: float) -> float:
+        """By the engine's clock, so that its events can be put in order."""
+        return now if self.happened_at is None else self.happened_at
+
+    def counts_from(self, now: float) -> float:
+        """Where the deadline counts from: not in the future, whatever the engine's clock says."""
+        return min(self.started_at(now), now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft:
+    """A node left RUNNING; with its version, or with that which the engine gave it next."""
+
+    node_id: str
+    version: str | None = None
+    happened_at: float | None = None
+    """When, by the engine's clock. None: now."""
+    known_only: bool = False
+    """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
+    only_version: bool = False
+    """Older versions are left alone: someone cancels exactly this one."""
+    remember: bool = False
+    """Keep it in mind if the ledger does not know the run: its start may come later."""
+
+    def left_at(self, now: float) -> float:
+        """By the engine's clock."""
+        return now if self.happened_at is None else self.happened_at
+
+
+Event = NodeStarted | NodeLeft
+
+
+def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], list[Unreadable]]:
+    """Read a message; a bad event does not spoil the others. Raises `UnreadableMessageError`."""
+    events: list[Event] = []
+    unreadable: list[Unreadable] = []
+    for entry in read_entries(body, SCHEMA, "events"):
+        try:
+            events.append(_event(entry, rules, now))
+        except InvalidInputError as error:
+            message = json.dumps({"schema": SCHEMA, "events": [entry]}).encode()
+            unreadable.append(Unreadable(body=message, reason=str(error)))
+    return events, unreadable
+
+
+def encode(events: Sequence[Event]) -> bytes:
+    """The message that `decode` reads; an event without an instant gets none."""
+    return json.dumps({"schema": SCHEMA, "events": [_entry(event) for event in events]}).encode()
+
+
+def _entry(event: Event) -> dict[str, Any]:
+    entry: dict[str, Any] = {"node_id": event.node_id, "happened_at": event.happened_at}
+    if isinstance(event, NodeLeft):
+        return {"event": "node_left", **entry, "version": event.version}
+    entry = {"event": "node_running", **entry, "version": event.run.version}
+    if event.config:
+        entry["root_pipeline_id"] = event.config.root_pipeline_id
+        entry["timeout_config"] = {
+            "enable": True,
+            "action": event.config.action,
+            "seconds": event.config.timeout,
+        }
+    return entry
+
+
+def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
+    """Split so that each round has one event a node, and a node's events are in order of time."""
+    rounds: list[list[Event]] = []
+    seen: dict[str, int] = {}
+    for event in sorted(events, key=lambda event: event.happened_at or math.inf):
+        number = seen.get(event.node_id, 0)
+        seen[event.node_id] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(event)
+    return rounds
+
+
+def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
+    if not isinstance(entry, Mapping):
+        raise InvalidInputError(f"{shown(entry)} is not an object with event, node_id, …")
+    kind = entry.get("event")
+    keys = _KEYS.get(kind) if isinstance(kind, str) else None
+    if keys is None:
+        raise InvalidInputError(f"event {shown(kind)} is not one of {', '.join(_KEYS)}")
+    if unknown := sorted(str(key) for key in set(entry) - keys):
+        raise InvalidInputError(f"{kind} has the unknown keys {', '.join(unknown):.200}")
+    happened_at = _instant(entry, now)
+    if kind == "node_running":
+        run = NodeRun.of(entry.get("node_id"), entry.get("version"))
+        return NodeStarted(run=run, happened_at=happened_at, config=_config(run, entry, rules))
+    if entry.get("version") is None:
+        if problem := id_problem("node id", entry.get("node_id")):
+            raise InvalidInputError(problem)
+        return NodeLeft(node_id=entry["node_id"], happened_at=happened_at)
+    run = NodeRun.of(entry.get("node_id"), entry["version"])
+    return NodeLeft(
+        node_id=run.node_id, version=run.version, happened_at=happened_at, remember=True
+    )
+
+
+def _instant(entry: Mapping[str, Any], now: float) -> float:
+    value = entry.get("happened_at")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        problem = "is not a number of Unix seconds"
+    elif not value <= now + MAX_AHEAD_SECONDS:
+        problem = "lies in the future; Unix seconds are meant"
+    elif value < now - MAX_AGE_SECONDS:
+        problem = "is ten years ago or more; Unix seconds are meant"
+    else:
+        return float(value)
+    raise InvalidInputError(
+        f"happened_at {shown(value)} of node {shown(entry.get('node_id'))} {problem}"
+    )
+
+
+def _config(run: NodeRun, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
+    """The config that the event carries; None without one, or with one that is no timeout."""
+    if entry.get("timeout_config") is None:
+        return None
+    return read_config(run.node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)

@@ -198,17 +198,17 @@ class NodeTimeout:
         version: str | None = None,
         *,
         happened_at: float | None = None,
-        known_only: bool = False,
+        trust_ledger: bool = False,
     ) -> int:
         """The node left RUNNING: disarm every armed version of it; return how many were armed.
 
         Versions that started after ``happened_at`` (Unix seconds; None: now) are left alone, and
-        so are those that started after the version named. ``known_only`` leaves the pool alone
+        so are those that started after the version named. ``trust_ledger`` leaves the pool alone
         where the ledger knows of nothing armed: a node without a config costs one read.
         Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
         """
         return await self.nodes_left(
-            [(node_id, version)], happened_at=happened_at, known_only=known_only
+            [(node_id, version)], happened_at=happened_at, trust_ledger=trust_ledger
         )
 
     async def nodes_started(
@@ -243,11 +243,11 @@ class NodeTimeout:
         nodes: Iterable[tuple[str, str | None]],
         *,
         happened_at: float | None = None,
-        known_only: bool = False,
+        trust_ledger: bool = False,
     ) -> int:
         """`node_left` for many (node_id, version or None); return how many were armed."""
         events = [
-            _left(node_id, version, happened_at=happened_at, known_only=known_only)
+            _left(node_id, version, happened_at=happened_at, trust_ledger=trust_ledger)
             for node_id, version in nodes
         ]
         return await self._tracker.nodes_left(events)

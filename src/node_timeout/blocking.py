@@ -156,11 +156,11 @@ class BlockingNodeTimeout:
         version: str | None = None,
         *,
         happened_at: float | None = None,
-        known_only: bool = False,
+        trust_ledger: bool = False,
     ) -> int:
         return self._run(
             lambda app: app.node_left(
-                node_id, version, happened_at=happened_at, known_only=known_only
+                node_id, version, happened_at=happened_at, trust_ledger=trust_ledger
             )
         )
 
@@ -174,10 +174,10 @@ class BlockingNodeTimeout:
         nodes: Iterable[tuple[str, str | None]],
         *,
         happened_at: float | None = None,
-        known_only: bool = False,
+        trust_ledger: bool = False,
     ) -> int:
         return self._run(
-            lambda app: app.nodes_left(nodes, happened_at=happened_at, known_only=known_only)
+            lambda app: app.nodes_left(nodes, happened_at=happened_at, trust_ledger=trust_ledger)
         )
 
     def cancel(self, node_id: str, version: str | None = None) -> int:

@@ -79,82 +79,82 @@ def test_a_node_retried_while_it_is_being_failed_is_not_failed(house: House) -> 
     from django.db import transaction
     from pipeline.eri.models import State
 
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
 
     node = house.activity(seconds=60)
     house.run(house.tree(node))
     house.wait_for(node.id, "RUNNING")
     old = timed_out(house, node.id)
-    assert acts.is_running(old)
+    assert bamboo_calls.is_running(old)
     with transaction.atomic():
         State.objects.select_for_update().get(node_id=node.id)
         with ThreadPoolExecutor() as other, pytest.raises(TemporaryError, match="holds the state"):
-            other.submit(in_thread, acts.forced_fail, old).result()
+            other.submit(in_thread, bamboo_calls.forced_fail, old).result()
         State.objects.filter(node_id=node.id).update(version="vretried")
     with pytest.raises(NodeRunSupersededError, match="moved on: RUNNING at version vretried"):
-        acts.forced_fail(old, "too late")
+        bamboo_calls.forced_fail(old, "too late")
     assert house.name(node.id) == "RUNNING"
-    assert not acts.is_running(old)
+    assert not bamboo_calls.is_running(old)
 
 
 def test_a_skip_that_waits_in_celerys_queue_is_not_sent_again(house: House) -> None:
     """The worker died before it wrote its outcome, and Celery has a backlog."""
     from pipeline.eri.models import Process
 
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
 
     node, after = house.activity(seconds=60), house.activity(seconds=0)
     root = house.run(house.tree(node, after))
     house.wait_for(node.id, "RUNNING")
     Process.objects.filter(current_node_id=node.id).update(queue="dropin")
     first = timed_out(house, node.id)
-    assert acts.forced_fail_and_skip(first, "x") == "failed and skipped"
-    assert acts.is_running(first)
-    assert acts.forced_fail_and_skip(first, "x") == "failed and skipped before"
+    assert bamboo_calls.forced_fail_and_skip(first, "x") == "failed and skipped"
+    assert bamboo_calls.is_running(first)
+    assert bamboo_calls.forced_fail_and_skip(first, "x") == "failed and skipped before"
     assert house.name(root) == "RUNNING"
 
 
 def test_what_was_failed_by_hand_is_not_taken_for_our_own(house: House) -> None:
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
 
     node = house.activity(seconds=60)
     house.run(house.tree(node))
     house.wait_for(node.id, "RUNNING")
     first = timed_out(house, node.id)
-    assert acts.forced_fail(first, "by node-timeout") == "failed"
-    assert acts.is_running(first), "its outcome may not have been recorded"
-    assert acts.forced_fail(first, "again") == "failed before"
+    assert bamboo_calls.forced_fail(first, "by node-timeout") == "failed"
+    assert bamboo_calls.is_running(first), "its outcome may not have been recorded"
+    assert bamboo_calls.forced_fail(first, "again") == "failed before"
     house.act("retry_node", node_id=node.id)
     house.wait_for(node.id, "RUNNING")
-    assert not acts.is_running(first)
+    assert not bamboo_calls.is_running(first)
     house.act("forced_fail_activity", node_id=node.id, ex_data="by hand")
-    assert not acts.is_running(first)
+    assert not bamboo_calls.is_running(first)
     with pytest.raises(NodeRunSupersededError):
-        acts.forced_fail_and_skip(first, "too late")
+        bamboo_calls.forced_fail_and_skip(first, "too late")
 
 
 def test_a_node_that_the_engine_does_not_know(house: House) -> None:
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
 
     stranger = TimedOutNode(
         node_id="nobody", version="v1", root_pipeline_id="", action="x", deadline=0, attempt=1
     )
-    assert not acts.is_running(stranger)
+    assert not bamboo_calls.is_running(stranger)
     with pytest.raises(NodeRunSupersededError, match="no state of node 'nobody'"):
-        acts.forced_fail(stranger, "x")
-    assert acts.running(["nobody"]) == []
+        bamboo_calls.forced_fail(stranger, "x")
+    assert bamboo_calls.running(["nobody"]) == []
 
 
 def test_an_error_of_the_database_is_temporary(house: House) -> None:
     from django.db import OperationalError
 
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
 
     def fall_over() -> None:
         raise OperationalError("server closed the connection")
 
     with pytest.raises(EngineUnavailableError, match="bamboo's database: server closed"):
-        acts.in_database(fall_over)
+        bamboo_calls.in_database(fall_over)
 
 
 def test_connections_that_the_database_closed_are_opened_anew(house: House) -> None:

@@ -32,7 +32,7 @@ OF_THE_RECONCILER = (
     "pool.absent",
     "pool.arm",
     "ledger.expired_runs",
-    "ledger.postpone",
+    "ledger.mark_seen",
     "pool.mark_reconciled",
     "ledger.purge",
 )
@@ -118,7 +118,7 @@ async def lead_to(house: House, pool_redis: Redis, point: str, number: int) -> N
     """Make that the process comes to this failpoint."""
     if "dead_letter" in point:
         await pool_redis.zadd(house.settings.executing_pool, dict.fromkeys(GARBAGE, 1.0))
-    elif "postpone" in point:
+    elif "mark_seen" in point:
         # Absent when they are overdue, though Redis has lost nothing, as far as anybody knows.
         await house.app.pool.may_have_lost_data()
         await house.app.pool.mark_reconciled()

@@ -55,7 +55,7 @@ async def test_the_engine_is_overloaded(house: House) -> None:
                 await asyncio.sleep(OVERLOADED_SECONDS)
                 await house.engine.delete(OVERLOADED)
             await asyncio.sleep(scaled(1, 10))
-    # The engine is left in peace for longer and longer while it fails.
+    # The circuit stays open for longer and longer while the engine fails.
     await house.verdict(late_seconds=15)
 
 

@@ -68,7 +68,7 @@ async def test_the_network_between_two(
 async def test_the_network_between_a_worker_and_the_engine(
     house: House, engine_server: RedisServer, fault: str
 ) -> None:
-    """The engine may be left in peace for a while after it is back."""
+    """The circuit may stay open for a while after the engine is back."""
     times = scaled(1, 3)
     house.row.of(
         fault=f"network {fault}: worker and engine",

@@ -610,11 +610,11 @@ async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
 async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
-    assert await ledger.postpone([run("a"), run("missing")], NOW + 1) == []
+    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 1) == []
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 2)], "not yet due"
-    assert await ledger.postpone([run("a"), run("missing")], NOW + 50) == [], "the first time"
+    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 50) == [], "the first time"
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 50)]
-    assert await ledger.postpone([run("a"), run("missing")], NOW + 60) == [run("a")]
+    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 60) == [run("a")]
     assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 60)]
     (row,) = await ledger.rows("a")
     assert row.deadline == NOW + 2
@@ -732,7 +732,7 @@ async def test_the_oldest_overdue_run_counts_from_its_deadline_next_try_or_lease
     await ledger.arm(started([run("a")]), NOW)
     assert await oldest(1) == 0
     assert await oldest(9) == pytest.approx(7)
-    await ledger.postpone([run("a")], NOW + 9)
+    await ledger.mark_seen([run("a")], NOW + 9)
     assert await oldest(10) == pytest.approx(8), "that the reconciler looked changes nothing"
     taking = await take(ledger, run("a"), now=NOW + 10)
     assert await oldest(LEASE) == 0, "a worker has it"

@@ -151,7 +151,7 @@ async def test_long_overdue_it_is_armed_at_the_second_look_and_a_backlog_does_no
     await armed(ledger, healthy_pool, -130, "a", "b")
     one = reconciler(ledger, healthy_pool)
     now = await healthy_pool.now()
-    assert await ledger.postpone([run("a")], now - 61) == [], "the first look, a minute ago"
+    assert await ledger.mark_seen([run("a")], now - 61) == [], "the first look, a minute ago"
     assert (await sweep(one)).rearmed == 1, "b was overdue for long, but was not looked at before"
     assert await healthy_pool.absent([run("a"), run("b")]) == [run("b")]
     claim = await healthy_pool.shards[0].claim(10, 5)

@@ -187,7 +187,7 @@ async def test_a_cancelled_run_is_dropped(bench: Bench) -> None:
 async def test_a_deadline_that_moved_into_the_future_is_armed_not_fired(bench: Bench) -> None:
     due = await bench.armed("a")
     later = await bench.pool.now() + 50
-    await bench.ledger.postpone([run("a")], later)
+    await bench.ledger.mark_seen([run("a")], later)
     report = await bench.handle(due)
     assert (report.later, bench.engine.asked) == (1, [])
     assert await bench.pool.absent([run("a")]) == []
@@ -295,19 +295,19 @@ async def test_plain_strategies_share_as_many_threads_as_may_run_at_once(bench: 
     assert report.outcomes == {RunState.ARMED: 12}
     assert hung() == 6, "three that were given up, three in their place"
     release.set()
-    await worker._striker.close()
+    await worker._attempts.close()
     await wait_until(lambda: hung() == 0)
 
 
 async def test_nodes_of_a_dead_engine_wait_and_use_up_no_attempt(bench: Bench) -> None:
     down = Breaker(failures=1)
-    with pytest.raises(EngineUnavailableError), down.strike():
+    with pytest.raises(EngineUnavailableError), down.permit():
         raise EngineUnavailableError("gone")
     report = await bench.handle(await bench.armed("a"), breaker=down)
     assert report.outcomes == {RunState.ARMED: 1}
     (row,) = await bench.ledger.rows("a")
     assert (row.state, row.attempts) == (RunState.ARMED, 0)
-    assert "it is left in peace" in row.message
+    assert "the circuit is open, next probe in" in row.message
     assert bench.engine.asked == []
     assert row.due_at is not None
     assert row.due_at > await bench.pool.now()
@@ -579,7 +579,7 @@ async def test_a_worker_that_starts_into_a_backlog_leaves_half_of_it_to_others(
     stop = asyncio.Event()
     worker = bench.worker(routes=Routes(dispatch_queue=queue), queues=(queue,), strategy_timeout=30)
     running = asyncio.create_task(worker.run(stop, Health(name="worker")))
-    await wait_until(lambda: worker._striker.busy)
+    await wait_until(lambda: worker._attempts.busy)
     assert await rabbit.waiting(queue) >= FEW
     gate.set()
     await wait_until(lambda: _is_empty(rabbit, queue))

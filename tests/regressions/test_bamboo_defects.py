@@ -87,19 +87,19 @@ def test_20_a_node_of_a_revoked_pipeline_is_left_alone(house: House) -> None:
 def test_22_a_node_retried_in_between_is_not_failed_in_its_new_version(house: House) -> None:
     """See also tests/bamboo/test_faults.py, where the retry holds the row meanwhile."""
     from node_timeout.domain.errors import NodeRunSupersededError
-    from node_timeout.engines.bamboo import acts
+    from node_timeout.engines.bamboo import bamboo_calls
     from tests.bamboo.test_faults import timed_out
 
     node = house.activity(seconds=60)
     house.run(house.tree(node))
     house.wait_for(node.id, "RUNNING")
     old = timed_out(house, node.id)
-    assert acts.is_running(old), "checked …"
+    assert bamboo_calls.is_running(old), "checked …"
     house.act("forced_fail_activity", node_id=node.id, ex_data="by hand")
     house.act("retry_node", node_id=node.id)
     house.wait_for(node.id, "RUNNING")
     with pytest.raises(NodeRunSupersededError):
-        acts.forced_fail(old, "… and acted")
+        bamboo_calls.forced_fail(old, "… and acted")
     assert house.name(node.id) == "RUNNING"
 
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: a dead engine is left in peace."""
+"""The circuit breaker: a dead engine is not called."""
 
 import asyncio
 
@@ -33,16 +33,16 @@ def breaker(clock: Clock) -> Breaker:
 
 def fail(breaker: Breaker, error: BaseException | None = None, *, answered: bool = False) -> None:
     error = error or EngineUnavailableError("gone")
-    with pytest.raises(type(error)) as caught, breaker.strike() as strike:  # noqa: PT012
+    with pytest.raises(type(error)) as caught, breaker.permit() as permit:  # noqa: PT012
         if answered:
-            strike.answered()
+            permit.answered()
         raise error
     assert caught.value is error
 
 
 def refused(breaker: Breaker) -> float:
     """It lets nobody through; return for how long."""
-    with pytest.raises(EngineRestingError) as caught, breaker.strike():
+    with pytest.raises(EngineRestingError) as caught, breaker.permit():
         pytest.fail("it was let through")
     return caught.value.retry_after
 
@@ -58,11 +58,11 @@ def test_after_failures_in_a_row_nobody_is_let_through_for_ever_longer(
         fail(breaker)  # the probe
         assert refused(breaker) == rest
     clock.now += 10
-    with breaker.strike():
+    with breaker.permit():
         pass
     clock.now += 10
     fail(breaker)
-    with breaker.strike():
+    with breaker.permit():
         pass  # it counts anew
 
 
@@ -71,7 +71,7 @@ def test_an_engine_that_fails_now_and_then_is_not_left_alone(
 ) -> None:
     """Of many calls at once, some in a row fail by chance."""
     for _ in range(10):
-        with breaker.strike():
+        with breaker.permit():
             pass
         for _ in range(5):
             clock.now += 0.1
@@ -85,9 +85,9 @@ def test_only_one_probes(breaker: Breaker, clock: Clock) -> None:
     fail(breaker)
     fail(breaker)
     clock.now += 10
-    with breaker.strike():
+    with breaker.permit():
         assert refused(breaker) == 1.0
-    with breaker.strike():
+    with breaker.permit():
         pass
 
 
@@ -100,7 +100,7 @@ def test_an_engine_that_does_not_answer_counts_as_failing(breaker: Breaker) -> N
 def test_a_slow_or_broken_strategy_is_not_the_engines_fault(breaker: Breaker) -> None:
     for error in (asyncio.CancelledError(), KeyError("bug")) * 3:
         fail(breaker, error, answered=True)
-    with breaker.strike():
+    with breaker.permit():
         pass
 
 
@@ -116,10 +116,10 @@ def test_a_probe_that_is_answered_lets_the_others_through_at_once(
     fail(breaker)
     fail(breaker)
     clock.now += 10
-    with breaker.strike() as probe:
+    with breaker.permit() as probe:
         refused(breaker)
         probe.answered()
-        with breaker.strike():
+        with breaker.permit():
             pass  # its strategy may take its time
 
 
@@ -131,8 +131,8 @@ def test_those_in_flight_when_it_opens_neither_lengthen_nor_end_the_rest(
     with suppress(EngineUnavailableError), ExitStack() as flight:
         for _ in range(5):
             flight.enter_context(suppress(EngineUnavailableError))
-            flight.enter_context(breaker.strike())
-        late = flight.enter_context(breaker.strike())
+            flight.enter_context(breaker.permit())
+        late = flight.enter_context(breaker.permit())
         fail(breaker)
         fail(breaker)
         late.answered()
@@ -144,5 +144,5 @@ def test_a_refusal_is_an_answer(breaker: Breaker) -> None:
     fail(breaker)
     fail(breaker, NodeRunSupersededError("moved on"))
     fail(breaker)
-    with breaker.strike():
+    with breaker.permit():
         pass

@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from node_timeout.settings import Settings
-from node_timeout.stores.tls import told
+from node_timeout.stores.tls import reason_of
 from node_timeout.urls import redaction
 from node_timeout.urls.redaction import excepthook, presentable, redact, remember
 from node_timeout.urls.stores import read_database_url
@@ -80,9 +80,9 @@ def test_an_error_that_quotes_a_secret_is_no_cause_to_be_shown() -> None:
     assert presentable(leaky) is None
     sound.__context__ = leaky
     assert presentable(sound) is None
-    assert told(leaky) == "no host ***"
+    assert reason_of(leaky) == "no host ***"
     with pytest.raises(RuntimeError) as shown:
-        raise RuntimeError(told(leaky)) from presentable(leaky)
+        raise RuntimeError(reason_of(leaky)) from presentable(leaky)
     assert "s3cret" not in "".join(traceback.format_exception(shown.value))
 
 

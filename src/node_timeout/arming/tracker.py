@@ -90,7 +90,7 @@ class Tracker:
         named = [
             NodeRun(node_id=event.node_id, version=event.version)
             for event in events
-            if event.version is not None and not event.known_only
+            if event.version is not None and not event.trust_ledger
         ]
         gone = dict.fromkeys([*disarming.cancelled, *named])
         kept = set(disarming.kept)

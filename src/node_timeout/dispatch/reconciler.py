@@ -188,7 +188,7 @@ class Reconciler:
         missing = await self._absent(suspects)
         if not self._data_lost:
             overdue = [due.run for due in missing if due.due_at <= now]
-            again = set(await self._ledger.postpone(overdue, now)) if overdue else set()
+            again = set(await self._ledger.mark_seen(overdue, now)) if overdue else set()
             missing = [due for due in missing if due.due_at > now or due.run in again]
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
 
@@ -198,7 +198,7 @@ class Reconciler:
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         expired = await self._ledger.expired_runs(now - waiting, BATCH_SIZE)
         if expired:
-            await self._ledger.postpone([due.run for due in expired], now)
+            await self._ledger.mark_seen([due.run for due in expired], now)
             await self._rearm(expired, report)
         report.rescued += len(expired)
         return len(expired) == BATCH_SIZE

@@ -1,4 +1,4 @@
-"""Striker: one attempt at one timed-out node, from the engine's word to an outcome."""
+"""Attempts: one attempt at one timed-out node, from the engine's word to an outcome."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from node_timeout.domain.errors import (
 )
 from node_timeout.domain.run import Outcome, RunState, TimedOutNode
 from node_timeout.handling.breaker import Breaker
-from node_timeout.handling.early_hold import Holder
+from node_timeout.handling.early_hold import EarlyHold
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
@@ -48,14 +48,14 @@ class Limits:
         return 2 * self.strategy_timeout + 10
 
 
-class Striker:
+class Attempts:
     """Calls strategies, at most ``concurrency`` at once, each under its time limit."""
 
     def __init__(
         self,
         *,
         pool: Pool,
-        holder: Holder,
+        holder: EarlyHold,
         engine: Engine,
         strategies: Mapping[str, NodeTimeoutStrategy],
         limits: Limits,
@@ -83,7 +83,7 @@ class Striker:
     def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
         """Start a strike; it counts as busy from now on."""
         self.busy += 1
-        return asyncio.create_task(self._strike(node, start_before))
+        return asyncio.create_task(self._attempt(node, start_before))
 
     def begin_later(
         self, node: TimedOutNode, start_before: float, lease: float, seconds: float
@@ -104,9 +104,9 @@ class Striker:
             metrics.DROPPED.labels(RunState.CANCELLED).inc()
             return None
         self.busy += 1
-        return await self._strike(node, start_before)
+        return await self._attempt(node, start_before)
 
-    async def _strike(self, node: TimedOutNode, start_before: float) -> Outcome:
+    async def _attempt(self, node: TimedOutNode, start_before: float) -> Outcome:
         """Wait for a slot, ask the engine, call the strategy; say how it ended. Does not raise.
 
         Not begun by ``start_before`` (monotonic), or cancelled, the node is put back.
@@ -145,12 +145,12 @@ class Striker:
         limit = asyncio.timeout(self._limits.strategy_timeout)
         try:
             async with limit:
-                with self._breaker.strike() as strike:
+                with self._breaker.permit() as permit:
                     if node.attempt == 1:
                         metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
                     if not await self._engine.is_running(node):
                         return _outcome(node, RunState.STALE, "no longer running at this version")
-                    strike.answered()
+                    permit.answered()
                     with metrics.STRATEGY_SECONDS.labels(node.action).time():
                         result = await call(strategy, node, self._threads)
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:

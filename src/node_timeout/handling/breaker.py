@@ -5,7 +5,7 @@
        └───────────────────────answered─────────────────────────┘
 
 It opens after several failures in a row, with no success in the last second: of many calls at once
-some five in a row fail by chance where the engine fails only now and then. A strike that is refused
+some five in a row fail by chance where the engine fails only now and then. A permit that is refused
 while the engine rests uses up no attempt of its node run.
 """
 
@@ -27,7 +27,7 @@ PROBE_SECONDS = 1.0
 """How long others wait while a probe is under way."""
 
 
-class Strike:
+class Permit:
     """One use of the engine."""
 
     def __init__(self, breaker: "Breaker", period: int) -> None:
@@ -58,54 +58,55 @@ class Breaker:
         self._failures = 0
         self._succeeded_at = float("-inf")
         self._rests = 0
-        """In a row, without a strike that went well to its end."""
+        """In a row, without a permit that went well to its end."""
         self._resting_until: float | None = None
         self._probing = False
         self._period = 0
 
     @contextmanager
-    def strike(self) -> Iterator[Strike]:
-        """Use the engine inside. Raises `EngineRestingError` if it is to be left in peace."""
+    def permit(self) -> Iterator[Permit]:
+        """Use the engine inside. Raises `EngineRestingError` while the circuit is open."""
         probing = self._resting_until is not None
         if self._resting_until is not None:
             left = self._resting_until - self._clock()
             if left > 0 or self._probing:
                 raise EngineRestingError(
-                    "the engine failed too often in a row, it is left in peace",
+                    "the engine failed too often in a row: the circuit is open, "
+                    f"next probe in {max(left, 0.0):.1f} s",
                     retry_after=max(left, PROBE_SECONDS),
                 )
             self._probing = True
-        strike = Strike(self, self._period)
+        permit = Permit(self, self._period)
         try:
-            yield strike
+            yield permit
         except EngineUnavailableError as error:
-            self._failed(strike, error)
+            self._failed(permit, error)
             raise
         except NodeTimeoutError:
-            self._went_well(strike)  # a refusal is an answer
+            self._went_well(permit)  # a refusal is an answer
             raise
         except BaseException as error:  # a time limit too: it cancels
-            if not strike.has_answered:
-                self._failed(strike, error)
+            if not permit.has_answered:
+                self._failed(permit, error)
             raise
         else:
-            self._went_well(strike)
+            self._went_well(permit)
         finally:
-            if probing and strike.period == self._period:
+            if probing and permit.period == self._period:
                 self._probing = False
 
-    def answered(self, strike: Strike) -> None:
-        if self._resting_until is not None and strike.period == self._period:
+    def answered(self, permit: Permit) -> None:
+        if self._resting_until is not None and permit.period == self._period:
             logger.warning("the engine answers again")
             self._turn(None)
 
-    def _went_well(self, strike: Strike) -> None:
-        strike.answered()
+    def _went_well(self, permit: Permit) -> None:
+        permit.answered()
         self._failures = self._rests = 0
         self._succeeded_at = self._clock()
 
-    def _failed(self, strike: Strike, error: BaseException) -> None:
-        if strike.period != self._period:
+    def _failed(self, permit: Permit, error: BaseException) -> None:
+        if permit.period != self._period:
             return
         self._failures += 1
         lately = self._clock() - self._succeeded_at < LATELY_SECONDS

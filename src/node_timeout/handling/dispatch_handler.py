@@ -17,7 +17,7 @@ from typing import TypeVar
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, TemporaryError
 from node_timeout.domain.run import DueRun, NodeRun, Outcome
-from node_timeout.handling.attempt import Limits, Striker, log_outcome
+from node_timeout.handling.attempt import Attempts, Limits, log_outcome
 from node_timeout.handling.recorder import Recorder, Taken, WorkReport
 from node_timeout.ports.exchange import Delivery, Exchange
 from node_timeout.ports.ledger import Ledger
@@ -55,7 +55,7 @@ class Routes:
         return self.handle_queues.get(action or "", self.handle_queue)
 
 
-class BatchHandler:
+class DispatchHandler:
     """Deals with batches of messages, any number at once."""
 
     def __init__(
@@ -64,14 +64,14 @@ class BatchHandler:
         ledger: Ledger,
         pool: Pool,
         exchange: Exchange,
-        striker: Striker,
+        attempts: Attempts,
         routes: Routes,
         limits: Limits,
     ) -> None:
         self._ledger = ledger
         self._pool = pool
         self._exchange = exchange
-        self._striker = striker
+        self._attempts = attempts
         self._routes = routes
         self._limits = limits
         self.recorder = Recorder(ledger=ledger, pool=pool, limits=limits)
@@ -95,11 +95,11 @@ class BatchHandler:
                 report.received = len(read.due)
                 here = await self._forward(read, stop, report)
                 takings = await self._take_all(here, read, stop, report)
-                strikes = [(await self._strike_all(each), each) for each in takings]
+                begun = [(await self._attempt_all(each), each) for each in takings]
             finally:
                 prepared(report)
             await _together(
-                self.recorder.record_all(running, taken, report) for running, taken in strikes
+                self.recorder.record_all(running, taken, report) for running, taken in begun
             )
         except _StoppedError:
             await _each(deliveries, lambda delivery: delivery.requeue())
@@ -207,21 +207,21 @@ class BatchHandler:
             lease_ends=started + self._limits.lease_seconds,
         )
 
-    async def _strike_all(self, taken: Taken) -> set[asyncio.Task[Outcome | None]]:
+    async def _attempt_all(self, taken: Taken) -> set[asyncio.Task[Outcome | None]]:
         """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
         # A strategy that starts later than this could outlive its row's lease.
         start_before = taken.lease_ends - self._limits.strategy_timeout - 1
         passed = await self._pool.passed()
-        strikes: set[asyncio.Task[Outcome | None]] = set()
+        running: set[asyncio.Task[Outcome | None]] = set()
         for node in sorted(taken.nodes, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
             if early > 0:
-                strike = self._striker.begin_later(node, start_before, taken.lease, early)
+                attempt = self._attempts.begin_later(node, start_before, taken.lease, early)
             else:
-                strike = self._striker.begin(node, start_before)
-            strikes.add(strike)
-        return strikes
+                attempt = self._attempts.begin(node, start_before)
+            running.add(attempt)
+        return running
 
 
 @dataclass(slots=True)

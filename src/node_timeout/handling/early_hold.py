@@ -1,4 +1,4 @@
-"""Holder: keeps nodes that were dispatched ahead until their deadline, and looks once more then.
+"""EarlyHold: keeps nodes that were dispatched ahead until their deadline, and looks once more then.
 
     taken ──deadline has come──▶ look at the row ──still this worker's──▶ strike
                                         └──────────left meanwhile───────▶ dropped
@@ -21,7 +21,7 @@ class _Held:
     is_ours: asyncio.Future[bool]
 
 
-class Holder:
+class EarlyHold:
     """One look at a time, for all whose deadline came since the last."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from node_timeout.handling.attempt import Limits, Striker
+from node_timeout.handling.attempt import Attempts, Limits
 from node_timeout.handling.breaker import Breaker
-from node_timeout.handling.dispatch_handler import BatchHandler, Routes
-from node_timeout.handling.early_hold import Holder
+from node_timeout.handling.dispatch_handler import DispatchHandler, Routes
+from node_timeout.handling.early_hold import EarlyHold
 from node_timeout.handling.prefetch import QUIET_SECONDS, Prefetch
 from node_timeout.handling.recorder import WorkReport
 from node_timeout.ports.engine import Engine
@@ -60,20 +60,20 @@ class Worker:
         """Messages of the batches."""
         self._room = asyncio.Event()
         """Set when a batch has been prepared or a strike is over: there may be room for more."""
-        self._striker = Striker(
+        self._attempts = Attempts(
             pool=pool,
-            holder=Holder(ledger),
+            holder=EarlyHold(ledger),
             engine=engine,
             strategies=strategies,
             limits=limits,
             breaker=breaker or Breaker(),
             done=self._room.set,
         )
-        self._handler = BatchHandler(
+        self._handler = DispatchHandler(
             ledger=ledger,
             pool=pool,
             exchange=exchange,
-            striker=self._striker,
+            attempts=self._attempts,
             routes=routes,
             limits=limits,
         )
@@ -97,7 +97,7 @@ class Worker:
         await repeat(step, stop=stop, health=health)
         await self._drain(self._limits.shutdown_timeout)
         await self._handler.dead_letters.give_back()
-        await self._striker.close()
+        await self._attempts.close()
 
     def _prefetches(self) -> dict[str, int]:
         """By queue. Handle messages carry one node; those whose dead letters wait do not count."""
@@ -118,7 +118,7 @@ class Worker:
         getting: asyncio.Future[list[Delivery]] | None = None
         try:
             while not stop.is_set():
-                self._prefetch.have_in_hand(self._in_hand, self._striker.busy)
+                self._prefetch.have_in_hand(self._in_hand, self._attempts.busy)
                 await consumer.resize(self._prefetches())
                 # From here to the next look at `stop` there is one wait: deliveries fetched by its
                 # end are handled, and later ones stay with the consumer.
@@ -157,7 +157,7 @@ class Worker:
 
     def _has_room(self) -> bool:
         return (
-            self._striker.busy < self._limits.concurrency
+            self._attempts.busy < self._limits.concurrency
             and self._preparing < BATCHES_IN_PREPARATION
         )
 

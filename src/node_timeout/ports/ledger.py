@@ -184,10 +184,10 @@ class Ledger(Protocol):
         """Executing runs whose lease ran out before ``before``, oldest first."""
         ...
 
-    async def postpone(self, runs: Sequence[NodeRun], now: float) -> list[NodeRun]:
+    async def mark_seen(self, runs: Sequence[NodeRun], now: float) -> list[NodeRun]:
         """Set ``due_at`` of overdue open runs to now; return those whose was not their deadline.
 
-        These have been postponed, tried or put back before.
+        These have been marked as seen, tried or put back before.
         """
         ...
 

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from node_timeout.stores.tls import told
+from node_timeout.stores.tls import reason_of
 
 A = TypeVar("A")
 C = TypeVar("C")
 
 
-class Turns(Generic[A]):
+class Failover(Generic[A]):
     """Remembers which server answered last, to begin with it, and which failed, to end with it."""
 
     def __init__(self, servers: Sequence[A], *, name: Callable[[A], str] = str) -> None:
@@ -58,4 +58,4 @@ class Turns(Generic[A]):
 
 
 def _why(fault: Exception) -> str:
-    return "no answer in time" if type(fault) is TimeoutError else told(fault)
+    return "no answer in time" if type(fault) is TimeoutError else reason_of(fault)

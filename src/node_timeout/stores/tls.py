@@ -61,7 +61,7 @@ class Tls:
         return context
 
 
-def told(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The text of a driver's error, without secrets.
 
     Where TLS is at fault, what TLS says, however deep it lies.

@@ -73,7 +73,7 @@ class NodeLeft:
     version: str | None = None
     happened_at: float | None = None
     """When, by the engine's clock. None: now."""
-    known_only: bool = False
+    trust_ledger: bool = False
     """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
     only_version: bool = False
     """Older versions are left alone: someone cancels exactly this one."""

@@ -85,7 +85,7 @@ PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "ledger": (
         SqlLedger,
         (
-            *("actions", "take", "leases", "record", "open_runs", "expired_runs", "postpone"),
+            *("actions", "take", "leases", "record", "open_runs", "expired_runs", "mark_seen"),
             "purge",
             *("arm", "disarm", "untracked", "configs", "configured"),
         ),

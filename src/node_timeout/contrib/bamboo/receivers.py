@@ -52,7 +52,7 @@ def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **
         elif to_state == states.RUNNING:
             client().node_started(node_id, version)
         elif to_state in LEFT:
-            client().node_left(node_id, version, known_only=True)
+            client().node_left(node_id, version, trust_ledger=True)
     except GreenThreadsError as error:
         metrics.EVENTS_MISSED.inc()
         if not _Patched.is_logged:

@@ -1,7 +1,7 @@
 """Engine ``bamboo``: bamboo-engine, in the Django settings of the project that runs it.
 
 ``DJANGO_SETTINGS_MODULE`` names the settings, and the working directory is importable, as for
-``manage.py``. What is asked and done stands in `node_timeout.engines.bamboo.acts`; here are the
+``manage.py``. What is asked and done is in `node_timeout.engines.bamboo.bamboo_calls`. Here are the
 threads it runs in, each with Django connections of its own: `engine_threads` that ask and act, and
 at most as many that call the receivers of ``post_set_state``, for which the failing of a node does
 not wait.
@@ -101,10 +101,10 @@ def _set_up() -> ModuleType:
     with _logging_kept():
         django.setup()
     _keep_connections()
-    from node_timeout.engines.bamboo import acts  # noqa: PLC0415 - its imports need Django set up
+    from node_timeout.engines.bamboo import bamboo_calls  # noqa: PLC0415 - its imports need Django set up
 
-    acts.close_connections()  # this thread's
-    return acts
+    bamboo_calls.close_connections()  # this thread's
+    return bamboo_calls
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from node_timeout.domain.errors import (
     NotConfirmedError,
     QueueMismatchError,
 )
-from node_timeout.stores.failover import Turns
+from node_timeout.stores.failover import Failover
 from node_timeout.stores.rabbitmq.consumer import RabbitConsumer
 from node_timeout.stores.rabbitmq.probe import probe
 from node_timeout.stores.rabbitmq.talk import (
@@ -48,7 +48,7 @@ from node_timeout.stores.rabbitmq.talk import (
     talking,
     whole,
 )
-from node_timeout.stores.tls import Tls, told
+from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.stores import AmqpUrl, read_amqp_urls
 
 DIAL_SECONDS = 8.0  # of them, shared by all nodes
@@ -80,7 +80,7 @@ class RabbitExchange:
         secured = any(each.scheme == "amqps" for each in urls)
         self._tls = (tls or Tls()).context if secured else None
         random.shuffle(urls)  # the nodes share the clients
-        self._nodes = Turns(urls, name=lambda url: str(url.host))
+        self._nodes = Failover(urls, name=lambda url: str(url.host))
         self._exchange_name = exchange
         self._queues = queues
         self._queue_type = queue_type
@@ -214,7 +214,7 @@ class RabbitExchange:
         except ChannelAccessRefused as error:
             raise ExchangeUnavailableError(
                 f"RabbitMQ: its user has no right to declare and bind {what} (configure, write, "
-                f"read): {told(error)}"
+                f"read): {reason_of(error)}"
             ) from error
         except ChannelPreconditionFailed as error:
             raise QueueMismatchError(

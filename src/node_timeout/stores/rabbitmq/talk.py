@@ -15,7 +15,7 @@ from aiormq.exceptions import (
 from pamqp.commands import Connection
 
 from node_timeout.domain.errors import ExchangeUnavailableError
-from node_timeout.stores.tls import told
+from node_timeout.stores.tls import reason_of
 from node_timeout.urls.redaction import presentable
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
             with whole():
                 yield
     except FAILURES as error:
-        raise ExchangeUnavailableError(f"RabbitMQ: {told(error)}") from presentable(error)
+        raise ExchangeUnavailableError(f"RabbitMQ: {reason_of(error)}") from presentable(error)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.stores.redis.tls import secure
-from node_timeout.stores.tls import Tls, told
+from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.redaction import presentable, redact
 from node_timeout.urls.stores import RedisUrl, read_redis_url
 
@@ -170,7 +170,7 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
             "or none knows a primary of this service"
         ) from presentable(error)
     except (RedisError, RedisClusterException, OSError) as error:
-        raise PoolUnavailableError(f"Redis: {told(error)}") from presentable(error)
+        raise PoolUnavailableError(f"Redis: {reason_of(error)}") from presentable(error)
     except AttributeError as error:
         if not _closed_in_use(error):
             raise

@@ -41,7 +41,7 @@ class PoolClock:
         """An instant that has come, surely; None if Redis was never reached."""
         return None if self._offset is None else self.now() - self._error
 
-    def told(self, now: float) -> None:
+    def observe(self, now: float) -> None:
         """A reply that has just come says what time it was: if Redis's clock stepped, ask anew."""
         asked_ago = time.monotonic() - self._synchronised_at
         if asked_ago > TRUST_SECONDS and abs(now - self.now()) > STEP_SECONDS:

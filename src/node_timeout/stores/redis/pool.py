@@ -201,7 +201,7 @@ class RedisShard:
         now, lease, next_due_at, *pairs = (
             part.decode("utf-8", "surrogateescape") for part in reply
         )
-        self._clock.told(float(now))
+        self._clock.observe(float(now))
         return Claim(
             members=tuple(
                 ClaimedMember(member=member, deadline=float(score))
@@ -235,7 +235,7 @@ class RedisShard:
         for chunk in _chunks(due):
             pairs = [part for each in chunk for part in (repr(each.due_at), each.run.member)]
             count, now = await self._client.call("arm", self.key, mode, channel, *pairs)
-            self._clock.told(float(now))
+            self._clock.observe(float(now))
             added += int(count)
         return added
 

@@ -31,7 +31,7 @@ from node_timeout.domain.errors import (
 from node_timeout.settings import variable
 from node_timeout.stores.sql import postgres_sessions
 from node_timeout.stores.sql.postgres_hosts import connector, driver_options
-from node_timeout.stores.tls import Tls, told
+from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.addresses import Host
 from node_timeout.urls.redaction import presentable
 from node_timeout.urls.stores import read_database_url
@@ -317,4 +317,4 @@ def _mysql_code(original: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return (told(error).strip() or type(error).__name__).splitlines()[0][:500]
+    return (reason_of(error).strip() or type(error).__name__).splitlines()[0][:500]

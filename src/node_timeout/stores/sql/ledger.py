@@ -68,7 +68,7 @@ class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
         return [due_of(row) for row in await connection.execute(query)]
 
     @transaction
-    async def postpone(
+    async def mark_seen(
         self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
     ) -> list[NodeRun]:
         again: list[NodeRun] = []

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from node_timeout.stores.failover import Turns
+from node_timeout.stores.failover import Failover
 from node_timeout.urls.addresses import Host
 
 TO_SERVER = ("application_name", "options")
@@ -43,7 +43,7 @@ def connector(
     where libpq would. The connector raises ConnectionError that names each host.
     """
     servers = hosts or [Host(name="", port=None)]
-    turns = Turns(servers, name=lambda host: str(host) or "the default host")
+    turns = Failover(servers, name=lambda host: str(host) or "the default host")
 
     async def connect(**options: Any) -> Any:
         import asyncpg  # noqa: PLC0415 - only there if installed

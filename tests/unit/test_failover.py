@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from node_timeout.stores.failover import Turns
+from node_timeout.stores.failover import Failover
 
 
 class Servers:
@@ -13,7 +13,7 @@ class Servers:
     def __init__(self, **does: str) -> None:
         self.does = does
         self.asked: list[str] = []
-        self.turns = Turns(list(does), name=str.upper)
+        self.turns = Failover(list(does), name=str.upper)
 
     async def dial(self, name: str) -> str:
         self.asked.append(name)

@@ -81,11 +81,11 @@ async def test_a_worker_that_must_end_puts_back_what_it_holds_for_its_deadline(
 ) -> None:
     (due,) = await bench.armed("a", seconds=AHEAD)
     handler = bench.worker(dispatch_ahead=AHEAD)._handler
-    strikes = await handler._strike_all(await handler._take([due], WorkReport()))
+    attempts = await handler._attempt_all(await handler._take([due], WorkReport()))
     await asyncio.sleep(0)  # they have begun
-    for strike in strikes:
-        strike.cancel()
-    (outcome,) = [await strike for strike in strikes]
+    for attempt in attempts:
+        attempt.cancel()
+    (outcome,) = [await attempt for attempt in attempts]
     assert outcome is not None
     assert (outcome.state, outcome.due_at, outcome.called) == (RunState.ARMED, due.due_at, False)
 

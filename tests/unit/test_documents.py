@@ -72,3 +72,24 @@ def test_every_defect_of_the_original_has_a_test_of_its_number() -> None:
     )
     tested = {int(number) for number in re.findall(r"def test_(\d\d)_", tests)}
     assert tested == set(range(1, 25))
+
+
+def test_the_picture_of_the_house_names_what_is_there() -> None:
+    """Files, folders, and names inside files: ``Name` in `file.py``."""
+    document = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    source = ROOT / "src/node_timeout"
+    named = re.findall(r"`([a-z_/]+(?:\.py|\.lua|/))`", document)
+    drawn = re.findall(r"^ ((?:[a-z_]+(?:/|\.py) +)+)", document, re.MULTILINE)
+    files = {*named, *(word for line in drawn for word in line.split())} - {"migrations/"}
+    assert len(files) > 30
+    assert sorted(name for name in files if not (source / name).exists()) == []
+    inside = re.findall(r"`(\w+)` in `([a-z_/]+\.py)`", document)
+    assert len(inside) > 8
+    lacking = [
+        (name, file)
+        for name, file in inside
+        if not re.search(rf"\b(class|def) {name}\b", (source / file).read_text(encoding="utf-8"))
+    ]
+    assert lacking == []
+    folders = {path.name for path in source.iterdir() if (path / "__init__.py").exists()}
+    assert sorted(name for name in folders if f" {name}/" not in document) == []

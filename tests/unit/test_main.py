@@ -44,12 +44,12 @@ def broken(text: str) -> Exception:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (SettingsError("a is wrong"), 2),
-        (QueueMismatchError("a is wrong"), 1),
-        (ExceptionGroup("g", [InvalidInputError("a is wrong")]), 2),
-        (ExceptionGroup("g", [ExceptionGroup("h", [QueueMismatchError("a is\nwrong")])]), 1),
-        (ExceptionGroup("g", [QueueMismatchError("a is wrong")] * 3), 1),
-        (ExceptionGroup("g", [SettingsError("a is wrong"), QueueMismatchError("a is wrong")]), 1),
+        (SettingsError("a is odd"), 2),
+        (QueueMismatchError("a is odd"), 1),
+        (ExceptionGroup("g", [InvalidInputError("a is odd")]), 2),
+        (ExceptionGroup("g", [ExceptionGroup("h", [QueueMismatchError("a is\nodd")])]), 1),
+        (ExceptionGroup("g", [QueueMismatchError("a is odd")] * 3), 1),
+        (ExceptionGroup("g", [SettingsError("a is odd"), QueueMismatchError("a is odd")]), 1),
     ],
 )
 def test_what_is_known_is_one_line(
@@ -60,7 +60,7 @@ def test_what_is_known_is_one_line(
     code: int,
 ) -> None:
     assert end(error) == code
-    assert capsys.readouterr().err == "node-timeout: a is wrong\n"
+    assert capsys.readouterr().err == "node-timeout: a is odd\n"
     assert caplog.records == []
 
 

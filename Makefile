@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
 
-.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 dev demo test check lint types imports unit bench tables clean servers
+.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-faults test-all dev demo test check lint types imports unit bench tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -18,8 +18,13 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.embedded
 	$(BIN)/node-timeout demo
 
-test: servers check chaos $(if $(BAMBOO_PYTHON),test-bamboo)
+# What a change must pass, and quick: bamboo-pipeline on one database, no planted faults.
+test: servers check $(if $(BAMBOO_PYTHON),test-bamboo-postgresql)
 	@echo "every check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
+
+# What takes longer: each fault, faults at random, bamboo-pipeline on the other database.
+test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bamboo-mariadb)
+	@echo "every longer check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
 
 check: lint types imports unit
 
@@ -33,8 +38,10 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+PARALLEL := --numprocesses 2 --dist loadfile --durations 20
+
 unit: $(VENV)/.dev servers
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term --ignore=tests/chaos $(PYTEST)
 	@echo "the core rooms alone:"
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
 
@@ -54,15 +61,20 @@ BAMBOO_TESTS := tests/bamboo tests/regressions/test_bamboo_defects.py
 # The warnings are Django's and bamboo's own.
 BAMBOO_PYTEST = $(BAMBOO)/bin/python -m pytest --quiet --capture=no -o filterwarnings=ignore
 
-test-bamboo: $(BAMBOO)/.dev servers
-	BAMBOO_TEST_DATABASE=postgresql $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
-	BAMBOO_TEST_DATABASE=mariadb $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
+test-bamboo: test-bamboo-postgresql test-bamboo-mariadb
+
+test-bamboo-%: $(BAMBOO)/.dev servers
+	BAMBOO_TEST_DATABASE=$* $(BAMBOO_PYTEST) --durations 20 $(BAMBOO_TESTS) $(PYTEST)
 
 # Random faults of all kinds under a steady load, for three minutes. It prints its seed;
 # make chaos CHAOS_SEED=… repeats a run.
 CHAOS_SECONDS ?= 180
 CHAOS_SEED ?=
 CHAOS_PYTEST = $(BIN)/python -m pytest --show-capture=no
+
+# Each planted fault, as often as takes no long time.
+test-faults: $(VENV)/.dev servers
+	$(BIN)/pytest $(PARALLEL) --ignore=tests/chaos/test_mixed.py tests/chaos $(PYTEST)
 
 chaos: $(VENV)/.dev servers
 	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(CHAOS_PYTEST) --quiet --capture=no \

@@ -111,9 +111,10 @@ def test_the_switch_is_true_or_false(house: House) -> None:
             bamboo.client()
 
 
-def test_a_project_that_has_it_off_starts_without_any_server(house: House) -> None:
+@pytest.mark.parametrize("first", ["", "from gevent import monkey; monkey.patch_all();"])
+def test_a_project_that_has_it_off_starts_without_any_server(house: House, first: str) -> None:
     code = (
-        "from tests.bamboo.project import settings as project;"
+        f"{first}from tests.bamboo.project import settings as project;"
         f" project.NODE_TIMEOUT = {{'enabled': False}} | {NOWHERE!r};"
         " import django, threading; django.setup();"
         " from tests.bamboo.test_switch import change_states, missed; change_states('n');"

@@ -23,26 +23,43 @@ def dry_run(*arguments: str, path: str | None = None) -> str:
     return done.stdout
 
 
-def test_without_python_311_everything_else_runs_and_one_line_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "other"), [("test", "pytest --numprocesses"), ("test-all", "chaos/test_mixed.py")]
+)
+def test_without_python_311_everything_else_runs_and_one_line_says_so(
+    tmp_path: Path, target: str, other: str
+) -> None:
     broken = tmp_path / "python3.11"
     broken.write_text("#!/bin/sh\nexit 127\n")  # as pyenv's, where that version is not chosen
     broken.chmod(0o755)
-    commands = dry_run("test", path=f"{tmp_path}:{os.environ['PATH']}")
+    commands = dry_run(target, path=f"{tmp_path}:{os.environ['PATH']}")
     assert "tests/bamboo" not in commands
-    assert "tests/chaos/test_mixed.py" in commands
+    assert other in commands
     last = commands.splitlines()[-1]
     assert "NOT RUN: the tests with bamboo-pipeline, which need a python3.11" in last
 
 
-def test_with_python_311_the_tests_with_bamboo_run() -> None:
-    commands = dry_run("test", "BAMBOO_PYTHON=python3.11")
-    assert commands.count(" tests/bamboo ") == 2
+@pytest.mark.parametrize(("target", "database"), [("test", "postgresql"), ("test-all", "mariadb")])
+def test_with_python_311_the_tests_with_bamboo_run(target: str, database: str) -> None:
+    commands = dry_run(target, "BAMBOO_PYTHON=python3.11")
+    assert commands.count(" tests/bamboo ") == 1
+    assert f"BAMBOO_TEST_DATABASE={database} " in commands
     assert "NOT RUN" not in commands
+
+
+def test_both_together_leave_no_folder_of_tests_out() -> None:
+    commands = dry_run("test") + dry_run("test-all")
+    assert "--cov-report=term --ignore=tests/chaos \n" in commands, "all but the faults"
+    assert "--ignore=tests/chaos/test_mixed.py tests/chaos \n" in commands, "the faults"
+    assert "tests/chaos/test_mixed.py\n" in commands, "and faults at random"
 
 
 def test_continuous_integration_asks_for_the_tests_with_bamboo() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert script.splitlines()[-1] == "make test BAMBOO_PYTHON=python3.11"
+    assert script.splitlines()[-2:] == [
+        "make test BAMBOO_PYTHON=python3.11",
+        "make test-all BAMBOO_PYTHON=python3.11",
+    ]
 
 
 @pytest.mark.parametrize("file", ["requirements-dev.txt", "constraints.txt"])

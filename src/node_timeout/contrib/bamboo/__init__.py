@@ -11,7 +11,7 @@ connects nowhere, stores nothing and arms nothing. Trees and configs are checked
 from functools import cache
 from typing import Any
 
-from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.blocking import BlockingNodeTimeout, require_native_threads
 from node_timeout.contrib.bamboo.switched_off import SwitchedOff
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
@@ -26,7 +26,7 @@ CALL_SECONDS = 5.0
 def client() -> BlockingNodeTimeout:
     """The process's client with the settings of the project.
 
-    Raises `SettingsError`. No call of it takes longer than `CALL_SECONDS`.
+    Raises `SettingsError`, `GreenThreadsError`. No call of it takes longer than `CALL_SECONDS`.
     """
     from django.conf import settings  # noqa: PLC0415 - Django is not needed to import this
 
@@ -34,8 +34,10 @@ def client() -> BlockingNodeTimeout:
     enabled = own.pop("enabled")
     if not isinstance(enabled, bool):
         raise SettingsError(f"NODE_TIMEOUT['enabled'] is {shown(enabled)}, not True or False")
-    kind = BlockingNodeTimeout if enabled else SwitchedOff
-    return kind(Settings(**own), call_timeout=CALL_SECONDS)
+    if not enabled:
+        return SwitchedOff(Settings(**own))
+    require_native_threads()
+    return BlockingNodeTimeout(Settings(**own), call_timeout=CALL_SECONDS)
 
 
 def forget_client(*, setting: str, **_more: Any) -> None:

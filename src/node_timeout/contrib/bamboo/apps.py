@@ -2,8 +2,6 @@
 
 from django.apps import AppConfig
 
-from node_timeout.blocking import require_native_threads
-
 
 class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
     name = "node_timeout.contrib.bamboo"
@@ -19,7 +17,6 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
             receivers,
         )
 
-        require_native_threads()  # before a task is taken, which would be lost
-        client()  # a wrong setting stops the start, not the first pipeline
+        client()  # a wrong setting or gevent stops the start, before a task is taken
         setting_changed.connect(forget_client, dispatch_uid="node_timeout")
         receivers.connect()

@@ -22,10 +22,11 @@ from benchmarks.tally import Count, count, reset
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql.ledger_rows import armed_row
 from node_timeout.stores.sql.schema import Schema
-from node_timeout.stores.sql.tables import configs, ledger
+from node_timeout.stores.sql.tables import configs
+from node_timeout.stores.sql.tables import runs as ledger
 from tests.servers import free_port
+from tests.support import armed_row
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from node_timeout.cli.main import main; main()"]

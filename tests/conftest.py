@@ -33,6 +33,7 @@ if find_spec("pipeline"):
 else:
     collect_ignore = ["bamboo", "regressions/test_bamboo_defects.py"]
 
+TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history")]
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 """The last is PostgreSQL behind PgBouncer in transaction mode."""
 
@@ -123,7 +124,7 @@ class _Databases:
         url = await self.url(kind)
         ledger = SqlLedger(url)
         async with ledger.engine.begin() as connection:
-            for table in ("node_timeout_ledger", "node_timeout_config", "node_timeout_setting"):
+            for table in TABLES:
                 await connection.execute(text(f"DELETE FROM {table}"))
         await ledger.close()
         return url

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from node_timeout.domain.errors import NodeRunSupersededError
-from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.ledger import Ledger
-from node_timeout.wire.events import NodeLeft, NodeStarted
+from node_timeout.stores.sql.run_rows import values_of
 
 
 def run(node_id: str, version: str = "v1") -> NodeRun:
@@ -103,3 +104,21 @@ class RecordingEngine:
 
     async def close(self) -> None:
         return
+
+
+def armed_row(
+    run: NodeRun, config: TimeoutConfig | None, started_at: float | None, deadline: float
+) -> dict[str, Any]:
+    """The columns of an armed run."""
+    return values_of(
+        LedgerRow(
+            node_id=run.node_id,
+            version=run.version,
+            root_pipeline_id=config.root_pipeline_id if config else None,
+            action=config.action if config else None,
+            state=RunState.ARMED,
+            started_at=started_at,
+            deadline=deadline,
+            next_at=deadline,
+        )
+    )

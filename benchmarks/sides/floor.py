@@ -28,19 +28,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from benchmarks.house import ROOT, House, drained, until_empty
 from benchmarks.stores import Stores
 from benchmarks.tally import Tally
+from node_timeout.domain.lifecycle import Lease
 from node_timeout.domain.run import DueRun, NodeRun, RunState
 from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.sql.database import create_engine, in_autocommit
-from node_timeout.stores.sql.ledger_rows import Keys
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
-from node_timeout.stores.sql.tables import configs, ledger
+from node_timeout.stores.sql.run_rows import Keys
+from node_timeout.stores.sql.tables import runs as ledger
 from node_timeout.wire import dispatch
 
 POOL = "executing_node_pool"
 QUEUE = "floor"
 BATCH = 250
 IN_FLIGHT = 16
-LEASE = 60.0
+LEASE = Lease(owner="floor", until=9e9)
 TIME_LIMIT = 300.0
 Result = dict[str, Any]
 
@@ -91,20 +92,24 @@ async def worker(stores: Stores, ready: Path) -> None:
     keys = Keys(arrays=engine.dialect.name == "postgresql")
     is_mysql = engine.dialect.name != "postgresql"
     tally = Tally()
-    with_config = select(
-        ledger.c.node_id, ledger.c.version, ledger.c.due_at, configs.c.action
-    ).select_from(ledger.outerjoin(configs, configs.c.node_id == ledger.c.node_id))
+    with_action = select(ledger.c.node_id, ledger.c.version, ledger.c.next_at, ledger.c.action)
 
     async def take(connection: AsyncConnection, runs: list[NodeRun]) -> list[Any]:
         if not is_mysql:
-            values = take_due_values(runs, now=time.time(), lease=LEASE, ahead_seconds=0.0)
+            values = take_due_values(runs, LEASE, now=time.time(), ahead_seconds=0.0)
             return list(await connection.execute(TAKE_DUE, values))
-        query = with_config.where(keys.of(runs)).order_by(ledger.c.node_id, ledger.c.version)
+        query = with_action.where(keys.of(runs)).order_by(ledger.c.node_id, ledger.c.version)
         found = list(await connection.execute(query.with_for_update()))
         await connection.execute(
             sql_update(ledger)
             .where(keys.of(runs))
-            .values(state=RunState.EXECUTING, due_at=LEASE, attempts=ledger.c.attempts + 1)
+            .values(
+                state=RunState.EXECUTING,
+                next_at=None,
+                lease_until=LEASE.until,
+                lease_owner=LEASE.owner,
+                attempts=ledger.c.attempts + 1,
+            )
         )
         return found
 
@@ -136,9 +141,13 @@ async def worker(stores: Stores, ready: Path) -> None:
             async with autocommit_engine.begin() as connection:
                 await connection.execute(
                     sql_update(ledger)
-                    .where(keys.of(runs), ledger.c.due_at == LEASE)
+                    .where(keys.of(runs), ledger.c.lease_owner == LEASE.owner)
                     .values(
-                        state=RunState.HANDLED, due_at=None, finished_at=time.time(), message=""
+                        state=RunState.HANDLED,
+                        lease_until=None,
+                        lease_owner=None,
+                        finished_at=time.time(),
+                        message="",
                     )
                 )
             await delivery.ack()

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from node_timeout.domain.errors import StrategyRefusedError as StrategyRefusedError
     from node_timeout.domain.errors import TemporaryError as TemporaryError
     from node_timeout.domain.errors import UnreadableMessageError as UnreadableMessageError
+    from node_timeout.domain.events import NodeStarted as NodeStarted
+    from node_timeout.domain.run import HistoryEntry as HistoryEntry
+    from node_timeout.domain.run import HistoryKind as HistoryKind
+    from node_timeout.domain.run import LedgerRow as LedgerRow
     from node_timeout.domain.run import NodeRun as NodeRun
     from node_timeout.domain.run import RunState as RunState
     from node_timeout.domain.run import TimedOutNode as TimedOutNode
@@ -42,14 +46,12 @@ if TYPE_CHECKING:
     from node_timeout.ports.engine import CheckableEngine as CheckableEngine
     from node_timeout.ports.engine import Engine as Engine
     from node_timeout.ports.engine import SurveyableEngine as SurveyableEngine
-    from node_timeout.ports.ledger import LedgerRow as LedgerRow
     from node_timeout.settings import Settings as Settings
     from node_timeout.status import Status as Status
     from node_timeout.strategies.base import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
     from node_timeout.strategies.base import ForcedFailStrategy as ForcedFailStrategy
     from node_timeout.strategies.base import NodeTimeoutStrategy as NodeTimeoutStrategy
     from node_timeout.strategies.base import StrategyResult as StrategyResult
-    from node_timeout.wire.events import NodeStarted as NodeStarted
 
     apply_node_timout_configs = apply_node_timeout_configs
 
@@ -79,10 +81,16 @@ _ROOMS = {
         "TemporaryError",
         "UnreadableMessageError",
     ),
-    "wire.events": ("NodeStarted",),
-    "domain.run": ("NodeRun", "RunState", "TimedOutNode"),
+    "domain.events": ("NodeStarted",),
+    "domain.run": (
+        "HistoryEntry",
+        "HistoryKind",
+        "LedgerRow",
+        "NodeRun",
+        "RunState",
+        "TimedOutNode",
+    ),
     "ports.engine": ("CheckableEngine", "Engine", "SurveyableEngine"),
-    "ports.ledger": ("LedgerRow",),
     "settings": ("Settings",),
     "status": ("Status",),
     "strategies.base": (

@@ -22,8 +22,9 @@ from node_timeout.domain.errors import (
     TemporaryError,
     joined,
 )
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.hints import did_you_mean
-from node_timeout.domain.run import NodeRun, id_problem
+from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, id_problem
 from node_timeout.domain.timeout_config import ConfigRules, TreeConfigs, apply_configs, read_configs
 from node_timeout.engines import load_engine
 from node_timeout.handling.attempt import Limits
@@ -31,7 +32,7 @@ from node_timeout.handling.dispatch_handler import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.ports.engine import Engine, SurveyableEngine
 from node_timeout.ports.exchange import Exchange
-from node_timeout.ports.ledger import LedgerRow, ReplayOrder, Retention
+from node_timeout.ports.ledger import ReplayOrder, Retention
 from node_timeout.runtime.agreement import Agreement
 from node_timeout.runtime.loop import Backoff
 from node_timeout.runtime.serving import Service, Serving
@@ -45,7 +46,6 @@ from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.tls import Tls
 from node_timeout.strategies.base import known_actions, load_strategies
 from node_timeout.urls.addresses import HostsUrl, split_urls
-from node_timeout.wire.events import NodeLeft, NodeStarted
 
 logger = logging.getLogger(__name__)
 
@@ -252,18 +252,32 @@ class NodeTimeout:
         ]
         return await self._tracker.nodes_left(events)
 
-    async def cancel(self, node_id: str, version: str | None = None) -> int:
+    async def cancel(
+        self,
+        node_id: str,
+        version: str | None = None,
+        *,
+        actor: str = "library",
+        reason: str | None = None,
+    ) -> int:
         """Cancel the armed runs of a node, or exactly this version; return how many were armed.
 
-        A version that the ledger does not know leaves the pool all the same. Raises
+        The history says who and why. A version that the ledger does not know leaves the pool all
+        the same. Raises
         `InvalidInputError`, `LedgerUnavailableError`.
         """
-        event = _left(node_id, version, only_version=version is not None)
+        event = _left(
+            node_id, version, only_version=version is not None, actor=actor, reason=reason
+        )
         return await self._tracker.cancel(event)
 
     async def rows(self, node_id: str) -> list[LedgerRow]:
         """What the ledger knows of each version of a node."""
         return await self.ledger.rows(node_id)
+
+    async def history(self, node_id: str) -> list[HistoryEntry]:
+        """What happened to the runs of a node beyond their plain course, in order."""
+        return await self.ledger.history(node_id)
 
     async def replay(
         self,
@@ -271,8 +285,12 @@ class NodeTimeout:
         node_id: str | None = None,
         root_pipeline_id: str | None = None,
         everything: bool = False,
+        actor: str = "library",
+        reason: str | None = None,
     ) -> int:
         """Arm dead node runs again, due now: of a node, of a root pipeline, or all; how many.
+
+        The history says who and why.
 
         Raises `InvalidInputError` unless exactly one is chosen.
         """
@@ -280,7 +298,11 @@ class NodeTimeout:
             raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
         now = await self.pool.now()
         order: ReplayOrder | None = ReplayOrder(
-            until=now, node_id=node_id, root_pipeline_id=root_pipeline_id
+            until=now,
+            node_id=node_id,
+            root_pipeline_id=root_pipeline_id,
+            actor=actor,
+            reason=reason,
         )
         replayed = 0
         while order is not None:
@@ -418,6 +440,7 @@ class NodeTimeout:
                 retry=Backoff(first=settings.retry_backoff, longest=settings.retry_backoff_max),
                 shutdown_timeout=settings.shutdown_timeout,
                 dispatch_ahead=settings.dispatch_ahead,
+                lease_seconds=settings.worker_lease,
             ),
         )
 

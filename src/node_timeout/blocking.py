@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
-from node_timeout.ports.ledger import LedgerRow
+from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.settings import Settings
 from node_timeout.status import Status
 
@@ -180,8 +180,18 @@ class BlockingNodeTimeout:
             lambda app: app.nodes_left(nodes, happened_at=happened_at, trust_ledger=trust_ledger)
         )
 
-    def cancel(self, node_id: str, version: str | None = None) -> int:
-        return self._run(lambda app: app.cancel(node_id, version))
+    def cancel(
+        self,
+        node_id: str,
+        version: str | None = None,
+        *,
+        actor: str = "library",
+        reason: str | None = None,
+    ) -> int:
+        return self._run(lambda app: app.cancel(node_id, version, actor=actor, reason=reason))
+
+    def history(self, node_id: str) -> list[HistoryEntry]:
+        return self._run(lambda app: app.history(node_id))
 
     def rows(self, node_id: str) -> list[LedgerRow]:
         return self._run(lambda app: app.rows(node_id))
@@ -192,10 +202,16 @@ class BlockingNodeTimeout:
         node_id: str | None = None,
         root_pipeline_id: str | None = None,
         everything: bool = False,
+        actor: str = "library",
+        reason: str | None = None,
     ) -> int:
         return self._run(
             lambda app: app.replay(
-                node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+                node_id=node_id,
+                root_pipeline_id=root_pipeline_id,
+                everything=everything,
+                actor=actor,
+                reason=reason,
             )
         )
 

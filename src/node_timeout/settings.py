@@ -169,6 +169,11 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
         15.0, description="How long a claimed node is one scanner's alone, seconds"
     )
+    worker_lease: Annotated[float, Field(ge=1, le=3600)] = Field(
+        30.0,
+        description="How long a timed-out node is one worker's alone unless renewed; a killed "
+        "worker's nodes are taken over after it, seconds",
+    )
     redispatch_after: Seconds = Field(
         150.0,
         description="How long an overdue node that is not in the pool is waited for; it is armed "

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.run import RunState
+from node_timeout.domain.run import LedgerRow, RunState
 from node_timeout.ports.exchange import Exchange
-from node_timeout.ports.ledger import Ledger, LedgerRow
+from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 
 

@@ -228,12 +228,18 @@ async def test_dead_runs_are_replayed(
     await engine_side.run(("a", "v1"))
     await app.node_started("a", "v1")
     start("scan")
-    start("worker", env=changed(settings, max_attempts=1))
+    worker = start("worker", env=changed(settings, max_attempts=1))
     await wait_until(app.ledger.dead, 15)
+    assert worker.stop() == 0
     assert "no strategy for action 'not_installed'" in run_cli("show", "a").stdout
-    await configure(app.ledger, config("a", 0.1))
+    handlers = {"not_installed": "node_timeout.strategies.base:ForcedFailStrategy"}
+    start("worker", env=changed(settings, handlers=handlers))
     assert run_cli("replay", "--root", "other").stdout == "0 dead node runs armed again\n"
-    assert run_cli("replay", "--node", "a").stdout == "1 dead node runs armed again\n"
+    replayed = run_cli("replay", "--node", "a", "--reason", "it is installed now")
+    assert replayed.stdout == "1 dead node runs armed again\n"
+    shown = run_cli("show", "a").stdout
+    assert "replayed, by " in shown
+    assert "it is installed now" in shown
 
     async def failed() -> bool:
         return await engine_side.effect_of("a") == "failed"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node_timeout import NodeTimeout
-from node_timeout.domain.run import RunState
+from node_timeout.domain.run import HistoryKind, RunState
 from node_timeout.settings import Settings
 from tests.acceptance.conftest import EngineSide, Start, environment
 from tests.support import config, tree_of, wait_until
@@ -101,10 +101,8 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
     await arm(app, engine_side, *nodes, seconds=0.2)
     start("scan")
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
-    # A lease of 2 × 0.2 + 10 seconds would only make the test slow.
-    short = "from node_timeout.handling.attempt import Limits; Limits.lease_seconds = 1.5\n"
-    env = environment(Settings(**{**changes, "strategy_timeout": 0.2}))
-    doomed = start("worker", code=short + fault.format(**where), env=env, ready="")
+    env = environment(Settings(**{**changes, "strategy_timeout": 0.2, "worker_lease": 1.5}))
+    doomed = start("worker", code=fault.format(**where), env=env, ready="")
     assert doomed.wait() == -9
     start("worker")  # with time enough, however slow the machine: it closes what it deals with
     await wait_until(lambda: settled(app, 20), 30)
@@ -113,20 +111,49 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
 
 
 async def test_workers_killed_at_random_under_load_lose_and_repeat_nothing(
-    app: NodeTimeout, engine_side: EngineSide, start: Start
+    app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
 ) -> None:
     nodes = [f"n{i}" for i in range(600)]
-    short = "from node_timeout.handling.attempt import Limits; Limits.lease_seconds = 4\n"
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    env = environment(Settings(**{**changes, "worker_lease": 4}))
     await arm(app, engine_side, *nodes, seconds=0.5)
     start("scan")
     for _ in range(4):
-        victim = start("worker", code=short)
+        victim = start("worker", env=env)
         await asyncio.sleep(0.15)
         victim.kill()
-    start("worker", code=short)
+    start("worker", env=env)
     await wait_until(lambda: settled(app, 600), 40)
     assert len(await engine_side.effects()) == 600
     assert {each["node_id"] for each in await engine_side.effects()} == set(nodes)
+
+
+async def test_a_worker_killed_in_an_hour_long_strategy_is_made_up_for_within_its_lease(
+    app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
+) -> None:
+    """The strategy's time limit has nothing to do with it."""
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    env = environment(Settings(**{**changes, "strategy_timeout": 3600, "worker_lease": 3}))
+    await app.ledger.save_configs("root", [config("slow", 0.1, "hang")], [])
+    await engine_side.run(("slow", "v1"))
+    await app.node_started("slow", "v1")
+    start("scan", env=env)
+    doomed = start("worker", env=env)
+
+    async def hanging() -> list[str]:
+        return await engine_side.listed("hanging")
+
+    await wait_until(hanging, 15)
+    doomed.kill()
+    (row,) = await app.rows("slow")
+    killed_at = await app.pool.now()
+    start("worker", env=env)
+    await wait_until(lambda: settled(app, 1), 20)
+    (row,) = await app.rows("slow")
+    assert (row.state, row.attempts) == (RunState.HANDLED, 2)
+    assert row.finished_at is not None
+    assert row.finished_at < killed_at + 3 + 5, "its lease, and what the strategy itself takes"
+    assert [entry.kind for entry in await app.history("slow")] == [HistoryKind.TAKEN_OVER]
 
 
 async def test_both_stop_cleanly_under_load_and_others_go_on(

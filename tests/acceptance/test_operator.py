@@ -19,7 +19,7 @@ from node_timeout.domain.errors import SettingsError
 from node_timeout.embedded.demo import play
 from node_timeout.settings import Settings
 from node_timeout.stores.sql.ledger import SqlLedger
-from node_timeout.stores.sql.tables import ledger as ledger_table
+from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.acceptance.test_cli import RunCli, assert_one_line, changed
 from tests.servers import free_port
@@ -32,21 +32,22 @@ ROW: dict[str, Any] = {
     "state": "armed",
     "started_at": None,
     "deadline": 2e9,
-    "due_at": 2e9,
+    "next_at": 2e9,
     "attempts": 0,
+    "revision": 0,
     "finished_at": None,
     "message": "",
 }
 SPOILT: list[dict[str, Any]] = [
     {"deadline": 1e300},
-    {"deadline": -1e300, "due_at": -1e300},
-    {"deadline": 253402300800.0, "due_at": None, "started_at": 1e300},
-    {"state": "handled", "finished_at": 1e300, "due_at": None},
-    {"state": "Handled", "finished_at": 1.5e9, "due_at": None},
-    {"state": "HANDLED", "finished_at": 1e18, "due_at": None},
-    {"state": "nonsense", "due_at": None},
-    {"state": "dead", "finished_at": None, "due_at": None, "message": "\n\x1b[31m\u2028节点"},
-    {"state": "executing", "attempts": -7, "due_at": 1e18},
+    {"deadline": -1e300, "next_at": -1e300},
+    {"deadline": 253402300800.0, "next_at": None, "started_at": 1e300},
+    {"state": "handled", "finished_at": 1e300, "next_at": None},
+    {"state": "Handled", "finished_at": 1.5e9, "next_at": None},
+    {"state": "HANDLED", "finished_at": 1e18, "next_at": None},
+    {"state": "nonsense", "next_at": None},
+    {"state": "dead", "finished_at": None, "next_at": None, "message": "\n\x1b[31m\u2028节点"},
+    {"state": "executing", "attempts": -7, "next_at": 1e18},
 ]
 
 

@@ -285,7 +285,7 @@ def test_an_event_that_was_lost_is_made_up_for(house: House) -> None:
     house.run(house.tree(node), {node.id: fail(13)})
     row = house.wait(lambda: house.rows(node.id))[0]
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM node_timeout_ledger WHERE node_id = %s", [node.id])
+        cursor.execute("DELETE FROM node_timeout_run WHERE node_id = %s", [node.id])
     assert settings.redis_inst.zrem("executing_node_pool", f"{node.id}_{row.version}") == 1
     house.wait_for(node.id, "FAILED", 60)
     again = house.row(node.id)

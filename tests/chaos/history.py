@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from node_timeout.domain.run import NodeRun, RunState
-from node_timeout.ports.ledger import LedgerRow
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState
 
 EARLY_SECONDS = 0.001
 
@@ -32,6 +31,8 @@ class Kind(StrEnum):
     """A worker asks the ledger for the run."""
     TAKEN = "taken"
     """The ledger gave it to this worker, until ``until``; told behind the commit."""
+    RENEWED = "renewed"
+    """The ledger made this worker's lease last until ``until``."""
     CALLED = "called"
     """The strategy was called."""
     RETURNED = "returned"
@@ -278,7 +279,12 @@ class _Judge:
                 if event.process == called.process and event.at <= called.at
             ]
             if ends and leases:
-                calls.append((called, min(ends), leases[-1]))
+                renewed = [
+                    event.until
+                    for event in self._events[Kind.RENEWED]
+                    if event.process == called.process and called.at <= event.at <= min(ends)
+                ]
+                calls.append((called, min(ends), max([leases[-1], *renewed])))
         return calls
 
     def instants(self) -> None:
@@ -288,10 +294,11 @@ class _Judge:
         if arming:
             first = min(arming, key=lambda event: event.at)
             deadline = first.at + first.seconds
-        if row is not None and deadline is not None and row.deadline < deadline - EARLY_SECONDS:
-            self._break("I2", f"deadline {deadline - row.deadline:.6f} s before its time")
+        told = row.deadline if row is not None else None
+        if told is not None and deadline is not None and told < deadline - EARLY_SECONDS:
+            self._break("I2", f"deadline {deadline - told:.6f} s before its time")
         for event in (*self._effects, *self._events[Kind.CALLED]):
-            due = max(deadline or 0.0, row.deadline if row else 0.0)
+            due = max(deadline or 0.0, told or 0.0)
             if event.at < due - EARLY_SECONDS:
                 self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
         for left in self._events[Kind.DISARMED][-1:]:
@@ -324,7 +331,7 @@ class _Judge:
 
     def in_time(self, late_seconds: float, outages: Sequence[Outage]) -> None:
         """I6: see `check`."""
-        if self._row is None:
+        if self._row is None or self._row.deadline is None:
             return
         due = self._row.deadline
         for effect in self._effects[:1]:

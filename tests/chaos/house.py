@@ -21,12 +21,11 @@ from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.run import NodeRun
+from node_timeout.domain.run import LedgerRow, NodeRun
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.ledger import LedgerRow
 from node_timeout.runtime.loop import sleep
-from node_timeout.stores.sql.ledger_rows import ledger_rows_of
-from node_timeout.stores.sql.tables import ledger as ledger_table
+from node_timeout.stores.sql.run_rows import rows_of
+from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process, environment
 from tests.chaos.history import Event, Kind, Outage, Verdict, check, summary
 from tests.chaos.pace import Pace
@@ -237,7 +236,7 @@ class House:
 
     async def rows(self) -> list[LedgerRow]:
         async with self.app.ledger.engine.connect() as connection:
-            return ledger_rows_of(await connection.execute(select(ledger_table)))
+            return rows_of(await connection.execute(select(ledger_table)))
 
     async def rows_of(self, prefix: str) -> list[LedgerRow]:
         """The rows of nodes with this prefix, by the index of their key."""
@@ -245,7 +244,7 @@ class House:
             ledger_table.c.node_id >= prefix, ledger_table.c.node_id < f"{prefix}\x7f"
         )
         async with self.app.ledger.engine.connect() as connection:
-            return ledger_rows_of(await connection.execute(query))
+            return rows_of(await connection.execute(query))
 
     async def assert_redis_was_not_held_up(self, pool: Redis) -> str:
         """Judge the longest call of a script, of all processes spawned to measure, and tell it.
@@ -276,7 +275,7 @@ class House:
     async def worst_lateness(self, prefix: str) -> float:
         """Of the effects so far on nodes with this prefix, seconds."""
         deadlines = {
-            NodeRun(node_id=row.node_id, version=row.version): row.deadline
+            NodeRun(node_id=row.node_id, version=row.version): row.deadline or 0.0
             for row in await self.rows()
         }
         return max(

@@ -20,10 +20,10 @@ OUTAGE_SECONDS = 7200.0
 NEWCOMERS_P99_SECONDS = 15.0
 MEMORY_MIB = 250.0
 FILL = """
-INSERT INTO node_timeout_ledger (node_id, version, root_pipeline_id, action, state, started_at,
-                                 deadline, due_at, attempts, message)
+INSERT INTO node_timeout_run (node_id, version, root_pipeline_id, action, state, started_at,
+                              deadline, next_at, attempts, revision)
 SELECT 'old' || i, 'v1', 'root', 'tally', 'armed', CAST(:first AS double precision),
-       :first + i * CAST(:step AS double precision), :first + i * :step, 0, ''
+       :first + i * CAST(:step AS double precision), :first + i * :step, 0, 0
 FROM generate_series(CAST(:begin AS integer), CAST(:end AS integer)) AS i
 """
 
@@ -82,7 +82,7 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
     # A quarter of each claim is the newest; of the others the oldest half comes first.
     first_half = order[: count // 2]
     assert sum(i < count // 2 for i in first_half) > 0.7 * len(first_half), "oldest first"
-    deadlines = {row.node_id: row.deadline for row in await house.rows_of("new")}
+    deadlines = {row.node_id: row.deadline or 0.0 for row in await house.rows_of("new")}
     late = sorted(
         event.at - deadlines[event.run.node_id]
         for event in await house.events()

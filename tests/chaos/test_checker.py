@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from node_timeout.domain.run import RunState
-from node_timeout.ports.ledger import LedgerRow
+from node_timeout.domain.run import LedgerRow, RunState
 from tests.chaos.history import Event, Kind, Outage, check
 from tests.support import run
 
@@ -40,7 +39,6 @@ def row(
         state=state,
         started_at=0.0,
         deadline=deadline,
-        due_at=None,
         attempts=1,
         finished_at=11.0,
         message="",

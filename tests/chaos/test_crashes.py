@@ -32,7 +32,6 @@ OF_THE_RECONCILER = (
     "pool.absent",
     "pool.arm",
     "ledger.expired_runs",
-    "ledger.mark_seen",
     "pool.mark_reconciled",
     "ledger.purge",
 )
@@ -41,7 +40,7 @@ GARBAGE = ["garbage0", "garbage1", "garbage2"]
 WORKER = around(
     "consumer.get",
     "ledger.take",
-    "ledger.leases",
+    "ledger.owners",
     "engine.is_running",
     "engine.act",
     "ledger.record",

@@ -93,7 +93,7 @@ class Database:
                     for direction in ("DESC", "ASC"):
                         await connection.execute(
                             text(
-                                "SELECT node_id FROM node_timeout_ledger "
+                                "SELECT node_id FROM node_timeout_run "
                                 "WHERE state IN ('armed', 'executing') "
                                 f"ORDER BY node_id {direction} LIMIT 20 FOR UPDATE"
                             )
@@ -118,9 +118,9 @@ class Database:
         """Every statement waits for a lock on the whole table, for most of a lease."""
         async with self.engine.begin() as connection:
             if self.is_postgres:
-                await connection.execute(text("LOCK TABLE node_timeout_ledger"))
+                await connection.execute(text("LOCK TABLE node_timeout_run"))
             else:
-                await connection.execute(text("LOCK TABLES node_timeout_ledger WRITE"))
+                await connection.execute(text("LOCK TABLES node_timeout_run WRITE"))
             await asyncio.sleep(2.5)
             if not self.is_postgres:
                 await connection.execute(text("UNLOCK TABLES"))

@@ -117,8 +117,10 @@ async def test_a_bad_message_is_put_aside_with_its_reason(
 
 ROWS = {
     "an unknown state": "state = 'nonsense'",
-    "armed, without an instant": "due_at = NULL",
+    "armed, without an instant": "next_at = NULL",
     "an empty id of its root": "root_pipeline_id = ''",
+    "armed, without a deadline": "deadline = NULL",
+    "armed, without an action": "action = NULL",
     "an action that is not installed": "action = 'nobody'",
     "attempts below zero": "attempts = -5",
     "a deadline in the year 5000": "deadline = 95617584000",
@@ -136,7 +138,7 @@ async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -
     victims, others = runs[:3], runs[3:]
     async with house.app.ledger.engine.begin() as connection:
         await connection.execute(
-            text(f"UPDATE node_timeout_ledger SET {ROWS[name]} WHERE node_id IN ('n0', 'n1', 'n2')")
+            text(f"UPDATE node_timeout_run SET {ROWS[name]} WHERE node_id IN ('n0', 'n1', 'n2')")
         )
         await connection.execute(
             text("DELETE FROM node_timeout_config WHERE node_id IN ('n0', 'n1', 'n2')")
@@ -157,6 +159,6 @@ async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -
     assert not verdict.violations, summary(verdict.violations)
     async with house.app.ledger.engine.connect() as connection:
         kept = await connection.execute(
-            text("SELECT node_id FROM node_timeout_ledger WHERE node_id IN ('n0', 'n1', 'n2')")
+            text("SELECT node_id FROM node_timeout_run WHERE node_id IN ('n0', 'n1', 'n2')")
         )
         assert len(list(kept)) == len(victims), "nothing is thrown away"

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
+from node_timeout.domain import lifecycle
 from node_timeout.domain.run import NodeRun, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql import ledger_handling
-from node_timeout.stores.sql.ledger_rows import ledger_rows_of
-from node_timeout.stores.sql.tables import ledger as ledger_table
+from node_timeout.stores.sql.run_rows import rows_of
+from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.chaos.history import Event, Kind, Verdict, check, summary
 from tests.chaos.house import changed, scaled
 from tests.chaos.results import Row
@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
                 await wait_until(quiet, SETTLE_SECONDS)  # else the checker says what is open
             async with self.app.ledger.engine.connect() as connection:
                 query = select(ledger_table).where(ledger_table.c.node_id.in_(self.names))
-                rows = ledger_rows_of(await connection.execute(query))
+                rows = rows_of(await connection.execute(query))
             verdict = check(self.events, rows)
             type(self).total.add(verdict)
             broken = {violation.run for violation in verdict.violations}
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
 async def test_everything_at_the_same_instant(
     settings: Settings, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_handling, "RESUMED_SECONDS", 1.0)
+    monkeypatch.setattr(lifecycle, "LOOK_AGAIN_SECONDS", 1.0)
     row.of(
         fault="arm, leave, extend, retry and fire at one instant",
         tried="in any order that Hypothesis finds, as a state machine over real Redis and SQL",

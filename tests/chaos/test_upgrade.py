@@ -9,15 +9,10 @@ from sqlalchemy import text
 
 from node_timeout import Settings
 from node_timeout.domain.errors import SchemaError
-from node_timeout.domain.run import RunState
 from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.sql.tables import HEAD_REVISION
-from tests.chaos.history import Kind, Verdict
 from tests.chaos.house import House
 from tests.servers import RabbitServer
-from tests.support import wait_until
-
-PREVIOUS = "0001"
 
 
 async def migrate(house: House, revision: str) -> None:
@@ -32,40 +27,28 @@ async def execute(house: House, *statements: str) -> None:
             await connection.execute(text(statement))
 
 
-async def test_the_previous_schema_is_refused_and_its_rows_are_served_after_the_migration(
+async def test_a_database_without_tables_is_refused_and_served_after_the_migration(
     house: House,
 ) -> None:
-    """Ours cannot do without the column that its last migration adds."""
+    """There is no schema before the first."""
     house.row.of(
-        fault="rolling upgrade: the previous schema, this version",
-        tried="refused with the way out; its rows are served after the migration",
+        fault="rolling upgrade: no tables yet, this version",
+        tried="refused with the way out; served after the migration",
         times=2,
     )
-    await migrate(house, PREVIOUS)
+    await migrate(house, "base")
     try:
         for role in ("scan", "worker"):
             process = await house.spawn(role, ready="")
             assert await asyncio.to_thread(process.wait) != 0
             assert "run: node-timeout migrate" in process.output
-        await execute(
-            house,
-            "INSERT INTO node_timeout_ledger (node_id, version, root_pipeline_id, action, state, "
-            "deadline, due_at, attempts, message) "
-            "VALUES ('old', 'v1', 'root', 'chaos', 'armed', 1, 1, 0, '')",
-        )
     finally:
         await migrate(house, "head")
-    await house.engine.hset("engine:running", "old", "v1")
     await house.spawn("scan")
     await house.spawn("worker")
-    await wait_until(lambda: house.closed("old", 1), 20)
-    effects = [event.run for event in await house.events() if event.kind is Kind.EFFECT]
-    assert [run.node_id for run in effects] == ["old"]
-    await house.settled()
-    rows = await house.rows()
-    assert [row.state for row in rows] == [RunState.HANDLED]
-    # Nobody armed it by the library, so that the checker has no more to go by.
-    house.row.judged(Verdict(due=1, effects=1))
+    runs = await house.arm(10, 0.2)
+    verdict = await house.verdict()
+    assert verdict.effects == len(runs)
 
 
 async def test_the_next_schema_serves_this_version_if_its_migration_says_so(house: House) -> None:
@@ -82,7 +65,7 @@ async def test_the_next_schema_serves_this_version_if_its_migration_says_so(hous
         await house.until_armed(50)
         await execute(
             house,
-            "ALTER TABLE node_timeout_ledger ADD COLUMN of_the_future TEXT",
+            "ALTER TABLE node_timeout_run ADD COLUMN of_the_future TEXT",
             f"UPDATE node_timeout_alembic_version SET version_num = '{later}'",
         )
         try:
@@ -93,13 +76,13 @@ async def test_the_next_schema_serves_this_version_if_its_migration_says_so(hous
         finally:
             await execute(
                 house,
-                "ALTER TABLE node_timeout_ledger DROP COLUMN of_the_future",
+                "ALTER TABLE node_timeout_run DROP COLUMN of_the_future",
                 f"UPDATE node_timeout_alembic_version SET version_num = '{HEAD_REVISION}'",
             )
     await house.verdict(late_seconds=5)
 
 
-@pytest.mark.parametrize("found", ["9999", "9999_since_9998", "0001", "nonsense"])
+@pytest.mark.parametrize("found", ["9999", "9999_since_9998", "0000", "nonsense"])
 async def test_a_schema_that_does_not_say_so_is_refused(house: House, found: str) -> None:
     house.row.of(fault=f"rolling upgrade: a schema of revision {found}", tried="refused", times=1)
     update = "UPDATE node_timeout_alembic_version SET version_num = "

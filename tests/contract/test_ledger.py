@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports.ledger import ReplayOrder, Retention, Taking
 from node_timeout.stores.sql.ledger import SqlLedger
-from node_timeout.stores.sql.ledger_rows import armed_row
 from node_timeout.stores.sql.postgres_sessions import PLANNER
-from node_timeout.stores.sql.tables import ledger as ledger_table
-from node_timeout.wire.events import NodeLeft, NodeStarted
-from tests.support import config, configure, left, run, started
+from node_timeout.stores.sql.tables import runs as ledger_table
+from tests.support import armed_row, config, configure, left, run, started
 
 NOW = 1_795_448_948.419_445_3
 LEASE = 60.0
@@ -43,7 +42,7 @@ async def record(
     ledger: SqlLedger, taking: Taking, state: RunState, due_at: float | None = None
 ) -> int:
     outcomes = [outcome(node, state, due_at) for node in taking.taken]
-    return await ledger.record(outcomes, lease=taking.lease, now=NOW + 11)
+    return await ledger.record(outcomes, owner=taking.owner, now=NOW + 11)
 
 
 async def test_configs_are_stored_updated_and_removed(ledger: SqlLedger) -> None:
@@ -160,7 +159,7 @@ async def test_a_resumed_run_has_the_time_it_had_left(ledger: SqlLedger) -> None
     resumed = await ledger.arm(started([run("a")]), NOW + 100)
     assert resumed[0].due_at == pytest.approx(NOW + 106)
     (row,) = await ledger.rows("a")
-    assert row.deadline == row.due_at
+    assert row.deadline == row.next_at
     assert row.finished_at is None
 
 
@@ -190,7 +189,7 @@ async def test_a_run_resumed_while_it_is_found_stale_is_looked_at_again(ledger: 
     taking = await take(ledger, run("a"), run("b"))
     assert await ledger.arm(started([run("a")], happened_at=NOW + 10.1), NOW + 10.1) == []
     outcomes = [outcome(node, RunState.STALE) for node in taking.taken]
-    assert await ledger.record(outcomes, lease=taking.lease, now=NOW + 11) == 2
+    assert await ledger.record(outcomes, owner=taking.owner, now=NOW + 11) == 2
     assert await states(ledger, "a") == {"v1": RunState.ARMED}
     assert await states(ledger, "b") == {"v1": RunState.STALE}
     again = started([run("b")], happened_at=NOW + 10.1)
@@ -322,7 +321,17 @@ async def test_a_taking_whose_answer_was_lost_is_taken_again_by_the_same_worker(
 ) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
-    assert await take(ledger, run("a")) == await take(ledger, run("a"))
+    first, again = [
+        await ledger.take(
+            [DueRun(run=run("a"), due_at=NOW)],
+            now=NOW + 10,
+            lease_seconds=LEASE,
+            max_attempts=3,
+            owner="the same",
+        )
+        for _ in range(2)
+    ]
+    assert first == again
     (row,) = await ledger.rows("a")
     assert row.attempts == 1
 
@@ -342,7 +351,8 @@ async def test_taking_moves_due_runs_to_executing(ledger: SqlLedger) -> None:
         ),
     )
     (row,) = await ledger.rows("a")
-    assert (row.state, row.due_at, row.attempts) == (RunState.EXECUTING, taking.lease, 1)
+    assert (row.state, row.next_at, row.attempts) == (RunState.EXECUTING, None, 1)
+    assert (row.lease_until, row.lease_owner) == (NOW + 10 + LEASE, taking.owner)
 
 
 async def test_a_run_is_taken_by_one_worker_only(ledger: SqlLedger) -> None:
@@ -352,7 +362,7 @@ async def test_a_run_is_taken_by_one_worker_only(ledger: SqlLedger) -> None:
     second = await take(ledger, run("a"), now=NOW + 10.5)
     assert len(first.taken) == 1
     assert second.taken == ()
-    assert second.later == (DueRun(run=run("a"), due_at=first.lease),)
+    assert second.later == (DueRun(run=run("a"), due_at=first.lease_until),)
 
 
 async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> None:
@@ -387,7 +397,7 @@ async def test_each_run_of_a_batch_gets_what_it_would_get_alone(ledger: SqlLedge
     expired = await take(ledger, run("expired"), now=NOW + 3)
     await ledger.disarm(left(["left"]), NOW)
     runs = [run(name) for name in ("unknown", "twice", "twice", "stranger", "left", "expired")]
-    taking = await take(ledger, *runs, run("due"), run("later", "v2"), now=expired.lease + 1)
+    taking = await take(ledger, *runs, run("due"), run("later", "v2"), now=expired.lease_until + 1)
     assert sorted((node.node_id, node.attempt) for node in taking.taken) == [
         ("due", 1),
         ("expired", 2),
@@ -427,16 +437,83 @@ async def test_a_run_without_a_config_is_dead_and_says_why(ledger: SqlLedger) ->
     assert (row.state, row.message) == (RunState.DEAD, "no timeout config for node 'stranger'")
 
 
-async def test_the_action_is_the_configs_of_the_moment(ledger: SqlLedger) -> None:
+async def test_a_run_keeps_the_action_and_the_root_that_it_started_with(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2), config("b", 2))
     await ledger.arm(started([run("a"), run("b")]), NOW)
-    await configure(ledger, config("a", 2, "forced_fail_and_skip"))
+    await ledger.save_configs("another", [config("a", 2, "forced_fail_and_skip")], [])
     await ledger.save_configs("root", [], ["b"])
+    assert await ledger.actions([run("a"), run("b")]) == dict.fromkeys(
+        [run("a"), run("b")], "forced_fail"
+    )
     taking = await take(ledger, run("a"), run("b"))
-    assert {node.node_id: node.action for node in taking.taken} == {
-        "a": "forced_fail_and_skip",
-        "b": "forced_fail",
+    assert {(node.action, node.root_pipeline_id) for node in taking.taken} == {
+        ("forced_fail", "root")
     }
+
+
+async def test_a_dead_run_without_a_config_is_replayed_with_that_of_the_moment(
+    ledger: SqlLedger,
+) -> None:
+    assert len((await take(ledger, run("a"))).given_up) == 1
+    await configure(ledger, config("a"))
+    await ledger.replay(ReplayOrder(until=NOW + 99), NOW + 20, 10)
+    (node,) = (await take(ledger, run("a"), now=NOW + 21)).taken
+    assert (node.action, node.root_pipeline_id, node.attempt) == ("forced_fail", "root", 1)
+    (row,) = await ledger.rows("a")
+    assert (row.action, row.root_pipeline_id) == ("forced_fail", "root")
+
+
+async def test_the_history_tells_what_was_not_plain(ledger: SqlLedger) -> None:
+    await configure(ledger, *(config(name, 2) for name in ("plain", "tried", "left", "by hand")))
+    names = ("plain", "tried", "left", "by hand")
+    await ledger.arm(started([run(name) for name in names]), NOW)
+    await ledger.disarm(left(["left"]), NOW + 1)
+    by_hand = NodeLeft(node_id="by hand", actor="ann", reason="a test")
+    await ledger.disarm([by_hand], NOW + 1)
+    await record(ledger, await take(ledger, run("plain")), RunState.HANDLED)
+    taking = await take(ledger, run("tried"))
+    await record(ledger, taking, RunState.ARMED, due_at=NOW + 20)
+    again = await take(ledger, run("tried"), now=NOW + 21)
+    assert await record(ledger, taking, RunState.HANDLED) == 0, "too late"
+    assert await record(ledger, taking, RunState.STALE) == 0, "too late"
+    unused = Outcome(
+        node=again.taken[0], state=RunState.ARMED, message="no slot", due_at=NOW + 30, called=False
+    )
+    await ledger.record([unused], owner=again.owner, now=NOW + 22)
+    vanished = await take(ledger, run("tried"), now=NOW + 31)
+    over = await take(ledger, run("tried"), now=vanished.lease_until + 1)
+    await record(ledger, over, RunState.DEAD)
+    order = ReplayOrder(until=NOW + 999, node_id="tried", actor="bob", reason="try it")
+    await ledger.replay(order, NOW + 200, 10)
+    told = [
+        (entry.kind, entry.attempt, entry.actor, entry.detail)
+        for entry in await ledger.history("tried")
+    ]
+    assert told == [
+        (HistoryKind.FAILED, 1, None, "so it went"),
+        (HistoryKind.LATE_RESULT, 1, None, "so it went"),
+        (HistoryKind.LATE_RESULT, 1, None, "so it went"),
+        (HistoryKind.PUT_BACK, 2, None, "no slot"),
+        (HistoryKind.TAKEN_OVER, 3, None, None),
+        (HistoryKind.DIED, 3, None, "so it went"),
+        (HistoryKind.REPLAYED, 0, "bob", "try it"),
+    ]
+    (entry,) = await ledger.history("by hand")
+    assert (entry.kind, entry.actor, entry.detail) == (HistoryKind.CANCELLED, "ann", "a test")
+    assert await ledger.history("plain") == await ledger.history("left") == []
+    await ledger.arm(started([run("left")]), NOW + 2)
+    assert [entry.kind for entry in await ledger.history("left")] == [HistoryKind.RESUMED]
+
+
+async def test_the_history_goes_with_its_run(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"), config("b"))
+    await ledger.arm(started([run("a"), run("b")]), NOW)
+    for name in "ab":
+        await ledger.disarm([NodeLeft(node_id=name, actor="ann")], NOW + 1)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    assert await ledger.purge([run("a")], NOW + 9, retention) == 1
+    assert await ledger.history("a") == []
+    assert len(await ledger.history("b")) == 1
 
 
 @pytest.mark.parametrize("state", [RunState.HANDLED, RunState.STALE, RunState.DEAD])
@@ -445,7 +522,8 @@ async def test_an_outcome_closes_the_run(ledger: SqlLedger, state: RunState) -> 
     await ledger.arm(started([run("a")]), NOW)
     assert await record(ledger, await take(ledger, run("a")), state) == 1
     (row,) = await ledger.rows("a")
-    assert (row.state, row.message, row.due_at) == (state, "so it went", None)
+    assert (row.state, row.message, row.next_at) == (state, "so it went", None)
+    assert (row.lease_until, row.lease_owner) == (None, None)
     assert row.finished_at == NOW + 11
 
 
@@ -478,11 +556,11 @@ async def test_each_outcome_of_a_batch_keeps_its_own_words_and_its_own_time(
             node=node, state=state, message=text, due_at=due_at, called=number % 8 != 0
         )
         written[node.run] = outcome
-    assert await ledger.record([*written.values()], lease=taking.lease, now=NOW + 11) == len(runs)
+    assert await ledger.record([*written.values()], owner=taking.owner, now=NOW + 11) == len(runs)
     for each, outcome in written.items():
         (row,) = [row for row in await ledger.rows(each.node_id) if row.version == each.version]
         finished_at = None if outcome.state is RunState.ARMED else NOW + 11
-        assert (row.state, row.message, row.due_at, row.finished_at, row.attempts) == (
+        assert (row.state, row.message, row.next_at, row.finished_at, row.attempts) == (
             outcome.state,
             outcome.message,
             outcome.due_at,
@@ -496,7 +574,7 @@ async def test_a_run_put_back_unused_has_lost_no_attempt(ledger: SqlLedger) -> N
     await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
     unused = Outcome(node=taking.taken[0], state=RunState.ARMED, due_at=NOW, called=False)
-    assert await ledger.record([unused], lease=taking.lease, now=NOW) == 1
+    assert await ledger.record([unused], owner=taking.owner, now=NOW) == 1
     assert [node.attempt for node in (await take(ledger, run("a"))).taken] == [1]
 
 
@@ -506,7 +584,7 @@ async def test_a_vanished_workers_run_is_taken_over_when_its_lease_is_over(
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
     vanished = await take(ledger, run("a"))
-    after = vanished.lease + 1
+    after = vanished.lease_until + 1
     taking = await take(ledger, run("a"), now=after)
     assert (taking.stolen, [node.attempt for node in taking.taken]) == (1, [2])
     assert await record(ledger, vanished, RunState.HANDLED) == 0, "a late result changes nothing"
@@ -518,11 +596,12 @@ async def test_a_run_whose_workers_keep_vanishing_is_given_up(ledger: SqlLedger)
     await ledger.arm(started([run("a")]), NOW)
     now = NOW + 10
     for _ in range(3):
-        now = (await take(ledger, run("a"), now=now)).lease + 1
+        now = (await take(ledger, run("a"), now=now)).lease_until + 1
     taking = await take(ledger, run("a"), now=now)
     assert taking.taken == ()
     assert [each.state for each in taking.given_up] == [RunState.DEAD]
     (row,) = await ledger.rows("a")
+    assert row.message is not None
     assert "gave up after 3 attempts" in row.message
 
 
@@ -531,9 +610,9 @@ async def test_disarming_leaves_an_executing_run_to_its_worker(ledger: SqlLedger
     await ledger.arm(started([run("a")]), NOW)
     taking = await take(ledger, run("a"))
     assert (await ledger.disarm(left(["a"]), NOW + 10)).cancelled == ()
-    assert await ledger.leases([run("a")]) == {run("a"): taking.lease}
+    assert await ledger.owners([run("a"), run("b")]) == {run("a"): taking.owner}
     assert await record(ledger, taking, RunState.HANDLED) == 1
-    assert await ledger.leases([run("a")]) == {}
+    assert await ledger.owners([run("a")]) == {}
 
 
 async def test_disarming_ahead_of_the_deadline_wins_over_a_worker(ledger: SqlLedger) -> None:
@@ -545,9 +624,9 @@ async def test_disarming_ahead_of_the_deadline_wins_over_a_worker(ledger: SqlLed
     )
     assert [node.run for node in taking.taken] == [run("a")]
     assert taking.later == (DueRun(run=run("b"), due_at=NOW + 3),)
-    assert await ledger.leases([run("a"), run("b")]) == {run("a"): taking.lease}
+    assert await ledger.owners([run("a"), run("b")]) == {run("a"): taking.owner}
     assert (await ledger.disarm(left(["a"]), NOW + 1.5)).cancelled == (run("a"),)
-    assert await ledger.leases([run("a")]) == {}
+    assert await ledger.owners([run("a")]) == {}
     again = await ledger.take(due[:1], now=NOW + 2, lease_seconds=LEASE, max_attempts=3)
     assert again.dropped == {RunState.CANCELLED: 1}
     for state in (RunState.STALE, RunState.ARMED, RunState.DEAD):
@@ -602,22 +681,51 @@ async def test_open_runs_come_in_key_order_and_in_pages(ledger: SqlLedger) -> No
 async def test_expired_leases_are_found(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
-    lease = (await take(ledger, run("a"))).lease
+    lease = (await take(ledger, run("a"))).lease_until
     assert await ledger.expired_runs(lease, 10) == []
     assert await ledger.expired_runs(lease + 1, 10) == [DueRun(run=run("a"), due_at=lease)]
 
 
-async def test_postponing_moves_what_is_armed(ledger: SqlLedger) -> None:
-    await configure(ledger, config("a", 2))
-    await ledger.arm(started([run("a")]), NOW)
-    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 1) == []
-    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 2)], "not yet due"
-    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 50) == [], "the first time"
-    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 50)]
-    assert await ledger.mark_seen([run("a"), run("missing")], NOW + 60) == [run("a")]
-    assert await ledger.open_runs(None, 10) == [DueRun(run=run("a"), due_at=NOW + 60)]
-    (row,) = await ledger.rows("a")
-    assert row.deadline == NOW + 2
+async def test_expired_leases_come_in_pages(ledger: SqlLedger) -> None:
+    names = [f"n{i}" for i in range(5)]
+    await configure(ledger, *(config(name, 2) for name in names))
+    await ledger.arm(started([run(name) for name in names]), NOW)
+    await take(ledger, *(run(name) for name in names))
+    found: list[DueRun] = []
+    while page := await ledger.expired_runs(NOW + 999, 2, found[-1] if found else None):
+        found += page
+    assert [each.run.node_id for each in found] == names
+
+
+async def test_a_lease_is_renewed_by_its_owner_only(ledger: SqlLedger) -> None:
+    names = ["a", "b", "c", "d"]
+    await configure(ledger, *(config(name, 2) for name in names))
+    await ledger.arm(started([run(name) for name in names]), NOW)
+    mine, other = await take(ledger, run("a"), run("b")), await take(ledger, run("c"))
+    chosen = [run(name) for name in names]
+    until = mine.lease_until + 99
+    assert await ledger.renew(chosen, [mine.owner], until) == {run("a"), run("b")}
+    assert [row.lease_until for name in "abc" for row in await ledger.rows(name)] == [
+        until,
+        until,
+        other.lease_until,
+    ]
+    assert await ledger.renew(chosen[:3], [mine.owner, other.owner], until) == set(chosen[:3])
+    assert (await take(ledger, run("a"), now=until - 1)).taken == ()
+    assert await record(ledger, mine, RunState.HANDLED) == 2
+    assert await ledger.renew(chosen, [mine.owner], until) == set()
+
+
+async def test_a_run_cancelled_under_a_workers_hands_is_its_own_still(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a", 2), config("b", 2))
+    await ledger.arm(started([run("a"), run("b")]), NOW)
+    due = [DueRun(run=run(name), due_at=NOW) for name in "ab"]
+    taking = await ledger.take(
+        due, now=NOW + 1, lease_seconds=LEASE, max_attempts=3, ahead_seconds=1
+    )
+    await ledger.disarm(left(["a"]), NOW + 1.5)
+    renewed = await ledger.renew([run("a"), run("b")], [taking.owner], NOW + 999)
+    assert renewed == {run("a"), run("b")}
 
 
 async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> None:
@@ -732,8 +840,6 @@ async def test_the_oldest_overdue_run_counts_from_its_deadline_next_try_or_lease
     await ledger.arm(started([run("a")]), NOW)
     assert await oldest(1) == 0
     assert await oldest(9) == pytest.approx(7)
-    await ledger.mark_seen([run("a")], NOW + 9)
-    assert await oldest(10) == pytest.approx(8), "that the reconciler looked changes nothing"
     taking = await take(ledger, run("a"), now=NOW + 10)
     assert await oldest(LEASE) == 0, "a worker has it"
     assert await oldest(LEASE + 13) == pytest.approx(3), "its lease has run out"
@@ -759,7 +865,7 @@ async def test_every_ending_message_is_kept(ledger: SqlLedger) -> None:
         Outcome(node=node, state=RunState.HANDLED, message=f"{node.node_id} 已跳过 🙂")
         for node in taking.taken
     ]
-    assert await ledger.record(outcomes, lease=taking.lease, now=NOW) == 2
+    assert await ledger.record(outcomes, owner=taking.owner, now=NOW) == 2
     assert [row.message for row in await ledger.rows("b")] == ["b 已跳过 🙂"]
 
 

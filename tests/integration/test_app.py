@@ -43,7 +43,7 @@ async def test_dead_runs_are_replayed_in_the_pool_too(settings: Settings) -> Non
         due = await app.ledger.arm(started([run("a"), run("b")]), now - 9)
         taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
         outcomes = [Outcome(node=node, state=RunState.DEAD) for node in taking.taken]
-        await app.ledger.record(outcomes, lease=taking.lease, now=now)
+        await app.ledger.record(outcomes, owner=taking.owner, now=now)
         assert await app.replay(node_id="a") == 1
         assert await app.replay(root_pipeline_id="root") == 1
         assert await app.replay(everything=True) == 0

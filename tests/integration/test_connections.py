@@ -134,9 +134,9 @@ async def test_every_text_is_kept_whatever_the_server_prefers(
     await schema.migrate()
     await schema.close()
     ledger = opened(url)
-    assert await value(ledger, "SELECT character_set_server") == "latin1"
+    assert await value(ledger, "SELECT @@character_set_server") == "latin1"
     for role in ("client", "connection", "results"):
-        assert await value(ledger, f"SELECT character_set_{role}") == "utf8mb4"
+        assert await value(ledger, f"SELECT @@character_set_{role}") == "utf8mb4"
     await ledger.save_configs("root", [config(EMOJI)], [])
     assert await value(ledger, "SELECT node_id FROM node_timeout_config") == EMOJI
     assert await value(ledger, "SELECT HEX(node_id) FROM node_timeout_config") == (
@@ -159,10 +159,10 @@ async def test_a_table_that_somebody_converted_is_refused(
     await ledger.check_schema()
     async with schema.engine.begin() as connection:
         await connection.execute(
-            text("ALTER TABLE node_timeout_ledger CONVERT TO CHARACTER SET utf8mb3")
+            text("ALTER TABLE node_timeout_run CONVERT TO CHARACTER SET utf8mb3")
         )
     for call in (schema.migrate, ledger.check_schema):
-        with pytest.raises(SchemaError, match=r"node_timeout_ledger\.\w+ has .* utf8mb3_") as error:
+        with pytest.raises(SchemaError, match=r"node_timeout_run\.\w+ has .* utf8mb3_") as error:
             await call()
     async with schema.engine.begin() as connection:
         await connection.execute(text(str(error.value).partition("run: ")[2]))

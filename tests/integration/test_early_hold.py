@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from node_timeout.domain.errors import LedgerUnavailableError
-from node_timeout.domain.run import DueRun, NodeRun, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState
 from node_timeout.handling.recorder import WorkReport
-from node_timeout.ports.ledger import LedgerRow
 from tests.integration.test_worker import Bench, bench
 from tests.support import left, run, wait_until
 
@@ -63,16 +62,16 @@ async def test_a_disarming_in_between_wins(bench: Bench) -> None:
 async def test_without_the_ledgers_word_nothing_is_struck(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def leases(runs: list[NodeRun]) -> dict[NodeRun, float]:
+    async def owners(runs: list[NodeRun]) -> dict[NodeRun, str]:
         raise LedgerUnavailableError("database: gone")
 
     due = await bench.armed("a", seconds=AHEAD / 2)
-    monkeypatch.setattr(bench.ledger, "leases", leases)
+    monkeypatch.setattr(bench.ledger, "owners", owners)
     await bench.handle(due, dispatch_ahead=AHEAD)
     row = await row_of(bench, "a")
     assert (row.state, row.attempts, row.message) == (RunState.ARMED, 0, "database: gone")
-    assert row.due_at is not None
-    assert row.due_at >= due[0].due_at
+    assert row.next_at is not None
+    assert row.next_at >= due[0].due_at
     assert bench.engine.failed == []
 
 
@@ -81,7 +80,8 @@ async def test_a_worker_that_must_end_puts_back_what_it_holds_for_its_deadline(
 ) -> None:
     (due,) = await bench.armed("a", seconds=AHEAD)
     handler = bench.worker(dispatch_ahead=AHEAD)._handler
-    attempts = await handler._attempt_all(await handler._take([due], WorkReport()))
+    taken = await handler._begin(*await handler._take([due], "me", WorkReport()))
+    attempts = taken.attempts.values()
     await asyncio.sleep(0)  # they have begun
     for attempt in attempts:
         attempt.cancel()

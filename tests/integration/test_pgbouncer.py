@@ -61,8 +61,8 @@ async def busy(ledger: SqlLedger, version: str = "v1") -> None:
         *(ledger.take(some, now=2000.0, lease_seconds=60, max_attempts=3) for some in due)
     )
     assert sum(len(taking.taken) for taking in takings) == 120
-    leases = await asyncio.gather(*(ledger.leases(some) for some in runs))
-    assert sum(map(len, leases)) == 120
+    held = await asyncio.gather(*(ledger.owners(some) for some in runs))
+    assert sum(map(len, held)) == 120
 
 
 async def test_another_application_meets_nothing_of_ours(

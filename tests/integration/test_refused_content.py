@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import DueRun, RunState, TimedOutNode
 from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.stores.memory.exchange import MemoryExchange
@@ -21,7 +22,6 @@ from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.schema import Schema
 from node_timeout.strategies.base import StrategyResult
 from node_timeout.wire import dispatch, events
-from node_timeout.wire.events import NodeLeft, NodeStarted
 from tests.integration.test_worker import QUEUE, Bench
 from tests.servers import MariadbServer, PostgresServer
 from tests.support import config, run, started
@@ -51,7 +51,7 @@ async def narrow_ledger(
         schema = Schema(url)
         await schema.migrate()
         async with schema.engine.begin() as connection:
-            for table in ("node_timeout_ledger", "node_timeout_config"):
+            for table in ("node_timeout_run", "node_timeout_config"):
                 await connection.execute(
                     text(f"ALTER TABLE {table} CONVERT TO CHARACTER SET latin1 COLLATE latin1_bin")
                 )

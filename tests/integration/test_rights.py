@@ -190,13 +190,11 @@ async def test_a_right_on_rows_that_is_missing_is_named(
     kind, url = database
     schema = Schema(url)
     host = "" if kind == "PostgreSQL" else "@'%'"
-    table = "node_timeout_ledger" if kind == "PostgreSQL" else "node_timeout.node_timeout_ledger"
+    table = "node_timeout_run" if kind == "PostgreSQL" else "node_timeout.node_timeout_run"
     await execute(schema.engine, [f"REVOKE {right} ON {table} FROM {USER}{host}"])
     ledger = SqlLedger(as_user(url, USER))
     named = "UPDATE|SELECT|DELETE" if right == "SELECT" else right
-    with pytest.raises(
-        LedgerError, match=rf"({named}) on node_timeout_ledger is refused: .*denied"
-    ):
+    with pytest.raises(LedgerError, match=rf"({named}) on node_timeout_run is refused: .*denied"):
         await ledger.probe()
     await ledger.close()
     await schema.close()

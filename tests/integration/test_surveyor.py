@@ -9,11 +9,11 @@ import pytest
 from node_timeout.arming.surveyor import Surveyor
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import EngineUnavailableError
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import RunState
 from node_timeout.runtime.loop import Health
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
-from node_timeout.wire.events import NodeStarted
 from tests.support import config, configure, left, run, started
 
 

@@ -39,6 +39,7 @@ async def test_a_started_node_is_armed_in_both_stores_at_one_deadline(
     before = await pool.now()
     assert await tracker.nodes_started(started([run("a"), run("no config")])) == 1
     (row,) = await ledger.rows("a")
+    assert row.deadline is not None
     assert before + 20 <= row.deadline <= await pool.now() + 20
     assert (await pool.shards[0].claim(1, 1)).next_due_at == row.deadline
 
@@ -157,7 +158,7 @@ async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
     ("configured", "on_start", "on_leaving", "redis_calls"),
     [
         (False, ["WITH"], ["SELECT"], []),
-        (True, ["WITH"], ["SELECT", "UPDATE"], ["arm", "disarm"]),
+        (True, ["WITH"], ["SELECT", "INSERT"], ["arm", "disarm"]),
     ],
 )
 async def test_what_a_state_change_costs(

@@ -17,7 +17,7 @@ from node_timeout.domain.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.domain.run import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, RunState, TimedOutNode
 from node_timeout.handling.attempt import LONGEST_WAIT_SECONDS, Limits
 from node_timeout.handling.breaker import Breaker
 from node_timeout.handling.dispatch_handler import Routes
@@ -64,6 +64,7 @@ class Bench:
         shutdown_timeout: float = 5,
         breaker: Breaker | None = None,
         dispatch_ahead: float = 0.0,
+        lease_seconds: float = 30.0,
     ) -> Worker:
         return Worker(
             ledger=self.ledger,
@@ -80,6 +81,7 @@ class Bench:
                 retry=Backoff(first=100, longest=100, random=lambda: 0.5),
                 shutdown_timeout=shutdown_timeout,
                 dispatch_ahead=dispatch_ahead,
+                lease_seconds=lease_seconds,
             ),
             breaker=breaker,
         )
@@ -110,7 +112,7 @@ class Bench:
 
     async def state(self, node_id: str) -> tuple[RunState, str]:
         (row,) = await self.ledger.rows(node_id)
-        return row.state, row.message
+        return row.state, row.message or ""
 
     def strategy(self, action: str, deal: Callable[[TimedOutNode], Any]) -> None:
         """Plug a coroutine function in as a strategy."""
@@ -185,10 +187,8 @@ async def test_a_cancelled_run_is_dropped(bench: Bench) -> None:
 
 
 async def test_a_deadline_that_moved_into_the_future_is_armed_not_fired(bench: Bench) -> None:
-    due = await bench.armed("a")
-    later = await bench.pool.now() + 50
-    await bench.ledger.mark_seen([run("a")], later)
-    report = await bench.handle(due)
+    due = await bench.armed("a", seconds=50)
+    report = await bench.handle([DueRun(run=each.run, due_at=1.0) for each in due])
     assert (report.later, bench.engine.asked) == (1, [])
     assert await bench.pool.absent([run("a")]) == []
     assert (await bench.pool.counts()).overdue == 0
@@ -217,7 +217,7 @@ async def test_a_temporary_failure_is_armed_again_after_a_back_off(
     assert report.outcomes == {RunState.ARMED: 1}
     (row,) = await bench.ledger.rows("a")
     assert (row.state, row.message, row.attempts) == (RunState.ARMED, says, 1)
-    assert row.due_at == pytest.approx(await bench.pool.now() + 50, abs=2)
+    assert row.next_at == pytest.approx(await bench.pool.now() + 50, abs=2)
     assert await bench.pool.absent([run("a")]) == [], "the pool is the only timer"
 
 
@@ -225,7 +225,7 @@ async def test_an_engine_that_asks_for_time_is_given_it(bench: Bench) -> None:
     bench.engine.errors = [EngineUnavailableError("429", retry_after=1000)]
     await bench.handle(await bench.armed("a"))
     (row,) = await bench.ledger.rows("a")
-    assert row.due_at == pytest.approx(await bench.pool.now() + 1050, abs=2)
+    assert row.next_at == pytest.approx(await bench.pool.now() + 1050, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ async def test_a_wait_that_somebody_else_names_is_bounded(
     report = await bench.handle(await bench.armed("a", "b", action="asks"))
     assert report.outcomes == {RunState.ARMED: 1, RunState.HANDLED: 1}
     (row,) = await any_ledger.rows("a")
-    assert row.due_at is not None
+    assert row.next_at is not None
     # The back-off is 50 s; one that is put back waits half as long again.
     expected = 1.5 * seconds if resting else 50 + seconds
-    assert row.due_at == pytest.approx(now + expected, abs=30)
+    assert row.next_at == pytest.approx(now + expected, abs=30)
     assert await pool.absent([run("a")]) == []
 
 
@@ -307,10 +307,11 @@ async def test_nodes_of_a_dead_engine_wait_and_use_up_no_attempt(bench: Bench) -
     assert report.outcomes == {RunState.ARMED: 1}
     (row,) = await bench.ledger.rows("a")
     assert (row.state, row.attempts) == (RunState.ARMED, 0)
+    assert row.message is not None
     assert "the circuit is open, next probe in" in row.message
     assert bench.engine.asked == []
-    assert row.due_at is not None
-    assert row.due_at > await bench.pool.now()
+    assert row.next_at is not None
+    assert row.next_at > await bench.pool.now()
 
 
 async def test_after_the_last_attempt_a_run_is_dead(bench: Bench) -> None:
@@ -649,11 +650,10 @@ async def test_an_outage_of_the_database_delays_but_loses_nothing(
 async def test_a_result_that_cannot_be_recorded_within_its_lease_goes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Limits, "lease_seconds", 0.3)
     outage: list[Exception] = [LedgerUnavailableError("database: gone")] * 1000
     fail_first(monkeypatch, bench.ledger, "record", outage)
     due = await bench.armed("a")
-    worker = bench.worker(strategy_timeout=0.01)
+    worker = bench.worker(strategy_timeout=0.01, lease_seconds=0.3)
     async with bench.exchange.consume(worker._prefetches()) as consumer:
         publishing = asyncio.create_task(bench.exchange.publish(QUEUE, dispatch.encode(due), 30))
         await asyncio.sleep(0)
@@ -695,17 +695,21 @@ async def test_a_late_result_is_counted_and_not_written(
     assert report.late == 1
 
 
-async def test_a_node_that_would_outlive_its_lease_is_put_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+async def test_a_node_whose_turn_does_not_come_is_put_back_for_other_workers(
+    bench: Bench,
 ) -> None:
-    monkeypatch.setattr(Limits, "lease_seconds", 2.0)
     bench.strategy("slow", lambda _: asyncio.sleep(0.5))
     due = await bench.armed("a", "b", "c", action="slow")
-    report = await bench.handle(due, concurrency=1, strategy_timeout=0.6)
+    report = await bench.handle(due, concurrency=1, strategy_timeout=5, lease_seconds=0.4)
     assert report.outcomes[RunState.HANDLED] == 1
     assert report.outcomes[RunState.ARMED] == 2
     rows: Mapping[str, Any] = {name: (await bench.ledger.rows(name))[0] for name in "abc"}
     assert sorted(row.attempts for row in rows.values()) == [0, 0, 1]
+    (entry,) = [each for name in "abc" for each in await bench.ledger.history(name)][:1]
+    assert (entry.kind, entry.detail) == (
+        HistoryKind.PUT_BACK,
+        "not started: its turn did not come in time",
+    )
 
 
 async def run_until_stopped(

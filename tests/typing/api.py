@@ -112,7 +112,7 @@ def configs(tree: dict[str, Any]) -> dict[str, Any]:
     return batch_create_node_timeout_config("root", tree)
 
 
-def row_of(row: LedgerRow) -> tuple[str, RunState, float, float | None]:
+def row_of(row: LedgerRow) -> tuple[str, RunState, float | None, float | None]:
     return row.node_id, row.state, row.deadline, row.finished_at
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from node_timeout.domain.errors import UnreadableMessageError
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.timeout_config import ConfigRules
-from node_timeout.wire.events import NodeLeft, NodeStarted, decode, in_rounds
+from node_timeout.wire.events import decode, in_rounds
 from tests.support import config, run
 
 NOW = 1_000_000_000.0

@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[2]
 
 def dry_run(*arguments: str, path: str | None = None) -> str:
     """The commands that make would run."""
+    # Not what a `make test` that runs this test was given.
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PATH": path or os.environ["PATH"]},
+        env=environment | {"PATH": path or os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=60,

@@ -12,8 +12,7 @@ import pytest
 from node_timeout.cli.output import STANDARD_INPUT, json_text, read_json, row_text
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
-from node_timeout.domain.run import RunState, TimedOutNode
-from node_timeout.ports.ledger import LedgerRow
+from node_timeout.domain.run import LedgerRow, RunState, TimedOutNode
 from node_timeout.strategies.webhook import cloud_event
 
 INSTANTS = [math.nan, math.inf, -math.inf, 1e300, -1e300, 253402300800.0, -1e12]
@@ -92,7 +91,7 @@ def test_no_instant_stops_a_line_or_an_event(deadline: float) -> None:
         state=RunState.ARMED,
         started_at=None,
         deadline=deadline,
-        due_at=deadline,
+        next_at=deadline,
         attempts=0,
         finished_at=None,
         message="",

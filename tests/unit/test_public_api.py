@@ -22,6 +22,8 @@ NAMES = {
     "NodeRun",
     "NodeStarted",
     "RunState",
+    "HistoryEntry",
+    "HistoryKind",
     "LedgerRow",
     "Status",
     "ImportReport",

@@ -59,7 +59,7 @@ def test_a_short_secret_does_not_blacken_every_text(secret: str, text: str, says
 
 def test_a_password_that_is_also_the_user_is_not_secret() -> None:
     read_database_url("postgresql://node_timeout:node_timeout@h/node_timeout")
-    assert redact("no table node_timeout_ledger") == "no table node_timeout_ledger"
+    assert redact("no table node_timeout_run") == "no table node_timeout_run"
 
 
 def test_tokens_keys_and_the_path_of_the_webhook_are_known_once_they_are_set() -> None:

@@ -9,17 +9,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import pytest
-from bamboo_engine.builder import (
-    ConvergeGateway,
-    EmptyEndEvent,
-    EmptyStartEvent,
-    ParallelGateway,
-    ServiceActivity,
-    SubCanvas,
-    SubProcess,
-    build_tree,
-)
-from bamboo_engine.eri import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +19,7 @@ from node_timeout.domain.errors import (
     InvalidPipelineTreeError,
     InvalidTimeoutConfigError,
 )
-from node_timeout.domain.pipeline_tree import MAX_SUB_PROCESS_DEPTH, PipelineTree
+from node_timeout.domain.pipeline_tree import MAX_SUB_PROCESS_DEPTH
 from node_timeout.domain.timeout_config import (
     ConfigRules,
     apply_configs,
@@ -325,32 +314,6 @@ def test_what_is_no_node_costs_no_other_node_its_deadline() -> None:
     assert found.findings == ("node 'text' is str, not a dict: it is ignored",)
     with pytest.raises(InvalidTimeoutConfigError, match="'stub' is a node without a type"):
         apply_configs(tree, {"stub": GOOD}, RULES)
-
-
-def test_every_node_type_of_bamboo_is_walked_or_named() -> None:
-    assert {each.value for each in NodeType} == {
-        *("ServiceActivity", "SubProcess", "SubCanvas", "EmptyStartEvent", "EmptyEndEvent"),
-        *("ExclusiveGateway", "ParallelGateway", "ConditionalParallelGateway"),
-        *("ConvergeGateway", "ExecutableEndEvent"),
-    }, "bamboo has another type of node: is it walked?"
-    inner = [ServiceActivity(component_code="sleep") for _ in range(2)]
-    nesting: list[Any] = []
-    for node, kind in zip(inner, (SubProcess, SubCanvas), strict=True):
-        begin = EmptyStartEvent()
-        begin.extend(node).extend(EmptyEndEvent())
-        nesting.append(kind(start=begin))
-    start, parallel, converge = EmptyStartEvent(), ParallelGateway(), ConvergeGateway()
-    end = EmptyEndEvent()
-    start.extend(parallel).connect(*nesting).to(parallel).converge(converge).extend(end)
-    tree = build_tree(start)
-    nodes = PipelineTree.of(tree).nodes
-    for node in nodes.values():
-        node["timeout_config"] = GOOD
-    found = read_configs("root", tree, RULES)
-    assert {each.node_id for each in found.enabled} == {node.id for node in inner}
-    named = {finding.split("'")[1] for finding in found.findings}
-    assert {start.id, parallel.id, converge.id, end.id, *(node.id for node in nesting)} <= named
-    assert named | {node.id for node in inner} == set(nodes)
 
 
 def test_ten_thousand_wrong_ids_cost_a_few_comparisons_and_a_short_text(

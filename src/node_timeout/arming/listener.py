@@ -15,6 +15,7 @@ from functools import partial
 from node_timeout import metrics
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.events import Event, NodeLeft, NodeStarted
 from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.pool import Pool
@@ -22,7 +23,6 @@ from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.loop import Health, repeat, unless_stopped, until_available
 from node_timeout.wire import events
 from node_timeout.wire.dispatch import Unreadable
-from node_timeout.wire.events import Event, NodeLeft, NodeStarted
 
 logger = logging.getLogger(__name__)
 

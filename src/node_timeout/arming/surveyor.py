@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from node_timeout import metrics
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import EngineUnavailableError
+from node_timeout.domain.events import NodeStarted
 from node_timeout.ports.engine import SurveyableEngine
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Health, repeat, sleep, unless_stopped
-from node_timeout.wire.events import NodeStarted
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 from node_timeout import metrics
 from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
-from node_timeout.wire.events import NodeLeft, NodeStarted
 
 logger = logging.getLogger(__name__)
 

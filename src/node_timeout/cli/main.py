@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import getpass
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -22,6 +24,7 @@ from node_timeout.urls.redaction import excepthook, redact
 
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout
+    from node_timeout.domain.run import HistoryEntry, LedgerRow
     from node_timeout.settings import Settings
 
 T = TypeVar("T")
@@ -123,6 +126,9 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
     if not least <= seconds <= longest:  # NaN is neither
         raise click.BadParameter(f"{seconds:g} is not between {least:g} and {longest:g} seconds")
     return seconds
+
+
+reason_option = click.option("--reason", help="Why, for the history.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -314,14 +320,23 @@ def import_bamboo(source: str | None) -> int:
 @click.argument("node_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
 def show(node_id: str, as_json: bool) -> int:
-    """What the ledger knows of NODE_ID, version by version."""
+    """What the ledger knows of NODE_ID, version by version, with its history."""
     import dataclasses  # noqa: PLC0415
 
-    from node_timeout.cli.output import json_text, row_text  # noqa: PLC0415
+    from node_timeout.cli.output import entry_text, json_text, row_text  # noqa: PLC0415
 
-    rows = _with_library(lambda app: app.rows(node_id))
+    async def look(app: "NodeTimeout") -> "tuple[list[LedgerRow], list[HistoryEntry]]":
+        return await app.rows(node_id), await app.history(node_id)
+
+    rows, entries = _with_library(look)
     for row in rows:
-        click.echo(json_text(dataclasses.asdict(row)) if as_json else row_text(row))
+        own = [entry for entry in entries if entry.version == row.version]
+        if as_json:
+            found = dataclasses.asdict(row)
+            found["history"] = [dataclasses.asdict(entry) for entry in own]
+            click.echo(json_text(found))
+        else:
+            click.echo("\n".join([row_text(row), *map(entry_text, own)]))
     if not rows:
         return _complain(f"no node run of node {node_id!r} is in the ledger", FAILURE)
     return 0
@@ -330,12 +345,14 @@ def show(node_id: str, as_json: bool) -> int:
 @cli.command()
 @click.argument("node_id")
 @click.option("--version", "version", help="Cancel exactly this version, no other.")
-def cancel(node_id: str, version: str | None) -> int:
+@reason_option
+def cancel(node_id: str, version: str | None, reason: str | None) -> int:
     """Disarm every armed version of NODE_ID.
 
     Exit code 1 if none was armed.
     """
-    cancelled = _with_library(lambda app: app.cancel(node_id, version))
+    who = _who()
+    cancelled = _with_library(lambda app: app.cancel(node_id, version, actor=who, reason=reason))
     click.echo(f"{cancelled} armed node runs cancelled")
     return 0 if cancelled else FAILURE
 
@@ -344,16 +361,24 @@ def cancel(node_id: str, version: str | None) -> int:
 @click.option("--node", "node_id", help="Dead versions of this node.")
 @click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
 @click.option("--all", "everything", is_flag=True, help="All dead nodes.")
-def replay(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> int:
+@reason_option
+def replay(
+    node_id: str | None, root_pipeline_id: str | None, everything: bool, reason: str | None
+) -> int:
     """Arm dead node runs again, due now.
 
     Exit code 1 if none was dead.
     """
     if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
         raise click.UsageError("choose one of --node, --root and --all")
+    who = _who()
     replayed = _with_library(
         lambda app: app.replay(
-            node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+            node_id=node_id,
+            root_pipeline_id=root_pipeline_id,
+            everything=everything,
+            actor=who,
+            reason=reason,
         )
     )
     click.echo(f"{replayed} dead node runs armed again")
@@ -401,6 +426,14 @@ def _configure_logs(settings: "Settings") -> None:
     from node_timeout import logs  # noqa: PLC0415
 
     logs.configure(settings.log_format, settings.log_level)
+
+
+def _who() -> str:
+    """Who types this, for the history."""
+    try:
+        return getpass.getuser()[:128]
+    except (KeyError, OSError):  # an id without a name, as in a container
+        return f"uid {os.getuid()}"
 
 
 def _freeze() -> None:

@@ -11,7 +11,7 @@ from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
 
 if TYPE_CHECKING:
-    from node_timeout.ports.ledger import LedgerRow
+    from node_timeout.domain.run import HistoryEntry, LedgerRow
     from node_timeout.status import Status
 
 STANDARD_INPUT = Path("-")
@@ -100,12 +100,32 @@ def status_text(status: "Status") -> str:
 
 
 def row_text(row: "LedgerRow") -> str:
-    deadline = utc(row.deadline)
-    at = f"{deadline:%Y-%m-%d %H:%M:%S}Z" if deadline else f"{row.deadline:g} (Unix seconds)"
-    text = (
-        f"{row.node_id} version {row.version}: {row.state}, action {row.action or 'none'}, "
-        f"deadline {at}, attempts {row.attempts}"
-    )
-    text = f"{text}, {row.message}" if row.message else text
-    # What an engine said must not move the terminal's cursor, nor begin a line.
+    parts = [
+        f"{row.node_id} version {row.version}: {row.state}",
+        f"action {row.action or 'none'}",
+        f"deadline {_instant(row.deadline)}",
+        f"attempts {row.attempts}",
+    ]
+    if row.next_at is not None and row.next_at != row.deadline:
+        parts.append(f"next try {_instant(row.next_at)}")
+    return _printable(", ".join([*parts, *filter(None, [row.message])]))
+
+
+def entry_text(entry: "HistoryEntry") -> str:
+    """One line of a run's history, to stand below its row."""
+    parts = [f"  {_instant(entry.at)} {entry.kind}"]
+    parts += [f"attempt {entry.attempt}"] if entry.attempt else []
+    parts += [f"by {entry.actor}"] if entry.actor else []
+    return _printable(", ".join([*parts, *filter(None, [entry.detail])]))
+
+
+def _instant(seconds: float | None) -> str:
+    if seconds is None:
+        return "none"
+    instant = utc(seconds)
+    return f"{instant:%Y-%m-%d %H:%M:%S}Z" if instant else f"{seconds:g} (Unix seconds)"
+
+
+def _printable(text: str) -> str:
+    """What an engine said must not move the terminal's cursor, nor begin a line."""
     return "".join(each if each.isprintable() else " " for each in text)

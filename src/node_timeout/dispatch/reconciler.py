@@ -12,9 +12,9 @@ What is due later than the sweep after next needs no look now: a million deadlin
 cost nothing. After a loss of data everything is put back at once, oldest first.
 
 A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
-Redis has just lost data, the sweep arms it at the second look only, so that a backlog does not feed
-itself: each look is ``redispatch_after`` seconds past its ``due_at``, and moves that to now. While
-the queues are empty it waits nowhere; then two looks a few seconds apart are enough.
+Redis has just lost data, the sweep arms it only when it was absent at a look ``redispatch_after``
+seconds before as well, so that a backlog does not feed itself. While the queues are empty it waits
+nowhere; then two looks a few seconds apart are enough.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.domain.errors import ExchangeUnavailableError
-from node_timeout.domain.run import DueRun
+from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.ports.pool import Pool
@@ -41,6 +41,8 @@ BUSY_SECONDS = 0.1
 """Longest pause between two pages; the pause is random, so that the database has some air."""
 SWEEP_SECONDS = 60.0
 """How long a sweep may take, about, and still see each row before it is due."""
+MAX_ABSENT = 200_000
+"""Runs to keep in mind between two looks of a sweep."""
 LOOK_SECONDS = 5.0
 """Between two looks at what is just overdue; and how long that must be overdue."""
 
@@ -95,6 +97,9 @@ class Reconciler:
         self._data_lost = False
         self._all_swept = False
         """The last sweep has come to its end."""
+        self._rescue_cursor: DueRun | None = None
+        self._absent_since: dict[NodeRun, float] = {}
+        """Overdue runs that the sweep did not find in the pool, by the monotonic clock."""
         self._missing: frozenset[DueRun] = frozenset()
         """What the last look at the overdue did not find."""
         self._renew_lead_at = 0.0
@@ -125,6 +130,8 @@ class Reconciler:
         report.leading = await self._leads()
         if not report.leading:
             self._cursor, self._data_lost, self._missing = None, False, frozenset()
+            self._rescue_cursor = None
+            self._absent_since.clear()
             return report
         if not self._data_lost and await self._pool.may_have_lost_data():
             logger.info("Redis is new or was restarted: looking for open node runs that it lacks")
@@ -135,6 +142,8 @@ class Reconciler:
         if self._cursor is not None or clock() >= self._next_sweep_at:
             self._next_sweep_at = self._next(await self._sweep(report), self._sweep_pause, report)
             report.swept = self._all_swept = self._cursor is None
+            if report.swept:
+                self._forget_found()
         if self._data_lost:
             await self._put_back_the_rest(report)
         elif clock() >= self._next_rescue_at:
@@ -187,21 +196,36 @@ class Reconciler:
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         missing = await self._absent(suspects)
         if not self._data_lost:
-            overdue = [due.run for due in missing if due.due_at <= now]
-            again = set(await self._ledger.mark_seen(overdue, now)) if overdue else set()
-            missing = [due for due in missing if due.due_at > now or due.run in again]
+            missing = [due for due in missing if due.due_at > now or self._is_missed(due.run)]
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
+
+    def _is_missed(self, run: NodeRun) -> bool:
+        """True if the run was absent ``redispatch_after`` ago too; then it has as long again."""
+        clock = time.monotonic()
+        since = self._absent_since.get(run)
+        if since is None or clock - since >= self._redispatch_after:
+            if len(self._absent_since) >= MAX_ABSENT:
+                self._absent_since.clear()  # the next looks begin anew
+            self._absent_since[run] = clock
+        return since is not None and clock - since >= self._redispatch_after
+
+    def _forget_found(self) -> None:
+        """What has not been missed for long is in the pool again, or closed."""
+        oldest = time.monotonic() - 2 * self._redispatch_after - 2 * self._sweep_pause
+        for run in [run for run, since in self._absent_since.items() if since < oldest]:
+            del self._absent_since[run]
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
         now = await self._pool.now()
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
-        expired = await self._ledger.expired_runs(now - waiting, BATCH_SIZE)
-        if expired:
-            await self._ledger.mark_seen([due.run for due in expired], now)
-            await self._rearm(expired, report)
-        report.rescued += len(expired)
-        return len(expired) == BATCH_SIZE
+        page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
+        missing = await self._absent(page)
+        await self._rearm([DueRun(run=due.run, due_at=now) for due in missing], report)
+        report.rescued += len(page)
+        is_full = len(page) == BATCH_SIZE
+        self._rescue_cursor = page[-1] if is_full else None
+        return is_full
 
     async def _look(self, report: ReconcileReport) -> None:
         """Arm what was overdue and absent at the last look too, if no queue can have it."""

@@ -102,6 +102,8 @@ class TimedOutNode:
     """Unix seconds, UTC, by the clock of Redis."""
     attempt: int
     """1 for the first call, up to ``max_attempts``."""
+    revision: int = 0
+    """Of the run when it was taken."""
 
     @property
     def run(self) -> NodeRun:
@@ -112,9 +114,9 @@ class RunState(StrEnum):
     """The state of a ledger row."""
 
     ARMED = "armed"
-    """Waiting for its deadline, or for the next try."""
+    """It waits for its deadline, or for the next try."""
     EXECUTING = "executing"
-    """In a worker's hands until its lease runs out."""
+    """A worker has it under a lease."""
     HANDLED = "handled"
     """The strategy was applied."""
     STALE = "stale"
@@ -136,3 +138,69 @@ class Outcome:
     """When to try again; set exactly if ``state`` is ``armed``."""
     called: bool = True
     """False if the node was put back before its strategy was called: no attempt is used up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One node run as the ledger knows it. Each field means one thing."""
+
+    node_id: str
+    version: str
+    root_pipeline_id: str | None = None
+    """None, as the action: only the leaving of the run is known so far, or its node has no config.
+    """
+    action: str | None = None
+    """As the config had it when the run started."""
+    state: RunState
+    started_at: float | None = None
+    """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
+    deadline: float | None = None
+    next_at: float | None = None
+    """Armed: when it wants attention, at its deadline or for the next try. Else None."""
+    lease_until: float | None = None
+    lease_owner: str | None = None
+    """The token of the taking; also of a run that was cancelled under a worker's hands."""
+    attempts: int = 0
+    revision: int = 0
+    """+1 with each change, and with a start while a worker has the run."""
+    finished_at: float | None = None
+    message: str | None = None
+    """What the strategy, the engine or the last error said."""
+
+    @property
+    def run(self) -> NodeRun:
+        return NodeRun(node_id=self.node_id, version=self.version)
+
+
+class HistoryKind(StrEnum):
+    """What happened to a run beyond its plain course."""
+
+    FAILED = "failed"
+    """An attempt failed; it is tried again."""
+    PUT_BACK = "put_back"
+    """Not attempted: the worker stopped, the circuit was open, or its turn did not come."""
+    TAKEN_OVER = "taken_over"
+    """From a worker whose lease ran out."""
+    LATE_RESULT = "late_result"
+    """A result came after the lease, and was not recorded."""
+    RESUMED = "resumed"
+    """It started again after it was cancelled or found stale."""
+    DIED = "died"
+    CANCELLED = "cancelled"
+    """By a person or a program, not by the engine."""
+    REPLAYED = "replayed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One line of a run's history. A run that ends at its first try or leaves in time has none."""
+
+    node_id: str
+    version: str
+    at: float
+    kind: HistoryKind
+    attempt: int = 0
+    actor: str | None = None
+    """Who asked for it: of changes only."""
+    detail: str | None = None
+    """The error, or the reason."""

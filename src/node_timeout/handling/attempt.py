@@ -41,11 +41,8 @@ class Limits:
     shutdown_timeout: float
     dispatch_ahead: float = 0.0
     """How long before its deadline a node may be taken, to be held until then."""
-
-    @property
-    def lease_seconds(self) -> float:
-        """A strategy that starts within the first half of its row's lease ends within it."""
-        return 2 * self.strategy_timeout + 10
+    lease_seconds: float = 30.0
+    """How long a row is this worker's without being renewed; longer it waits for no slot either."""
 
 
 class Attempts:
@@ -86,16 +83,16 @@ class Attempts:
         return asyncio.create_task(self._attempt(node, start_before))
 
     def begin_later(
-        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+        self, node: TimedOutNode, start_before: float, owner: str, seconds: float
     ) -> asyncio.Task[Outcome | None]:
         """Hold the node for so long, then strike; its outcome is None if it has left by then."""
-        return asyncio.create_task(self._hold(node, start_before, lease, seconds))
+        return asyncio.create_task(self._hold(node, start_before, owner, seconds))
 
     async def _hold(
-        self, node: TimedOutNode, start_before: float, lease: float, seconds: float
+        self, node: TimedOutNode, start_before: float, owner: str, seconds: float
     ) -> Outcome | None:
         try:
-            is_ours = await self._holder.hold(node.run, lease, seconds)
+            is_ours = await self._holder.hold(node.run, owner, seconds)
         except asyncio.CancelledError:
             return await self._put_back(node, "the worker stopped")
         except Exception as error:  # noqa: BLE001 - it is the ledger's, and will be seen there
@@ -115,13 +112,14 @@ class Attempts:
         try:
             async with self._slots:
                 if time.monotonic() > start_before:
-                    return await self._put_back(node, "its worker had no time for it")
+                    return await self._put_back(node, "not started: its turn did not come in time")
                 called = True
                 outcome = await self._judge(node)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as stop:
+            why = str(stop) or "the worker stopped"
             if called:
-                return await self._retry(node, "the worker stopped before the strategy ended")
-            return await self._put_back(node, "the worker stopped")
+                return await self._retry(node, f"{why} before the strategy ended")
+            return await self._put_back(node, why)
         except Exception as error:
             # Not the strategy, but what came of it: its words cannot be read, for example.
             logger.exception(

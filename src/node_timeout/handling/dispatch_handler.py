@@ -8,19 +8,22 @@ over, and the engine is asked about that very version before anything is repeate
 """
 
 import asyncio
+import itertools
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, TemporaryError
-from node_timeout.domain.run import DueRun, NodeRun, Outcome
+from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.handling.attempt import Attempts, Limits, log_outcome
-from node_timeout.handling.recorder import Recorder, Taken, WorkReport
+from node_timeout.handling.leases import Leases, Taken
+from node_timeout.handling.recorder import Recorder, WorkReport
 from node_timeout.ports.exchange import Delivery, Exchange
-from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.ledger import Ledger, Taking
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.loop import until_available
@@ -65,6 +68,7 @@ class DispatchHandler:
         pool: Pool,
         exchange: Exchange,
         attempts: Attempts,
+        leases: Leases,
         routes: Routes,
         limits: Limits,
     ) -> None:
@@ -72,6 +76,9 @@ class DispatchHandler:
         self._pool = pool
         self._exchange = exchange
         self._attempts = attempts
+        self._leases = leases
+        self._name = uuid.uuid4().hex[:12]
+        self._takings = itertools.count(1)
         self._routes = routes
         self._limits = limits
         self.recorder = Recorder(ledger=ledger, pool=pool, limits=limits)
@@ -95,12 +102,10 @@ class DispatchHandler:
                 report.received = len(read.due)
                 here = await self._forward(read, stop, report)
                 takings = await self._take_all(here, read, stop, report)
-                begun = [(await self._attempt_all(each), each) for each in takings]
+                begun = [await self._begin(*each) for each in takings]
             finally:
                 prepared(report)
-            await _together(
-                self.recorder.record_all(running, taken, report) for running, taken in begun
-            )
+            await _together(self._end(taken, report) for taken in begun)
         except _StoppedError:
             await _each(deliveries, lambda delivery: delivery.requeue())
         except Exception:
@@ -166,12 +171,16 @@ class DispatchHandler:
 
     async def _take_all(
         self, due: Sequence[DueRun], read: "_Read", stop: asyncio.Event, report: WorkReport
-    ) -> list[Taken]:
-        """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable."""
+    ) -> list[tuple[Taking, float]]:
+        """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable.
+
+        With the instant, on the monotonic clock, at which the lease ends.
+        """
         if not due:
             return []
+        owner = f"{self._name}-{next(self._takings)}"
         try:
-            return [await self._insist(lambda: self._take(due, report), stop)]
+            return [await self._insist(lambda: self._take(due, owner, report), stop)]
         except LedgerError as error:
             if len(due) == 1:
                 read.refuse(due[0], str(error))
@@ -182,15 +191,18 @@ class DispatchHandler:
             *await self._take_all(due[half:], read, stop, report),
         ]
 
-    async def _take(self, due: Sequence[DueRun], report: WorkReport) -> Taken:
+    async def _take(
+        self, due: Sequence[DueRun], owner: str, report: WorkReport
+    ) -> tuple[Taking, float]:
         """Take the ledger rows; put back into the pool what is not for now."""
-        started = time.monotonic()
+        lease_ends = time.monotonic() + self._limits.lease_seconds
         taking = await self._ledger.take(
             due,
             now=await self._pool.now(),
             lease_seconds=self._limits.lease_seconds,
             max_attempts=self._limits.max_attempts,
             ahead_seconds=self._limits.dispatch_ahead,
+            owner=owner,
         )
         metrics.LEASE_STEALS.inc(taking.stolen)
         for state, count in taking.dropped.items():
@@ -201,27 +213,29 @@ class DispatchHandler:
         report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
         report.later += len(taking.later)
         await self.recorder.rearm(taking.later)
-        return Taken(
-            nodes=taking.taken,
-            lease=taking.lease,
-            lease_ends=started + self._limits.lease_seconds,
-        )
+        return taking, lease_ends
 
-    async def _attempt_all(self, taken: Taken) -> set[asyncio.Task[Outcome | None]]:
-        """Start the strategies, oldest deadline first; those that came ahead at their deadline."""
-        # A strategy that starts later than this could outlive its row's lease.
-        start_before = taken.lease_ends - self._limits.strategy_timeout - 1
+    async def _begin(self, taking: Taking, lease_ends: float) -> Taken:
+        """Start the attempts, oldest deadline first; those that came ahead at their deadline."""
         passed = await self._pool.passed()
-        running: set[asyncio.Task[Outcome | None]] = set()
-        for node in sorted(taken.nodes, key=lambda node: node.deadline):
+        taken = Taken(owner=taking.owner, lease_ends=lease_ends)
+        for node in sorted(taking.taken, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
             if early > 0:
-                attempt = self._attempts.begin_later(node, start_before, taken.lease, early)
+                attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
             else:
-                attempt = self._attempts.begin(node, start_before)
-            running.add(attempt)
-        return running
+                attempt = self._attempts.begin(node, lease_ends)
+            taken.attempts[node.run] = attempt
+        self._leases.keep(taken)
+        return taken
+
+    async def _end(self, taken: Taken, report: WorkReport) -> None:
+        """Record what comes of the attempts."""
+        try:
+            await self.recorder.record_all(taken, report)
+        finally:
+            self._leases.let_go(taken)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from node_timeout.ports.ledger import Ledger
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
     run: NodeRun
-    lease: float
+    owner: str
     is_ours: asyncio.Future[bool]
 
 
@@ -29,13 +29,13 @@ class EarlyHold:
         self._due: list[_Held] = []
         self._looking: asyncio.Task[None] | None = None
 
-    async def hold(self, run: NodeRun, lease: float, seconds: float) -> bool:
-        """Wait until the deadline; return whether the run is still executing under this lease.
+    async def hold(self, run: NodeRun, owner: str, seconds: float) -> bool:
+        """Wait until the deadline; return whether the run is still this owner's.
 
         Raises what the look at the ledger raised.
         """
         loop = asyncio.get_running_loop()
-        held = _Held(run=run, lease=lease, is_ours=loop.create_future())
+        held = _Held(run=run, owner=owner, is_ours=loop.create_future())
         timer = loop.call_later(seconds, self._has_come, held)
         try:
             return await held.is_ours
@@ -50,13 +50,13 @@ class EarlyHold:
     async def _look(self) -> None:
         while self._due:
             group, self._due = self._due, []
-            await self._tell(group)
+            await self._answer(group)
 
-    async def _tell(self, group: Sequence[_Held]) -> None:
-        leases: dict[NodeRun, float] = {}
+    async def _answer(self, group: Sequence[_Held]) -> None:
+        owners: dict[NodeRun, str] = {}
         failure: Exception | None = None
         try:
-            leases = await self._ledger.leases([held.run for held in group])
+            owners = await self._ledger.owners([held.run for held in group])
         except Exception as error:  # noqa: BLE001 - whoever waits has to know
             failure = error
         for held in group:
@@ -65,4 +65,4 @@ class EarlyHold:
             if failure:
                 held.is_ours.set_exception(failure)
             else:
-                held.is_ours.set_result(leases.get(held.run) == held.lease)
+                held.is_ours.set_result(owners.get(held.run) == held.owner)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, PoolUnavailableError, TemporaryError
-from node_timeout.domain.run import DueRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import DueRun, Outcome, RunState
 from node_timeout.handling.attempt import MAX_MESSAGE_LENGTH, Limits, ids_of
+from node_timeout.handling.leases import Taken
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff, Health
@@ -36,16 +37,6 @@ class WorkReport:
     outcomes: dict[RunState, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """Nodes whose rows are this worker's."""
-
-    nodes: Sequence[TimedOutNode]
-    lease: float
-    lease_ends: float
-    """On this host's monotonic clock."""
-
-
 class Recorder:
     """Writes what became of nodes, any number of groups at once."""
 
@@ -61,10 +52,9 @@ class Recorder:
         """Strategies that still run are cancelled, and their nodes put back."""
         self._must_end.set()
 
-    async def record_all(
-        self, running: set[asyncio.Task[Outcome | None]], taken: Taken, report: WorkReport
-    ) -> None:
+    async def record_all(self, taken: Taken, report: WorkReport) -> None:
         """Record the outcomes in groups as they come."""
+        running = set(taken.attempts.values())
         try:
             while running:
                 done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
@@ -93,6 +83,8 @@ class Recorder:
                 raise
             logger.warning("node %s: its text is recorded in ASCII: %s", plain.node.node_id, error)
             recorded = await self._write([plain], taken)
+        for outcome in outcomes:
+            taken.attempts.pop(outcome.node.run, None)
         await self._recorded(outcomes, recorded, report)
 
     async def _write(self, outcomes: Sequence[Outcome], taken: Taken) -> int:
@@ -101,7 +93,7 @@ class Recorder:
         while True:
             now = await self._pool.now()
             try:
-                recorded = await self._ledger.record(outcomes, lease=taken.lease, now=now)
+                recorded = await self._ledger.record(outcomes, owner=taken.owner, now=now)
                 break
             except TemporaryError as error:
                 self.health.failed(error)

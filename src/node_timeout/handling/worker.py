@@ -12,6 +12,7 @@ from node_timeout.handling.attempt import Attempts, Limits
 from node_timeout.handling.breaker import Breaker
 from node_timeout.handling.dispatch_handler import DispatchHandler, Routes
 from node_timeout.handling.early_hold import EarlyHold
+from node_timeout.handling.leases import Leases
 from node_timeout.handling.prefetch import QUIET_SECONDS, Prefetch
 from node_timeout.handling.recorder import WorkReport
 from node_timeout.ports.engine import Engine
@@ -69,11 +70,13 @@ class Worker:
             breaker=breaker or Breaker(),
             done=self._room.set,
         )
+        self._leases = Leases(ledger=ledger, pool=pool, lease_seconds=limits.lease_seconds)
         self._handler = DispatchHandler(
             ledger=ledger,
             pool=pool,
             exchange=exchange,
             attempts=self._attempts,
+            leases=self._leases,
             routes=routes,
             limits=limits,
         )
@@ -94,8 +97,13 @@ class Worker:
                 finally:
                     await self._handler.dead_letters.give_back()
 
-        await repeat(step, stop=stop, health=health)
-        await self._drain(self._limits.shutdown_timeout)
+        renewing = asyncio.create_task(self._leases.run(), name="renew leases")
+        try:
+            await repeat(step, stop=stop, health=health)
+            await self._drain(self._limits.shutdown_timeout)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
         await self._handler.dead_letters.give_back()
         await self._attempts.close()
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.wire.events import NodeStarted
 
 
 class Engine(Protocol):

@@ -4,9 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.run import (
+    DueRun,
+    HistoryEntry,
+    LedgerRow,
+    NodeRun,
+    Outcome,
+    RunState,
+    TimedOutNode,
+)
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.wire.events import NodeLeft, NodeStarted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +22,10 @@ class Taking:
     """What became of the runs that a worker asked for."""
 
     taken: tuple[TimedOutNode, ...]
-    """Now ``executing``, this worker's until ``lease``; some ahead of their deadline."""
-    lease: float
+    """Now ``executing``, this worker's; some ahead of their deadline."""
+    owner: str
+    """The token of their leases."""
+    lease_until: float
     later: tuple[DueRun, ...]
     """Not due yet, or in another live worker's hands: to be looked at again at ``due_at``."""
     dropped: Mapping[RunState, int]
@@ -24,27 +34,6 @@ class Taking:
     """Recorded as ``dead`` by this call: without a config, or out of attempts."""
     stolen: int
     """How many of the taken came from a worker whose lease ran out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRow:
-    """One node run as the ledger knows it."""
-
-    node_id: str
-    version: str
-    root_pipeline_id: str
-    action: str
-    state: RunState
-    started_at: float | None
-    """When it entered RUNNING; None if the engine put it into the pool itself."""
-    deadline: float
-    due_at: float | None
-    """Next instant at which the run wants attention: armed, its deadline or next try; executing,
-    the end of its lease, also if it was cancelled meanwhile; else None."""
-    attempts: int
-    finished_at: float | None
-    message: str
-    """What the strategy, the engine or the last error said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +68,9 @@ class ReplayOrder:
     until: float
     node_id: str | None = None
     root_pipeline_id: str | None = None
+    actor: str | None = None
+    reason: str | None = None
+    """Who asked for it, and why: for the history."""
     after: tuple[float, str, str] | None = None
     """(finished_at, node_id, version) of the last row of the page before."""
 
@@ -143,7 +135,7 @@ class Ledger(Protocol):
         ...
 
     async def actions(self, runs: Sequence[NodeRun]) -> dict[NodeRun, str]:
-        """The action of each run: of its node's config, else of its row; without either none."""
+        """The action of each run: of its row, else of its node's config; without either none."""
         ...
 
     async def take(
@@ -154,21 +146,31 @@ class Ledger(Protocol):
         lease_seconds: float,
         max_attempts: int,
         ahead_seconds: float = 0.0,
+        owner: str | None = None,
     ) -> Taking:
-        """Move due runs to ``executing``, one attempt used up; also those whose deadline (not a
-        later try) comes within ``ahead_seconds``.
+        """Take due runs, as `node_timeout.domain.lifecycle.take` has it; one attempt is used up.
 
-        A run without a row gets one (the engine armed the pool itself), ``dead`` if its node has
-        no config. A run whose last lease ran out on its last attempt is given up as ``dead``.
+        A run without a row gets one (an engine has put it into the pool itself), ``dead`` if its
+        node has no config. Repeated with the same ``owner`` it returns the same runs; without one,
+        each call is a taking of its own.
         """
         ...
 
-    async def leases(self, runs: Sequence[NodeRun]) -> dict[NodeRun, float]:
-        """The leases of those of the runs that are executing."""
+    async def owners(self, runs: Sequence[NodeRun]) -> dict[NodeRun, str]:
+        """The owners of the leases under which runs are executing; others are left out."""
         ...
 
-    async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:
-        """Write outcomes of runs still executing under this lease; return how many were."""
+    async def renew(
+        self, runs: Sequence[NodeRun], owners: Sequence[str], until: float
+    ) -> set[NodeRun]:
+        """Make the leases of these owners last until then; return the runs that are theirs."""
+        ...
+
+    async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
+        """Write outcomes of runs that are still this owner's; return how many were.
+
+        See `node_timeout.domain.lifecycle.conclude`. The others are in the history as late.
+        """
         ...
 
     async def open_runs(
@@ -180,14 +182,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def expired_runs(self, before: float, limit: int) -> list[DueRun]:
-        """Executing runs whose lease ran out before ``before``, oldest first."""
-        ...
-
-    async def mark_seen(self, runs: Sequence[NodeRun], now: float) -> list[NodeRun]:
-        """Set ``due_at`` of overdue open runs to now; return those whose was not their deadline.
-
-        These have been marked as seen, tried or put back before.
+    async def expired_runs(
+        self, before: float, limit: int, after: DueRun | None = None
+    ) -> list[DueRun]:
+        """Executing runs whose lease ran out before ``before``, in order of (lease, node_id,
+        version), those after ``after``; with the end of the lease.
         """
         ...
 
@@ -196,7 +195,9 @@ class Ledger(Protocol):
         ...
 
     async def purge(self, runs: Sequence[NodeRun], now: float, retention: Retention) -> int:
-        """Delete the rows of these runs that are past their retention still; how many."""
+        """Delete the rows of these runs that are past their retention still, with their history;
+        return how many.
+        """
         ...
 
     async def replay(self, order: ReplayOrder, now: float, limit: int) -> ReplayPage:
@@ -210,6 +211,10 @@ class Ledger(Protocol):
 
     async def recent(self, limit: int) -> list[LedgerRow]:
         """The rows closed last, newest first."""
+        ...
+
+    async def history(self, node_id: str) -> list[HistoryEntry]:
+        """What happened to the runs of a node beyond their plain course, in order."""
         ...
 
     async def rows(self, node_id: str) -> list[LedgerRow]:

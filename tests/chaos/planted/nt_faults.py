@@ -39,7 +39,6 @@ from node_timeout.domain.errors import (
     PoolUnavailableError,
 )
 from node_timeout.domain.run import NodeRun
-from node_timeout.handling import attempt
 from node_timeout.stores.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.client import RedisClient
@@ -85,7 +84,7 @@ PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "ledger": (
         SqlLedger,
         (
-            *("actions", "take", "leases", "record", "open_runs", "expired_runs", "mark_seen"),
+            *("actions", "take", "owners", "renew", "record", "open_runs", "expired_runs"),
             "purge",
             *("arm", "disarm", "untracked", "configs", "configured"),
         ),
@@ -217,8 +216,10 @@ class Faults:
             await self.history.record("claimed", _runs(result.members))
         elif (port, name) == ("ledger", "take"):
             await self.history.record(
-                "taken", [node.run for node in result.taken], until=result.lease
+                "taken", [node.run for node in result.taken], until=result.lease_until
             )
+        elif (port, name) == ("ledger", "renew"):
+            await self.history.record("renewed", list(result), until=args[3])
         elif (port, name) == ("ledger", "record"):
             by_state: dict[str, list[NodeRun]] = {}
             for outcome in args[1] if result == len(args[1]) else ():
@@ -293,4 +294,4 @@ def plant() -> None:
     if "memory" in ORDERS:
         _limit_memory(ORDERS["memory"])
     if "lease" in ORDERS:
-        setattr(attempt.Limits, "lease_seconds", ORDERS["lease"])  # noqa: B010 - a property
+        os.environ["NODE_TIMEOUT_WORKER_LEASE"] = str(ORDERS["lease"])  # read when they are made

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from node_timeout.app import read_tree
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.domain.errors import NodeTimeoutError
-from node_timeout.ports.ledger import LedgerRow
+from node_timeout.domain.run import LedgerRow
 
 OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
 

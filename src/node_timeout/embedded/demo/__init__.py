@@ -17,10 +17,9 @@ from rich.table import Table
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import SettingsError
-from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.run import LedgerRow, NodeRun, TimedOutNode
 from node_timeout.embedded.demo.engine import DemoEngine
 from node_timeout.embedded.dev import embedded
-from node_timeout.ports.ledger import LedgerRow
 from node_timeout.strategies.base import ForcedFailAndSkipStrategy, StrategyResult
 
 ROOT = "demo"

@@ -19,11 +19,11 @@ from types import ModuleType
 from typing import TypeVar
 
 from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import TimedOutNode
 from node_timeout.engines.bamboo.lanes import Lanes
 from node_timeout.runtime.threads import CLOSE_SECONDS, Threads
 from node_timeout.settings import Settings
-from node_timeout.wire.events import NodeStarted
 
 logger = logging.getLogger(__name__)
 

@@ -44,9 +44,9 @@ from node_timeout.domain.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import NodeRun, TimedOutNode
 from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
-from node_timeout.wire.events import NodeStarted
 
 logger = logging.getLogger(__name__)
 

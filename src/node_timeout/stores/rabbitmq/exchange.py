@@ -88,6 +88,8 @@ class RabbitExchange:
         self._dead_queue = queues[0] + DEAD
         self._publisher: _Publisher | None = None
         self._lock = asyncio.Lock()
+        self._dead_lettering = asyncio.Lock()
+        """One at a time: a refusal closes their channel, with all that is under way there."""
 
     async def close(self) -> None:
         await self._drop(self._publisher)
@@ -104,15 +106,16 @@ class RabbitExchange:
         publisher = await self._ready()
         reason = reason.encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]
         message = _message(body, {REASON_HEADER: reason})
-        try:
-            async with talking(CONNECT_SECONDS):
-                exchange = await publisher.dead_exchange(self._exchange_name + DEAD)
-                await exchange.publish(message, self._dead_queue, mandatory=True)
-        except ExchangeUnavailableError as error:
-            # Only its own channel may be unsound now, see `_send`; who publishes batches goes on.
-            publisher.declared = publisher.declared and not _is_returned(error)
-            await publisher.close_dead_channel()
-            raise
+        async with self._dead_lettering:
+            try:
+                async with talking(CONNECT_SECONDS):
+                    exchange = await publisher.dead_exchange(self._exchange_name + DEAD)
+                    await exchange.publish(message, self._dead_queue, mandatory=True)
+            except ExchangeUnavailableError as error:
+                # Only its own channel may be unsound now, see `_send`; batches go on.
+                publisher.declared = publisher.declared and not _is_returned(error)
+                await publisher.close_dead_channel()
+                raise
 
     async def _send(
         self,

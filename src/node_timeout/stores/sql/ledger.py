@@ -9,38 +9,38 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select
-from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import DueRun, NodeRun, RunState
-from node_timeout.ports.ledger import (
-    LedgerCounts,
+from node_timeout.domain import lifecycle
+from node_timeout.domain.run import (
+    DueRun,
+    HistoryEntry,
+    HistoryKind,
     LedgerRow,
-    ReplayOrder,
-    ReplayPage,
-    Retention,
+    NodeRun,
+    RunState,
 )
+from node_timeout.ports.ledger import LedgerCounts, ReplayOrder, ReplayPage, Retention
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_handling import LedgerHandling
-from node_timeout.stores.sql.ledger_rows import (
-    by_run,
+from node_timeout.stores.sql.ledger_settings import LedgerSettings
+from node_timeout.stores.sql.run_rows import (
     chunks,
-    due_of,
     due_runs,
     in_order,
     is_after,
-    ledger_rows_of,
+    page_of,
+    rows_of,
+    run_of,
 )
-from node_timeout.stores.sql.ledger_settings import LedgerSettings
-from node_timeout.stores.sql.ledger_tracking import LedgerTracking
-from node_timeout.stores.sql.tables import ledger
+from node_timeout.stores.sql.tables import history, runs
 
 HOUR = 3600.0
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
-class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
-    """See `node_timeout.ports.Ledger` for the contract."""
+class SqlLedger(LedgerHandling, LedgerSettings):
+    """See `node_timeout.ports.ledger.Ledger` for the contract."""
 
     @transaction
     async def open_runs(
@@ -50,115 +50,116 @@ class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
         limit: int,
         until: float | None = None,
     ) -> list[DueRun]:
-        query = due_runs(limit).where(ledger.c.state == RunState.ARMED)
+        query = page_of(runs.c.next_at, limit, after).where(runs.c.state == RunState.ARMED)
         if until is not None:
-            query = query.where(ledger.c.due_at <= until)
-        if after is not None:
-            cursor = (after.due_at, after.run.node_id, after.run.version)
-            query = query.where(ledger.c.due_at >= after.due_at, is_after(ledger.c.due_at, cursor))
-        return [due_of(row) for row in await connection.execute(query)]
+            query = query.where(runs.c.next_at <= until)
+        return due_runs(await connection.execute(query))
 
     @transaction
     async def expired_runs(
-        self, connection: AsyncConnection, before: float, limit: int
+        self, connection: AsyncConnection, before: float, limit: int, after: DueRun | None = None
     ) -> list[DueRun]:
-        query = due_runs(limit).where(
-            ledger.c.state == RunState.EXECUTING, ledger.c.due_at < before
+        query = page_of(runs.c.lease_until, limit, after).where(
+            runs.c.state == RunState.EXECUTING, runs.c.lease_until < before
         )
-        return [due_of(row) for row in await connection.execute(query)]
-
-    @transaction
-    async def mark_seen(
-        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float
-    ) -> list[NodeRun]:
-        again: list[NodeRun] = []
-        for chunk in chunks(in_order(runs)):
-            overdue = and_(self._keys.of(chunk), ledger.c.due_at <= now)
-            moved = select(ledger.c.node_id, ledger.c.version).where(
-                overdue, ledger.c.due_at > ledger.c.deadline
-            )
-            again += by_run(await connection.execute(moved))
-            await connection.execute(sql_update(ledger).where(overdue).values(due_at=now))
-        return again
+        return due_runs(await connection.execute(query))
 
     @transaction
     async def purgeable(
         self, connection: AsyncConnection, now: float, retention: Retention, limit: int
     ) -> list[NodeRun]:
-        runs: list[NodeRun] = []
+        chosen: list[NodeRun] = []
         for expired in _past_retention(now, retention):
             found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version)
+                select(runs.c.node_id, runs.c.version)
                 .where(expired)
-                .order_by(ledger.c.finished_at)
+                .order_by(runs.c.finished_at)
                 .limit(limit)
             )
-            runs += by_run(found)
-        return runs
+            chosen += [run_of(row) for row in found]
+        return chosen
 
     @transaction
     async def purge(
-        self, connection: AsyncConnection, runs: Sequence[NodeRun], now: float, retention: Retention
+        self,
+        connection: AsyncConnection,
+        chosen: Sequence[NodeRun],
+        now: float,
+        retention: Retention,
     ) -> int:
         expired = or_(*_past_retention(now, retention))
         purged = 0
-        for chunk in chunks(in_order(runs)):
-            result = await connection.execute(delete(ledger).where(self._keys.of(chunk), expired))
+        for chunk in chunks(in_order(chosen)):
+            result = await connection.execute(delete(runs).where(self._keys.of(chunk), expired))
             purged += result.rowcount
+            left = select(runs.c.node_id).where(
+                runs.c.node_id == history.c.node_id, runs.c.version == history.c.version
+            )
+            await connection.execute(
+                delete(history).where(self._keys.of(chunk, history), ~left.exists())
+            )
         return purged
 
     @transaction
     async def replay(
         self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
     ) -> ReplayPage:
-        key = (ledger.c.finished_at, ledger.c.node_id, ledger.c.version)
-        query = select(*key).where(
-            ledger.c.state == RunState.DEAD, ledger.c.finished_at <= order.until
-        )
+        query = select(runs).where(runs.c.state == RunState.DEAD, runs.c.finished_at <= order.until)
         if order.node_id is not None:
-            query = query.where(ledger.c.node_id == order.node_id)
+            query = query.where(runs.c.node_id == order.node_id)
         if order.root_pipeline_id is not None:
-            query = query.where(ledger.c.root_pipeline_id == order.root_pipeline_id)
+            query = query.where(runs.c.root_pipeline_id == order.root_pipeline_id)
         if order.after is not None:
             query = query.where(
-                ledger.c.finished_at >= order.after[0], is_after(ledger.c.finished_at, order.after)
+                runs.c.finished_at >= order.after[0], is_after(runs.c.finished_at, order.after)
             )
-        rows = (await connection.execute(query.order_by(*key).limit(limit).with_for_update())).all()
-        runs = [NodeRun(node_id=row.node_id, version=row.version) for row in rows]
-        for chunk in chunks(runs):
-            await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of(chunk))
-                .values(state=RunState.ARMED, due_at=now, attempts=0, finished_at=None)
-            )
+        key = (runs.c.finished_at, runs.c.node_id, runs.c.version)
+        found = await connection.execute(query.order_by(*key).limit(limit).with_for_update())
+        rows = rows_of(found)
+        replayed = [new for row in rows if (new := lifecycle.replay(row, now))]
+        await self._store(connection, replayed)
+        await self._note(
+            connection,
+            (
+                HistoryEntry(
+                    node_id=row.node_id,
+                    version=row.version,
+                    at=now,
+                    kind=HistoryKind.REPLAYED,
+                    actor=order.actor,
+                    detail=order.reason,
+                )
+                for row in replayed
+            ),
+        )
         rest = None
         if len(rows) == limit:
-            rest = replace(order, after=tuple(rows[-1]))
-        return ReplayPage(due=tuple(DueRun(run=run, due_at=now) for run in runs), rest=rest)
+            last = rows[-1]
+            rest = replace(order, after=(last.finished_at or 0.0, last.node_id, last.version))
+        return ReplayPage(due=tuple(DueRun(run=row.run, due_at=now) for row in replayed), rest=rest)
 
     @transaction
     async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
-        is_overdue = ledger.c.due_at <= now
+        wants_at = func.coalesce(runs.c.next_at, runs.c.lease_until)
+        is_overdue = wants_at <= now
         overdue = case((is_overdue, 1), else_=0)
-        # The reconciler moves the due_at of a run that it misses: the deadline tells how long.
-        untried = and_(is_overdue, ledger.c.attempts == 0)
-        since = case((untried, ledger.c.deadline), (is_overdue, ledger.c.due_at))
+        since = case((is_overdue, wants_at))
         wanted = (RunState.ARMED, RunState.EXECUTING, RunState.DEAD)
         found = await connection.execute(
             select(
-                ledger.c.state,
+                runs.c.state,
                 func.count().label("rows"),
                 func.sum(overdue).label("overdue"),
                 func.min(since).label("since"),
             )
-            .where(ledger.c.state.in_(wanted))
-            .group_by(ledger.c.state)
+            .where(runs.c.state.in_(wanted))
+            .group_by(runs.c.state)
         )
         by_state = {_state(row): row for row in found}
         recent = await connection.execute(
-            select(ledger.c.state, func.count().label("rows"))
-            .where(ledger.c.state.in_(CLOSED), ledger.c.finished_at > now - HOUR)
-            .group_by(ledger.c.state)
+            select(runs.c.state, func.count().label("rows"))
+            .where(runs.c.state.in_(CLOSED), runs.c.finished_at > now - HOUR)
+            .group_by(runs.c.state)
         )
 
         def rows(state: RunState) -> int:
@@ -182,7 +183,7 @@ class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
     @transaction
     async def dead(self, connection: AsyncConnection) -> int:
         found = await connection.execute(
-            select(func.count()).select_from(ledger).where(ledger.c.state == RunState.DEAD)
+            select(func.count()).select_from(runs).where(runs.c.state == RunState.DEAD)
         )
         return int(found.scalar_one())
 
@@ -191,22 +192,28 @@ class SqlLedger(LedgerTracking, LedgerHandling, LedgerSettings):
         rows: list[LedgerRow] = []
         for state in CLOSED:
             found = await connection.execute(
-                select(ledger)
-                .where(ledger.c.state == state)
-                .order_by(ledger.c.finished_at.desc())
+                select(runs)
+                .where(runs.c.state == state)
+                .order_by(runs.c.finished_at.desc())
                 .limit(limit)
             )
-            rows += ledger_rows_of(found)
+            rows += rows_of(found)
         return sorted(rows, key=lambda row: row.finished_at or 0.0, reverse=True)[:limit]
+
+    @transaction
+    async def history(self, connection: AsyncConnection, node_id: str) -> list[HistoryEntry]:
+        columns = [column for column in history.c if column.name != "id"]
+        found = await connection.execute(
+            select(*columns).where(history.c.node_id == node_id).order_by(history.c.id)
+        )
+        return [HistoryEntry(**row._asdict() | {"kind": HistoryKind(row.kind)}) for row in found]
 
     @transaction
     async def rows(self, connection: AsyncConnection, node_id: str) -> list[LedgerRow]:
         found = await connection.execute(
-            select(ledger)
-            .where(ledger.c.node_id == node_id)
-            .order_by(ledger.c.deadline, ledger.c.version)
+            select(runs).where(runs.c.node_id == node_id).order_by(runs.c.deadline, runs.c.version)
         )
-        return ledger_rows_of(found)
+        return rows_of(found)
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:
@@ -217,7 +224,7 @@ def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool
         RunState.CANCELLED: retention.cancelled_seconds,
     }
     return [
-        and_(ledger.c.state == state, ledger.c.finished_at < now - seconds)
+        and_(runs.c.state == state, runs.c.finished_at < now - seconds)
         for state, seconds in ages.items()
     ]
 

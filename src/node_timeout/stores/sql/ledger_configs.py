@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain.errors import SchemaError
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql.database import create_engine, dispose, in_autocommit, transaction
-from node_timeout.stores.sql.ledger_rows import Keys, chunks, config_of
+from node_timeout.stores.sql.run_rows import Keys, chunks, config_of
 from node_timeout.stores.sql.tables import HEAD_REVISION, versions
 from node_timeout.stores.sql.tables import configs as config_table
 from node_timeout.stores.sql.unicode import require_unicode

@@ -1,267 +1,325 @@
 """Handling of due runs in the ledger: workers take rows, and record what came of them.
 
-A lease is the token: while it lasts, the row is its worker's, and nobody else's.
+What becomes of a row, `node_timeout.domain.lifecycle` says. The owner of a lease is its token:
+while it lasts, the row is this worker's, and nobody else's.
 """
 
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Update, func, select, true
+from sqlalchemy import or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.lifecycle import (
+    Dropped,
+    GivenUp,
+    Later,
+    Lease,
+    Taken,
+    adopt,
+    conclude,
+    take,
+    timed_out,
+)
+from node_timeout.domain.run import (
+    DueRun,
+    HistoryEntry,
+    HistoryKind,
+    LedgerRow,
+    NodeRun,
+    Outcome,
+    RunState,
+    TimedOutNode,
+)
 from node_timeout.ports.ledger import Taking
 from node_timeout.stores.sql.database import autocommitting, transaction
-from node_timeout.stores.sql.ledger_configs import LedgerConfigs
-from node_timeout.stores.sql.ledger_rows import (
-    OwnValues,
-    armed_row,
-    by_run,
-    chunks,
-    due_of,
-    in_order,
-    readable,
-)
-from node_timeout.stores.sql.ledger_tracking import RESUMED
+from node_timeout.stores.sql.ledger_tracking import LedgerTracking
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
-from node_timeout.stores.sql.tables import configs as config_table
-from node_timeout.stores.sql.tables import ledger
-
-RESUMED_SECONDS = 60.0
-"""When a run that started again while it was found stale is looked at once more."""
-
-_Alike = dict[tuple[RunState, bool], list[Outcome]]
-"""Outcomes by state and whether the strategy was called."""
-
-_WITH_CONFIG = select(
-    ledger.c.node_id,
-    ledger.c.version,
-    ledger.c.state,
-    ledger.c.deadline,
-    ledger.c.due_at,
-    ledger.c.attempts,
-    func.coalesce(config_table.c.action, ledger.c.action).label("action"),
-    func.coalesce(config_table.c.root_pipeline_id, ledger.c.root_pipeline_id).label(
-        "root_pipeline_id"
-    ),
-).select_from(ledger.outerjoin(config_table, config_table.c.node_id == ledger.c.node_id))
+from node_timeout.stores.sql.run_rows import chunks, in_order, run_of, values_of
+from node_timeout.stores.sql.tables import runs
 
 
-class LedgerHandling(LedgerConfigs):
-    """The part of `node_timeout.ports.Ledger` that is about due runs."""
+class LedgerHandling(LedgerTracking):
+    """The part of `node_timeout.ports.ledger.Ledger` that is about due runs."""
 
-    @transaction
     async def take(
         self,
-        connection: AsyncConnection,
         due: Sequence[DueRun],
         *,
         now: float,
         lease_seconds: float,
         max_attempts: int,
         ahead_seconds: float = 0.0,
+        owner: str | None = None,
     ) -> Taking:
-        lease = now + lease_seconds
+        lease = Lease(owner=owner or uuid.uuid4().hex, until=now + lease_seconds)
+        return await self._take(
+            due, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds
+        )
+
+    @transaction
+    async def _take(
+        self,
+        connection: AsyncConnection,
+        due: Sequence[DueRun],
+        lease: Lease,
+        now: float,
+        *,
+        max_attempts: int,
+        ahead_seconds: float,
+    ) -> Taking:
         taken: list[TimedOutNode] = []
         if self._is_postgresql:
             # Usually all; should the planner change their order, a deadlock is tried again.
-            runs = in_order(each.run for each in due)
-            values = take_due_values(runs, now=now, lease=lease, ahead_seconds=ahead_seconds)
+            chosen = in_order(each.run for each in due)
+            values = take_due_values(chosen, lease, now=now, ahead_seconds=ahead_seconds)
             found = await connection.execute(TAKE_DUE, values)
-            taken = [_node(row, row.attempts) for row in found]
+            taken = [_node(row) for row in found]
             gone = {node.run for node in taken}
             due = [each for each in due if each.run not in gone]
-        rows = await self._lock(connection, (each.run for each in due))
-        missing = [each for each in due if each.run not in rows]
-        if missing:
-            await self._adopt(connection, missing, now)
-            rows |= await self._lock(connection, (each.run for each in missing))
-        sorter = _Sorter(now, lease, max_attempts, ahead_seconds)
+        rows = await self._with_configs(connection, due, now)
+        later: list[DueRun] = []
+        dropped: Counter[RunState] = Counter()
+        given_up: list[LedgerRow] = []
+        mine: list[Taken] = []
         for run, row in rows.items():
-            sorter.sort(run, row)
-        for chunk in chunks([node.run for node in sorter.taken]):
-            await connection.execute(
-                sql_update(ledger)
-                .where(self._keys.of(chunk))
-                .values(state=RunState.EXECUTING, due_at=lease, attempts=ledger.c.attempts + 1)
-            )
-        for chunk in chunks(sorter.given_up):
-            own = self._keys.each_its_own(
-                [each.node.run for each in chunk], {"message": [each.message for each in chunk]}
-            )
-            await connection.execute(
-                sql_update(ledger)
-                .where(own.these)
-                .values(**own.values, state=RunState.DEAD, due_at=None, finished_at=now),
-                execution_options=own.options,
-            )
+            decision = take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds)
+            match decision:
+                case Taken():
+                    mine.append(decision)
+                case Later(at):
+                    later.append(DueRun(run=run, due_at=at))
+                case Dropped(state):
+                    dropped[state] += 1
+                case GivenUp(dead):
+                    given_up.append(dead)
+        await self._mark_taken(connection, mine, lease)
+        await self._store(connection, given_up)
+        abandoned = [each.row for each in mine if each.was_abandoned]
+        await self._note(connection, _entries(abandoned, HistoryKind.TAKEN_OVER, now))
+        await self._note(connection, _entries(given_up, HistoryKind.DIED, now))
         return Taking(
-            taken=(*taken, *sorter.taken, *sorter.mine),
-            lease=lease,
-            later=tuple(sorter.later),
-            dropped=sorter.dropped,
-            given_up=tuple(sorter.given_up),
-            stolen=sorter.stolen,
+            taken=(*taken, *(timed_out(each.row) for each in mine)),
+            owner=lease.owner,
+            lease_until=lease.until,
+            later=tuple(later),
+            dropped=dropped,
+            given_up=tuple(
+                Outcome(node=timed_out(row), state=RunState.DEAD, message=row.message or "")
+                for row in given_up
+            ),
+            stolen=len(abandoned),
         )
 
-    async def _lock(
-        self, connection: AsyncConnection, runs: Iterable[NodeRun]
-    ) -> dict[NodeRun, Any]:
+    async def _with_configs(
+        self, connection: AsyncConnection, due: Sequence[DueRun], now: float
+    ) -> dict[NodeRun, LedgerRow]:
         """Lock the rows in key order, so that two workers do not wait for each other.
 
-        Action and root pipeline are those of the config of the moment, if there is one.
+        Runs that an engine has put into the pool itself get a row, unless others just gave them
+        one. A row that has no action yet has that of the config of the moment, if there is one.
         """
-        locked: dict[NodeRun, Any] = {}
-        for chunk in chunks(in_order(runs)):
-            found = await connection.execute(
-                _WITH_CONFIG.where(self._keys.of(chunk))
-                .order_by(ledger.c.node_id, ledger.c.version)
-                .with_for_update(of=None if self._is_mysql else ledger)
-            )
-            locked |= by_run(readable(found))
-        return locked
-
-    async def _adopt(
-        self,
-        connection: AsyncConnection,
-        missing: Sequence[DueRun],
-        now: float,
-    ) -> None:
-        """Open rows for runs that the engine put into the pool itself, unless others just did."""
-        configs = await self._configs(connection, (each.run.node_id for each in missing))
-        rows = [
-            armed_row(each.run, configs.get(each.run.node_id), None, min(each.due_at, now))
-            for each in sorted(missing, key=lambda each: each.run.member)
+        rows = await self._locked(connection, (each.run for each in due))
+        missing = {each.run: each for each in due if each.run not in rows}
+        lacking = [run for run, row in rows.items() if row.action is None]
+        if not missing and not lacking:
+            return rows
+        configs = await self._configs(connection, (run.node_id for run in [*missing, *lacking]))
+        adopted = [
+            adopt(run, missing[run].due_at, configs.get(run.node_id), now)
+            for run in in_order(missing)
         ]
-        for chunk in chunks(rows):
-            await connection.execute(self._insert(ledger), list(chunk))
+        for chunk in chunks([values_of(row) for row in adopted]):
+            await connection.execute(self._insert(runs), list(chunk))
+        rows |= await self._locked(connection, missing)
+        for run in lacking:
+            if config := configs.get(run.node_id):
+                rows[run] = replace(
+                    rows[run], action=config.action, root_pipeline_id=config.root_pipeline_id
+                )
+        await self._store(connection, (rows[run] for run in lacking))
+        return rows
+
+    async def _mark_taken(
+        self, connection: AsyncConnection, mine: Sequence[Taken], lease: Lease
+    ) -> None:
+        new = [each.row.run for each in mine if not each.is_repeated]
+        for chunk in chunks(in_order(new)):
+            await connection.execute(
+                sql_update(runs)
+                .where(self._keys.of(chunk))
+                .values(
+                    state=RunState.EXECUTING,
+                    next_at=None,
+                    lease_until=lease.until,
+                    lease_owner=lease.owner,
+                    attempts=runs.c.attempts + 1,
+                )
+            )
 
     @autocommitting
-    async def leases(
-        self, connection: AsyncConnection, runs: Sequence[NodeRun]
-    ) -> dict[NodeRun, float]:
-        leases: dict[NodeRun, float] = {}
-        for chunk in chunks(runs):
+    async def owners(
+        self, connection: AsyncConnection, chosen: Sequence[NodeRun]
+    ) -> dict[NodeRun, str]:
+        owners: dict[NodeRun, str] = {}
+        for chunk in chunks(chosen):
             found = await connection.execute(
-                select(ledger.c.node_id, ledger.c.version, ledger.c.due_at).where(
-                    self._keys.of(chunk), ledger.c.state == RunState.EXECUTING
+                select(runs.c.node_id, runs.c.version, runs.c.lease_owner).where(
+                    self._keys.of(chunk), (runs.c.state == RunState.EXECUTING).is_(True)
                 )
             )
-            leases |= {each.run: each.due_at for each in map(due_of, found)}
-        return leases
+            owners |= {run_of(row): row.lease_owner for row in found}
+        return owners
 
-    async def record(self, outcomes: Sequence[Outcome], *, lease: float, now: float) -> int:
-        alike: _Alike = {}
-        for each in sorted(outcomes, key=lambda outcome: outcome.node.run.member):
-            alike.setdefault((each.state, each.called), []).append(each)
-        if len(alike) == 1 and outcomes[0].state is not RunState.STALE:
-            return await self._record_at_once(alike, lease, now)
-        return await self._record_together(alike, lease, now)
-
-    async def _record(
-        self, connection: AsyncConnection, alike: _Alike, lease: float, now: float
-    ) -> int:
-        recorded = 0
-        for (state, called), outcomes in alike.items():
-            for chunk in chunks(outcomes):
-                values = {
-                    "message": [each.message for each in chunk],
-                    "due_at": [each.due_at for each in chunk],
-                }
-                own = self._keys.each_its_own([each.node.run for each in chunk], values)
-                # The lease is the token: none of another worker is due at this very instant, and no
-                # run in another state but one cancelled under this worker's hands.
-                # In this form no planner looks for it, or for the state, in another index.
-                mine = sql_update(ledger).where(own.these, (ledger.c.due_at == lease).is_(true()))
-                if state is not RunState.HANDLED:
-                    mine = mine.where((ledger.c.state == RunState.EXECUTING).is_(true()))
-                if state is RunState.STALE:
-                    recorded += await self._record_stale(connection, mine, own, now)
-                    continue
-                result = await connection.execute(
-                    mine.values(
-                        **own.values,
-                        state=state,
-                        finished_at=None if state is RunState.ARMED else now,
-                        attempts=ledger.c.attempts - (0 if called else 1),
-                    ),
-                    execution_options=own.options,
+    @transaction
+    async def renew(
+        self,
+        connection: AsyncConnection,
+        chosen: Sequence[NodeRun],
+        owners: Sequence[str],
+        until: float,
+    ) -> set[NodeRun]:
+        renewed: set[NodeRun] = set()
+        for chunk in chunks(in_order(chosen)):
+            ours = (
+                self._keys.of(chunk),
+                (runs.c.state == RunState.EXECUTING).is_(True),
+                runs.c.lease_owner.in_(owners),
+            )
+            result = await connection.execute(
+                sql_update(runs).where(*ours).values(lease_until=until)
+            )
+            if result.rowcount == len(chunk):
+                renewed.update(chunk)
+            else:
+                found = await connection.execute(
+                    select(runs.c.node_id, runs.c.version).where(ours[0], ours[-1])
                 )
-                recorded += result.rowcount
+                renewed |= {run_of(row) for row in found}
+        return renewed
+
+    async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
+        if all(each.state is RunState.HANDLED for each in outcomes):
+            recorded = await self._record_handled(outcomes, owner, now)
+            if recorded < len(outcomes):
+                await self._note_late(outcomes, now)
+            return recorded
+        return await self._record(outcomes, owner, now)
+
+    @autocommitting
+    async def _record_handled(
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
+    ) -> int:
+        """As `lifecycle.conclude`, for what is nearly all of a burst."""
+        recorded = 0
+        ordered = sorted(outcomes, key=lambda outcome: outcome.node.run.member)
+        for chunk in chunks(ordered):
+            messages = {"message": [each.message for each in chunk]}
+            own = self._keys.each_its_own([each.node.run for each in chunk], messages)
+            # In this form no planner looks for the owner, or for the state, in another index.
+            mine = (
+                (runs.c.lease_owner == owner).is_(True),
+                or_(
+                    (runs.c.state == RunState.EXECUTING).is_(True),
+                    (runs.c.state == RunState.CANCELLED).is_(True),
+                ),
+            )
+            result = await connection.execute(
+                sql_update(runs)
+                .where(own.these, *mine)
+                .values(
+                    **own.values,
+                    state=RunState.HANDLED,
+                    next_at=None,
+                    lease_until=None,
+                    lease_owner=None,
+                    finished_at=now,
+                ),
+                execution_options=own.options,
+            )
+            recorded += result.rowcount
         return recorded
 
-    _record_together = transaction(_record)
-    _record_at_once = autocommitting(_record)
-
-    async def _record_stale(
-        self, connection: AsyncConnection, mine: Update, own: OwnValues, now: float
+    @transaction
+    async def _record(
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
     ) -> int:
-        """Of those that started again meanwhile the engine was asked too early.
+        rows = await self._locked(connection, (each.node.run for each in outcomes))
+        changed: list[LedgerRow] = []
+        entries: list[HistoryEntry] = []
+        for outcome in outcomes:
+            row = rows.get(outcome.node.run)
+            new = conclude(row, outcome, owner, now) if row else None
+            if new is None:
+                entries.append(_entry(outcome, HistoryKind.LATE_RESULT, now))
+                continue
+            changed.append(new)
+            if kind := _kind_of(outcome):
+                entries.append(_entry(outcome, kind, now))
+        await self._store(connection, changed)
+        await self._note(connection, entries)
+        return len(changed)
 
-        They come last: one that starts between the two statements finds its row closed by the
-        first, and waits for the commit.
-        """
-        closed = await connection.execute(
-            mine.where(ledger.c.message != RESUMED).values(
-                state=RunState.STALE, message=own.values["message"], due_at=None, finished_at=now
-            ),
-            execution_options=own.options,
+    @transaction
+    async def _note_late(
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome], now: float
+    ) -> None:
+        """Of those that were just recorded as handled, the instant is the one of the call."""
+        rows = await self._locked(connection, (each.node.run for each in outcomes))
+        late = [
+            each
+            for each in outcomes
+            if not (row := rows.get(each.node.run))
+            or row.state is not RunState.HANDLED
+            or row.finished_at != now
+        ]
+        await self._note(connection, (_entry(each, HistoryKind.LATE_RESULT, now) for each in late))
+
+
+def _kind_of(outcome: Outcome) -> HistoryKind | None:
+    """What the history says of an outcome; nothing of a plain course."""
+    if outcome.state is RunState.ARMED:
+        return HistoryKind.FAILED if outcome.called else HistoryKind.PUT_BACK
+    return HistoryKind.DIED if outcome.state is RunState.DEAD else None
+
+
+def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:
+    node = outcome.node
+    return HistoryEntry(
+        node_id=node.node_id,
+        version=node.version,
+        at=now,
+        kind=kind,
+        attempt=node.attempt,
+        detail=outcome.message or None,
+    )
+
+
+def _entries(rows: Iterable[LedgerRow], kind: HistoryKind, now: float) -> list[HistoryEntry]:
+    return [
+        HistoryEntry(
+            node_id=row.node_id,
+            version=row.version,
+            at=now,
+            kind=kind,
+            attempt=row.attempts,
+            detail=row.message if kind is HistoryKind.DIED else None,
         )
-        # The reconciler finds them absent from the pool.
-        resumed = await connection.execute(
-            mine.where(ledger.c.message == RESUMED).values(
-                state=RunState.ARMED, due_at=now + RESUMED_SECONDS, message=""
-            ),
-            execution_options=own.options,
-        )
-        return int(closed.rowcount + resumed.rowcount)
+        for row in rows
+    ]
 
 
-class _Sorter:
-    """Decides for each locked row what becomes of it."""
-
-    def __init__(self, now: float, lease: float, max_attempts: int, ahead: float) -> None:
-        self._now = now
-        self._soon = now + ahead
-        self._lease = lease
-        self._max_attempts = max_attempts
-        self.taken: list[TimedOutNode] = []
-        self.mine: list[TimedOutNode] = []
-        self.later: list[DueRun] = []
-        self.given_up: list[Outcome] = []
-        self.dropped: Counter[RunState] = Counter()
-        self.stolen = 0
-
-    def sort(self, run: NodeRun, row: Any) -> None:
-        executing = row.state == RunState.EXECUTING
-        if row.due_at is None or row.state == RunState.CANCELLED:
-            self.dropped[RunState(row.state)] += 1
-        elif executing and row.due_at == self._lease:
-            # Our own: the transaction was committed, and its answer lost.
-            self.mine.append(_node(row, row.attempts))
-        elif row.due_at > (self._soon if row.due_at == row.deadline else self._now):
-            self.later.append(DueRun(run=run, due_at=row.due_at))
-        elif not row.action:
-            self._give_up(row, f"no timeout config for node {row.node_id!r}")
-        elif executing and row.attempts >= self._max_attempts:
-            self._give_up(row, f"gave up after {row.attempts} attempts: the last worker vanished")
-        else:
-            self.stolen += executing
-            self.taken.append(_node(row, row.attempts + 1))
-
-    def _give_up(self, row: Any, why: str) -> None:
-        node = _node(row, row.attempts)
-        self.given_up.append(Outcome(node=node, state=RunState.DEAD, message=why))
-
-
-def _node(row: Any, attempt: int) -> TimedOutNode:
+def _node(row: Any) -> TimedOutNode:
     return TimedOutNode(
         node_id=row.node_id,
         version=row.version,
-        root_pipeline_id=row.root_pipeline_id,
+        root_pipeline_id=row.root_pipeline_id or "",
         action=row.action,
         deadline=row.deadline,
-        attempt=attempt,
+        attempt=row.attempts,
+        revision=row.revision,
     )

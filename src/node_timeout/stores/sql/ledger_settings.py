@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain.errors import LedgerError
 from node_timeout.stores.sql.database import is_forbidden, rolled_back, transaction, translate
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
-from node_timeout.stores.sql.ledger_rows import chunks
+from node_timeout.stores.sql.run_rows import chunks
 from node_timeout.stores.sql.tables import metadata
 from node_timeout.stores.sql.tables import settings as setting_table
 

@@ -18,16 +18,15 @@ from sqlalchemy import (
     case,
     func,
     literal,
-    null,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql
 
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.lifecycle import Lease
 from node_timeout.domain.run import NodeRun, RunState
-from node_timeout.stores.sql.ledger_rows import UNKNOWN
-from node_timeout.stores.sql.tables import configs, ledger
-from node_timeout.wire.events import NodeStarted
+from node_timeout.stores.sql.tables import configs, runs
 
 
 def _arm_one() -> Select[Any]:
@@ -42,26 +41,25 @@ def _arm_one() -> Select[Any]:
         "version": bindparam("version", type_=String()),
         "root_pipeline_id": own.c.root_pipeline_id,
         "action": own.c.action,
-        "state": literal(RunState.ARMED, ledger.c.state.type),
+        "state": literal(RunState.ARMED, runs.c.state.type),
         "started_at": bindparam("started_at", type_=Double()),
         "deadline": deadline,
-        "due_at": deadline,
+        "next_at": deadline,
         "attempts": literal(0),
-        "finished_at": null(),
-        "message": literal(""),
+        "revision": literal(0),
     }
     opened = (
-        postgresql.insert(ledger)
+        postgresql.insert(runs)
         .from_select(list(values), select(*(each.label(name) for name, each in values.items())))
         .on_conflict_do_nothing()
-        .returning(ledger.c.due_at)
+        .returning(runs.c.next_at)
         .cte("opened")
     )
-    return select(own.c.timeout, select(opened.c.due_at).scalar_subquery().label("due_at"))
+    return select(own.c.timeout, select(opened.c.next_at).scalar_subquery().label("next_at"))
 
 
 ARM_ONE = _arm_one()
-"""No row: the node has no config. A row: its ``due_at`` is None if the run had a row already."""
+"""No row: the node has no config. A row: its ``next_at`` is None if the run had a row already."""
 
 
 def arm_one_values(event: NodeStarted, now: float) -> dict[str, Any]:
@@ -83,55 +81,51 @@ def _take_due() -> Update:
         .table_valued("node_id", "version")
         .render_derived("wanted")
     )
-    with_config = wanted.outerjoin(configs, configs.c.node_id == wanted.c.node_id)
-    chosen = (
-        select(wanted.c.node_id, wanted.c.version, configs.c.action, configs.c.root_pipeline_id)
-        .select_from(with_config)
-        .subquery("chosen")
-    )
-    action = func.coalesce(chosen.c.action, ledger.c.action)
-    root = func.coalesce(chosen.c.root_pipeline_id, ledger.c.root_pipeline_id)
     instant = case(
-        (ledger.c.due_at == ledger.c.deadline, bindparam("soon", type_=Double())),
+        (runs.c.next_at == runs.c.deadline, bindparam("soon", type_=Double())),
         else_=bindparam("now", type_=Double()),
     )
     return (
-        update(ledger)
+        update(runs)
         .where(
-            ledger.c.node_id == chosen.c.node_id,
-            ledger.c.version == chosen.c.version,
-            ledger.c.state == RunState.ARMED,
-            ledger.c.due_at <= instant,
-            action != UNKNOWN,
+            runs.c.node_id == wanted.c.node_id,
+            runs.c.version == wanted.c.version,
+            runs.c.state == RunState.ARMED,
+            runs.c.next_at <= instant,
+            runs.c.action.is_not(None),
         )
         .values(
             state=RunState.EXECUTING,
-            due_at=bindparam("lease", type_=Double()),
-            attempts=ledger.c.attempts + 1,
+            next_at=None,
+            lease_until=bindparam("lease_until", type_=Double()),
+            lease_owner=bindparam("owner", type_=String()),
+            attempts=runs.c.attempts + 1,
         )
         .returning(
-            ledger.c.node_id,
-            ledger.c.version,
-            root.label("root_pipeline_id"),
-            action.label("action"),
-            ledger.c.deadline,
-            ledger.c.attempts,
+            runs.c.node_id,
+            runs.c.version,
+            runs.c.root_pipeline_id,
+            runs.c.action,
+            runs.c.deadline,
+            runs.c.attempts,
+            runs.c.revision,
         )
     )
 
 
 TAKE_DUE = _take_due()
-"""The armed runs that are due, with the action and root pipeline of the config of the moment."""
+"""The armed runs that are due, as `lifecycle.take` takes them."""
 
 
 def take_due_values(
-    runs: Sequence[NodeRun], *, now: float, lease: float, ahead_seconds: float
+    chosen: Sequence[NodeRun], lease: Lease, *, now: float, ahead_seconds: float
 ) -> dict[str, Any]:
     """What `TAKE_DUE` is executed with."""
     return {
-        "node_ids": [run.node_id for run in runs],
-        "versions": [run.version for run in runs],
+        "node_ids": [run.node_id for run in chosen],
+        "versions": [run.version for run in chosen],
         "now": now,
         "soon": now + ahead_seconds,
-        "lease": lease,
+        "owner": lease.owner,
+        "lease_until": lease.until,
     }

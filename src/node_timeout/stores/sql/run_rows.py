@@ -1,5 +1,6 @@
 """Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Select,
+    Table,
     Text,
     and_,
     case,
@@ -22,37 +24,17 @@ from sqlalchemy import (
     tuple_,
 )
 
-from node_timeout.domain.run import DueRun, NodeRun, RunState
+from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.ledger import LedgerRow
-from node_timeout.stores.sql.tables import ledger
+from node_timeout.stores.sql.tables import runs
 
 logger = logging.getLogger(__name__)
 
 KEYS_PER_STATEMENT = 500
-UNKNOWN = ""
-"""Root pipeline and action of a node run that has no config."""
 STATES = frozenset(RunState)
-_MEMBER = ledger.c.node_id + "_" + ledger.c.version
-
-
-def armed_row(
-    run: NodeRun, config: TimeoutConfig | None, started_at: float | None, deadline: float
-) -> dict[str, Any]:
-    """An armed row."""
-    return {
-        "node_id": run.node_id,
-        "version": run.version,
-        "root_pipeline_id": config.root_pipeline_id if config else UNKNOWN,
-        "action": config.action if config else UNKNOWN,
-        "state": RunState.ARMED,
-        "started_at": started_at,
-        "deadline": deadline,
-        "due_at": deadline,
-        "attempts": 0,
-        "finished_at": None,
-        "message": "",
-    }
+MUTABLE = [column.name for column in runs.c if not column.primary_key]
+"""Columns that a change of a run may write."""
+_MEMBER = runs.c.node_id + "_" + runs.c.version
 
 
 def config_of(row: Any) -> TimeoutConfig:
@@ -64,45 +46,52 @@ def config_of(row: Any) -> TimeoutConfig:
     )
 
 
-def readable(rows: Iterable[Any]) -> list[Any]:
-    """The rows that can be read. One that someone spoilt by hand holds up no other."""
-    read: list[Any] = []
-    for row in rows:
-        if row.state in STATES:
-            read.append(row)
+def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
+    """Those that can be read. One that someone spoilt by hand holds up no other."""
+    rows: list[LedgerRow] = []
+    for each in found:
+        if each.state in STATES:
+            rows.append(LedgerRow(**each._asdict() | {"state": RunState(each.state)}))
         else:
             logger.error(
                 "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
-                row.node_id,
-                row.version,
-                row.state,
+                each.node_id,
+                each.version,
+                each.state,
             )
-    return read
+    return rows
 
 
-def ledger_rows_of(rows: Iterable[Any]) -> list[LedgerRow]:
-    """Those that can be read."""
-    return [LedgerRow(**row._asdict() | {"state": RunState(row.state)}) for row in readable(rows)]
+def values_of(row: LedgerRow | HistoryEntry) -> dict[str, Any]:
+    return dataclasses.asdict(row)
 
 
-def by_run(rows: Iterable[Any]) -> dict[NodeRun, Any]:
-    return {NodeRun(node_id=row.node_id, version=row.version): row for row in rows}
+def by_run(rows: Iterable[LedgerRow]) -> dict[NodeRun, LedgerRow]:
+    return {row.run: row for row in rows}
 
 
-def due_of_values(row: dict[str, Any]) -> DueRun:
-    return DueRun(run=NodeRun(node_id=row["node_id"], version=row["version"]), due_at=row["due_at"])
+def run_of(row: Any) -> NodeRun:
+    return NodeRun(node_id=row.node_id, version=row.version)
 
 
-def due_of(row: Any) -> DueRun:
-    return DueRun(run=NodeRun(node_id=row.node_id, version=row.version), due_at=row.due_at)
+def due_of(row: LedgerRow) -> DueRun | None:
+    """An armed run and when it wants attention; None for any other."""
+    if row.state is not RunState.ARMED or row.next_at is None:
+        return None
+    return DueRun(run=row.run, due_at=row.next_at)
 
 
-def due_runs(limit: int) -> Select[Any]:
-    return (
-        select(ledger.c.node_id, ledger.c.version, ledger.c.due_at)
-        .order_by(ledger.c.due_at, ledger.c.node_id, ledger.c.version)
-        .limit(limit)
-    )
+def page_of(instant: Column[float], limit: int, after: DueRun | None) -> Select[Any]:
+    """Runs in order of (instant, node_id, version), those after ``after``."""
+    query = select(runs.c.node_id, runs.c.version, instant.label("due_at"))
+    if after is not None:
+        cursor = (after.due_at, after.run.node_id, after.run.version)
+        query = query.where(instant >= after.due_at, is_after(instant, cursor))
+    return query.order_by(instant, runs.c.node_id, runs.c.version).limit(limit)
+
+
+def due_runs(found: Iterable[Any]) -> list[DueRun]:
+    return [DueRun(run=run_of(row), due_at=row.due_at) for row in found]
 
 
 def is_after(instant: Column[float], cursor: tuple[float, str, str]) -> ColumnElement[bool]:
@@ -112,8 +101,8 @@ def is_after(instant: Column[float], cursor: tuple[float, str, str]) -> ColumnEl
     first, node_id, version = cursor
     return or_(
         instant > first,
-        ledger.c.node_id > node_id,
-        and_(ledger.c.node_id == node_id, ledger.c.version > version),
+        runs.c.node_id > node_id,
+        and_(runs.c.node_id == node_id, runs.c.version > version),
     )
 
 
@@ -127,28 +116,29 @@ class Keys:
 
     arrays: bool
 
-    def of(self, runs: Sequence[NodeRun]) -> ColumnElement[bool]:
-        """The ledger rows of these runs."""
-        if len(runs) == 1:  # the usual case when deadlines come one by one
-            (run,) = runs
-            return and_(ledger.c.node_id == run.node_id, ledger.c.version == run.version)
-        key = tuple_(ledger.c.node_id, ledger.c.version)
+    def of(self, chosen: Sequence[NodeRun], table: Table = runs) -> ColumnElement[bool]:
+        """The rows of these runs, in the ledger or in another table with their keys."""
+        if len(chosen) == 1:  # the usual case when deadlines come one by one
+            (run,) = chosen
+            return and_(table.c.node_id == run.node_id, table.c.version == run.version)
+        key = tuple_(table.c.node_id, table.c.version)
         if self.arrays:
             pairs = (
                 func.unnest(
-                    _array([run.node_id for run in runs]), _array([run.version for run in runs])
+                    _array([run.node_id for run in chosen]), _array([run.version for run in chosen])
                 )
                 .table_valued("node_id", "version")
                 .render_derived()
             )
             return key.in_(select(pairs.c.node_id, pairs.c.version))
+        member = table.c.node_id + "_" + table.c.version
         return and_(
-            ledger.c.node_id.in_({run.node_id for run in runs}),  # the planner's way to the rows
-            _MEMBER.in_([run.member for run in runs]),
+            table.c.node_id.in_({run.node_id for run in chosen}),  # the planner's way to the rows
+            member.in_([run.member for run in chosen]),
         )
 
     def each_its_own(
-        self, runs: Sequence[NodeRun], values: Mapping[str, Sequence[Any]]
+        self, chosen: Sequence[NodeRun], values: Mapping[str, Sequence[Any]]
     ) -> "OwnValues":
         """The ledger rows of these runs, and what to write into them: by column, a value per run.
 
@@ -158,29 +148,28 @@ class Keys:
         same = {name: own[0] for name, own in values.items() if len(set(own)) == 1}
         differing = {name: own for name, own in values.items() if name not in same}
         if not differing:
-            return OwnValues(self.of(runs), same)
+            return OwnValues(self.of(chosen), same)
         if not self.arrays:
-            members = [run.member for run in runs]
+            members = [run.member for run in chosen]
             cases = {
                 name: case(dict(zip(members, own, strict=True)), value=_MEMBER)
                 for name, own in differing.items()
             }
-            return OwnValues(self.of(runs), same | cases, {"compiled_cache": None})
+            return OwnValues(self.of(chosen), same | cases, {"compiled_cache": None})
         columns: dict[str, Sequence[Any]] = {
-            "node_id": [run.node_id for run in runs],
-            "version": [run.version for run in runs],
+            "node_id": [run.node_id for run in chosen],
+            "version": [run.version for run in chosen],
             **differing,
         }
         types = {
-            name: Double() if isinstance(ledger.c[name].type, Double) else Text()
-            for name in columns
+            name: Double() if isinstance(runs.c[name].type, Double) else Text() for name in columns
         }
         own_rows = (
             func.unnest(*(literal(own, ARRAY(types[name])) for name, own in columns.items()))
             .table_valued(*(column(name, types[name]) for name in columns))
             .render_derived("own")
         )
-        these = and_(ledger.c.node_id == own_rows.c.node_id, ledger.c.version == own_rows.c.version)
+        these = and_(runs.c.node_id == own_rows.c.node_id, runs.c.version == own_rows.c.version)
         return OwnValues(these, same | {name: own_rows.c[name] for name in differing})
 
     def among(self, column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
@@ -207,8 +196,8 @@ def _array(values: list[str]) -> ColumnElement[Any]:
     return literal(values, ARRAY(Text))
 
 
-def in_order(runs: Iterable[NodeRun]) -> list[NodeRun]:
-    return sorted(set(runs), key=lambda run: (run.node_id, run.version))
+def in_order(chosen: Iterable[NodeRun]) -> list[NodeRun]:
+    return sorted(set(chosen), key=lambda run: (run.node_id, run.version))
 
 
 def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -1,0 +1,91 @@
+"""The tables: configs, runs, history, settings.
+
+Revision 0001, the first.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
+
+from node_timeout.stores.sql.repeatable import create_index, create_table, drop_table
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def exact(length: int) -> TypeEngine[str]:
+    binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return sa.String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def text() -> TypeEngine[str]:
+    wide = mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin")
+    return sa.Text().with_variant(wide, "mysql", "mariadb")
+
+
+def upgrade() -> None:
+    create_table(
+        "node_timeout_config",
+        sa.Column("node_id", exact(128), primary_key=True),
+        sa.Column("root_pipeline_id", exact(128), nullable=False),
+        sa.Column("action", exact(64), nullable=False),
+        sa.Column("timeout", sa.Double(), nullable=False, comment="seconds"),
+    )
+    create_table(
+        "node_timeout_run",
+        sa.Column("node_id", exact(128), primary_key=True),
+        sa.Column("version", exact(64), primary_key=True),
+        sa.Column("root_pipeline_id", exact(128), nullable=True),
+        sa.Column("action", exact(64), nullable=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("started_at", sa.Double(), nullable=True, comment="by the engine's clock"),
+        sa.Column("deadline", sa.Double(), nullable=True),
+        sa.Column(
+            "next_at",
+            sa.Double(),
+            nullable=True,
+            comment="of an armed run: its deadline or next try",
+        ),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("lease_owner", exact(64), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("finished_at", sa.Double(), nullable=True),
+        sa.Column("message", text(), nullable=True),
+    )
+    create_index(
+        "ix_node_timeout_run_next", "node_timeout_run", ["state", "next_at", "node_id", "version"]
+    )
+    create_index("ix_node_timeout_run_finished", "node_timeout_run", ["state", "finished_at"])
+    create_table(
+        "node_timeout_history",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            sa.Identity(),
+            primary_key=True,
+            autoincrement=True,
+        ),
+        sa.Column("node_id", exact(128), nullable=False),
+        sa.Column("version", exact(64), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("kind", exact(16), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("actor", exact(128), nullable=True),
+        sa.Column("detail", text(), nullable=True),
+    )
+    create_index(
+        "ix_node_timeout_history_run", "node_timeout_history", ["node_id", "version", "id"]
+    )
+    create_table(
+        "node_timeout_setting",
+        sa.Column("name", exact(64), primary_key=True),
+        sa.Column("value", exact(255), nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in ("setting", "history", "run", "config"):
+        drop_table(f"node_timeout_{table}")

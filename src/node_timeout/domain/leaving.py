@@ -1,0 +1,99 @@
+"""The leavings of a node: which of its runs they close. Pure, as `lifecycle`.
+
+Events may come twice, late, or in the wrong order. Instants and versions decide, not the order in
+which they come.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from node_timeout.domain.events import NodeLeft
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+
+SKEW_SECONDS = 5.0
+"""How far the clocks of an engine's hosts may be apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """What the leavings of one node do to its runs."""
+
+    changed: tuple[LedgerRow, ...]
+    """To be stored."""
+    cancelled: tuple[NodeRun, ...]
+    """These were open."""
+    kept: tuple[NodeRun, ...]
+    """Armed still: they started after the node left, so that event came late."""
+
+
+def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: float) -> Leaving:
+    """Judge every run of one node by every leaving of it.
+
+    A run that a worker has taken ahead of its deadline is cancelled too; its lease stays, so that
+    what the worker did meanwhile is what is recorded.
+    """
+    changed: list[LedgerRow] = []
+    cancelled: list[NodeRun] = []
+    kept: list[NodeRun] = []
+    for run, row in rows.items():
+        own = [event.left_at(now) for event in events if event.run == run]
+        if row.state is RunState.CANCELLED and own and (row.finished_at or 0.0) < max(own):
+            changed.append(replace(row, finished_at=max(own)))  # it has left once more
+        if not _is_open(row, now):
+            continue
+        over = [event for event in events if _is_over(run, row, event, rows, now)]
+        if not over:
+            kept.append(run)
+            continue
+        # The event that names the run knows best when it left.
+        named = [event for event in over if event.run == run] or over
+        left_at = max(event.left_at(now) for event in named)
+        changed.append(replace(row, state=RunState.CANCELLED, next_at=None, finished_at=left_at))
+        cancelled.append(run)
+    return Leaving(changed=tuple(changed), cancelled=tuple(cancelled), kept=tuple(kept))
+
+
+def remembered(
+    events: Iterable[NodeLeft], rows: Mapping[NodeRun, LedgerRow], now: float
+) -> list[LedgerRow]:
+    """Cancelled rows for leavings whose run is unknown: its start may come later."""
+    instants: dict[NodeRun, float] = {}
+    for event in events:
+        run = event.run
+        if run is not None and run not in rows and event.remember:
+            instants[run] = max(event.left_at(now), instants.get(run, 0.0))
+    return [
+        LedgerRow(
+            node_id=run.node_id,
+            version=run.version,
+            state=RunState.CANCELLED,
+            finished_at=instant,
+        )
+        for run, instant in instants.items()
+    ]
+
+
+def _is_open(row: LedgerRow, now: float) -> bool:
+    """Armed, or taken ahead of its deadline."""
+    taken_ahead = row.state is RunState.EXECUTING and (row.deadline or 0.0) > now
+    return row.state is RunState.ARMED or taken_ahead
+
+
+def _is_over(
+    run: NodeRun, row: LedgerRow, event: NodeLeft, rows: Mapping[NodeRun, LedgerRow], now: float
+) -> bool:
+    """True if this run is the one that left, or an older one."""
+    named = event.run
+    if event.only_version:
+        return named == run
+    if row.started_at is None:
+        return True
+    if named in (None, run):
+        # Without an instant someone says so now, whatever an engine's clock said before.
+        return event.happened_at is None or row.started_at <= event.happened_at
+    named_row = rows.get(named) if named else None
+    if named_row is not None and named_row.started_at is not None:
+        return row.started_at < named_row.started_at
+    # Instants alone tell which version came first, and those of two hosts may disagree.
+    tolerance = 0.0 if event.happened_at is None else SKEW_SECONDS
+    return row.started_at < event.left_at(now) - tolerance

@@ -1,0 +1,264 @@
+"""The life of a run, as pure functions: row + event + now → what the row becomes.
+
+    ──start──▶ armed ──take──▶ executing ──conclude──▶ handled | stale | dead
+                │  ▲               │  ▲ └──(lease over)── take, by another worker
+                │  └───conclude────┘  │      (it is tried again)
+              leave ◀── leave, ahead of the deadline
+                ▼
+            cancelled ──start──▶ armed, with the time it had left       (so does stale)
+            dead ──replay──▶ armed, due now
+
+All rules about late, doubled and crossing events, about the time left after a suspension, about
+attempts and leases stand here and in `leaving`, and nowhere else. Adapters load rows, call, and
+store. Where an adapter has a faster way, a test shows that it does the same.
+
+``now`` and all instants are Unix seconds by the clock of Redis, but ``started_at`` and
+``happened_at``, which are by the engine's.
+"""
+
+from dataclasses import dataclass, replace
+
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.timeout_config import TimeoutConfig
+
+LOOK_AGAIN_SECONDS = 60.0
+"""When a run that started again while it was found stale is looked at once more."""
+
+
+# Start
+
+
+def start(
+    row: LedgerRow | None, event: NodeStarted, config: TimeoutConfig | None, now: float
+) -> LedgerRow | None:
+    """What a row becomes when its node enters RUNNING; None: nothing is to be stored.
+
+    A run that is armed keeps its deadline. One that was cancelled or found stale before it was seen
+    running goes on with the time it had left. Other closed runs stay closed.
+    """
+    if row is None:
+        return None if config is None else _opened(event, config, now)
+    if row.state in (RunState.CANCELLED, RunState.STALE):
+        return _resumed(row, event, config, now)
+    if row.state not in (RunState.ARMED, RunState.EXECUTING):
+        return None
+    newer = event.happened_at is not None and (row.started_at or 0.0) < event.happened_at
+    changed = row
+    if newer:  # a leaving before it has come late
+        changed = replace(changed, started_at=event.happened_at)
+    if row.state is RunState.EXECUTING and (newer or event.happened_at is None):
+        # A worker that is about to find the run stale has asked too early.
+        changed = replace(changed, revision=row.revision + 1)
+    return None if changed is row else changed
+
+
+def _opened(event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow:
+    deadline = event.counts_from(now) + config.timeout
+    return LedgerRow(
+        node_id=event.run.node_id,
+        version=event.run.version,
+        root_pipeline_id=config.root_pipeline_id,
+        action=config.action,
+        state=RunState.ARMED,
+        started_at=event.started_at(now),
+        deadline=deadline,
+        next_at=deadline,
+    )
+
+
+def _resumed(
+    row: LedgerRow, event: NodeStarted, config: TimeoutConfig | None, now: float
+) -> LedgerRow | None:
+    seen_at = event.started_at(now) if event.seen_at is None else event.seen_at
+    closed_at = row.finished_at or 0.0
+    # A row becomes stale only after the engine was asked, at its deadline or later.
+    too_early = row.deadline if row.state is RunState.STALE and row.deadline else closed_at
+    if seen_at < too_early:
+        return None
+    root, action = row.root_pipeline_id, row.action
+    if action is not None and row.deadline is not None:
+        deadline = row.deadline + max(0.0, seen_at - closed_at)
+    elif config is not None:  # only its leaving was known of so far
+        deadline = event.counts_from(now) + config.timeout
+        root, action = config.root_pipeline_id, config.action
+    else:
+        return None
+    return replace(
+        row,
+        root_pipeline_id=root,
+        action=action,
+        state=RunState.ARMED,
+        started_at=seen_at,
+        deadline=deadline,
+        next_at=deadline,
+        lease_until=None,
+        lease_owner=None,
+        attempts=0,
+        finished_at=None,
+    )
+
+
+def adopt(run: NodeRun, due_at: float, config: TimeoutConfig | None, now: float) -> LedgerRow:
+    """The row of a member that an engine has put into the pool itself."""
+    deadline = min(due_at, now)
+    return LedgerRow(
+        node_id=run.node_id,
+        version=run.version,
+        root_pipeline_id=config.root_pipeline_id if config else None,
+        action=config.action if config else None,
+        state=RunState.ARMED,
+        deadline=deadline,
+        next_at=deadline,
+    )
+
+
+# Take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's claim on rows."""
+
+    owner: str
+    """Its token: no other taking has the same, and it stays when the lease is renewed."""
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The run is the worker's."""
+
+    row: LedgerRow
+    was_abandoned: bool = False
+    """Another worker's lease on it had run out."""
+    is_repeated: bool = False
+    """It was this taking's before: the transaction was committed, and its answer lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not for now: it is to be looked at again at this instant."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Closed already."""
+
+    state: RunState
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """It cannot be tried, or no more: dead."""
+
+    row: LedgerRow
+
+
+def take(  # noqa: PLR0911 - a return per verdict
+    row: LedgerRow, lease: Lease, now: float, *, max_attempts: int, ahead_seconds: float
+) -> Taken | Later | Dropped | GivenUp:
+    """Decide what becomes of a run that a worker asks for.
+
+    One whose deadline (not a later try) comes within ``ahead_seconds`` is taken too.
+    """
+    abandoned = row.state is RunState.EXECUTING
+    if abandoned:
+        if row.lease_owner == lease.owner:
+            return Taken(row, is_repeated=True)
+        if (row.lease_until or 0.0) > now:
+            return Later(row.lease_until or now)
+    elif row.state is not RunState.ARMED or row.next_at is None:
+        return Dropped(row.state)
+    elif row.next_at > (now + ahead_seconds if is_first_try(row) else now):
+        return Later(row.next_at)
+    if row.action is None:
+        return GivenUp(_dead(row, f"no timeout config for node {row.node_id!r}", now))
+    if abandoned and row.attempts >= max_attempts:
+        why = f"gave up after {row.attempts} attempts: the last worker vanished"
+        return GivenUp(_dead(row, why, now))
+    taken = replace(
+        row,
+        state=RunState.EXECUTING,
+        next_at=None,
+        lease_until=lease.until,
+        lease_owner=lease.owner,
+        attempts=row.attempts + 1,
+    )
+    return Taken(taken, was_abandoned=abandoned)
+
+
+def is_first_try(row: LedgerRow) -> bool:
+    """It waits for its deadline, not for a later try."""
+    return row.next_at == row.deadline
+
+
+def _dead(row: LedgerRow, message: str, now: float) -> LedgerRow:
+    return replace(
+        row,
+        state=RunState.DEAD,
+        next_at=None,
+        lease_until=None,
+        lease_owner=None,
+        finished_at=now,
+        message=message,
+    )
+
+
+def timed_out(row: LedgerRow) -> TimedOutNode:
+    """What a strategy is given of a run that was taken; also of one that is given up."""
+    return TimedOutNode(
+        node_id=row.node_id,
+        version=row.version,
+        root_pipeline_id=row.root_pipeline_id or "",
+        action=row.action or "",
+        deadline=row.deadline or 0.0,
+        attempt=row.attempts,
+        revision=row.revision,
+    )
+
+
+# Conclude
+
+
+def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> LedgerRow | None:
+    """What a row becomes by an attempt's outcome; None: it came too late and is not recorded.
+
+    A run cancelled under the worker's hands says what the worker did, if it did it.
+    """
+    if row.lease_owner != owner:
+        return None
+    done = outcome.state is RunState.HANDLED
+    if row.state is not RunState.EXECUTING and not (done and row.state is RunState.CANCELLED):
+        return None
+    free = replace(row, lease_until=None, lease_owner=None)
+    if outcome.state is RunState.STALE and row.revision != outcome.node.revision:
+        # It started again since it was taken: the engine was asked too early.
+        return replace(free, state=RunState.ARMED, next_at=now + LOOK_AGAIN_SECONDS, message=None)
+    if outcome.state is RunState.ARMED:
+        return replace(
+            free,
+            state=RunState.ARMED,
+            next_at=outcome.due_at,
+            attempts=row.attempts if outcome.called else row.attempts - 1,
+            message=outcome.message,
+        )
+    return replace(
+        free, state=outcome.state, next_at=None, finished_at=now, message=outcome.message
+    )
+
+
+def replay(row: LedgerRow, now: float) -> LedgerRow | None:
+    """A dead run is armed again, due now, with all its attempts; None for any other."""
+    if row.state is not RunState.DEAD:
+        return None
+    return replace(
+        row,
+        state=RunState.ARMED,
+        next_at=now,
+        attempts=0,
+        finished_at=None,
+        revision=row.revision + 1,
+    )

@@ -1,0 +1,96 @@
+"""Leases: a worker's rows stay its own while it works on them, however long a strategy takes.
+
+    taken ──every third of the lease──▶ renewed, all in one statement
+      └──not renewed in time, or another's by now──▶ its attempts are stopped before the lease ends
+
+A worker that is killed renews nothing, so its rows are taken over when the lease ends.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from node_timeout.domain.errors import TemporaryError
+from node_timeout.domain.run import NodeRun, Outcome
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+LOST = "the lease of its worker was lost"
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Taken:
+    """Runs whose rows are this worker's, with the attempts at them."""
+
+    owner: str
+    """The token of their leases."""
+    lease_ends: float
+    """On this host's monotonic clock."""
+    attempts: dict[NodeRun, asyncio.Task[Outcome | None]] = field(default_factory=dict)
+    """Those that are not recorded yet."""
+
+    def stop(self, run: NodeRun) -> None:
+        if attempt := self.attempts.get(run):
+            attempt.cancel(LOST)
+
+
+class Leases:
+    """Renews what the worker still works on."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._taken: set[Taken] = set()
+
+    def keep(self, taken: Taken) -> None:
+        self._taken.add(taken)
+
+    def let_go(self, taken: Taken) -> None:
+        self._taken.discard(taken)
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            try:
+                await self.once()
+            except Exception:  # the edge of the loop: the next pass may succeed in time
+                logger.exception("the leases of this worker could not be renewed")
+
+    async def once(self) -> None:
+        """Renew the leases of all that is not recorded; stop what is lost, or soon will be."""
+        open_runs = {run: taken for taken in self._taken for run in taken.attempts}
+        if not open_runs:
+            return
+        began = self._clock()
+        owners = sorted({taken.owner for taken in open_runs.values()})
+        try:
+            async with asyncio.timeout(self._lease_seconds / 3):
+                until = await self._pool.now() + self._lease_seconds
+                renewed = await self._ledger.renew(list(open_runs), owners, until)
+        except (TemporaryError, TimeoutError) as error:
+            logger.warning("%d leases could not be renewed: %s", len(open_runs), error)
+        else:
+            for taken in set(open_runs.values()):
+                taken.lease_ends = began + self._lease_seconds
+            for run, taken in open_runs.items():
+                if run not in renewed:
+                    taken.stop(run)
+        # The next pass would come too late for these.
+        last_call = self._clock() + self._lease_seconds / 3
+        for run, taken in open_runs.items():
+            if taken.lease_ends <= last_call:
+                taken.stop(run)

@@ -1,0 +1,92 @@
+"""Rows, events and outcomes at random, for what holds of all of them."""
+
+from hypothesis import strategies as st
+
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.timeout_config import TimeoutConfig
+
+# Few instants, so that they often meet, cross and are equal.
+INSTANTS = st.integers(min_value=0, max_value=12).map(float)
+OPTIONAL_INSTANTS = st.none() | INSTANTS
+OWNERS = ("me", "another")
+
+
+def config_of(node_id: str, timeout: float) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=node_id, root_pipeline_id="root", action="forced_fail", timeout=timeout
+    )
+
+
+@st.composite
+def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
+    """A row as the ledger may hold it."""
+    state = draw(st.sampled_from(list(RunState)))
+    known = state is not RunState.CANCELLED or draw(st.booleans())
+    deadline = draw(INSTANTS) if known else None
+    is_open = state in (RunState.ARMED, RunState.EXECUTING)
+    leased = state is RunState.EXECUTING or (state is RunState.CANCELLED and draw(st.booleans()))
+    first_try = draw(st.booleans())
+    next_at = None
+    if state is RunState.ARMED:
+        next_at = deadline if first_try else draw(INSTANTS)
+    return LedgerRow(
+        node_id=node_id,
+        version=version,
+        root_pipeline_id="root" if known else None,
+        action="forced_fail" if known else None,
+        state=state,
+        started_at=draw(OPTIONAL_INSTANTS) if known else None,
+        deadline=deadline,
+        next_at=next_at,
+        lease_until=draw(INSTANTS) if leased else None,
+        lease_owner=draw(st.sampled_from(OWNERS)) if leased else None,
+        attempts=draw(st.integers(min_value=1 if leased else 0, max_value=4)),
+        revision=draw(st.integers(min_value=0, max_value=2)),
+        finished_at=None if is_open else draw(INSTANTS),
+        message=draw(st.sampled_from([None, "so it went"])),
+    )
+
+
+@st.composite
+def starts(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> NodeStarted:
+    return NodeStarted(
+        run=NodeRun(node_id=node_id, version=version),
+        happened_at=draw(OPTIONAL_INSTANTS),
+        seen_at=draw(OPTIONAL_INSTANTS),
+    )
+
+
+@st.composite
+def leavings(
+    draw: st.DrawFn, node_id: str = "a", versions: tuple[str, ...] = ("v1", "v2", "v3")
+) -> NodeLeft:
+    version = draw(st.none() | st.sampled_from(versions))
+    return NodeLeft(
+        node_id=node_id,
+        version=version,
+        happened_at=draw(OPTIONAL_INSTANTS),
+        only_version=version is not None and draw(st.booleans()),
+        remember=draw(st.booleans()),
+    )
+
+
+@st.composite
+def outcomes(draw: st.DrawFn, row: LedgerRow) -> Outcome:
+    """Of an attempt at this run."""
+    state = draw(st.sampled_from([RunState.HANDLED, RunState.STALE, RunState.ARMED, RunState.DEAD]))
+    return Outcome(
+        node=TimedOutNode(
+            node_id=row.node_id,
+            version=row.version,
+            root_pipeline_id="root",
+            action="forced_fail",
+            deadline=row.deadline or 0.0,
+            attempt=row.attempts,
+            revision=draw(st.integers(min_value=0, max_value=2)),
+        ),
+        state=state,
+        message=draw(st.sampled_from(["", "done", "failed"])),
+        due_at=draw(INSTANTS) if state is RunState.ARMED else None,
+        called=draw(st.booleans()),
+    )

@@ -57,7 +57,10 @@ def test_a_broker_that_is_down_at_the_skip_is_waited_for(house: House, tmp_path:
     root = house.run(house.tree(hanging), {hanging.id: skip(3)})
     house.wait_for(hanging.id, "RUNNING")
     fault.write_text("raise")
-    row = house.wait(lambda: [r for r in house.rows(hanging.id) if "broker" in r.message])[0]
+    row = house.wait(lambda: [r for r in house.rows(hanging.id) if "broker" in (r.message or "")])[
+        0
+    ]
+    assert row.message
     assert "bamboo's broker: planted" in row.message
     fault.unlink()
     house.wait_for(root, "FINISHED")

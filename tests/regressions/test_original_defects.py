@@ -28,7 +28,16 @@ from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.strategies.base import ForcedFailAndSkipStrategy, ForcedFailStrategy
 from node_timeout.wire import dispatch
-from tests.support import RecordingEngine, config, configure, left, run, started, tree_of
+from tests.support import (
+    RecordingEngine,
+    config,
+    configure,
+    left,
+    run,
+    started,
+    tree_of,
+    wait_until,
+)
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1e6)
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 10}
@@ -91,8 +100,9 @@ class House:
                 while not scanning.done():
                     working = asyncio.create_task(worker.once(consumer))
                     await asyncio.wait({scanning, working}, return_when=asyncio.FIRST_COMPLETED)
-                    if not working.done():
-                        working.cancel()
+                    # Idle, it is cut off; a call that is cut off would leave its connection open.
+                    await wait_until(lambda: working.done() or not worker._in_hand)  # noqa: B023
+                    working.cancel()
                     await asyncio.gather(working, return_exceptions=True)
                 await scanning
 

@@ -5,6 +5,7 @@ import copy
 import os
 import re
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ class House:
 
 
 @pytest.fixture
-def house(ledger: SqlLedger, pool: RedisPool, memory_exchange: MemoryExchange) -> House:
-    return House(ledger, pool, memory_exchange)
+async def house(
+    ledger: SqlLedger, pool: RedisPool, memory_exchange: MemoryExchange
+) -> AsyncIterator[House]:
+    house = House(ledger, pool, memory_exchange)
+    yield house
+    await house.tracker.close()
 
 
 def test_02_applying_returns_the_changed_copy_and_leaves_its_input_alone() -> None:

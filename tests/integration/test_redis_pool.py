@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun
+from node_timeout.stores.redis import pool as room
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
+from tests.support import run
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -20,3 +24,27 @@ async def test_it_closes_whatever_its_listener_is_at(redis_server: RedisServer, 
     await asyncio.gather(waiting, return_exceptions=True)
     await asyncio.wait_for(pool.close(), 5)
     assert waiting.done()
+
+
+async def test_a_write_on_a_closed_connection_is_an_outage(
+    pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a closed transport of Python 3.12 answers; the listener hears again after it."""
+    failed = asyncio.Event()
+
+    def closed(*_: object) -> None:
+        failed.set()
+        raise TypeError("'NoneType' object is not callable")
+
+    due = [DueRun(run=run("a"), due_at=await pool.now() + 60)]
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.StreamWriter, "writelines", closed)
+        for call in (pool.ping(), pool.arm(due), pool.counts(), pool.disarm([run("a")])):
+            with pytest.raises(PoolUnavailableError, match="a connection was closed in use"):
+                await call
+        patch.setattr(room, "SUBSCRIBE_AGAIN_SECONDS", 0)
+        failed.clear()
+        waiting = asyncio.create_task(pool.shards[0].wait(60))
+        await asyncio.wait_for(failed.wait(), 5)
+    await pool.ping()
+    await asyncio.wait_for(waiting, 10)

@@ -9,7 +9,7 @@ With ``rediss`` for ``redis`` they talk TLS.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -99,11 +99,8 @@ class RedisClient:
     async def call(self, script: str, key: str, *args: Any) -> Any:
         """Run a script of `SCRIPTS` at the server that has the key."""
         async with translated():
-            try:
+            with contextlib.suppress(_ClosedInUseError), noticed():
                 return await self._scripts[script].run(self.commands, key, *args)
-            except AttributeError as error:
-                if not _closed_in_use(error):
-                    raise
             return await self._scripts[script].run(self.commands, key, *args)  # it may be repeated
 
     @contextlib.asynccontextmanager
@@ -150,16 +147,35 @@ class _Script:
             return await client.eval(self._text, 1, key, *args)
 
 
-def _closed_in_use(error: AttributeError) -> bool:
-    """Whether redis-py's cluster client wrote on a connection that it has just closed itself."""
-    return "'NoneType' object" in str(error)
+class _ClosedInUseError(RedisConnectionError):
+    """A connection was closed between the moment it was chosen and the write."""
+
+
+@contextlib.contextmanager
+def noticed() -> Iterator[None]:
+    """Raise redis-py's ConnectionError where a write on a closed connection fails as if by a bug.
+
+    redis-py's cluster client meets its own closed connection (AttributeError); a transport of
+    asyncio that was closed has no function to write with (TypeError, Python 3.12 to 3.13.5).
+    """
+    try:
+        yield
+    except AttributeError as error:
+        if "'NoneType' object" not in str(error):
+            raise
+        raise _ClosedInUseError("a connection was closed in use") from error
+    except TypeError as error:
+        if str(error) != "'NoneType' object is not callable":
+            raise
+        raise _ClosedInUseError("a connection was closed in use") from error
 
 
 @contextlib.asynccontextmanager
 async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(time_limit):
-            yield
+            with noticed():
+                yield
     except TimeoutError as error:
         text = redact(str(error)) or f"no answer within {time_limit:g} s"
         raise PoolUnavailableError(f"Redis: {text}") from presentable(error)
@@ -171,7 +187,3 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
         ) from presentable(error)
     except (RedisError, RedisClusterException, OSError) as error:
         raise PoolUnavailableError(f"Redis: {reason_of(error)}") from presentable(error)
-    except AttributeError as error:
-        if not _closed_in_use(error):
-            raise
-        raise PoolUnavailableError("Redis: a connection was closed in use") from error

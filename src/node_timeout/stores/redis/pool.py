@@ -27,7 +27,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
-from node_timeout.stores.redis.client import RedisClient, translated
+from node_timeout.stores.redis.client import RedisClient, noticed, translated
 from node_timeout.stores.redis.clock import PoolClock
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.tls import Tls
@@ -302,19 +302,23 @@ class _Wakeups:
         """While this cannot hear, deadlines are found by the scan interval."""
         while True:
             try:
-                async with self._client.pubsub() as pubsub:
-                    await pubsub.subscribe(*self._events)
-                    for event in self._events.values():
-                        event.set()  # something may have been armed before
-                    while True:
-                        heard = await pubsub.get_message(timeout=LISTEN_SECONDS)
-                        if heard is not None:
-                            self._events[heard["channel"].decode()].set()
+                with noticed():
+                    await self._hear()
             except (RedisError, RedisClusterException, OSError) as error:
                 refused = isinstance(error, ResponseError) and not self._refused
                 logger.log(logging.WARNING if refused else logging.DEBUG, "no wake-ups: %s", error)
                 self._refused = self._refused or refused  # said once
             await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+
+    async def _hear(self) -> None:
+        async with self._client.pubsub() as pubsub:
+            await pubsub.subscribe(*self._events)
+            for event in self._events.values():
+                event.set()  # something may have been armed before
+            while True:
+                heard = await pubsub.get_message(timeout=LISTEN_SECONDS)
+                if heard is not None:
+                    self._events[heard["channel"].decode()].set()
 
 
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 
 from node_timeout import metrics
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.settings import Settings
+from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.redis.pool import RedisPool
 from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
 from tests.integration.test_outages import all_failed, arm, changed, serving
@@ -53,6 +55,25 @@ async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 async def due(pool: RedisPool, seconds: float, count: int) -> list[DueRun]:
     now = await pool.now()
     return [DueRun(run=run(f"n{i}"), due_at=now + seconds) for i in range(count)]
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 3))
+async def test_it_closes_also_what_it_was_opening(cluster: RedisCluster, turns: int) -> None:
+    """redis-py's cluster client closes nothing itself while it looks for its servers."""
+    client = RedisClient(cluster.url)
+    commands = client.commands
+    assert isinstance(commands, redis.asyncio.RedisCluster)
+    opening = asyncio.create_task(commands.initialize())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    while not opening.done():  # as the pool does with its listener
+        opening.cancel()
+        await asyncio.sleep(0)
+    await client.close()
+    nodes = commands.nodes_manager
+    known = [*nodes.startup_nodes.values(), *nodes.nodes_cache.values()]
+    open_ones = [each for node in known for each in node._connections if each.is_connected]
+    assert open_ones == []
 
 
 async def test_what_is_armed_is_claimed_once_and_finished(pool: RedisPool) -> None:

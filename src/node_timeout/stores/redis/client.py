@@ -93,6 +93,10 @@ class RedisClient:
 
     async def close(self) -> None:
         await self.commands.aclose()
+        if isinstance(self.commands, RedisCluster):
+            # It closes nothing itself if its search for the servers was cut short.
+            for nodes in ("nodes_cache", "startup_nodes"):
+                await self.commands.nodes_manager.aclose(nodes)
         if self._sentinel:
             await asyncio.gather(*(each.aclose() for each in self._sentinel.sentinels))
 

@@ -1,6 +1,7 @@
 """`make test` runs on every Python; what bamboo-pipeline pins concerns its own tests alone."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,3 +68,15 @@ def test_continuous_integration_asks_for_the_tests_with_bamboo() -> None:
 @pytest.mark.parametrize("file", ["requirements-dev.txt", "constraints.txt"])
 def test_what_needs_an_older_python_is_in_bamboos_environment_alone(file: str) -> None:
     assert "bamboo" not in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_only_the_tests_with_bamboo_import_it() -> None:
+    places = ("tests/bamboo/", "tests/regressions/test_bamboo_defects.py")
+    imports = re.compile(r"^(from|import) (bamboo_engine|pipeline)\b", re.MULTILINE)
+    importing = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if imports.search(path.read_text(encoding="utf-8"))
+    ]
+    assert importing
+    assert [each for each in importing if not each.startswith(places)] == []

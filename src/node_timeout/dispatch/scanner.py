@@ -248,7 +248,7 @@ class Scanner:
             body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
             try:
                 await self._exchange.dead_letter(body, reason)
-                report.finished += await self._shard.finish([member], lease)
+                finished = await self._shard.finish([member], lease)
             except TemporaryError as error:
                 metrics.DEAD_LETTER_FAILURES.labels("pool").inc()
                 logger.warning(
@@ -257,6 +257,7 @@ class Scanner:
                     error,
                 )
                 return
+            report.finished += finished  # not across an await: good members are counted meanwhile
             report.unreadable += 1
             metrics.UNREADABLE.labels("pool").inc()
             logger.error("%s; it is in the dead-letter queue", reason)

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import time
+from functools import partial
 from pathlib import Path
 
 import aio_pika
@@ -10,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
+from node_timeout.domain.events import NodeLeft
 from tests.chaos.house import House, changed, scaled
 from tests.chaos.results import Row
 from tests.servers import RedisServer
@@ -33,8 +36,11 @@ OF_THE_RECONCILER = (
     "pool.arm",
     "ledger.expired_runs",
     "pool.mark_reconciled",
+    "ledger.purgeable",
+    "pool.disarm",
     "ledger.purge",
 )
+OF_THE_PURGE = ("pool.disarm", "ledger.purge")
 RECONCILER = around(*OF_THE_RECONCILER)
 GARBAGE = ["garbage0", "garbage1", "garbage2"]
 WORKER = around(
@@ -110,6 +116,7 @@ async def test_killed_at_each_step_of_the_protocol(
                     assert await asyncio.to_thread(doomed.wait, 60) == -9, point
         await house.spawn(command, *queues)
         await drop_garbage(house, pool_redis)
+        await wait_until(partial(_all_purged, house), 30)
         await house.verdict(late_seconds=10)
 
 
@@ -117,14 +124,18 @@ async def lead_to(house: House, pool_redis: Redis, point: str, number: int) -> N
     """Make that the process comes to this failpoint."""
     if "dead_letter" in point:
         await pool_redis.zadd(house.settings.executing_pool, dict.fromkeys(GARBAGE, 1.0))
-    elif "mark_seen" in point:
-        # Absent when they are overdue, though Redis has lost nothing, as far as anybody knows.
-        await house.app.pool.may_have_lost_data()
-        await house.app.pool.mark_reconciled()
-        runs = await house.arm(5, 0.5, prefix=f"forgotten{number}_")
-        await house.app.pool.disarm(runs)
     elif point.partition(" ")[2] in OF_THE_RECONCILER:
         await pool_redis.flushall()
+    if point.partition(" ")[2] in OF_THE_PURGE:
+        now = time.time()
+        past = now - 2 * house.settings.cancelled_retention
+        gone = NodeLeft(node_id=f"past{number}", version="v1", happened_at=past, remember=True)
+        await house.app.ledger.disarm([gone], now)
+        assert await house.rows_of("past")
+
+
+async def _all_purged(house: House) -> bool:
+    return not await house.rows_of("past")
 
 
 async def drop_garbage(house: House, pool_redis: Redis) -> None:

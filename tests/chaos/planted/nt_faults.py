@@ -85,7 +85,7 @@ PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
         SqlLedger,
         (
             *("actions", "take", "owners", "renew", "record", "open_runs", "expired_runs"),
-            "purge",
+            *("purgeable", "purge"),
             *("arm", "disarm", "untracked", "configs", "configured"),
         ),
     ),

@@ -34,7 +34,7 @@ from node_timeout.ports.engine import Engine, SurveyableEngine
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import ReplayOrder, Retention
 from node_timeout.runtime.agreement import Agreement
-from node_timeout.runtime.loop import Backoff
+from node_timeout.runtime.loop import Backoff, ended
 from node_timeout.runtime.serving import Service, Serving
 from node_timeout.settings import Settings, variable
 from node_timeout.status import Status, look
@@ -235,8 +235,7 @@ class NodeTimeout:
 
     async def _stop_comparing(self) -> None:
         if self._comparing:
-            self._comparing.cancel()
-            await asyncio.gather(self._comparing, return_exceptions=True)
+            await ended(self._comparing)
 
     async def nodes_left(
         self,

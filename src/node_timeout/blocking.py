@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.runtime.loop import ended
 from node_timeout.settings import Settings
 from node_timeout.status import Status
 
@@ -101,9 +102,7 @@ class _Bridge:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             _, late = await asyncio.wait(others, timeout=CLOSE_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await ended(*late)
         await self._app.__aexit__()
 
 

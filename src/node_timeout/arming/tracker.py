@@ -17,7 +17,7 @@ from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-from node_timeout.runtime.loop import Backoff
+from node_timeout.runtime.loop import Backoff, ended
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class Tracker:
     async def close(self) -> None:
         """What is still missed is left to the reconciler."""
         if self._arming is not None:
-            self._arming.cancel()
-            await asyncio.gather(self._arming, return_exceptions=True)
+            await ended(self._arming)
 
     async def nodes_started(self, events: Sequence[NodeStarted]) -> int:
         """Arm the runs whose nodes have a config; return how many are armed.

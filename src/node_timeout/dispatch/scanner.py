@@ -28,7 +28,7 @@ from node_timeout.domain.errors import (
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.pool import Claim, ClaimedMember, Shard
-from node_timeout.runtime.loop import Backoff, Health, repeat
+from node_timeout.runtime.loop import Backoff, Health, ended, repeat
 from node_timeout.wire import dispatch
 
 logger = logging.getLogger(__name__)
@@ -129,9 +129,7 @@ class Scanner:
         talking = self._talking()
         if talking:
             await asyncio.wait(talking, timeout=self._shutdown_timeout)
-        for task in talking:
-            task.cancel()
-        await asyncio.gather(*talking, return_exceptions=True)
+        await ended(*talking)
 
     def _talking(self) -> set[asyncio.Task[Any]]:
         """What waits for the broker. A question that is cut off closes the channel of the rest."""

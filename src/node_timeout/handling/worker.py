@@ -19,7 +19,7 @@ from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-from node_timeout.runtime.loop import Health, repeat
+from node_timeout.runtime.loop import Health, ended, repeat
 from node_timeout.strategies.base import NodeTimeoutStrategy
 
 BATCHES_IN_PREPARATION = 1
@@ -102,8 +102,7 @@ class Worker:
             await repeat(step, stop=stop, health=health)
             await self._drain(self._limits.shutdown_timeout)
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            await ended(renewing)
         await self._handler.dead_letters.give_back()
         await self._attempts.close()
 

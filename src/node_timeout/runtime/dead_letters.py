@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from node_timeout import metrics
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.ports.exchange import Delivery, Exchange
-from node_timeout.runtime.loop import Backoff
+from node_timeout.runtime.loop import Backoff, ended
 from node_timeout.wire.dispatch import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ class DeadLetters:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
         waiting = dict(self._tasks)
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await ended(*waiting)
         for task, delivery in waiting.items():
             if task.cancelled():
                 await delivery.requeue()

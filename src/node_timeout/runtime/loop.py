@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CANCEL_AGAIN_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
@@ -61,6 +63,20 @@ async def sleep(seconds: float, stop: asyncio.Event) -> None:
         return
 
 
+async def ended(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks, and wait until they have ended; what they raise is dropped.
+
+    They are cancelled again if need be: in Python 3.11 ``wait_for`` may lose a cancellation, and
+    redis-py and aio-pika call it. A loop whose cancellation was lost would go on for ever.
+    """
+    waiting = {task for task in tasks if not task.done()}
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
     """Await ``work``; stopped before its end, cancel it and return None."""
     stopped = asyncio.ensure_future(stop.wait())
@@ -69,9 +85,7 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for each in (task, stopped):
-            each.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
+        await ended(task, stopped)
 
 
 async def repeat(

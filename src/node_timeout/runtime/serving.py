@@ -9,7 +9,7 @@ from typing import Any
 from node_timeout import metrics
 from node_timeout.domain.errors import SettingsError, TemporaryError
 from node_timeout.ports.exchange import Exchange
-from node_timeout.runtime.loop import Health, repeat, sleep, until_available
+from node_timeout.runtime.loop import Health, ended, repeat, sleep, until_available
 from node_timeout.runtime.monitor import MonitorHttp
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.pool import RedisPool
@@ -81,9 +81,8 @@ class Serving:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            stop.set()
+            await ended(*tasks)
             await asyncio.to_thread(server.close)
 
     async def _gauge(self, stop: asyncio.Event) -> None:

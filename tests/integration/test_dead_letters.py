@@ -130,7 +130,11 @@ async def test_a_worker_goes_on_beside_messages_that_cannot_be_put_aside(
     poison = [f"not JSON {i}".encode() for i in range(3 * FEW)]
     mixed = json.loads(dispatch.encode(good[:1]))
     mixed["nodes"].append({"node_id": ""})
-    for body in (*poison, json.dumps(mixed).encode(), dispatch.encode(good[1:])):
+    for body in poison[:FEW]:
+        await rabbit.publish(full_queue.dispatch, body, 10)
+    # All that it may have in hand.
+    await wait_until(lambda: worker._handler.dead_letters.refused == FEW)
+    for body in (*poison[FEW:], json.dumps(mixed).encode(), dispatch.encode(good[1:])):
         await rabbit.publish(full_queue.dispatch, body, 10)
 
     async def is_handled(node_id: str) -> bool:

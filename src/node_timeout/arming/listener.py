@@ -91,10 +91,18 @@ class Listener:
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            deliveries = await unless_stopped(consumer.get(*BATCH_BOUNDS), stop)
+            deliveries = await unless_stopped(self._get(consumer), stop)
             if deliveries is not None:
                 await self.handle(deliveries, stop)
-                await consumer.resize({self._queue: self._prefetch()})
+            await consumer.resize({self._queue: self._prefetch()})
+
+    async def _get(self, consumer: Consumer) -> list[Delivery] | None:
+        """None if nothing has come, and it is time to look whether there is room for more."""
+        try:
+            async with asyncio.timeout(self._dead_letters.look_again_seconds()):
+                return await consumer.get(*BATCH_BOUNDS)
+        except TimeoutError:
+            return None
 
     async def _finish(self, consumer: Consumer) -> None:
         """Deal also with what had come before the stop; in an outage it goes back."""

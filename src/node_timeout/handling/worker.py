@@ -123,6 +123,7 @@ class Worker:
         """
         stopped = asyncio.ensure_future(stop.wait())
         getting: asyncio.Future[list[Delivery]] | None = None
+        dead_letters = self._handler.dead_letters
         try:
             while not stop.is_set():
                 self._prefetch.have_in_hand(self._in_hand, self._attempts.busy)
@@ -137,12 +138,12 @@ class Worker:
                 is_quiet = self._prefetch.is_raised and not self._batches
                 done, _ = await asyncio.wait(
                     {*waiting, room},
-                    timeout=QUIET_SECONDS if is_quiet else None,
+                    timeout=QUIET_SECONDS if is_quiet else dead_letters.look_again_seconds(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if room is not getting:
                     room.cancel()
-                if not done:
+                if is_quiet and not done:
                     self._prefetch.nothing_comes()
                 for batch in [batch for batch in self._batches if batch.done()]:
                     self._batches.remove(batch)

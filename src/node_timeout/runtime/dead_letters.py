@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 2.0
 MAX_BESIDE = 1024
+LOOK_AGAIN_SECONDS = 1.0
+"""A consumer looks at `DeadLetters.beside` again after so long, also if nothing comes."""
 
 
 class DeadLetters:
@@ -65,6 +67,13 @@ class DeadLetters:
                 logger.warning("a dead letter waits, other messages go on: %s", error)
             return False
         return True
+
+    def look_again_seconds(self) -> float | None:
+        """How long to wait for a message before the next look at `beside`; None: as long as may be.
+
+        Nothing else tells a consumer that all it has in hand are dead letters by now.
+        """
+        return LOOK_AGAIN_SECONDS if self._tasks else None
 
     def beside(self) -> int:
         """How many messages more a consumer should have in hand, so that others go on coming.

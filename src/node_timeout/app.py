@@ -34,7 +34,7 @@ from node_timeout.ports.engine import Engine, SurveyableEngine
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import ReplayOrder, Retention
 from node_timeout.runtime.agreement import Agreement
-from node_timeout.runtime.loop import Backoff, ended
+from node_timeout.runtime.loop import Backoff
 from node_timeout.runtime.serving import Service, Serving
 from node_timeout.settings import Settings, variable
 from node_timeout.status import Status, look
@@ -45,6 +45,7 @@ from node_timeout.stores.sql.bamboo_configs import BambooConfigs
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.tls import Tls
 from node_timeout.strategies.base import known_actions, load_strategies
+from node_timeout.tasks import ended
 from node_timeout.urls.addresses import HostsUrl, split_urls
 
 logger = logging.getLogger(__name__)

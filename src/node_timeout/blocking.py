@@ -18,9 +18,9 @@ from typing import Any, Self, TypeVar
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
-from node_timeout.runtime.loop import ended
 from node_timeout.settings import Settings
 from node_timeout.status import Status
+from node_timeout.tasks import ended
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from node_timeout.runtime.loop import ended
+from node_timeout.tasks import ended
 
 
 async def test_a_task_that_has_lost_a_cancellation_is_cancelled_again() -> None:

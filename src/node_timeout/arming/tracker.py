@@ -17,7 +17,8 @@ from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-from node_timeout.runtime.loop import Backoff, ended
+from node_timeout.runtime.loop import Backoff
+from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 

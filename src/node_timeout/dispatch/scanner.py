@@ -28,7 +28,8 @@ from node_timeout.domain.errors import (
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.pool import Claim, ClaimedMember, Shard
-from node_timeout.runtime.loop import Backoff, Health, ended, repeat
+from node_timeout.runtime.loop import Backoff, Health, repeat
+from node_timeout.tasks import ended
 from node_timeout.wire import dispatch
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from node_timeout.strategies.base import NodeTimeoutStrategy, call
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_LENGTH = 2000
+STOPPED = "the worker stopped"
 LONGEST_WAIT_SECONDS = 366 * 86400.0
 
 
@@ -93,8 +94,8 @@ class Attempts:
     ) -> Outcome | None:
         try:
             is_ours = await self._holder.hold(node.run, owner, seconds)
-        except asyncio.CancelledError:
-            return await self._put_back(node, "the worker stopped")
+        except asyncio.CancelledError as stop:
+            return await self._put_back(node, str(stop) or STOPPED)
         except Exception as error:  # noqa: BLE001 - it is the ledger's, and will be seen there
             return await self._put_back(node, str(error))
         if not is_ours:
@@ -116,7 +117,7 @@ class Attempts:
                 called = True
                 outcome = await self._judge(node)
         except asyncio.CancelledError as stop:
-            why = str(stop) or "the worker stopped"
+            why = str(stop) or STOPPED
             if called:
                 return await self._retry(node, f"{why} before the strategy ended")
             return await self._put_back(node, why)

@@ -19,8 +19,9 @@ from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-from node_timeout.runtime.loop import Health, ended, repeat
+from node_timeout.runtime.loop import Health, repeat
 from node_timeout.strategies.base import NodeTimeoutStrategy
+from node_timeout.tasks import ended
 
 BATCHES_IN_PREPARATION = 1
 MESSAGES_PER_BATCH = 100

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from node_timeout import metrics
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.ports.exchange import Delivery, Exchange
-from node_timeout.runtime.loop import Backoff, ended
+from node_timeout.runtime.loop import Backoff
+from node_timeout.tasks import ended
 from node_timeout.wire.dispatch import Unreadable
 
 logger = logging.getLogger(__name__)

@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from node_timeout import metrics
 from node_timeout.domain.errors import QueueMismatchError, SchemaError, TemporaryError
+from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-CANCEL_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +60,6 @@ async def sleep(seconds: float, stop: asyncio.Event) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
-
-
-async def ended(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks, and wait until they have ended; what they raise is dropped.
-
-    They are cancelled again if need be: in Python 3.11 ``wait_for`` may lose a cancellation, and
-    redis-py and aio-pika call it. A loop whose cancellation was lost would go on for ever.
-    """
-    waiting = {task for task in tasks if not task.done()}
-    while waiting:
-        for task in waiting:
-            task.cancel()
-        _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_SECONDS)
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:

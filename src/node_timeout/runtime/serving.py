@@ -9,11 +9,12 @@ from typing import Any
 from node_timeout import metrics
 from node_timeout.domain.errors import SettingsError, TemporaryError
 from node_timeout.ports.exchange import Exchange
-from node_timeout.runtime.loop import Health, ended, repeat, sleep, until_available
+from node_timeout.runtime.loop import Health, repeat, sleep, until_available
 from node_timeout.runtime.monitor import MonitorHttp
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
+from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from node_timeout.domain.run import LedgerRow, NodeRun, TimedOutNode
 from node_timeout.embedded.demo.engine import DemoEngine
 from node_timeout.embedded.dev import embedded
 from node_timeout.strategies.base import ForcedFailAndSkipStrategy, StrategyResult
+from node_timeout.tasks import ended
 
 ROOT = "demo"
 HANGS = math.inf
@@ -188,9 +189,7 @@ async def _play(app: NodeTimeout, console: Console) -> bool:
             if console.is_terminal:
                 live.update(_table(engine, rows))
             await asyncio.sleep(0.1)
-    for task in (pipeline, retrying):
-        task.cancel()
-    await asyncio.gather(pipeline, retrying, return_exceptions=True)
+    await ended(pipeline, retrying)
     stop.set()
     await services
     if not console.is_terminal:

@@ -31,6 +31,7 @@ from node_timeout.stores.redis.client import RedisClient, noticed, translated
 from node_timeout.stores.redis.clock import PoolClock
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.tls import Tls
+from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ T = TypeVar("T")
 MEMBERS_PER_CALL = 500
 LISTEN_SECONDS = 5.0
 SUBSCRIBE_AGAIN_SECONDS = 1.0
-CANCEL_AGAIN_SECONDS = 0.1
 ROLES = ("reconciler", "surveyor")
 KNOWN_POLICIES = ("noeviction", "unknown")
 
@@ -293,10 +293,8 @@ class _Wakeups:
         event.clear()
 
     async def close(self) -> None:
-        while self._listener and not self._listener.done():
-            # More than once: in Python 3.11 redis-py's calls of wait_for may lose a cancellation.
-            self._listener.cancel()
-            await asyncio.wait([self._listener], timeout=CANCEL_AGAIN_SECONDS)
+        if self._listener:
+            await ended(self._listener)
 
     async def _listen(self) -> None:
         """While this cannot hear, deadlines are found by the scan interval."""

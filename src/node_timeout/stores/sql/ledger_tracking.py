@@ -161,13 +161,15 @@ class LedgerTracking(LedgerConfigs):
             for run, row in rows.items():
                 nodes.setdefault(run.node_id, {})[run] = row
             changed: list[LedgerRow] = []
+            gone: list[NodeRun] = []
             for node_id, node_rows in nodes.items():
                 leaving = leave(node_rows, by_node[node_id], now)
                 changed += leaving.changed
-                cancelled += leaving.cancelled
+                gone += leaving.cancelled
                 kept += leaving.kept
             await self._store(connection, changed)
-            await self._note(connection, _cancellations(cancelled, left, now))
+            await self._note(connection, _cancellations(gone, left, now))
+            cancelled += gone
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
 
     async def _leaving(

@@ -20,6 +20,7 @@ from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
+from node_timeout.runtime.halving import in_halves
 from node_timeout.runtime.loop import Health, repeat, unless_stopped, until_available
 from node_timeout.wire import events
 from node_timeout.wire.dispatch import Unreadable
@@ -53,9 +54,9 @@ class _Found:
     """The message that brought an event, by the identity of the event."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
-    def refuse(self, event: Event, reason: str) -> None:
+    async def refuse(self, event: Event, error: LedgerError) -> None:
         """The ledger cannot hold this event."""
-        letter = Unreadable(body=events.encode([event]), reason=reason)
+        letter = Unreadable(body=events.encode([event]), reason=str(error))
         self.unreadable.setdefault(self.origins[id(event)], []).append(letter)
 
 
@@ -136,15 +137,11 @@ class Listener:
             for start in range(0, len(round_of_events), EVENTS_PER_CALL):
                 some = round_of_events[start : start + EVENTS_PER_CALL]
                 done = done and await self._track_all(some, found, stop, report)
-        for delivery in deliveries:
-            letters = found.unreadable.get(delivery)
-            if not done:
+        if done:
+            report.unreadable = await self._dead_letters.settle(deliveries, found.unreadable)
+        else:
+            for delivery in deliveries:
                 await delivery.requeue()
-            elif letters:
-                report.unreadable += len(letters)
-                self._dead_letters.put(delivery, letters)
-            else:
-                await delivery.ack()
         metrics.EVENTS.inc(report.received)
         return report
 
@@ -155,16 +152,11 @@ class Listener:
 
         False if the listener stops before.
         """
-        try:
-            return await self._insist(partial(self._track, some, report), stop)
-        except LedgerError as error:
-            if len(some) == 1:
-                found.refuse(some[0], str(error))
-                return True
-        half = len(some) // 2
-        return await self._track_all(some[:half], found, stop, report) and await self._track_all(
-            some[half:], found, stop, report
-        )
+
+        def track(some: Sequence[Event]) -> Awaitable[bool]:
+            return self._insist(partial(self._track, some, report), stop)
+
+        return all(await in_halves(some, track, found.refuse))
 
     async def _insist(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """Repeat a step until no outage stops it; False if the listener stops before."""

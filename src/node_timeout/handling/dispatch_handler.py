@@ -20,12 +20,13 @@ from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, TemporaryError
 from node_timeout.domain.run import DueRun, NodeRun
 from node_timeout.handling.attempt import Attempts, Limits, log_outcome
-from node_timeout.handling.leases import Leases, Taken
+from node_timeout.handling.leases import Leased, Leases
 from node_timeout.handling.recorder import Recorder, WorkReport
 from node_timeout.ports.exchange import Delivery, Exchange
 from node_timeout.ports.ledger import Ledger, Taking
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
+from node_timeout.runtime.halving import in_halves
 from node_timeout.runtime.loop import until_available
 from node_timeout.wire import dispatch
 from node_timeout.wire.dispatch import Unreadable
@@ -105,7 +106,7 @@ class DispatchHandler:
                 begun = [await self._begin(*each) for each in takings]
             finally:
                 prepared(report)
-            await _together(self._end(taken, report) for taken in begun)
+            await _together(self._end(leased, report) for leased in begun)
         except _StoppedError:
             await _each(deliveries, lambda delivery: delivery.requeue())
         except Exception:
@@ -113,12 +114,7 @@ class DispatchHandler:
             await _each(deliveries, lambda delivery: delivery.requeue())
             raise
         else:
-            for delivery in deliveries:
-                if letters := read.unreadable.get(delivery):
-                    report.unreadable += len(letters)
-                    self.dead_letters.put(delivery, letters)
-                else:
-                    await delivery.ack()
+            report.unreadable = await self.dead_letters.settle(deliveries, read.unreadable)
         return report
 
     async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
@@ -176,20 +172,12 @@ class DispatchHandler:
 
         With the instant, on the monotonic clock, at which the lease ends.
         """
-        if not due:
-            return []
-        owner = f"{self._name}-{next(self._takings)}"
-        try:
-            return [await self._insist(lambda: self._take(due, owner, report), stop)]
-        except LedgerError as error:
-            if len(due) == 1:
-                read.refuse(due[0], str(error))
-                return []
-        half = len(due) // 2
-        return [
-            *await self._take_all(due[:half], read, stop, report),
-            *await self._take_all(due[half:], read, stop, report),
-        ]
+
+        async def take(some: Sequence[DueRun]) -> tuple[Taking, float]:
+            owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
+            return await self._insist(lambda: self._take(some, owner, report), stop)
+
+        return await in_halves(due, take, read.refuse) if due else []
 
     async def _take(
         self, due: Sequence[DueRun], owner: str, report: WorkReport
@@ -215,10 +203,10 @@ class DispatchHandler:
         await self.recorder.rearm(taking.later)
         return taking, lease_ends
 
-    async def _begin(self, taking: Taking, lease_ends: float) -> Taken:
+    async def _begin(self, taking: Taking, lease_ends: float) -> Leased:
         """Start the attempts, oldest deadline first; those that came ahead at their deadline."""
         passed = await self._pool.passed()
-        taken = Taken(owner=taking.owner, lease_ends=lease_ends)
+        leased = Leased(owner=taking.owner, lease_ends=lease_ends)
         for node in sorted(taking.taken, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
@@ -226,16 +214,16 @@ class DispatchHandler:
                 attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
             else:
                 attempt = self._attempts.begin(node, lease_ends)
-            taken.attempts[node.run] = attempt
-        self._leases.keep(taken)
-        return taken
+            leased.attempts[node.run] = attempt
+        self._leases.keep(leased)
+        return leased
 
-    async def _end(self, taken: Taken, report: WorkReport) -> None:
+    async def _end(self, leased: Leased, report: WorkReport) -> None:
         """Record what comes of the attempts."""
         try:
-            await self.recorder.record_all(taken, report)
+            await self.recorder.record_all(leased, report)
         finally:
-            self._leases.let_go(taken)
+            self._leases.let_go(leased)
 
 
 @dataclass(slots=True)
@@ -246,9 +234,9 @@ class _Read:
     """Every run once, with the message that brought it."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
-    def refuse(self, due: DueRun, reason: str) -> None:
+    async def refuse(self, due: DueRun, error: LedgerError) -> None:
         """The ledger cannot hold this run."""
-        letter = Unreadable(body=dispatch.encode([due]), reason=reason)
+        letter = Unreadable(body=dispatch.encode([due]), reason=str(error))
         self.unreadable.setdefault(self.due[due.run][1], []).append(letter)
 
 

@@ -23,7 +23,7 @@ LOST = "the lease of its worker was lost"
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Taken:
+class Leased:
     """Runs whose rows are this worker's, with the attempts at them."""
 
     owner: str
@@ -53,13 +53,13 @@ class Leases:
         self._pool = pool
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._taken: set[Taken] = set()
+        self._leased: set[Leased] = set()
 
-    def keep(self, taken: Taken) -> None:
-        self._taken.add(taken)
+    def keep(self, leased: Leased) -> None:
+        self._leased.add(leased)
 
-    def let_go(self, taken: Taken) -> None:
-        self._taken.discard(taken)
+    def let_go(self, leased: Leased) -> None:
+        self._leased.discard(leased)
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -72,11 +72,11 @@ class Leases:
 
     async def once(self) -> None:
         """Renew the leases of all that is not recorded; stop what is lost, or soon will be."""
-        open_runs = {run: taken for taken in self._taken for run in taken.attempts}
+        open_runs = {run: leased for leased in self._leased for run in leased.attempts}
         if not open_runs:
             return
         began = self._clock()
-        owners = sorted({taken.owner for taken in open_runs.values()})
+        owners = sorted({leased.owner for leased in open_runs.values()})
         try:
             async with asyncio.timeout(self._lease_seconds / 3):
                 until = await self._pool.now() + self._lease_seconds
@@ -84,13 +84,13 @@ class Leases:
         except (TemporaryError, TimeoutError) as error:
             logger.warning("%d leases could not be renewed: %s", len(open_runs), error)
         else:
-            for taken in set(open_runs.values()):
-                taken.lease_ends = began + self._lease_seconds
-            for run, taken in open_runs.items():
+            for leased in set(open_runs.values()):
+                leased.lease_ends = began + self._lease_seconds
+            for run, leased in open_runs.items():
                 if run not in renewed:
-                    taken.stop(run)
+                    leased.stop(run)
         # The next pass would come too late for these.
         last_call = self._clock() + self._lease_seconds / 3
-        for run, taken in open_runs.items():
-            if taken.lease_ends <= last_call:
-                taken.stop(run)
+        for run, leased in open_runs.items():
+            if leased.lease_ends <= last_call:
+                leased.stop(run)

@@ -14,9 +14,10 @@ from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, PoolUnavailableError, TemporaryError
 from node_timeout.domain.run import DueRun, Outcome, RunState
 from node_timeout.handling.attempt import MAX_MESSAGE_LENGTH, Limits, ids_of
-from node_timeout.handling.leases import Taken
+from node_timeout.handling.leases import Leased
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
+from node_timeout.runtime.halving import in_halves
 from node_timeout.runtime.loop import Backoff, Health
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,9 @@ class Recorder:
         """Strategies that still run are cancelled, and their nodes put back."""
         self._must_end.set()
 
-    async def record_all(self, taken: Taken, report: WorkReport) -> None:
+    async def record_all(self, leased: Leased, report: WorkReport) -> None:
         """Record the outcomes in groups as they come."""
-        running = set(taken.attempts.values())
+        running = set(leased.attempts.values())
         try:
             while running:
                 done, running = await asyncio.wait(running, timeout=RECORD_EVERY_SECONDS)
@@ -63,41 +64,42 @@ class Recorder:
                         task.cancel()
                 outcomes = [outcome for task in done if (outcome := task.result())]
                 if outcomes:
-                    await self._record(outcomes, taken, report)
+                    await self._record(outcomes, leased, report)
         finally:
             for task in running:
                 task.cancel()
 
-    async def _record(self, outcomes: Sequence[Outcome], taken: Taken, report: WorkReport) -> None:
+    async def _record(
+        self, outcomes: Sequence[Outcome], leased: Leased, report: WorkReport
+    ) -> None:
         """Write outcomes; of a group that the database refuses, each for itself in the end."""
-        try:
-            recorded = await self._write(outcomes, taken)
-        except LedgerError as error:
-            if len(outcomes) > 1:
-                half = len(outcomes) // 2
-                await self._record(outcomes[:half], taken, report)
-                await self._record(outcomes[half:], taken, report)
-                return
-            plain = _in_ascii(outcomes[0])
-            if plain == outcomes[0]:
-                raise
-            logger.warning("node %s: its text is recorded in ASCII: %s", plain.node.node_id, error)
-            recorded = await self._write([plain], taken)
-        for outcome in outcomes:
-            taken.attempts.pop(outcome.node.run, None)
-        await self._recorded(outcomes, recorded, report)
 
-    async def _write(self, outcomes: Sequence[Outcome], taken: Taken) -> int:
+        async def record(some: Sequence[Outcome]) -> None:
+            recorded = await self._write(some, leased)
+            for outcome in some:
+                leased.attempts.pop(outcome.node.run, None)
+            await self._recorded(some, recorded, report)
+
+        async def refused(outcome: Outcome, error: LedgerError) -> None:
+            plain = _in_ascii(outcome)
+            if plain == outcome:
+                raise error
+            logger.warning("node %s: its text is recorded in ASCII: %s", plain.node.node_id, error)
+            await record([plain])
+
+        await in_halves(outcomes, record, refused)
+
+    async def _write(self, outcomes: Sequence[Outcome], leased: Leased) -> int:
         """Write outcomes while the lease holds, whatever the database does in between."""
         backoff = Backoff()
         while True:
             now = await self._pool.now()
             try:
-                recorded = await self._ledger.record(outcomes, owner=taken.owner, now=now)
+                recorded = await self._ledger.record(outcomes, owner=leased.owner, now=now)
                 break
             except TemporaryError as error:
                 self.health.failed(error)
-                if time.monotonic() > taken.lease_ends:
+                if time.monotonic() > leased.lease_ends:
                     raise
             await asyncio.sleep(max(0.02, backoff.seconds(self.health.failures)))
         if self.health.failures:

@@ -9,7 +9,7 @@ between the confirm and the acknowledgement puts the same thing aside twice.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from node_timeout import metrics
 from node_timeout.domain.errors import TemporaryError
@@ -37,6 +37,24 @@ class DeadLetters:
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self.refused = 0
         """Deliveries that wait because the dead-letter queue has refused them."""
+
+    async def settle(
+        self,
+        deliveries: Iterable[Delivery],
+        unreadable: Mapping[Delivery, Sequence[Unreadable]],
+    ) -> int:
+        """Acknowledge deliveries that were dealt with; what of them cannot be read is put aside.
+
+        Return how much that was. Its deliveries are acknowledged when it is safe.
+        """
+        count = 0
+        for delivery in deliveries:
+            if letters := unreadable.get(delivery):
+                count += len(letters)
+                self.put(delivery, letters)
+            else:
+                await delivery.ack()
+        return count
 
     def put(self, delivery: Delivery, letters: Sequence[Unreadable]) -> None:
         """Put all of them aside, in the background; then acknowledge the delivery."""

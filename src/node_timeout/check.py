@@ -77,7 +77,7 @@ async def _rabbitmq(app: NodeTimeout, settings: Settings) -> str:
 
 async def _settings(app: NodeTimeout) -> str:
     with _told_above():
-        problems = await app.agreement().problems()
+        problems = await app.wiring.agreement.problems()
     if problems:
         raise SettingsError("; ".join(problems))
     return "as those of the scanners, if any has started"

@@ -146,7 +146,7 @@ async def test_in_one_process_every_strategy_runs_where_its_message_came(
     settings = Settings(**{**changes, "amqp_url": "memory://", "handle_queue": "elsewhere"})
     async with NodeTimeout(settings) as app:
         assert isinstance(app.exchange, MemoryExchange)
-        assert app._routes().queues == [settings.dispatch_queue]
+        assert app.wiring.routes().queues == [settings.dispatch_queue]
 
 
 async def test_a_service_that_ends_by_itself_is_loud() -> None:

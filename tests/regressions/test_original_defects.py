@@ -310,9 +310,9 @@ async def test_23_the_documented_commands_and_settings_work() -> None:
         amqp_url="amqp://127.0.0.1:1/",
     )
     async with NodeTimeout(settings) as app:
-        assert list(app.worker()._prefetches()) == ["due", "handle"]
-        assert set(app._worker_services(())) == {"worker", "listener"}
-        assert set(app._worker_services(["events"])) == {"listener"}
+        assert list(app.wiring.worker()._prefetches()) == ["due", "handle"]
+        assert set(app.wiring.worker_services(())) == {"worker", "listener"}
+        assert set(app.wiring.worker_services(["events"])) == {"listener"}
     documents = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
     documented = set(re.findall(r"`NODE_TIMEOUT_([A-Z_]+)` \|", documents.read_text("utf-8")))
     assert documented == {name.upper() for name in Settings.model_fields}

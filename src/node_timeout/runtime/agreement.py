@@ -10,11 +10,14 @@ The scanner that started last is right, so a setting is changed by restarting th
 No process is stopped by a difference: during such a change there is one.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
+from node_timeout.domain.errors import NodeTimeoutError, TemporaryError
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
+from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,11 @@ class Agreement:
         self._ledger = ledger
         self._pool = pool
         self._settings = settings
+        self._comparing: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        if self._comparing:
+            await ended(self._comparing)
 
     async def declare(self) -> None:
         """A scanner: say what is right. Logs what another scanner was set to."""
@@ -68,6 +76,19 @@ class Agreement:
         """Log the problems, once the stores answer; they have no other effect."""
         for text in await self.problems():
             logger.error("%s", text)
+
+    def compare_beside(self) -> None:
+        """Compare in the background, once; if a store does not answer, at the next call again."""
+        if self._comparing is None:
+            self._comparing = asyncio.create_task(self._compare_once(), name="compare settings")
+
+    async def _compare_once(self) -> None:
+        try:
+            await self.compare()
+        except TemporaryError:
+            self._comparing = None
+        except NodeTimeoutError as error:
+            logger.debug("settings not compared: %s", error)
 
     def _differences(self, stored: Mapping[str, str], where: str) -> list[str]:
         return [

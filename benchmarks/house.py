@@ -168,16 +168,14 @@ class House:
                 runs = [run_of(f"{prefix}{first + i}") for i in range(len(part))]
                 rows = []
                 for run, deadline in zip(runs, part, strict=True):
-                    config = TimeoutConfig(
-                        node_id=run.node_id, root_pipeline_id="root", action=action, timeout=60
-                    )
+                    config = config_of(run, action, 60)
                     rows.append((config.as_dict(), armed_row(run, config, deadline - 60, deadline)))
                 async with app.ledger.engine.begin() as connection:
                     await connection.execute(insert(configs), [config for config, _ in rows])
                     await connection.execute(insert(ledger), [row for _, row in rows])
                 if pool:
-                    due = [DueRun(run=r, due_at=d) for r, d in zip(runs, part, strict=True)]
-                    await app.pool.arm(due)
+                    both = zip(runs, part, strict=True)
+                    await app.pool.arm([DueRun(run_id=run.run_id, due_at=at) for run, at in both])
             await self._analyze(app)
 
     async def fill_pool(self, count: int, prefix: str) -> None:
@@ -186,7 +184,7 @@ class House:
         async with Redis.from_url(self.stores.redis) as redis:
             for first in range(0, count, ROWS_AT_ONCE):
                 members = {
-                    run_of(f"{prefix}{i}").member: far + i * 0.001
+                    run_of(f"{prefix}{i}").run_id: far + i * 0.001
                     for i in range(first, min(first + ROWS_AT_ONCE, count))
                 }
                 await redis.zadd(self.settings.executing_pool, members)
@@ -200,9 +198,23 @@ class House:
             await connection.execute(text(statement))
 
 
-def run_of(name: str) -> NodeRun:
+def run_of(name: str, root: str = "root") -> NodeRun:
     """Ids as long as bamboo-engine's: 32 characters and 32."""
-    return NodeRun(node_id=f"n{name:0>31}", version=f"v{name:0>31}")
+    return NodeRun(root_pipeline_id=root, node_id=f"n{name:0>31}", version=f"v{name:0>31}")
+
+
+def config_of(run: NodeRun, action: str, seconds: float) -> TimeoutConfig:
+    return TimeoutConfig(
+        node_id=run.node_id,
+        root_pipeline_id=run.root_pipeline_id,
+        action=action,
+        timeout=seconds,
+    )
+
+
+def told(run: NodeRun) -> tuple[str, str, str]:
+    """As an engine's receiver tells of it: bamboo's knows the root as well."""
+    return run.node_id, run.version, run.root_pipeline_id
 
 
 async def until_empty(house: House) -> float:

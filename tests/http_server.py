@@ -31,6 +31,10 @@ class Reply:
     wait_for: threading.Event | None = None
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
 class HttpServer:
     """``answer`` makes the reply to each request."""
 
@@ -64,7 +68,7 @@ class HttpServer:
             def log_message(self, *_: Any) -> None:
                 """The test looks at the requests."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         if context:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

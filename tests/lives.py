@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import LedgerRow, Outcome, RunState, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 # Few instants, so that they often meet, cross and are equal.
@@ -33,7 +33,7 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
     return LedgerRow(
         node_id=node_id,
         version=version,
-        root_pipeline_id="root" if known else None,
+        root_pipeline_id="root",
         action="forced_fail" if known else None,
         state=state,
         started_at=draw(OPTIONAL_INSTANTS) if known else None,
@@ -51,7 +51,9 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
 @st.composite
 def starts(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> NodeStarted:
     return NodeStarted(
-        run=NodeRun(node_id=node_id, version=version),
+        root_pipeline_id="root",
+        node_id=node_id,
+        version=version,
         happened_at=draw(OPTIONAL_INSTANTS),
         seen_at=draw(OPTIONAL_INSTANTS),
     )
@@ -63,6 +65,7 @@ def leavings(
 ) -> NodeLeft:
     version = draw(st.none() | st.sampled_from(versions))
     return NodeLeft(
+        root_pipeline_id="root",
         node_id=node_id,
         version=version,
         happened_at=draw(OPTIONAL_INSTANTS),

@@ -7,28 +7,62 @@ from typing import Any
 
 from node_timeout.domain.errors import NodeRunSupersededError
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import LedgerRow, NodeRun, RunState, TimedOutNode
+from node_timeout.domain.run import (
+    DueRun,
+    ForeignRun,
+    LedgerRow,
+    NodeRun,
+    RunState,
+    TimedOutNode,
+)
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.ledger import Ledger
 from node_timeout.stores.sql.run_rows import values_of
 
+ROOT = "root"
+"""The root pipeline of a node, where a test names none."""
 
-def run(node_id: str, version: str = "v1") -> NodeRun:
-    return NodeRun(node_id=node_id, version=version)
+
+def run(node_id: str, version: str = "v1", root: str = ROOT) -> NodeRun:
+    return NodeRun(root_pipeline_id=root, node_id=node_id, version=version)
+
+
+def id_of(node_id: str, version: str = "v1", root: str = ROOT) -> str:
+    return run(node_id, version, root).run_id
+
+
+def due(node_id: str, due_at: float, version: str = "v1") -> DueRun:
+    return DueRun(run_id=id_of(node_id, version), due_at=due_at)
+
+
+def names_of(found: Iterable[DueRun], names: Iterable[str], version: str = "v1") -> list[str]:
+    """Which of the nodes of these names were found, in the order in which they were."""
+    known = {id_of(name, version): name for name in names}
+    return [known[each.run_id] for each in found]
+
+
+def foreign(node_id: str, version: str = "v1", due_at: float = 0.0) -> ForeignRun:
+    return ForeignRun(node_id=node_id, version=version, due_at=due_at)
 
 
 def started(runs: Iterable[NodeRun], happened_at: float | None = None) -> list[NodeStarted]:
-    return [NodeStarted(run=each, happened_at=happened_at) for each in runs]
+    return [NodeStarted.of(each, happened_at=happened_at) for each in runs]
 
 
 def left(
     node_ids: Iterable[str], version: str | None = None, happened_at: float | None = None
 ) -> list[NodeLeft]:
-    return [NodeLeft(node_id=each, version=version, happened_at=happened_at) for each in node_ids]
+    return [gone(each, version, happened_at=happened_at) for each in node_ids]
 
 
-def config(node_id: str, seconds: float = 10.0, action: str = "forced_fail") -> TimeoutConfig:
-    return TimeoutConfig(node_id=node_id, root_pipeline_id="root", action=action, timeout=seconds)
+def gone(node_id: str, version: str | None = None, root: str = ROOT, **more: Any) -> NodeLeft:
+    return NodeLeft(node_id=node_id, version=version, root_pipeline_id=root, **more)
+
+
+def config(
+    node_id: str, seconds: float = 10.0, action: str = "forced_fail", root: str = ROOT
+) -> TimeoutConfig:
+    return TimeoutConfig(node_id=node_id, root_pipeline_id=root, action=action, timeout=seconds)
 
 
 def tree_of(*node_ids: str, **timeout_config: Any) -> dict[str, Any]:
@@ -112,9 +146,9 @@ def armed_row(
     """The columns of an armed run."""
     return values_of(
         LedgerRow(
+            root_pipeline_id=run.root_pipeline_id,
             node_id=run.node_id,
             version=run.version,
-            root_pipeline_id=config.root_pipeline_id if config else None,
             action=config.action if config else None,
             state=RunState.ARMED,
             started_at=started_at,

@@ -29,7 +29,7 @@ from benchmarks.house import ROOT, House, drained, until_empty
 from benchmarks.stores import Stores
 from benchmarks.tally import Tally
 from node_timeout.domain.lifecycle import Lease
-from node_timeout.domain.run import DueRun, NodeRun, RunState
+from node_timeout.domain.run import DueRun, RunState
 from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.sql.database import create_engine, in_autocommit
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
@@ -42,6 +42,7 @@ QUEUE = "floor"
 BATCH = 250
 IN_FLIGHT = 16
 LEASE = Lease(owner="floor", until=9e9)
+CLAIM_SECONDS = 300.0
 TIME_LIMIT = 300.0
 Result = dict[str, Any]
 
@@ -60,10 +61,7 @@ async def scanner(stores: Stores, at: float) -> None:
         exchange = channel.default_exchange
 
         async def send(members: list[bytes], lease: bytes) -> None:
-            due = [
-                DueRun(run=NodeRun(node_id=name, version=version), due_at=1.0)
-                for name, _, version in (member.decode().rpartition("_") for member in members)
-            ]
+            due = [DueRun(run_id=member.decode(), due_at=1.0) for member in members]
             body = aio_pika.Message(
                 dispatch.encode(due), delivery_mode=aio_pika.DeliveryMode.PERSISTENT
             )
@@ -75,7 +73,7 @@ async def scanner(stores: Stores, at: float) -> None:
         sending: set[asyncio.Task[None]] = set()
         while True:
             await slots.acquire()
-            _, lease, _, *pairs = await client.call("claim", POOL, BATCH, repr(LEASE), "0")
+            _, lease, _, *pairs = await client.call("claim", POOL, BATCH, repr(CLAIM_SECONDS), "0")
             if not pairs:
                 break
             task = asyncio.create_task(send(pairs[::2], lease))
@@ -92,13 +90,19 @@ async def worker(stores: Stores, ready: Path) -> None:
     keys = Keys(arrays=engine.dialect.name == "postgresql")
     is_mysql = engine.dialect.name != "postgresql"
     tally = Tally()
-    with_action = select(ledger.c.node_id, ledger.c.version, ledger.c.next_at, ledger.c.action)
+    with_action = select(
+        ledger.c.root_pipeline_id,
+        ledger.c.node_id,
+        ledger.c.version,
+        ledger.c.next_at,
+        ledger.c.action,
+    )
 
-    async def take(connection: AsyncConnection, runs: list[NodeRun]) -> list[Any]:
+    async def take(connection: AsyncConnection, runs: list[str]) -> list[Any]:
         if not is_mysql:
             values = take_due_values(runs, LEASE, now=time.time(), ahead_seconds=0.0)
             return list(await connection.execute(TAKE_DUE, values))
-        query = with_action.where(keys.of(runs)).order_by(ledger.c.node_id, ledger.c.version)
+        query = with_action.where(keys.of(runs)).order_by(ledger.c.run_id)
         found = list(await connection.execute(query.with_for_update()))
         await connection.execute(
             sql_update(ledger)
@@ -133,7 +137,7 @@ async def worker(stores: Stores, ready: Path) -> None:
                 await news.wait()
             delivery = arrived.popleft()
             due, _ = dispatch.decode(delivery.body)
-            runs = [each.run for each in due]
+            runs = [each.run_id for each in due if isinstance(each, DueRun)]
             async with engine.begin() as transaction:
                 found = await take(transaction, runs)
             for _ in found:
@@ -158,7 +162,7 @@ async def claim(house: House, options: argparse.Namespace) -> Result:
     client = RedisClient(house.stores.redis)
     claimed, began = 0, time.perf_counter()
     while claimed < options.count:
-        reply = await client.call("claim", POOL, BATCH, repr(LEASE), "0")
+        reply = await client.call("claim", POOL, BATCH, repr(CLAIM_SECONDS), "0")
         claimed += (len(reply) - 3) // 2
     seconds = time.perf_counter() - began
     await client.close()

@@ -28,11 +28,20 @@ from typing import Any
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from benchmarks.house import DAY, House, cpu_seconds, drained, memory_mib, run_of, until_empty
+from benchmarks.house import (
+    DAY,
+    House,
+    config_of,
+    cpu_seconds,
+    drained,
+    memory_mib,
+    run_of,
+    told,
+    until_empty,
+)
 from benchmarks.stores import Stores
 from benchmarks.strategies import CALLS
 from node_timeout import BlockingNodeTimeout, NodeTimeout
-from node_timeout.domain.timeout_config import TimeoutConfig
 
 TIME_LIMIT = 900.0
 
@@ -192,23 +201,18 @@ async def arm(house: House, options: argparse.Namespace) -> Result:
     """Configs are stored; each call is awaited before the next."""
     count = options.count
     async with NodeTimeout(house.settings) as app:
-        names = [f"a{kind}{i}" for kind in range(4) for i in range(count)]
-        configs = [
-            TimeoutConfig(
-                node_id=run_of(n).node_id, root_pipeline_id="root", action="empty", timeout=DAY
-            )
-            for n in names
-        ]
+        runs = [run_of(f"a{kind}{i}") for kind in range(4) for i in range(count)]
+        configs = [config_of(run, "empty", DAY) for run in runs]
         for i in range(0, len(configs), 5000):
             await app.ledger.save_configs("root", configs[i : i + 5000], [])
-        pairs = [(run_of(n).node_id, run_of(n).version) for n in names]
-        parts = [pairs[i * count : (i + 1) * count] for i in range(4)]
+        ids = [told(run) for run in runs]
+        parts = [ids[i * count : (i + 1) * count] for i in range(4)]
 
-        async def each(part: list[tuple[str, str]]) -> None:
-            for pair in part:
-                await app.node_started(*pair)
+        async def each(part: list[tuple[str, str, str]]) -> None:
+            for of_one in part:
+                await app.node_started(*of_one)
 
-        async def batches(part: list[tuple[str, str]]) -> None:
+        async def batches(part: list[tuple[str, str, str]]) -> None:
             for i in range(0, len(part), 500):
                 await app.nodes_started(part[i : i + 500])
 
@@ -223,8 +227,8 @@ async def arm(house: House, options: argparse.Namespace) -> Result:
     with BlockingNodeTimeout(house.settings) as blocking:
         blocking.node_started(*parts[2][0])
         began = time.perf_counter()
-        for pair in parts[2][1:]:
-            blocking.node_started(*pair)
+        for of_one in parts[2][1:]:
+            blocking.node_started(*of_one)
         blocking_single = time.perf_counter() - began
         began = time.perf_counter()
         for i in range(0, count, 500):
@@ -256,13 +260,9 @@ async def storm(house: House, options: argparse.Namespace) -> Result:
     async def arm_newcomers(app: NodeTimeout) -> None:
         nonlocal newcomers
         while not stop.is_set():
-            runs = [run_of(f"new{newcomers + i}") for i in range(10)]
-            configs = [
-                TimeoutConfig(node_id=r.node_id, root_pipeline_id="new", action="rpush", timeout=1)
-                for r in runs
-            ]
-            await app.ledger.save_configs("new", configs, [])
-            await app.nodes_started([(r.node_id, r.version) for r in runs])
+            runs = [run_of(f"new{newcomers + i}", "new") for i in range(10)]
+            await app.ledger.save_configs("new", [config_of(run, "rpush", 1) for run in runs], [])
+            await app.nodes_started([told(run) for run in runs])
             newcomers += 10
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)

@@ -64,7 +64,8 @@ async def work(app: Starlette, node_id: str, version: str, seconds: float) -> No
     await asyncio.sleep(seconds)
     if is_running(node_id, version):
         nodes[node_id] |= {"state": "finished", "story": f"finished after {seconds:g} s"}
-        await tell(app, "node_left", node_id, version=version)
+        root = nodes[node_id]["root_pipeline_id"]
+        await tell(app, "node_left", node_id, version=version, root_pipeline_id=root)
 
 
 def is_running(node_id: str, version: str) -> bool:

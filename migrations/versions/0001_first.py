@@ -4,7 +4,7 @@ Revision 0001, the first.
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine
 
 from node_timeout.stores.sql.repeatable import create_index, create_table, drop_table
@@ -20,6 +20,13 @@ def exact(length: int) -> TypeEngine[str]:
     return sa.String(length).with_variant(binary, "mysql", "mariadb")
 
 
+def run_id() -> TypeEngine[bytes]:
+    number: TypeEngine[bytes] = sa.LargeBinary(16)
+    return number.with_variant(mysql.BINARY(16), "mysql", "mariadb").with_variant(
+        postgresql.UUID(), "postgresql"
+    )
+
+
 def text() -> TypeEngine[str]:
     wide = mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin")
     return sa.Text().with_variant(wide, "mysql", "mariadb")
@@ -28,16 +35,20 @@ def text() -> TypeEngine[str]:
 def upgrade() -> None:
     create_table(
         "node_timeout_config",
+        sa.Column("root_pipeline_id", exact(128), primary_key=True),
         sa.Column("node_id", exact(128), primary_key=True),
-        sa.Column("root_pipeline_id", exact(128), nullable=False),
         sa.Column("action", exact(64), nullable=False),
         sa.Column("timeout", sa.Double(), nullable=False, comment="seconds"),
     )
+    create_index(
+        "ix_node_timeout_config_node", "node_timeout_config", ["node_id", "root_pipeline_id"]
+    )
     create_table(
         "node_timeout_run",
-        sa.Column("node_id", exact(128), primary_key=True),
-        sa.Column("version", exact(64), primary_key=True),
-        sa.Column("root_pipeline_id", exact(128), nullable=True),
+        sa.Column("run_id", run_id(), primary_key=True),
+        sa.Column("root_pipeline_id", exact(128), nullable=False),
+        sa.Column("node_id", exact(128), nullable=False),
+        sa.Column("version", exact(64), nullable=False),
         sa.Column("action", exact(64), nullable=True),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True, comment="by the engine's clock"),
@@ -55,10 +66,10 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("message", text(), nullable=True),
     )
-    create_index(
-        "ix_node_timeout_run_next", "node_timeout_run", ["state", "next_at", "node_id", "version"]
-    )
+    create_index("ix_node_timeout_run_next", "node_timeout_run", ["state", "next_at", "run_id"])
     create_index("ix_node_timeout_run_finished", "node_timeout_run", ["state", "finished_at"])
+    create_index("ix_node_timeout_run_node", "node_timeout_run", ["node_id", "root_pipeline_id"])
+    create_index("ix_node_timeout_run_root", "node_timeout_run", ["root_pipeline_id"])
     create_table(
         "node_timeout_history",
         sa.Column(
@@ -68,17 +79,14 @@ def upgrade() -> None:
             primary_key=True,
             autoincrement=True,
         ),
-        sa.Column("node_id", exact(128), nullable=False),
-        sa.Column("version", exact(64), nullable=False),
+        sa.Column("run_id", run_id(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
         sa.Column("kind", exact(16), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("actor", exact(128), nullable=True),
         sa.Column("detail", text(), nullable=True),
     )
-    create_index(
-        "ix_node_timeout_history_run", "node_timeout_history", ["node_id", "version", "id"]
-    )
+    create_index("ix_node_timeout_history_run", "node_timeout_history", ["run_id", "id"])
     create_table(
         "node_timeout_setting",
         sa.Column("name", exact(64), primary_key=True),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
     )
+    from node_timeout.domain.errors import AmbiguousNodeError as AmbiguousNodeError
     from node_timeout.domain.errors import EngineRestingError as EngineRestingError
     from node_timeout.domain.errors import EngineUnavailableError as EngineUnavailableError
     from node_timeout.domain.errors import ExchangeUnavailableError as ExchangeUnavailableError
@@ -59,6 +60,7 @@ _ROOMS = {
     "app": ("ImportReport", "NodeTimeout", "apply_node_timeout_configs"),
     "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
     "domain.errors": (
+        "AmbiguousNodeError",
         "EngineRestingError",
         "EngineUnavailableError",
         "ExchangeUnavailableError",

@@ -3,13 +3,21 @@
 import asyncio
 import contextlib
 import logging
+import math
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from node_timeout.domain.errors import InvalidInputError, SettingsError, joined
+from node_timeout.dispatch.reconciler import ROLE as RECONCILER
+from node_timeout.domain.errors import (
+    InvalidInputError,
+    NodeTimeoutError,
+    SettingsError,
+    joined,
+)
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, id_problem
+from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, check_ids, foreign_member
 from node_timeout.domain.timeout_config import TreeConfigs, apply_configs, read_configs
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
@@ -24,6 +32,11 @@ from node_timeout.wiring import IN_PROCESS, Wiring, rules_of
 logger = logging.getLogger(__name__)
 
 REPLAY_BATCH = 500
+NO_VERSION = "none"
+"""Stands for a version that is not named, in the check of ids."""
+
+Run = tuple[str, str] | tuple[str, str, str | None]
+Left = tuple[str, str | None] | tuple[str, str | None, str | None]
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
@@ -113,7 +126,7 @@ class NodeTimeout:
         Return ``{"result": bool, "data": [TimeoutConfig, …], "message": str}``. Bad input gives
         ``result`` False and a message that names the bad nodes. With ``result`` True the message
         names what was passed over and may have been meant as a timeout.
-        Called again it updates: node ids are unique over all trees. What does not say
+        Called again it updates: node ids are unique within their root pipeline. What does not say
         ``enable: True`` is left out, and removed if it was stored before.
         Raises `LedgerUnavailableError`.
         """
@@ -146,54 +159,68 @@ class NodeTimeout:
     # Node runs
 
     async def node_started(
-        self, node_id: str, version: str, *, happened_at: float | None = None
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
     ) -> bool:
         """The node entered RUNNING: arm it if it has a config; return whether it is armed.
 
         The deadline counts from ``happened_at`` (Unix seconds; None: now). Called again it changes
-        nothing. Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
+        nothing. Without ``root_pipeline_id`` the node is that of the only root pipeline that has a
+        config for it. Raises `InvalidNodeRunError`, `AmbiguousNodeError` (several have),
+        `LedgerUnavailableError`.
         """
-        return bool(await self.nodes_started([(node_id, version)], happened_at=happened_at))
+        run = (node_id, version, root_pipeline_id)
+        return bool(await self.nodes_started([run], happened_at=happened_at))
 
     async def node_left(
         self,
         node_id: str,
         version: str | None = None,
+        root_pipeline_id: str | None = None,
         *,
         happened_at: float | None = None,
         trust_ledger: bool = False,
     ) -> int:
         """The node left RUNNING: disarm every armed version of it; return how many were armed.
 
-        Versions that started after ``happened_at`` (Unix seconds; None: now) are left alone, and
-        so are those that started after the version named. ``trust_ledger`` leaves the pool alone
-        where the ledger knows of nothing armed: a node without a config costs one read.
-        Raises `InvalidNodeRunError`, `LedgerUnavailableError`.
+        Nodes of the same id in other root pipelines are left alone, and a node without a
+        ``root_pipeline_id`` is found as for `node_started`. Versions that started after
+        ``happened_at`` (Unix seconds; None: now) are left alone, and so are those that started
+        after the version named. ``trust_ledger`` leaves the pool alone where the ledger knows of
+        nothing armed: a node without a config costs one read.
+        Raises `InvalidNodeRunError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
         return await self.nodes_left(
-            [(node_id, version)], happened_at=happened_at, trust_ledger=trust_ledger
+            [(node_id, version, root_pipeline_id)],
+            happened_at=happened_at,
+            trust_ledger=trust_ledger,
         )
 
-    async def nodes_started(
-        self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
-    ) -> int:
-        """`node_started` for many (node_id, version), a batch a store; how many are armed."""
+    async def nodes_started(self, runs: Iterable[Run], *, happened_at: float | None = None) -> int:
+        """`node_started` for many (node_id, version[, root_pipeline_id]), a batch a store; return
+        how many are armed. If it raises, none is.
+        """
         self.wiring.agreement.compare_beside()  # wrong settings lose a deadline
-        return await self.wiring.tracker.nodes_started(
-            [NodeStarted(run=NodeRun.of(*run), happened_at=happened_at) for run in runs]
-        )
+        events = [NodeStarted(**_ids(*run), happened_at=happened_at) for run in runs]
+        return await self.wiring.tracker.nodes_started(events)
 
     async def nodes_left(
         self,
-        nodes: Iterable[tuple[str, str | None]],
+        nodes: Iterable[Left],
         *,
         happened_at: float | None = None,
         trust_ledger: bool = False,
     ) -> int:
-        """`node_left` for many (node_id, version or None); return how many were armed."""
+        """`node_left` for many (node_id, version or None[, root_pipeline_id]); return how many were
+        armed. If it raises, all still are.
+        """
         events = [
-            _left(node_id, version, happened_at=happened_at, trust_ledger=trust_ledger)
-            for node_id, version in nodes
+            NodeLeft(**_ids(*node), happened_at=happened_at, trust_ledger=trust_ledger)
+            for node in nodes
         ]
         return await self.wiring.tracker.nodes_left(events)
 
@@ -201,28 +228,65 @@ class NodeTimeout:
         self,
         node_id: str,
         version: str | None = None,
+        root_pipeline_id: str | None = None,
         *,
         actor: str = "library",
         reason: str | None = None,
     ) -> int:
         """Cancel the armed runs of a node, or exactly this version; return how many were armed.
 
-        The history says who and why. A version that the ledger does not know leaves the pool all
-        the same. Raises
-        `InvalidInputError`, `LedgerUnavailableError`.
+        The history says who and why. Without ``root_pipeline_id`` the node is that of the only
+        root pipeline that has a config for it, or an open run if none has. A version that the
+        ledger does not know leaves the pool all the same. Raises `InvalidInputError`,
+        `LedgerUnavailableError`.
         """
-        event = _left(
-            node_id, version, only_version=version is not None, actor=actor, reason=reason
+        event = NodeLeft(
+            **_ids(node_id, version, root_pipeline_id),
+            only_version=version is not None,
+            actor=actor,
+            reason=reason,
         )
         return await self.wiring.tracker.cancel(event)
 
-    async def rows(self, node_id: str) -> list[LedgerRow]:
-        """What the ledger knows of each version of a node."""
-        return await self.ledger.rows(node_id)
+    async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        """What the ledger knows of each version of a node, in each root pipeline or in this one."""
+        return await self.ledger.rows(node_id, root_pipeline_id)
 
-    async def history(self, node_id: str) -> list[HistoryEntry]:
-        """What happened to the runs of a node beyond their plain course, in order."""
-        return await self.ledger.history(node_id)
+    async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        """What happened to these runs beyond their plain course, each in order."""
+        return await self.ledger.history(run_ids)
+
+    async def give_back(self) -> int:
+        """Write the open runs into the pool in the form of bamboo's own app; return how many.
+
+        For those who go back to it. The scanners are stopped first. Raises `NodeTimeoutError` if
+        one is still at work.
+        """
+        name = f"give-back-{uuid.uuid4().hex}"
+        if not await self.pool.lead(RECONCILER, name, self.settings.lease_seconds):
+            raise NodeTimeoutError("a scanner is at work: stop all scanners and workers first")
+        given = 0
+        try:
+            for page_of in (self.ledger.open_runs, self._executing):
+                after: DueRun | None = None
+                while page := await page_of(after, REPLAY_BATCH):
+                    await self.pool.lead(RECONCILER, name, self.settings.lease_seconds)
+                    rows = await self.ledger.rows_of([due.run_id for due in page])
+                    await self.pool.give_back(
+                        {
+                            foreign_member(row.node_id, row.version): row.deadline or 0.0
+                            for row in rows
+                        }
+                    )
+                    await self.pool.disarm([due.run_id for due in page])
+                    given += len(rows)
+                    after = page[-1]
+        finally:
+            await self.pool.resign(RECONCILER, name)
+        return given
+
+    async def _executing(self, after: DueRun | None, limit: int) -> list[DueRun]:
+        return await self.ledger.expired_runs(math.inf, limit, after)
 
     async def replay(
         self,
@@ -312,10 +376,7 @@ class NodeTimeout:
             )
 
 
-def _left(node_id: str, version: str | None, **how: Any) -> NodeLeft:
-    """Check and build. Raises `InvalidInputError`."""
-    if version is not None:
-        NodeRun.of(node_id, version)
-    elif problem := id_problem("node id", node_id):
-        raise InvalidInputError(problem)
-    return NodeLeft(node_id=node_id, version=version, **how)
+def _ids(node_id: str, version: str | None, root_pipeline_id: str | None = None) -> dict[str, Any]:
+    """The ids of an event, checked. Raises `InvalidNodeRunError`."""
+    check_ids(node_id, NO_VERSION if version is None else version, root_pipeline_id)
+    return {"node_id": node_id, "version": version, "root_pipeline_id": root_pipeline_id}

@@ -10,12 +10,12 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
-from node_timeout.app import NodeTimeout
+from node_timeout.app import Left, NodeTimeout, Run
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.settings import Settings
@@ -146,31 +146,45 @@ class BlockingNodeTimeout:
             lambda app: app.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
         )
 
-    def node_started(self, node_id: str, version: str, *, happened_at: float | None = None) -> bool:
-        return self._run(lambda app: app.node_started(node_id, version, happened_at=happened_at))
+    def node_started(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        return self._run(
+            lambda app: app.node_started(
+                node_id, version, root_pipeline_id, happened_at=happened_at
+            )
+        )
 
     def node_left(
         self,
         node_id: str,
         version: str | None = None,
+        root_pipeline_id: str | None = None,
         *,
         happened_at: float | None = None,
         trust_ledger: bool = False,
     ) -> int:
         return self._run(
             lambda app: app.node_left(
-                node_id, version, happened_at=happened_at, trust_ledger=trust_ledger
+                node_id,
+                version,
+                root_pipeline_id,
+                happened_at=happened_at,
+                trust_ledger=trust_ledger,
             )
         )
 
-    def nodes_started(
-        self, runs: Iterable[tuple[str, str]], *, happened_at: float | None = None
-    ) -> int:
+    def nodes_started(self, runs: Iterable[Run], *, happened_at: float | None = None) -> int:
         return self._run(lambda app: app.nodes_started(runs, happened_at=happened_at))
 
     def nodes_left(
         self,
-        nodes: Iterable[tuple[str, str | None]],
+        nodes: Iterable[Left],
         *,
         happened_at: float | None = None,
         trust_ledger: bool = False,
@@ -183,17 +197,23 @@ class BlockingNodeTimeout:
         self,
         node_id: str,
         version: str | None = None,
+        root_pipeline_id: str | None = None,
         *,
         actor: str = "library",
         reason: str | None = None,
     ) -> int:
-        return self._run(lambda app: app.cancel(node_id, version, actor=actor, reason=reason))
+        return self._run(
+            lambda app: app.cancel(node_id, version, root_pipeline_id, actor=actor, reason=reason)
+        )
 
-    def history(self, node_id: str) -> list[HistoryEntry]:
-        return self._run(lambda app: app.history(node_id))
+    def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        return self._run(lambda app: app.history(run_ids))
 
-    def rows(self, node_id: str) -> list[LedgerRow]:
-        return self._run(lambda app: app.rows(node_id))
+    def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        return self._run(lambda app: app.rows(node_id, root_pipeline_id))
+
+    def give_back(self) -> int:
+        return self._run(lambda app: app.give_back())
 
     def replay(
         self,

@@ -182,6 +182,7 @@ class Wiring:
         return Listener(
             exchange=self.exchange,
             tracker=self.tracker,
+            ledger=self.ledger,
             pool=self.pool,
             queue=events_queue,
             rules=rules_of(self.settings),

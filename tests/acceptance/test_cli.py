@@ -86,7 +86,7 @@ def test_each_option_shows_its_variable_default_and_unit(command: str) -> None:
         (["replay", "--all", "--node", "a"], "choose one of"),
         (["apply", "missing.json", "missing.json"], "missing.json"),
         (["apply", "a", "b", "--create"], "--create and --root go together"),
-        (["cancel", "a", "--version", "1_2"], "underscore"),
+        (["cancel", "a", "--version", "v" * 65], "at most 64"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -174,11 +174,25 @@ async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None
     assert found["queues"][app.settings.dispatch_queue] == 0
     text = run_cli("status").stdout
     assert "armed 1, overdue 0" in text
-    assert "a version v1: armed, action forced_fail" in run_cli("show", "a").stdout
+    assert "a version v1: armed, root root, action forced_fail" in run_cli("show", "a").stdout
     assert json.loads(run_cli("show", "a", "--json").stdout)["state"] == "armed"
     assert run_cli("cancel", "a").stdout == "1 armed node runs cancelled\n"
     assert "cancelled" in run_cli("show", "a").stdout
     assert_one_line(run_cli("show", "nobody"), 1, "no node run of node 'nobody'")
+
+
+async def test_a_node_of_several_pipelines_is_cancelled_where_it_is_meant(
+    run_cli: RunCli, app: NodeTimeout
+) -> None:
+    for root in ("c", "d"):
+        await app.batch_create_node_timeout_config(root, tree_of("deploy", seconds=100))
+        assert await app.node_started("deploy", f"{root}1", root)
+    assert_one_line(run_cli("cancel", "deploy"), 2, "several root pipelines, 'c' and 'd' among")
+    assert run_cli("show", "deploy").stdout.count("armed") == 2
+    assert run_cli("cancel", "deploy", "--root", "d").stdout == "1 armed node runs cancelled\n"
+    assert ": cancelled, root d, " in run_cli("show", "deploy", "--root", "d").stdout
+    assert ": armed, root c, " in run_cli("show", "deploy", "--root", "c").stdout
+    assert run_cli("cancel", "deploy", "--version", "c1", "--root", "d").returncode == 1
 
 
 def test_status_without_its_stores_says_which(run_cli: RunCli, settings: Settings) -> None:
@@ -205,7 +219,7 @@ async def test_apply_prints_the_tree_and_creates(
     done = run_cli("apply", str(tree), str(configs), "--create", "--root", "r1")
     assert json.loads(done.stdout)["activities"]["a"]["timeout_config"] == good
     assert done.stderr == "1 timeout configs stored\n"
-    assert (await app.ledger.configs(["a"]))["a"].root_pipeline_id == "r1"
+    assert set(await app.ledger.configs([("r1", "a")])) == {("r1", "a")}
     tree.write_text(json.dumps(tree_of("a", enable="yes")))
     configs.write_text("{}")
     done = run_cli("apply", str(tree), str(configs), "--create", "--root", "r1")

@@ -12,7 +12,7 @@ from node_timeout import NodeTimeout
 from node_timeout.domain.run import HistoryKind, RunState
 from node_timeout.settings import Settings
 from tests.acceptance.conftest import EngineSide, Start, environment
-from tests.support import config, tree_of, wait_until
+from tests.support import config, id_of, tree_of, wait_until
 
 # Runs the real method up to the named line's effect, then dies as by `kill -9`.
 DIE_INSTEAD_OF = """
@@ -153,7 +153,7 @@ async def test_a_worker_killed_in_an_hour_long_strategy_is_made_up_for_within_it
     assert (row.state, row.attempts) == (RunState.HANDLED, 2)
     assert row.finished_at is not None
     assert row.finished_at < killed_at + 3 + 5, "its lease, and what the strategy itself takes"
-    assert [entry.kind for entry in await app.history("slow")] == [HistoryKind.TAKEN_OVER]
+    assert [entry.kind for entry in await app.history([id_of("slow")])] == [HistoryKind.TAKEN_OVER]
 
 
 async def test_both_stop_cleanly_under_load_and_others_go_on(

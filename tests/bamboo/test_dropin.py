@@ -32,6 +32,7 @@ def test_its_signal_handler_fills_the_pool_and_our_worker_acts(house: House) -> 
     for node in (failed, skipped):
         row = house.handled(node.id)
         assert row.started_at is None, "the pool alone knew of it"
+        assert row.root_pipeline_id == trees[node.id]["id"], "found by its config"
 
 
 def test_a_check_looks_into_bamboos_database(house: House) -> None:

@@ -286,7 +286,7 @@ def test_an_event_that_was_lost_is_made_up_for(house: House) -> None:
     row = house.wait(lambda: house.rows(node.id))[0]
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM node_timeout_run WHERE node_id = %s", [node.id])
-    assert settings.redis_inst.zrem("executing_node_pool", f"{node.id}_{row.version}") == 1
+    assert settings.redis_inst.zrem("executing_node_pool", row.run_id) == 1
     house.wait_for(node.id, "FAILED", 60)
     again = house.row(node.id)
     assert again.deadline == pytest.approx(row.deadline, abs=0.5), "it counts from the start"

@@ -145,7 +145,7 @@ def test_a_node_that_the_engine_does_not_know(house: House) -> None:
     assert not bamboo_calls.is_running(stranger)
     with pytest.raises(NodeRunSupersededError, match="no state of node 'nobody'"):
         bamboo_calls.forced_fail(stranger, "x")
-    assert bamboo_calls.running(["nobody"]) == []
+    assert bamboo_calls.running([("root", "nobody")]) == []
 
 
 def test_an_error_of_the_database_is_temporary(house: House) -> None:

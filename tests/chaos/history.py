@@ -6,6 +6,7 @@ outcome), the engine (effect, refused) and the strategy (called, returned). The 
 nothing of the code that is under test: it compares what was asked for with what was done.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -61,16 +62,35 @@ class Event:
     """Of an outcome."""
 
     @classmethod
-    def of(cls, raw: dict[str, Any]) -> "Event":
+    def of(cls, raw: dict[str, Any], run: NodeRun) -> "Event":
         return cls(
             kind=Kind(raw["kind"]),
             at=float(raw["at"]),
             process=str(raw["process"]),
-            run=NodeRun(node_id=raw["node_id"], version=raw["version"]),
+            run=run,
             seconds=float(raw.get("seconds", 0.0)),
             until=float(raw.get("until", 0.0)),
             state=RunState(raw["state"]) if "state" in raw else None,
         )
+
+
+def read(lines: Iterable[str | bytes]) -> list[Event]:
+    """The events of a history, whose lines have the run's id, and the names that it is made of.
+
+    A line that has the id alone is about the run that another line names. If none does, nobody
+    armed it, acted on it or took it: it is left out.
+    """
+    raw = [json.loads(line) for line in lines]
+    runs = {
+        each["run_id"]: NodeRun(
+            root_pipeline_id=each["root_pipeline_id"],
+            node_id=each["node_id"],
+            version=each["version"],
+        )
+        for each in raw
+        if "node_id" in each
+    }
+    return [Event.of(each, runs[each["run_id"]]) for each in raw if each["run_id"] in runs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +158,7 @@ def check(
     of_run: dict[NodeRun, dict[Kind, list[Event]]] = defaultdict(lambda: defaultdict(list))
     for event in history:
         of_run[event.run][event.kind].append(event)
-    rows = {NodeRun(node_id=row.node_id, version=row.version): row for row in ledger}
+    rows = {row.run: row for row in ledger}
     verdict = Verdict()
     for run, events in of_run.items():
         judge = _Judge(run, events, rows.get(run), verdict)
@@ -357,5 +377,9 @@ def _covered(begin: float, end: float, outages: Sequence[Outage]) -> float:
 def summary(violations: Sequence[Violation]) -> str:
     """The violations in a few lines."""
     counts = Counter(violation.invariant for violation in violations)
-    shown = [f"  {each.invariant} {each.run.member}: {each.what}" for each in violations[:20]]
+    shown = [f"  {each.invariant} {_name(each.run)}: {each.what}" for each in violations[:20]]
     return "\n".join([f"{len(violations)} violations {dict(counts)}", *shown])
+
+
+def _name(run: NodeRun) -> str:
+    return f"{run.root_pipeline_id}/{run.node_id} {run.version}"

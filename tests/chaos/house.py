@@ -21,17 +21,16 @@ from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.run import LedgerRow, NodeRun
-from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.domain.run import LedgerRow, NodeRun, foreign_member
 from node_timeout.runtime.loop import sleep
-from node_timeout.stores.sql.run_rows import rows_of
+from node_timeout.stores.sql.run_rows import ROW_COLUMNS, rows_of
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process, environment
-from tests.chaos.history import Event, Kind, Outage, Verdict, check, summary
+from tests.chaos.history import Event, Kind, Outage, Verdict, check, read, summary
 from tests.chaos.pace import Pace
 from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row
-from tests.support import wait_until
+from tests.support import ROOT, config, run, wait_until
 
 PLANTED = Path(__file__).parent / "planted"
 COMMAND = [
@@ -172,28 +171,22 @@ class House:
     ) -> list[NodeRun]:
         """Let the engine run that many nodes, and tell node-timeout until it has acknowledged."""
         each_seconds = [seconds() if callable(seconds) else seconds for _ in range(count)]
-        runs = [NodeRun(node_id=f"{prefix}{i}", version=version) for i in range(count)]
+        runs = [run(f"{prefix}{i}", version) for i in range(count)]
         await self.arm_runs(dict(zip(runs, each_seconds, strict=True)), action)
         return runs
 
     async def arm_runs(self, runs: dict[NodeRun, float], action: str = "chaos") -> None:
-        configs = [
-            TimeoutConfig(
-                node_id=run.node_id, root_pipeline_id="root", action=action, timeout=seconds
-            )
-            for run, seconds in runs.items()
-        ]
+        configs = [config(each.node_id, seconds, action) for each, seconds in runs.items()]
         for part in _parts(configs):
-            await insist(partial(self.app.ledger.save_configs, "root", part, []))
+            await insist(partial(self.app.ledger.save_configs, ROOT, part, []))
         for chunk in _parts(list(runs)):
-            await self.engine.hset(RUNNING, mapping={run.node_id: run.version for run in chunk})
+            await self.engine.hset(RUNNING, mapping={each.node_id: each.version for each in chunk})
             by_seconds: dict[float, list[NodeRun]] = {}
-            for run in chunk:
-                by_seconds.setdefault(runs[run], []).append(run)
+            for each in chunk:
+                by_seconds.setdefault(runs[each], []).append(each)
             for seconds, same in by_seconds.items():
                 await self.history.record("arming", same, seconds=seconds)
-            pairs = [(run.node_id, run.version) for run in chunk]
-            await insist(partial(self.app.nodes_started, pairs))
+            await insist(partial(self.app.nodes_started, _told(chunk)))
             await self.history.record("armed", chunk)
             self.armed += len(chunk)
 
@@ -201,18 +194,28 @@ class House:
         """Let the nodes leave RUNNING, and tell node-timeout until it has acknowledged."""
         if not runs:
             return
-        await self.engine.hdel(RUNNING, *(run.node_id for run in runs))
-        await self.history.record("disarming", list(runs))
-        pairs = [(run.node_id, run.version) for run in runs]
-        await insist(lambda: self.app.nodes_left(pairs))
-        await self.history.record("disarmed", list(runs))
+        await self.engine.hdel(RUNNING, *(each.node_id for each in runs))
+        await self.history.record("disarming", runs)
+        told = _told(runs)
+        await insist(lambda: self.app.nodes_left([*told]))
+        await self.history.record("disarmed", runs)
+
+    async def fill_pool(self, pool: Redis, node_id: str, seconds: float) -> None:
+        """The engine runs a node, and puts it into the pool itself, as bamboo's own app does."""
+        node = run(node_id)
+        await insist(
+            partial(self.app.ledger.save_configs, ROOT, [config(node_id, seconds, "chaos")], [])
+        )
+        await self.engine.hset(RUNNING, node_id, node.version)
+        await self.history.record("arming", [node], seconds=seconds)
+        member = foreign_member(node_id, node.version)
+        await pool.zadd(self.settings.executing_pool, {member: time.time() + seconds})
+        await self.history.record("armed", [node])
 
     async def _move_on(self, runs: dict[NodeRun, float], action: str) -> None:
         """The engine tries nodes again: their next version has so many seconds."""
         await self.leave(list(runs))
-        again = {
-            NodeRun(node_id=run.node_id, version="v2"): seconds for run, seconds in runs.items()
-        }
+        again = {run(each.node_id, "v2"): seconds for each, seconds in runs.items()}
         await self.arm_runs(again, action)
 
     async def until_armed(self, count: int, time_limit: float = 600) -> None:
@@ -232,15 +235,15 @@ class House:
         return int(await self.engine.get("arrived_twice") or 0)
 
     async def events(self) -> list[Event]:
-        return [Event.of(json.loads(each)) for each in await self.engine.lrange(HISTORY, 0, -1)]
+        return read(await self.engine.lrange(HISTORY, 0, -1))
 
     async def rows(self) -> list[LedgerRow]:
         async with self.app.ledger.engine.connect() as connection:
-            return rows_of(await connection.execute(select(ledger_table)))
+            return rows_of(await connection.execute(select(*ROW_COLUMNS)))
 
     async def rows_of(self, prefix: str) -> list[LedgerRow]:
-        """The rows of nodes with this prefix, by the index of their key."""
-        query = select(ledger_table).where(
+        """The rows of nodes with this prefix, by an index."""
+        query = select(*ROW_COLUMNS).where(
             ledger_table.c.node_id >= prefix, ledger_table.c.node_id < f"{prefix}\x7f"
         )
         async with self.app.ledger.engine.connect() as connection:
@@ -274,10 +277,7 @@ class House:
 
     async def worst_lateness(self, prefix: str) -> float:
         """Of the effects so far on nodes with this prefix, seconds."""
-        deadlines = {
-            NodeRun(node_id=row.node_id, version=row.version): row.deadline or 0.0
-            for row in await self.rows()
-        }
+        deadlines = {row.run: row.deadline or 0.0 for row in await self.rows()}
         return max(
             event.at - deadlines[event.run]
             for event in await self.events()
@@ -408,6 +408,14 @@ async def insist(call: Callable[[], Awaitable[Any]], time_limit: float = 60.0) -
             await asyncio.sleep(0.05)
         else:
             return
+
+
+def _told(runs: Sequence[NodeRun]) -> list[tuple[str, str, str | None]]:
+    """As an engine tells of them: the root of every other one is left to be looked up."""
+    return [
+        (each.node_id, each.version, each.root_pipeline_id if i % 2 else None)
+        for i, each in enumerate(runs)
+    ]
 
 
 def _parts(items: Sequence[Any], size: int = 500) -> Iterable[Any]:

@@ -9,23 +9,17 @@ from pathlib import Path
 from nt_chaos import EFFECTS, ORDER, RUNNING
 from nt_faults import measure_scripts
 from redis.asyncio import Redis
-from sqlalchemy import text
+from sqlalchemy import insert
 
+from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process
 from tests.chaos.history import Kind
 from tests.chaos.house import House, scaled
-from tests.support import wait_until
+from tests.support import armed_row, config, run, wait_until
 
 OUTAGE_SECONDS = 7200.0
 NEWCOMERS_P99_SECONDS = 15.0
 MEMORY_MIB = 250.0
-FILL = """
-INSERT INTO node_timeout_run (node_id, version, root_pipeline_id, action, state, started_at,
-                              deadline, next_at, attempts, revision)
-SELECT 'old' || i, 'v1', 'root', 'tally', 'armed', CAST(:first AS double precision),
-       :first + i * CAST(:step AS double precision), :first + i * :step, 0, 0
-FROM generate_series(CAST(:begin AS integer), CAST(:end AS integer)) AS i
-"""
 
 
 def memory_mib(process: Process) -> float:
@@ -42,15 +36,16 @@ async def fill(house: House, pool_redis: Redis, count: int) -> None:
     """What an outage leaves: rows and members, due over the last two hours."""
     first = time.time() - OUTAGE_SECONDS
     step = (OUTAGE_SECONDS - 60) / count
-    async with house.app.ledger.engine.begin() as connection:
-        for part in chunks(count):
-            values = {"first": first, "step": step, "begin": part.start, "end": part.stop - 1}
-            await connection.execute(text(FILL), values)
+    tally = config("old", action="tally")
     for part in chunks(count):
+        due = {run(f"old{i}"): first + i * step for i in part}
+        rows = [armed_row(each, tally, first, deadline) for each, deadline in due.items()]
+        async with house.app.ledger.engine.begin() as connection:
+            await connection.execute(insert(ledger_table), rows)
         await pool_redis.zadd(
-            house.settings.executing_pool, {f"old{i}_v1": first + i * step for i in part}
+            house.settings.executing_pool, {each.run_id: at for each, at in due.items()}
         )
-        await house.engine.hset(RUNNING, mapping={f"old{i}": "v1" for i in part})
+        await house.engine.hset(RUNNING, mapping={each.node_id: each.version for each in due})
 
 
 async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -> None:

@@ -1,12 +1,14 @@
 """The checker finds each violation when it is planted, and nothing in a good history."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from nt_faults import named
 
 from node_timeout.domain.run import LedgerRow, RunState
-from tests.chaos.history import Event, Kind, Outage, check
+from tests.chaos.history import Event, Kind, Outage, check, read
 from tests.support import run
 
 
@@ -166,6 +168,10 @@ BAD = {
         [row()],
     ),
     "I2 a deadline that is too early": (ARMED + FIRED, [row(deadline=9.9)]),
+    "I3 a node of another root": (
+        [*ARMED, *FIRED, replace(event(Kind.EFFECT, 11), run=run("a", root="other"))],
+        [row()],
+    ),
     "I3 a version that nobody armed": (
         [*ARMED, *FIRED, event(Kind.EFFECT, 11, version="v2")],
         [row()],
@@ -286,6 +292,23 @@ def test_what_two_workers_did_is_counted_once() -> None:
     history = [*ARMED, *CALLED, *called_by_another(10.5), event(Kind.EFFECT, 12.0)]
     verdict = check(history, [row()])
     assert (verdict.twice, len(verdict.violations)) == (1, 2)
+
+
+def test_what_is_told_by_its_id_alone_is_about_the_run_that_is_named_elsewhere() -> None:
+    lines = [
+        json.dumps({"kind": kind, "at": at, "process": "p", **named(each)})
+        for kind, at, each in (
+            ("taking", 1.0, run("a").run_id),
+            ("taken", 2.0, run("a")),
+            ("taking", 3.0, run("nobody").run_id),
+            ("effect", 4.0, run("a", root="other")),
+        )
+    ]
+    assert read(lines) == [
+        event(Kind.TAKING, 1.0),
+        event(Kind.TAKEN, 2.0),
+        replace(event(Kind.EFFECT, 4.0), run=run("a", root="other")),
+    ]
 
 
 def test_what_was_counted() -> None:

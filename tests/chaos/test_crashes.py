@@ -12,11 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
-from node_timeout.domain.events import NodeLeft
 from tests.chaos.house import House, changed, scaled
 from tests.chaos.results import Row
 from tests.servers import RedisServer
-from tests.support import wait_until
+from tests.support import gone, wait_until
 
 
 def around(*calls: str) -> list[str]:
@@ -45,6 +44,7 @@ RECONCILER = around(*OF_THE_RECONCILER)
 GARBAGE = ["garbage0", "garbage1", "garbage2"]
 WORKER = around(
     "consumer.get",
+    "ledger.adopt",
     "ledger.take",
     "ledger.owners",
     "engine.is_running",
@@ -82,7 +82,7 @@ async def test_killed_at_each_step_of_the_protocol(
 ) -> None:
     """One life of the process a failpoint, with deadlines falling due all the time."""
     command, points = ROLES[role]
-    seldom = (*RECONCILER, *around("shard.release", "exchange.dead_letter"))
+    seldom = (*RECONCILER, *around("shard.release", "exchange.dead_letter", "ledger.adopt"))
     row.of(
         fault=f"{role}: kill -9 at a step",
         tried=f"{len(points)} failpoints, a life each, deadlines falling due all the time",
@@ -124,13 +124,15 @@ async def lead_to(house: House, pool_redis: Redis, point: str, number: int) -> N
     """Make that the process comes to this failpoint."""
     if "dead_letter" in point:
         await pool_redis.zadd(house.settings.executing_pool, dict.fromkeys(GARBAGE, 1.0))
+    elif "adopt" in point:
+        await house.fill_pool(pool_redis, f"foreign{number}", 0.2)
     elif point.partition(" ")[2] in OF_THE_RECONCILER:
         await pool_redis.flushall()
     if point.partition(" ")[2] in OF_THE_PURGE:
         now = time.time()
         past = now - 2 * house.settings.cancelled_retention
-        gone = NodeLeft(node_id=f"past{number}", version="v1", happened_at=past, remember=True)
-        await house.app.ledger.disarm([gone], now)
+        leaving = gone(f"past{number}", "v1", happened_at=past, remember=True)
+        await house.app.ledger.disarm([leaving], now)
         assert await house.rows_of("past")
 
 

@@ -93,9 +93,9 @@ class Database:
                     for direction in ("DESC", "ASC"):
                         await connection.execute(
                             text(
-                                "SELECT node_id FROM node_timeout_run "
+                                "SELECT run_id FROM node_timeout_run "
                                 "WHERE state IN ('armed', 'executing') "
-                                f"ORDER BY node_id {direction} LIMIT 20 FOR UPDATE"
+                                f"ORDER BY run_id {direction} LIMIT 20 FOR UPDATE"
                             )
                         )
                         await asyncio.sleep(0.1)

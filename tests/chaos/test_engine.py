@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from nt_chaos import OVERLOADED
 
-from node_timeout.domain.run import DueRun, NodeRun, RunState, TimedOutNode
+from node_timeout.domain.run import RunState, TimedOutNode
 from node_timeout.handling.attempt import Limits
 from node_timeout.handling.dispatch_handler import Routes
 from node_timeout.handling.worker import Worker
@@ -18,7 +18,7 @@ from node_timeout.wire import dispatch
 from tests.chaos.history import Event, Kind, check, summary
 from tests.chaos.house import House, scaled
 from tests.chaos.results import Row
-from tests.support import RecordingEngine, config, configure, run, started
+from tests.support import RecordingEngine, config, configure, due, run, started
 
 OVERLOADED_SECONDS = 5.0
 FAULTS = {
@@ -74,9 +74,7 @@ async def test_the_engine_has_finished_already(house: House) -> None:
     await house.history.record("disarming", ended)
     await house.engine.hdel("engine:running", *(each.node_id for each in ended))
     await house.verdict(late_seconds=5)
-    states = {
-        NodeRun(node_id=row.node_id, version=row.version): row.state for row in await house.rows()
-    }
+    states = {row.run: row.state for row in await house.rows()}
     done = {event.run for event in await house.events() if event.kind == "effect"}
     assert all(states[each] is RunState.STALE for each in set(ended) - done)
     assert done >= set(runs) - set(ended)
@@ -133,7 +131,7 @@ async def test_the_version_moves_between_the_check_and_the_act(
     working = asyncio.create_task(worker.run(stop, Health(name="worker")))
     publishing = [
         memory_exchange.publish(
-            "dispatch", dispatch.encode([DueRun(run=each, due_at=1.0) for each in some]), 60
+            "dispatch", dispatch.encode([due(each.node_id, 1.0) for each in some]), 60
         )
         for some in (runs[i : i + 100] for i in range(0, 2 * rounds, 100))
     ]

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from node_timeout import Settings
-from node_timeout.domain.run import NodeRun, RunState
+from node_timeout.domain.run import RunState
 from tests.chaos.history import check, summary
 from tests.chaos.house import House, scaled
 from tests.servers import RabbitServer
-from tests.support import wait_until
+from tests.support import run, wait_until
 
 STRATEGIES = {
     "raises": "a bug at the first two attempts of each node",
@@ -70,21 +70,28 @@ async def test_a_bad_strategy_holds_up_no_other(house: House, action: str) -> No
 
 
 def nested(depth: int) -> bytes:
-    return b'{"schema":1,"nodes":' + b"[" * depth + b"]" * depth + b"}"
+    return b'{"schema":1,"runs":' + b"[" * depth + b"]" * depth + b"}"
 
 
+def message(deadline: str | float = 1, schema: int = 1, **ids: str) -> bytes:
+    """Of one run, the deadline as it is written."""
+    entry = f'{json.dumps(ids)[:-1]},"deadline":{deadline}}}'
+    return f'{{"schema":{schema},"runs":[{entry}]}}'.encode()
+
+
+A_RUN = run("a").run_id
+"""Nobody has armed it."""
 MESSAGES = {
     "not JSON": b"\xff\x00 not JSON",
-    "an unknown schema": b'{"schema":99,"nodes":[{"node_id":"a","version":"v","deadline":1}]}',
-    "50 MB": b'{"schema":1,"nodes":[' + b" " * 50_000_000 + b"]}",
+    "an unknown schema": message(schema=99, run_id=A_RUN),
+    "50 MB": b'{"schema":1,"runs":[' + b" " * 50_000_000 + b"]}",
     "nested 10,000 deep": nested(10_000),
-    "huge numbers": b'{"schema":1,"nodes":[{"node_id":"a","version":"v","deadline":1'
-    + b"0" * 5000
-    + b"}]}",
-    "NaN": b'{"schema":1,"nodes":[{"node_id":"a","version":"v","deadline":NaN}]}',
-    "ids of a megabyte": json.dumps(
-        {"schema": 1, "nodes": [{"node_id": "a" * 1_000_000, "version": "v", "deadline": 1}]}
-    ).encode(),
+    "huge numbers": message("1" + "0" * 5000, run_id=A_RUN),
+    "NaN": message("NaN", run_id=A_RUN),
+    "a run id of a megabyte": message(run_id="A" * 1_000_000),
+    "ids of a megabyte": message(node_id="a" * 1_000_000, version="v"),
+    "a run that the ledger does not know": message(run_id=A_RUN),
+    "a node without a config": message(node_id="a", version="v"),
     "nothing": b"",
 }
 
@@ -147,7 +154,7 @@ async def test_a_row_edited_by_hand_holds_up_no_other(house: House, name: str) -
 
     async def others_are_done() -> bool:
         rows = [row for row in await house.rows() if row.state is RunState.HANDLED]
-        return wanted <= {NodeRun(node_id=row.node_id, version=row.version) for row in rows}
+        return wanted <= {row.run for row in rows}
 
     await wait_until(others_are_done, 20)
     verdict = check(

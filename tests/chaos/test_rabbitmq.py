@@ -158,7 +158,7 @@ async def test_messages_come_twice_early_and_in_any_order(house: House, settings
     await house.spawn("scan")
     await house.spawn("worker")
     runs = await house.arm(count, lambda: 2.0 + house.random.random())
-    due = [DueRun(run=run, due_at=time.time() - 10) for run in runs]
+    due = [DueRun(run_id=run.run_id, due_at=time.time() - 10) for run in runs]
 
     async def copies() -> None:
         house.random.shuffle(due)

@@ -15,13 +15,12 @@ from sqlalchemy import select
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain import lifecycle
 from node_timeout.domain.run import NodeRun, TimedOutNode
-from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql.run_rows import rows_of
+from node_timeout.stores.sql.run_rows import ROW_COLUMNS, rows_of
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.chaos.history import Event, Kind, Verdict, check, summary
 from tests.chaos.house import changed, scaled
 from tests.chaos.results import Row
-from tests.support import RecordingEngine, wait_until
+from tests.support import ROOT, RecordingEngine, config, run, wait_until
 
 SECONDS = (0.001, 0.02, 0.05)
 NODES = 4
@@ -73,7 +72,7 @@ class Machine(RuleBasedStateMachine):
         if node not in self.engine.versions:
             self.engine.versions[node] = self._next_version(node)
         version = self.engine.versions[node]
-        await self._arm(NodeRun(node_id=node, version=version))
+        await self._arm(run(node, version))
 
     def _next_version(self, node: str) -> str:
         self.newest[node] = f"v{next(self.versions)}"
@@ -81,18 +80,22 @@ class Machine(RuleBasedStateMachine):
 
     async def _arm(self, run: NodeRun, happened_at: float | None = None) -> None:
         self.note(Kind.ARMING, run, min(SECONDS), happened_at)
-        await self.app.nodes_started([(run.node_id, run.version)], happened_at=happened_at)
+        await self.app.nodes_started([self._told(run)], happened_at=happened_at)
         self.note(Kind.ARMED, run)
 
     async def leave(self, node: str) -> None:
         version = self.engine.versions.pop(node, None)
         if version is not None:
-            await self._leave(NodeRun(node_id=node, version=version))
+            await self._leave(run(node, version))
 
     async def _leave(self, run: NodeRun, happened_at: float | None = None) -> None:
         self.note(Kind.DISARMING, run)
-        await self.app.nodes_left([(run.node_id, run.version)], happened_at=happened_at)
+        await self.app.nodes_left([self._told(run)], happened_at=happened_at)
         self.note(Kind.DISARMED, run)
+
+    def _told(self, run: NodeRun) -> tuple[str, str, str | None]:
+        """The root of every other one is left to be looked up."""
+        return run.node_id, run.version, run.root_pipeline_id if next(_unique) % 2 else None
 
     async def retry(self, node: str) -> None:
         """The engine moves on to a new version; its two events come at once, in any order.
@@ -102,27 +105,24 @@ class Machine(RuleBasedStateMachine):
         old, new = self.engine.versions.get(node), self._next_version(node)
         self.engine.versions[node] = new
         now = self.now()
-        both = [self._arm(NodeRun(node_id=node, version=new), now)]
+        both = [self._arm(run(node, new), now)]
         if old is not None:
-            both.append(self._leave(NodeRun(node_id=node, version=old), now - 0.000_01))
+            both.append(self._leave(run(node, old), now - 0.000_01))
         await asyncio.gather(*both)
 
     async def extend(self, node: str) -> None:
         """Suspended and resumed: the same version goes on with the time it had left."""
         version = self.engine.versions.pop(node, None)
         if version is not None:
-            run = NodeRun(node_id=node, version=version)
-            await self._leave(run)
+            resumed = run(node, version)
+            await self._leave(resumed)
             if self.newest[node] == version:  # an engine never goes back to an older one
                 self.engine.versions[node] = version
-                await self._arm(run)
+                await self._arm(resumed)
 
     async def configure(self, node: str) -> None:
         seconds = SECONDS[next(_unique) % len(SECONDS)]
-        config = TimeoutConfig(
-            node_id=node, root_pipeline_id="root", action="forced_fail", timeout=seconds
-        )
-        await self.app.ledger.save_configs("root", [config], [])
+        await self.app.ledger.save_configs(ROOT, [config(node, seconds)], [])
 
     @rule(
         chosen=st.lists(
@@ -162,18 +162,14 @@ class Machine(RuleBasedStateMachine):
             with contextlib.suppress(AssertionError):
                 await wait_until(quiet, SETTLE_SECONDS)  # else the checker says what is open
             async with self.app.ledger.engine.connect() as connection:
-                query = select(ledger_table).where(ledger_table.c.node_id.in_(self.names))
+                query = select(*ROW_COLUMNS).where(ledger_table.c.node_id.in_(self.names))
                 rows = rows_of(await connection.execute(query))
             verdict = check(self.events, rows)
             type(self).total.add(verdict)
             broken = {violation.run for violation in verdict.violations}
             told = [
                 *(str(event) for event in self.events if event.run in broken),
-                *(
-                    str(row)
-                    for row in rows
-                    if NodeRun(node_id=row.node_id, version=row.version) in broken
-                ),
+                *(str(row) for row in rows if row.run in broken),
             ]
             assert not verdict.violations, "\n".join([summary(verdict.violations), *told])
             assert await quiet(), "something is left in the pool"

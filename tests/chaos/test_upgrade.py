@@ -110,7 +110,7 @@ async def test_a_message_of_an_unknown_schema_is_kept_and_its_nodes_are_not_lost
     body = json.dumps({"schema": 2, "timed_out": nodes}).encode()
     # As a scanner of the next version would: published, then out of the pool.
     await house.app.exchange.publish(settings.dispatch_queue, body, 5)
-    await house.app.pool.disarm(runs)
+    await house.app.pool.disarm([run.run_id for run in runs])
     async with await aio_pika.connect(rabbit_server.url) as connection:
         channel = await connection.channel()
         dead = await channel.get_queue(f"{settings.dispatch_queue}.dead")

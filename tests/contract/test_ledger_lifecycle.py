@@ -61,7 +61,7 @@ async def test_taking(ledger: SqlLedger, data: st.DataObject, now: float, ahead:
     await stored(ledger, before)
     lease = lifecycle.Lease(owner=data.draw(st.sampled_from(["me", "new"])), until=now + 5.0)
     taking = await ledger.take(
-        [DueRun(run=row.run, due_at=now) for row in before],
+        [DueRun(run_id=row.run_id, due_at=now) for row in before],
         now=now,
         lease_seconds=5.0,
         max_attempts=3,
@@ -87,7 +87,9 @@ async def test_taking(ledger: SqlLedger, data: st.DataObject, now: float, ahead:
     assert {node.run: node.revision for node in taking.taken} == {
         row.run: row.revision for row in before if row.run in by_kind.get(lifecycle.Taken, set())
     }
-    assert {due.run for due in taking.later} == by_kind.get(lifecycle.Later, set())
+    assert {due.run_id for due in taking.later} == {
+        run.run_id for run in by_kind.get(lifecycle.Later, set())
+    }
     assert {each.node.run for each in taking.given_up} == by_kind.get(lifecycle.GivenUp, set())
     assert sum(taking.dropped.values()) == len(by_kind.get(lifecycle.Dropped, set()))
 
@@ -131,8 +133,8 @@ async def test_starting(
         expected.append((new or old) if configured else old)
     assert await found(ledger, before) == [row for row in expected if row]
     if configured:
-        assert {each.run: each.due_at for each in armed} == {
-            row.run: row.next_at for row in expected if row and row.state is RunState.ARMED
+        assert {each.run_id: each.due_at for each in armed} == {
+            row.run_id: row.next_at for row in expected if row and row.state is RunState.ARMED
         }
     else:
         assert armed == []

@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout.domain.errors import PoolUnavailableError
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun
 from node_timeout.embedded.dev import embedded
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer, free_port
-from tests.support import run, wait_until
+from tests.support import id_of, wait_until
 
 PAST, FUTURE = -5.0, 100.0
 
@@ -39,21 +39,21 @@ async def pool(url: str) -> AsyncIterator[RedisPool]:
 
 async def due(pool: RedisPool, seconds: float, *node_ids: str) -> list[DueRun]:
     now = await pool.now()
-    return [DueRun(run=run(node_id), due_at=now + seconds) for node_id in node_ids]
+    return [DueRun(run_id=id_of(node_id), due_at=now + seconds) for node_id in node_ids]
 
 
 async def test_arming_adds_only_what_is_absent_and_never_moves_a_deadline(pool: RedisPool) -> None:
     assert await pool.arm(await due(pool, PAST, "a")) == 1
     assert await pool.arm(await due(pool, FUTURE, "a", "b")) == 1
     claim = await pool.shards[0].claim(10, 5)
-    assert [each.member for each in claim.members] == ["a_v1"]
+    assert [each.member for each in claim.members] == [id_of("a")]
 
 
 async def test_rearming_moves_a_deadline_and_ends_a_lease(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
     claim = await pool.shards[0].claim(10, 5)
     await pool.rearm(await due(pool, FUTURE, "a"))
-    assert await pool.shards[0].finish(["a_v1"], claim.lease) == 0
+    assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
     assert (await pool.counts()).armed == 1
 
 
@@ -65,8 +65,8 @@ async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: Red
     first = await pool.shards[0].claim(1, 50)
     second = await pool.shards[0].claim(10, 50)
     third = await pool.shards[0].claim(10, 50)
-    assert [each.member for each in first.members] == ["old_v1"]
-    assert [each.member for each in second.members] == ["young_v1"]
+    assert [each.member for each in first.members] == [id_of("old")]
+    assert [each.member for each in second.members] == [id_of("young")]
     assert third.members == ()
     assert third.next_due_at == pytest.approx(first.lease)
     assert first.lease > first.now + 49
@@ -77,7 +77,7 @@ async def test_a_claim_may_look_ahead(pool: RedisPool) -> None:
     await pool.arm(await due(pool, 2 * FUTURE, "later"))
     assert (await pool.shards[0].claim(10, 50, FUTURE / 2)).members == ()
     ahead = await pool.shards[0].claim(10, 50, FUTURE + 1)
-    assert [each.member for each in ahead.members] == ["soon_v1"]
+    assert [each.member for each in ahead.members] == [id_of("soon")]
     assert ahead.lease == pytest.approx(ahead.now + 50)
 
 
@@ -107,30 +107,30 @@ async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: Re
 
     await wait_until(again)
     assert second.lease != first.lease
-    assert await pool.shards[0].finish(["a_v1"], first.lease) == 0, "the first lease is over"
-    assert await pool.shards[0].finish(["a_v1"], second.lease) == 1
+    assert await pool.shards[0].finish([id_of("a")], first.lease) == 0, "the first lease is over"
+    assert await pool.shards[0].finish([id_of("a")], second.lease) == 1
     assert (await pool.counts()).armed == 0
 
 
 async def test_releasing_gives_the_deadline_back(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a", "b"))
     claim = await pool.shards[0].claim(10, 50)
-    await pool.disarm([run("b")])
+    await pool.disarm([id_of("b")])
     assert await pool.shards[0].release(claim.members, claim.lease) == 1
     again = await pool.shards[0].claim(10, 50)
-    assert again.members == tuple(each for each in claim.members if each.member == "a_v1")
+    assert again.members == tuple(each for each in claim.members if each.member == id_of("a"))
 
 
 async def test_disarming_removes_also_what_is_claimed(pool: RedisPool) -> None:
     await pool.arm(await due(pool, PAST, "a"))
     claim = await pool.shards[0].claim(10, 5)
-    assert await pool.disarm([run("a"), run("never")]) == 1
-    assert await pool.shards[0].finish(["a_v1"], claim.lease) == 0
+    assert await pool.disarm([id_of("a"), id_of("never")]) == 1
+    assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
 
 
 async def test_absent_runs_are_told(pool: RedisPool) -> None:
     await pool.arm(await due(pool, FUTURE, "a"))
-    assert await pool.absent([run("a"), run("b")]) == [run("b")]
+    assert await pool.absent([id_of("a"), id_of("b")]) == [id_of("b")]
     assert await pool.absent([]) == []
 
 
@@ -141,8 +141,8 @@ async def test_batches_larger_than_a_call_work(pool: RedisPool) -> None:
     claim = await pool.shards[0].claim(1000, 5)
     assert len(claim.members) == 1000
     assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1000
-    assert len(await pool.absent([each.run for each in everything])) == 1000
-    assert await pool.disarm([each.run for each in everything]) == 203
+    assert len(await pool.absent([each.run_id for each in everything])) == 1000
+    assert await pool.disarm([each.run_id for each in everything]) == 203
 
 
 async def test_counts(pool: RedisPool) -> None:
@@ -206,12 +206,12 @@ async def test_a_member_that_is_no_text_can_be_claimed_and_finished(
 
 async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
     pool = RedisPool(f"redis://127.0.0.1:{free_port()}/0", "nowhere")
-    some = [DueRun(run=NodeRun(node_id="a", version="v"), due_at=1.0)]
+    some = [DueRun(run_id=id_of("a"), due_at=1.0)]
     for call in (
         lambda: pool.arm(some),
         lambda: pool.shards[0].claim(1, 1),
-        lambda: pool.disarm([some[0].run]),
-        lambda: pool.absent([some[0].run]),
+        lambda: pool.disarm([some[0].run_id]),
+        lambda: pool.absent([some[0].run_id]),
         pool.counts,
         pool.may_have_lost_data,
         pool.ping,
@@ -226,13 +226,13 @@ async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
 async def test_in_a_backlog_a_quarter_of_a_claim_is_the_newest(pool: RedisPool) -> None:
     """What falls due now is not behind all that is overdue."""
     now = await pool.now()
-    backlog = [DueRun(run=run(f"n{i:03}"), due_at=now - 1000 + i) for i in range(200)]
+    backlog = [DueRun(run_id=id_of(f"n{i:03}"), due_at=now - 1000 + i) for i in range(200)]
     await pool.arm(backlog)
     claim = await pool.shards[0].claim(40, 50)
-    oldest = [f"n{i:03}_v1" for i in range(30)]
-    newest = [f"n{i:03}_v1" for i in range(199, 189, -1)]
+    oldest = [id_of(f"n{i:03}") for i in range(30)]
+    newest = [id_of(f"n{i:03}") for i in range(199, 189, -1)]
     assert [each.member for each in claim.members] == oldest + newest
     rest = [await pool.shards[0].claim(40, 50) for _ in range(5)]
     claimed = [each.member for each in claim.members]
     claimed += [each.member for some in rest for each in some.members]
-    assert sorted(claimed) == sorted(due.run.member for due in backlog)
+    assert sorted(claimed) == sorted(due.run_id for due in backlog)

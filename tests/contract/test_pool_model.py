@@ -17,7 +17,7 @@ from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
-from tests.support import run
+from tests.support import id_of
 
 T = TypeVar("T")
 
@@ -47,23 +47,21 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
 
         @rule(pairs=dues)
         def arm(self, pairs: list[tuple[str, float]]) -> None:
-            due = [DueRun(run=run(node_id), due_at=at) for node_id, at in pairs]
-            new = {
-                each.run.member: each.due_at for each in due if each.run.member not in self.scores
-            }
+            due = [DueRun(run_id=id_of(node_id), due_at=at) for node_id, at in pairs]
+            new = {each.run_id: each.due_at for each in due if each.run_id not in self.scores}
             assert self.do(self.pool.arm(due)) == len(new)
             self.scores |= new
 
         @rule(pairs=dues)
         def rearm(self, pairs: list[tuple[str, float]]) -> None:
-            due = [DueRun(run=run(node_id), due_at=at) for node_id, at in pairs]
+            due = [DueRun(run_id=id_of(node_id), due_at=at) for node_id, at in pairs]
             self.do(self.pool.rearm(due))
-            self.scores |= {each.run.member: each.due_at for each in due}
+            self.scores |= {each.run_id: each.due_at for each in due}
 
         @rule(names=st.lists(node_ids, max_size=3, unique=True))
         def disarm(self, names: list[str]) -> None:
-            there = [run(name).member for name in names if run(name).member in self.scores]
-            assert self.do(self.pool.disarm([run(name) for name in names])) == len(there)
+            there = [id_of(name) for name in names if id_of(name) in self.scores]
+            assert self.do(self.pool.disarm([id_of(name) for name in names])) == len(there)
             for member in there:
                 del self.scores[member]
 
@@ -104,9 +102,9 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
 
         @rule(names=st.lists(node_ids, unique=True))
         def absent(self, names: list[str]) -> None:
-            runs = [run(name) for name in names]
-            expected = [each for each in runs if each.member not in self.scores]
-            assert self.do(self.pool.absent(runs)) == expected
+            ids = [id_of(name) for name in names]
+            expected = [each for each in ids if each not in self.scores]
+            assert self.do(self.pool.absent(ids)) == expected
 
         @invariant()
         def the_same_members_at_the_same_instants(self) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from node_timeout import NodeTimeout, TimeoutConfig, apply_node_timeout_configs
-from node_timeout.domain.errors import InvalidTimeoutConfigError, SettingsError
+from node_timeout.domain.errors import (
+    AmbiguousNodeError,
+    InvalidTimeoutConfigError,
+    SettingsError,
+)
 from node_timeout.domain.run import Outcome, RunState
 from node_timeout.engines import load_engine
 from node_timeout.runtime.loop import Health
@@ -59,13 +63,35 @@ async def test_configs_are_checked_against_the_objects_own_settings(settings: Se
     )
 
 
+async def test_a_node_without_a_root_is_never_guessed(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        for root in ("c", "d"):
+            await app.batch_create_node_timeout_config(root, tree_of("deploy", f"only {root}"))
+        assert await app.nodes_started([("deploy", "1", "c"), ("deploy", "1", "d")]) == 2
+        with pytest.raises(AmbiguousNodeError, match="'c' and 'd' among them"):
+            await app.nodes_started([("only c", "1"), ("deploy", "2")])
+        assert await app.rows("only c") == [], "none of a batch that is refused"
+        with pytest.raises(AmbiguousNodeError, match="'c' and 'd' among them"):
+            await app.nodes_left([("deploy", None), ("only c", None)])
+        assert await app.node_started("only c", "1")
+        assert await app.node_left("deploy", "1", "d") == 1
+        assert not await app.node_started("stranger", "1")
+        assert await app.node_left("stranger") == 0
+        assert await app.node_left("only c", "1") == 1
+        assert [row.root_pipeline_id for row in await app.rows("only c")] == ["c"]
+        assert {row.root_pipeline_id: str(row.state) for row in await app.rows("deploy")} == {
+            "c": "armed",
+            "d": "cancelled",
+        }
+
+
 async def test_what_is_disabled_later_is_removed(settings: Settings) -> None:
     async with NodeTimeout(settings) as app:
         await app.batch_create_node_timeout_config("r", tree_of("a", "b"))
         result = await app.batch_create_node_timeout_config("r", tree_of("a", enable=False))
         assert result == {"result": True, "data": [], "message": ""}
-        assert await app.ledger.configs(["a", "b"]) == {
-            "b": TimeoutConfig(
+        assert await app.ledger.configs([("r", "a"), ("r", "b")]) == {
+            ("r", "b"): TimeoutConfig(
                 node_id="b", root_pipeline_id="r", action="forced_fail", timeout=10.0
             )
         }
@@ -87,12 +113,14 @@ async def test_the_result_holds_configs_and_names_what_was_passed_over(
     settings = Settings(database_url=any_database_url, redis_url=redis_server.url)
     async with NodeTimeout(settings) as app:
         result = await app.batch_create_node_timeout_config("r", tree)
-        stored = await app.ledger.configs(["a", "b", "converted", "typo", "template"])
+        stored = await app.ledger.configs(
+            [("r", name) for name in ("a", "b", "converted", "typo", "template")]
+        )
     assert result["result"] is True
     first, second = result["data"]
     assert (first.node_id, first.root_pipeline_id) == ("a", "r")
     assert (first.action, first.timeout) == ("forced_fail", 10.0)
-    assert stored == {"a": first, "b": second}
+    assert stored == {first.node: first, second.node: second}
     assert json.loads(json.dumps(second.as_dict())) == {
         name: getattr(second, name) for name in ("node_id", "root_pipeline_id", "action", "timeout")
     }
@@ -122,7 +150,7 @@ async def test_a_tree_of_10000_nodes_does_not_hold_up_the_event_loop(
     tree = tree_of(*(f"node_{number:05}" for number in range(10_000)), **change)
     settings = Settings(database_url=any_database_url, redis_url=redis_server.url)
     async with NodeTimeout(settings) as app:
-        await app.ledger.configs(["connect"])
+        await app.ledger.configs([("to", "connect")])
         watching = asyncio.create_task(watch())
         result = await app.batch_create_node_timeout_config("r", tree)
         watching.cancel()

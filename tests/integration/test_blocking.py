@@ -62,8 +62,8 @@ def test_configs_are_checked_against_the_clients_own_settings() -> None:
 
 
 def test_errors_reach_the_caller(client: BlockingNodeTimeout) -> None:
-    with pytest.raises(NodeTimeoutError, match="underscore"):
-        client.node_started("a", "1_2")
+    with pytest.raises(NodeTimeoutError, match="version of node 'a' is empty"):
+        client.node_started("a", "")
     with pytest.raises(InvalidInputError, match="node id is empty"):
         client.node_left("")
     with pytest.raises(InvalidInputError, match="choose one"):

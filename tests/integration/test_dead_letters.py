@@ -93,10 +93,10 @@ async def test_a_scanner_goes_on_beside_members_that_cannot_be_put_aside(
     )
     stop, health = asyncio.Event(), Health(name="scanner")
     await redis.zadd("test_pool", {b"no-underscore": 1, b"nor-this": 2})
-    await pool.arm([DueRun(run=run("good"), due_at=3.0)])
+    await pool.arm([DueRun(run_id=run("good").run_id, due_at=3.0)])
     running = asyncio.create_task(scanner.run(stop, health))
     await wait_until(lambda: _waiting(rabbit, full_queue.dispatch, 1))
-    await pool.arm([DueRun(run=run("later"), due_at=3.0)])
+    await pool.arm([DueRun(run_id=run("later").run_id, due_at=3.0)])
     await wait_until(lambda: _waiting(rabbit, full_queue.dispatch, 2))
     assert health.ready, "the scanner does its work"
     assert (await pool.counts()).armed == 2, "what cannot be put aside stays in the pool"
@@ -129,7 +129,7 @@ async def test_a_worker_goes_on_beside_messages_that_cannot_be_put_aside(
     good = await bench.armed("a", "b")
     poison = [f"not JSON {i}".encode() for i in range(3 * FEW)]
     mixed = json.loads(dispatch.encode(good[:1]))
-    mixed["nodes"].append({"node_id": ""})
+    mixed["runs"].append({"node_id": ""})
     for body in poison[:FEW]:
         await rabbit.publish(full_queue.dispatch, body, 10)
     # All that it may have in hand.
@@ -150,7 +150,7 @@ async def test_a_worker_goes_on_beside_messages_that_cannot_be_put_aside(
     await running
     bodies = await full_queue.bodies()
     assert sorted(bodies)[: len(poison)] == sorted(poison)
-    (entry,) = [json.loads(body)["nodes"] for body in bodies if body not in poison]
+    (entry,) = [json.loads(body)["runs"] for body in bodies if body not in poison]
     assert entry == [{"node_id": ""}]
     assert await rabbit.waiting(full_queue.dispatch) == 0
 
@@ -177,6 +177,7 @@ async def test_a_listener_goes_on_beside_events_that_cannot_be_put_aside(
     listener = Listener(
         exchange=rabbit,
         tracker=Tracker(ledger=ledger, pool=pool),
+        ledger=ledger,
         pool=pool,
         queue=queue,
         rules=ConfigRules(actions=("forced_fail",), max_seconds=1e6),

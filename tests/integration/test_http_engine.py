@@ -65,7 +65,7 @@ async def test_every_call_carries_the_node_run_and_who_calls(operation: str) -> 
         (request,) = server.requests
     assert said == (True if operation == "state" else "done so")
     assert request.path == f"/base/v1/{operation}"
-    key = hashlib.sha256(f"{operation}\n节点_v1".encode()).hexdigest()
+    key = hashlib.sha256(f"{operation}\n{NODE.run_id}".encode()).hexdigest()
     assert request.json == {
         "schema": 1,
         "operation": operation,

@@ -49,9 +49,12 @@ async def test_configs_are_copied_once_in_batches(
             )
             assert (report.read, report.imported, report.refused) == (number, imported, [])
     assert seen == [(BATCH_SIZE, number), (number, number)] * 2
-    configs = await any_ledger.configs(["n00000", "n00001"])
-    assert configs["n00000"].timeout == 99, "a config that is here stays"
-    assert (configs["n00001"].timeout, configs["n00001"].root_pipeline_id) == (2, "root")
+    configs = await any_ledger.configs([("root", "n00000"), ("root", "n00001")])
+    assert configs["root", "n00000"].timeout == 99, "a config that is here stays"
+    assert (configs["root", "n00001"].timeout, configs["root", "n00001"].root_pipeline_id) == (
+        2,
+        "root",
+    )
 
 
 async def test_a_bad_row_is_named_and_the_others_are_copied(

@@ -14,7 +14,7 @@ from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.wire import dispatch
 from tests.integration.test_worker import QUEUE, Bench
-from tests.support import run, wait_until
+from tests.support import id_of, run, wait_until
 
 LEASE = 1.2
 
@@ -74,7 +74,7 @@ async def test_a_strategy_may_take_longer_than_its_lease(bench: Bench, hanging: 
         return await bench.pool.now() > first + LEASE
 
     await wait_until(is_long_over)
-    due = [DueRun(run=run(name), due_at=1.0) for name in "abc"]
+    due = [DueRun(run_id=run(name).run_id, due_at=1.0) for name in "abc"]
     other = await bench.ledger.take(
         due, now=await bench.pool.now(), lease_seconds=5, max_attempts=9
     )
@@ -87,7 +87,7 @@ async def test_a_strategy_may_take_longer_than_its_lease(bench: Bench, hanging: 
     await wait_until(all_handled)
     assert len(hanging.began) == 3
     assert hanging.stopped == []
-    assert await bench.ledger.history("a") == []
+    assert await bench.ledger.history([id_of("a")]) == []
 
 
 async def test_what_cannot_be_renewed_is_stopped_before_its_lease_ends(
@@ -106,14 +106,14 @@ async def test_what_cannot_be_renewed_is_stopped_before_its_lease_ends(
         return [(await bench.state(name))[0] for name in "abc"] == [RunState.ARMED] * 3
 
     await wait_until(is_armed_again)
-    (entry,) = await bench.ledger.history("a")
+    (entry,) = await bench.ledger.history([id_of("a")])
     assert entry.kind is HistoryKind.FAILED
     assert entry.detail == "the lease of its worker was lost before the strategy ended"
 
 
 async def test_an_attempt_whose_row_is_anothers_is_stopped(bench: Bench, hanging: Hanging) -> None:
     """As after a freeze of this worker, or a step of Redis's clock."""
-    due = [DueRun(run=run("a"), due_at=1.0)]
+    due = [DueRun(run_id=run("a").run_id, due_at=1.0)]
     over = await lease_of(bench, "a") + 1000
     taking = await bench.ledger.take(due, now=over, lease_seconds=500, max_attempts=9)
     assert [node.node_id for node in taking.taken] == ["a"]
@@ -121,7 +121,7 @@ async def test_an_attempt_whose_row_is_anothers_is_stopped(bench: Bench, hanging
     assert hanging.stopped == ["a"], "its neighbours go on"
 
     async def is_noted() -> bool:
-        kinds = [entry.kind for entry in await bench.ledger.history("a")]
+        kinds = [entry.kind for entry in await bench.ledger.history([id_of("a")])]
         return kinds == [HistoryKind.TAKEN_OVER, HistoryKind.LATE_RESULT]
 
     hanging.go_on.set()

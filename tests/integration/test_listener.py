@@ -35,6 +35,7 @@ class Bench:
         self.listener = Listener(
             exchange=exchange,
             tracker=self.tracker,
+            ledger=ledger,
             pool=pool,
             queue=queue,
             rules=ConfigRules(actions=("forced_fail",), max_seconds=1e6),
@@ -113,7 +114,7 @@ async def test_events_that_come_twice_or_in_the_wrong_order_do_no_harm(bench: Be
         await bench.hear()
     assert await bench.states("a") == expected
     assert (await bench.pool.counts()).armed == 1
-    await bench.say(left("b", at=at + 1))
+    await bench.say({**left("b", at=at + 1), "root_pipeline_id": "root"})
     await bench.hear()
     await bench.say(running("b", at=at, **config_of))
     await bench.hear()
@@ -163,7 +164,7 @@ async def test_a_malformed_event_is_dead_lettered_with_its_reason(
     at = time.time()
     await bench.say(
         running("good", at=at, root_pipeline_id="root", timeout_config=CONFIG),
-        running("bad", "v_1", at=at),
+        running("bad", "", at=at),
     )
     await bench.exchange.publish(bench.queue, b"not JSON", 5)
     received = unreadable = 0
@@ -181,7 +182,7 @@ async def test_a_malformed_event_is_dead_lettered_with_its_reason(
             assert message is not None
             reasons.append(str(message.headers[REASON_HEADER]))
             await message.ack()
-    assert any("has an underscore" in reason for reason in reasons)
+    assert any("version of node 'bad' is empty" in reason for reason in reasons)
     assert any("not JSON" in reason for reason in reasons)
 
 

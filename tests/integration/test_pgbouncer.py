@@ -61,7 +61,7 @@ async def busy(ledger: SqlLedger, version: str = "v1") -> None:
         *(ledger.take(some, now=2000.0, lease_seconds=60, max_attempts=3) for some in due)
     )
     assert sum(len(taking.taken) for taking in takings) == 120
-    held = await asyncio.gather(*(ledger.owners(some) for some in runs))
+    held = await asyncio.gather(*(ledger.owners([each.run_id for each in some]) for some in runs))
     assert sum(map(len, held)) == 120
 
 

@@ -17,7 +17,7 @@ from node_timeout.stores.redis.pool import RedisPool
 from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import RedisServer
-from tests.support import run, wait_until
+from tests.support import id_of, wait_until
 
 SHARDS = 4
 
@@ -54,7 +54,7 @@ async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 async def due(pool: RedisPool, seconds: float, count: int) -> list[DueRun]:
     now = await pool.now()
-    return [DueRun(run=run(f"n{i}"), due_at=now + seconds) for i in range(count)]
+    return [DueRun(run_id=id_of(f"n{i}"), due_at=now + seconds) for i in range(count)]
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 3))
@@ -90,7 +90,7 @@ async def test_what_is_armed_is_claimed_once_and_finished(pool: RedisPool) -> No
         assert await shard.finish(names[:1], again.lease) == len(names[:1])
         assert await shard.finish(names[1:], claim.lease) == len(names[1:])
         claimed += names
-    assert sorted(claimed) == sorted(f"n{i}_v1" for i in range(100))
+    assert sorted(claimed) == sorted(id_of(f"n{i}") for i in range(100))
     assert (await pool.counts()).armed == 0
 
 
@@ -104,9 +104,9 @@ async def test_the_runs_are_spread_over_the_shards(pool: RedisPool) -> None:
 
 async def test_disarmed_runs_are_gone_and_absent_ones_told(pool: RedisPool) -> None:
     await pool.arm(await due(pool, 100, 20))
-    assert await pool.disarm([run(f"n{i}") for i in range(10)]) == 10
-    absent = await pool.absent([run(f"n{i}") for i in range(20)])
-    assert absent == [run(f"n{i}") for i in range(10)]
+    assert await pool.disarm([id_of(f"n{i}") for i in range(10)]) == 10
+    absent = await pool.absent([id_of(f"n{i}") for i in range(20)])
+    assert absent == [id_of(f"n{i}") for i in range(10)]
 
 
 async def test_a_wake_up_reaches_the_shard_that_waits(pool: RedisPool) -> None:
@@ -144,10 +144,10 @@ async def test_what_an_engine_puts_into_the_plain_key_is_served(
     name = f"plain-{tmp_path.name}"
     redis_call(redis_server, "ZADD", name, 1, "old_v1")
     async with opened(redis_server.url, name, shards) as pool:
-        assert await pool.absent([run("old")]) == []
+        assert await pool.absent(["old_v1"]) == []
         claims = [await shard.claim(10, 5) for shard in pool.shards]
         assert [each.member for claim in claims for each in claim.members] == ["old_v1"]
-        assert await pool.disarm([run("old")]) == 1
+        assert await pool.disarm(["old_v1"]) == 1
 
 
 async def test_a_slot_is_moved_under_load(settings: Settings, cluster: RedisCluster) -> None:

@@ -9,7 +9,7 @@ from node_timeout.domain.run import DueRun
 from node_timeout.stores.redis import pool as room
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
-from tests.support import run
+from tests.support import id_of
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -36,10 +36,10 @@ async def test_a_write_on_a_closed_connection_is_an_outage(
         failed.set()
         raise TypeError("'NoneType' object is not callable")
 
-    due = [DueRun(run=run("a"), due_at=await pool.now() + 60)]
+    due = [DueRun(run_id=id_of("a"), due_at=await pool.now() + 60)]
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.StreamWriter, "writelines", closed)
-        for call in (pool.ping(), pool.arm(due), pool.counts(), pool.disarm([run("a")])):
+        for call in (pool.ping(), pool.arm(due), pool.counts(), pool.disarm([id_of("a")])):
             with pytest.raises(PoolUnavailableError, match="a connection was closed in use"):
                 await call
         patch.setattr(room, "SUBSCRIBE_AGAIN_SECONDS", 0)

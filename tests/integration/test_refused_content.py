@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import LedgerError
-from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import DueRun, RunState, TimedOutNode
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.run import RunState, TimedOutNode
 from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.redis.pool import RedisPool
@@ -24,7 +24,7 @@ from node_timeout.strategies.base import StrategyResult
 from node_timeout.wire import dispatch, events
 from tests.integration.test_worker import QUEUE, Bench
 from tests.servers import MariadbServer, PostgresServer
-from tests.support import config, run, started
+from tests.support import config, foreign, gone, run, started
 
 GRIN = "\N{GRINNING FACE}"
 
@@ -85,7 +85,7 @@ async def test_a_run_that_the_database_cannot_hold_is_dead_lettered_and_its_neig
     bench: Bench,
 ) -> None:
     good = await bench.armed("a", "b", "c")
-    bad = DueRun(run=run(GRIN), due_at=1.0)
+    bad = foreign(GRIN, due_at=1.0)
     report = await bench.handle([good[0], bad, *good[1:]])
     assert report.outcomes == {RunState.HANDLED: 3}
     ((body, reason),) = bench.exchange.dead
@@ -100,16 +100,17 @@ async def test_an_event_that_the_database_cannot_hold_is_dead_lettered_and_holds
     listener = Listener(
         exchange=memory_exchange,
         tracker=tracker,
+        ledger=narrow_ledger,
         pool=pool,
         queue=QUEUE,
         rules=ConfigRules(actions=("forced_fail",), max_seconds=1e6),
     )
     now = await pool.now()
     told = [
-        NodeStarted(run=run(node_id), happened_at=now, config=config(node_id))
+        NodeStarted.of(run(node_id), happened_at=now, config=config(node_id))
         for node_id in ("a", GRIN, "b", "c")
     ]
-    left: list[Any] = [NodeLeft(node_id="d", version=GRIN, happened_at=now, remember=True)]
+    left: list[Any] = [gone("d", GRIN, happened_at=now, remember=True)]
     async with memory_exchange.consume({QUEUE: 10}) as consumer:
         publishing = asyncio.create_task(
             memory_exchange.publish(QUEUE, events.encode([*told, *left]), 10)
@@ -127,7 +128,7 @@ async def test_an_event_that_the_database_cannot_hold_is_dead_lettered_and_holds
 
 async def test_what_is_refused_for_its_content_is_no_outage(narrow_ledger: SqlLedger) -> None:
     with pytest.raises(LedgerError):
-        await narrow_ledger.arm([NodeStarted(run=run(GRIN), config=config(GRIN))], 1000.0)
+        await narrow_ledger.arm([NodeStarted.of(run(GRIN), config=config(GRIN))], 1000.0)
     with pytest.raises(LedgerError):
         await narrow_ledger.save_configs("root", [config(GRIN)], [])
     assert await narrow_ledger.arm(started([run("a")]), 1000.0) == []

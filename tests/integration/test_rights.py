@@ -30,7 +30,7 @@ from node_timeout.stores.sql.tables import metadata
 from tests.clusters import PostgresPair, RedisCluster, SentinelTrio, redis_call
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import MariadbServer, RabbitServer, RedisServer
-from tests.support import run, wait_until
+from tests.support import id_of, wait_until
 
 HOW_TO = "docs/how-to/grant-least-rights.md"
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ async def test_everything_works_with_the_documented_rights(
         await arm(app, engine, 60, "leaves")
         assert await app.node_left("leaves", "v1") == 1
         await all_failed(engine, 20)
-        assert await app.pool.absent([run("leaves")]) == [run("leaves")]
+        assert await app.pool.absent([id_of("leaves")]) == [id_of("leaves")]
         for result in await run_checks(least):
             assert result.passed, result
     warned = {record.getMessage() for record in caplog.records if record.levelname != "INFO"}
@@ -309,7 +309,7 @@ async def test_scripts_that_are_not_allowed_are_named(tmp_path: Path, right: str
 
 
 async def test_a_probe_leaves_a_pool_as_it_is(pool: RedisPool, redis: Any) -> None:
-    await pool.arm([DueRun(run=run("a"), due_at=1.0)])
+    await pool.arm([DueRun(run_id=id_of("a"), due_at=1.0)])
     await pool.may_have_lost_data()
     await pool.mark_reconciled()
     assert await pool.lead("reconciler", "someone", 30)
@@ -371,7 +371,7 @@ async def test_the_documented_rights_are_enough_in_a_cluster(tmp_path: Path, sha
         url = re.sub(r"//(.*@)?", f"//{USER}:{PASSWORD}@", cluster.url)
         pool = RedisPool(url, "executing_node_pool", shards)
         await pool.probe()
-        assert await pool.arm([DueRun(run=run("a"), due_at=1.0)]) == 1
+        assert await pool.arm([DueRun(run_id=id_of("a"), due_at=1.0)]) == 1
         await pool.close()
         for server in cluster.servers:
             redis_call(server, "ACL", "SETUSER", USER, "-publish")

@@ -17,7 +17,7 @@ from node_timeout.domain.errors import (
     NotConfirmedError,
     PoolUnavailableError,
 )
-from node_timeout.domain.run import DueRun
+from node_timeout.domain.run import DueRun, ForeignRun
 from node_timeout.ports.pool import Claim
 from node_timeout.runtime.loop import Health
 from node_timeout.stores.memory.exchange import (
@@ -27,9 +27,11 @@ from node_timeout.stores.memory.exchange import (
 )
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.wire import dispatch
-from tests.support import run, wait_until
+from tests.support import id_of, wait_until
 
 QUEUE = "dispatch"
+KNOWN: dict[str, str] = {}
+"""The nodes that `arm` has armed, by the ids of their runs."""
 
 
 def scanner(
@@ -58,7 +60,7 @@ class Collector:
 
     def __init__(self, consumer: MemoryConsumer) -> None:
         self._consumer = consumer
-        self.came: list[DueRun] = []
+        self.came: list[DueRun | ForeignRun] = []
         self.messages = 0
 
     async def run(self) -> None:
@@ -70,7 +72,11 @@ class Collector:
                 await delivery.ack()
 
     def node_ids(self) -> list[str]:
-        return [each.run.node_id for each in self.came]
+        """Of those that are not foreign as the tests have named them."""
+        return [
+            each.node_id if isinstance(each, ForeignRun) else KNOWN[each.run_id]
+            for each in self.came
+        ]
 
 
 @pytest.fixture
@@ -85,7 +91,8 @@ async def collector(memory_exchange: MemoryExchange) -> AsyncIterator[Collector]
 
 async def arm(pool: RedisPool, seconds: float, *node_ids: str) -> float:
     due_at = await pool.now() + seconds
-    await pool.arm([DueRun(run=run(node_id), due_at=due_at) for node_id in node_ids])
+    KNOWN.update((id_of(node_id), node_id) for node_id in node_ids)
+    await pool.arm([DueRun(run_id=id_of(node_id), due_at=due_at) for node_id in node_ids])
     return due_at
 
 
@@ -328,7 +335,10 @@ async def test_what_is_about_to_fall_due_is_dispatched_ahead(
 ) -> None:
     now = await pool.now()
     await pool.arm(
-        [DueRun(run=run("soon"), due_at=now + 30), DueRun(run=run("b"), due_at=now + 99)]
+        [
+            DueRun(run_id=id_of("soon"), due_at=now + 30),
+            DueRun(run_id=id_of("b"), due_at=now + 99),
+        ]
     )
     report = await scanner(pool, memory_exchange, dispatch_ahead=60).once()
     assert (report.claimed, collector.node_ids()) == (1, ["soon"])
@@ -339,7 +349,7 @@ async def test_what_falls_due_close_together_travels_together(
     pool: RedisPool, memory_exchange: MemoryExchange, collector: Collector
 ) -> None:
     now = await pool.now()
-    runs = [DueRun(run=run(f"n{i}"), due_at=now + 0.5 + i * 0.002) for i in range(50)]
+    runs = [DueRun(run_id=id_of(f"n{i}"), due_at=now + 0.5 + i * 0.002) for i in range(50)]
     await pool.arm(runs)
     stop = asyncio.Event()
     scanning = asyncio.create_task(
@@ -461,7 +471,7 @@ async def test_health_follows_the_present_not_a_publish_that_failed_once(
     one = scanner(pool, memory_exchange, lease_seconds=0.6, scan_interval=0.02)
     running = asyncio.create_task(one.run(stop, seen))
     await wait_until(lambda: failures)
-    await pool.disarm([run("a")])  # what the other one did
+    await pool.disarm([id_of("a")])  # what the other one did
     await wait_until(lambda: seen.ready)
     assert isinstance(failures[0], NotConfirmedError)
     assert max(depths) <= 3, "no traceback grows from pass to pass"

@@ -10,7 +10,7 @@ from node_timeout.arming.surveyor import Surveyor
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import EngineUnavailableError
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import RunState
+from node_timeout.domain.run import Node, RunState
 from node_timeout.runtime.loop import Health
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -24,13 +24,14 @@ class SurveyableEngine:
         self.runs: dict[str, NodeStarted] = {}
         self.asked: list[str] = []
 
-    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
+    async def running(self, nodes: Sequence[Node]) -> list[NodeStarted]:
+        node_ids = [node_id for _, node_id in nodes]
         self.asked += node_ids
         return [self.runs[node_id] for node_id in node_ids if node_id in self.runs]
 
     def start(self, node_id: str, version: str = "v1", *, seconds_ago: float = 60) -> None:
         at = time.time() - seconds_ago
-        self.runs[node_id] = NodeStarted(run=run(node_id, version), happened_at=at)
+        self.runs[node_id] = NodeStarted.of(run(node_id, version), happened_at=at)
 
 
 @pytest.fixture

@@ -468,7 +468,7 @@ async def test_the_whole_way_over_tls(tls_settings: Settings) -> None:
         finally:
             stop.set()
             await asyncio.wait_for(services, 30)
-    assert [each.member for each in engine.failed] == ["a_v1"]
+    assert [(each.node_id, each.version) for each in engine.failed] == [("a", "v1")]
 
 
 async def test_check_names_every_certificate_that_is_refused(

@@ -14,7 +14,7 @@ from node_timeout.domain.errors import LedgerUnavailableError, PoolUnavailableEr
 from node_timeout.domain.run import RunState
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
-from tests.support import config, configure, left, run, started, wait_until
+from tests.support import config, configure, id_of, left, run, started, wait_until
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_a_node_that_leaves_is_disarmed_in_every_version(
 async def test_a_run_that_only_the_pool_knows_leaves_it(tracker: Tracker, pool: RedisPool) -> None:
     from node_timeout.domain.run import DueRun
 
-    await pool.arm([DueRun(run=run("a"), due_at=await pool.now() + 9)])
+    await pool.arm([DueRun(run_id=run("a").run_id, due_at=await pool.now() + 9)])
     assert await tracker.nodes_left(left(["a"], "v1")) == 0
     assert (await pool.counts()).armed == 0
 
@@ -136,7 +136,7 @@ async def test_what_redis_has_missed_is_armed_soon_after_its_return(
     (row,) = await ledger.rows("a")
 
     async def is_armed() -> bool:
-        return await redis.zscore("test_pool", "a_v1") == row.deadline
+        return await redis.zscore("test_pool", id_of("a")) == row.deadline
 
     await wait_until(is_armed, 5)
     assert (await pool.counts()).armed == 1

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from node_timeout.domain.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, RunState, TimedOutNode
+from node_timeout.domain.run import DueRun, ForeignRun, HistoryKind, RunState, TimedOutNode
 from node_timeout.handling.attempt import LONGEST_WAIT_SECONDS, Limits
 from node_timeout.handling.breaker import Breaker
 from node_timeout.handling.dispatch_handler import Routes
@@ -37,7 +37,18 @@ from node_timeout.strategies.base import (
     StrategyResult,
 )
 from node_timeout.wire import dispatch
-from tests.support import RecordingEngine, config, configure, left, run, started, wait_until
+from tests.support import (
+    RecordingEngine,
+    config,
+    configure,
+    due,
+    foreign,
+    id_of,
+    left,
+    run,
+    started,
+    wait_until,
+)
 
 QUEUE = "dispatch"
 
@@ -95,7 +106,7 @@ class Bench:
         self.engine.versions |= {each.node_id: each.version for each in runs}
         return await self.ledger.arm(started(runs), await self.pool.now() + seconds - 1)
 
-    async def handle(self, due: list[DueRun], **limits: Any) -> WorkReport:
+    async def handle(self, due: Sequence[DueRun | ForeignRun], **limits: Any) -> WorkReport:
         """Send one message and let a worker deal with it."""
         return await self.handle_bodies(dispatch.encode(due), **limits)
 
@@ -188,9 +199,9 @@ async def test_a_cancelled_run_is_dropped(bench: Bench) -> None:
 
 async def test_a_deadline_that_moved_into_the_future_is_armed_not_fired(bench: Bench) -> None:
     due = await bench.armed("a", seconds=50)
-    report = await bench.handle([DueRun(run=each.run, due_at=1.0) for each in due])
+    report = await bench.handle([DueRun(run_id=each.run_id, due_at=1.0) for each in due])
     assert (report.later, bench.engine.asked) == (1, [])
-    assert await bench.pool.absent([run("a")]) == []
+    assert await bench.pool.absent([id_of("a")]) == []
     assert (await bench.pool.counts()).overdue == 0
 
 
@@ -218,7 +229,7 @@ async def test_a_temporary_failure_is_armed_again_after_a_back_off(
     (row,) = await bench.ledger.rows("a")
     assert (row.state, row.message, row.attempts) == (RunState.ARMED, says, 1)
     assert row.next_at == pytest.approx(await bench.pool.now() + 50, abs=2)
-    assert await bench.pool.absent([run("a")]) == [], "the pool is the only timer"
+    assert await bench.pool.absent([id_of("a")]) == [], "the pool is the only timer"
 
 
 async def test_an_engine_that_asks_for_time_is_given_it(bench: Bench) -> None:
@@ -269,7 +280,7 @@ async def test_a_wait_that_somebody_else_names_is_bounded(
     # The back-off is 50 s; one that is put back waits half as long again.
     expected = 1.5 * seconds if resting else 50 + seconds
     assert row.next_at == pytest.approx(now + expected, abs=30)
-    assert await pool.absent([run("a")]) == []
+    assert await pool.absent([id_of("a")]) == []
 
 
 async def test_plain_strategies_share_as_many_threads_as_may_run_at_once(bench: Bench) -> None:
@@ -343,11 +354,31 @@ async def test_an_action_without_a_strategy_is_tried_again(bench: Bench) -> None
     assert text.startswith("no strategy for action 'unknown' (this worker has: forced_fail")
 
 
-async def test_a_node_without_a_config_is_dead_and_says_why(bench: Bench) -> None:
-    await bench.handle([DueRun(run=run("stranger"), due_at=1.0)])
-    assert await bench.state("stranger") == (
-        RunState.DEAD,
-        "no timeout config for node 'stranger'",
+async def test_what_an_engine_has_put_into_the_pool_is_dealt_with_in_its_root(bench: Bench) -> None:
+    other = config("both", root="other")
+    await configure(bench.ledger, config("a"), config("both"))
+    await bench.ledger.save_configs("other", [config("b", root="other"), other], [])
+    members = [foreign(name, due_at=1.0) for name in ("a", "b", "both", "stranger")]
+    bench.engine.versions |= dict.fromkeys(("a", "b"), "v1")
+    for times in (1, 2):  # a message may come twice
+        report = await bench.handle(members)
+        assert report.unreadable == 2
+        assert set(bench.engine.failed) == {run("a"), run("b", root="other")}
+        assert len(bench.engine.failed) == 2
+        letters = {reason: dispatch.decode(body)[0] for body, reason in bench.exchange.dead}
+        assert letters["no timeout config is stored for node 'stranger'"] == [members[3]]
+        (ambiguous,) = [reason for reason in letters if "'other' and 'root'" in reason]
+        assert letters[ambiguous] == [members[2]]
+        assert len(bench.exchange.dead) == 2 * times
+
+
+async def test_a_run_that_the_ledger_has_lost_is_put_aside(bench: Bench) -> None:
+    report = await bench.handle([due("lost", 1.0)])
+    assert (report.received, report.unreadable) == (1, 1)
+    ((body, reason),) = bench.exchange.dead
+    assert (dispatch.decode(body)[0], reason) == (
+        [due("lost", 1.0)],
+        "the ledger has no run of this id",
     )
 
 
@@ -404,13 +435,13 @@ async def _handled(bench: Bench, count: int) -> bool:
 async def test_an_unreadable_message_is_dead_lettered_and_the_others_handled(bench: Bench) -> None:
     due = await bench.armed("a")
     mixed = json.loads(dispatch.encode(due))
-    mixed["nodes"].insert(0, {"node_id": "b", "version": "1_2", "deadline": 1})
+    mixed["runs"].insert(0, {"node_id": "b", "version": "", "deadline": 1})
     report = await bench.handle_bodies(b"not JSON", json.dumps(mixed).encode())
     assert report.unreadable == 2
     assert bench.engine.failed == [run("a")]
     reasons = [reason for _, reason in bench.exchange.dead]
     assert "not JSON" in reasons[0]
-    assert "underscore" in reasons[1]
+    assert reasons[1] == "version of node 'b' is empty"
 
 
 async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) -> None:
@@ -420,7 +451,7 @@ async def test_nodes_are_forwarded_to_the_queue_of_their_action(bench: Bench) ->
         handle_queues={"forced_fail_and_skip": "slow"},
     )
     due = await bench.armed("a") + await bench.armed("b", action="forced_fail_and_skip")
-    due.append(DueRun(run=run("stranger"), due_at=1.0))
+    due.append(DueRun(run_id=id_of("stranger"), due_at=1.0))
     dispatcher = bench.worker(routes=routes)
     handlers = {queue: bench.worker(routes=routes, queues=(queue,)) for queue in ("handle", "slow")}
 
@@ -681,7 +712,7 @@ async def test_a_retry_that_redis_misses_is_in_the_ledger(
     fail_first(monkeypatch, bench.pool, "rearm", outage)
     await bench.handle(await bench.armed("a"))
     assert (await bench.state("a"))[0] is RunState.ARMED
-    assert await bench.pool.absent([run("a")]) == [run("a")]
+    assert await bench.pool.absent([id_of("a")]) == [id_of("a")]
 
 
 async def test_a_late_result_is_counted_and_not_written(
@@ -705,7 +736,7 @@ async def test_a_node_whose_turn_does_not_come_is_put_back_for_other_workers(
     assert report.outcomes[RunState.ARMED] == 2
     rows: Mapping[str, Any] = {name: (await bench.ledger.rows(name))[0] for name in "abc"}
     assert sorted(row.attempts for row in rows.values()) == [0, 0, 1]
-    (entry,) = [each for name in "abc" for each in await bench.ledger.history(name)][:1]
+    (entry,) = [each for name in "abc" for each in await bench.ledger.history([id_of(name)])][:1]
     assert (entry.kind, entry.detail) == (
         HistoryKind.PUT_BACK,
         "not started: its turn did not come in time",
@@ -783,7 +814,7 @@ async def test_past_the_shutdown_timeout_nodes_are_put_back(bench: Bench) -> Non
     rows = [(await bench.ledger.rows(name))[0] for name in ("a", "b")]
     assert [row.state for row in rows] == [RunState.ARMED, RunState.ARMED]
     assert sorted(row.attempts for row in rows) == [0, 1], "only one was called"
-    assert await bench.pool.absent([run("a"), run("b")]) == []
+    assert await bench.pool.absent([id_of("a"), id_of("b")]) == []
 
 
 async def test_a_worker_stopped_in_an_outage_gives_its_messages_back(
@@ -824,7 +855,3 @@ async def test_a_stuck_batch_does_not_keep_a_worker_from_ending(
     await run_until_stopped(bench, worker, due, stuck.is_set)
     (row,) = await bench.ledger.rows("a")
     assert row.state is RunState.EXECUTING, "its lease will run out"
-
-
-def test_a_run_is_named_by_its_node_and_version() -> None:
-    assert NodeRun.of("a", "v1").member == "a_v1"

@@ -47,19 +47,18 @@ def test_16_a_node_that_waits_to_be_retried_is_left_alone(house: House) -> None:
     house.run(house.tree(node), {node.id: fail(3)})
     row = house.wait(lambda: house.rows(node.id))[0]
     house.act("pause_node_appoint", node_id=node.id)
-    house.client()._run(lambda app: _arm_in_pool(app, node.id, row.version))
+    house.client()._run(lambda app: _arm_in_pool(app, row.run_id))
     time.sleep(2)
     assert house.name(node.id) == "SUSPENDED"
 
 
-async def _arm_in_pool(app: object, node_id: str, version: str) -> None:
+async def _arm_in_pool(app: object, run_id: str) -> None:
     """An entry that was left behind."""
     from node_timeout.app import NodeTimeout
-    from node_timeout.domain.run import DueRun, NodeRun
+    from node_timeout.domain.run import DueRun
 
     assert isinstance(app, NodeTimeout)
-    run = NodeRun(node_id=node_id, version=version)
-    await app.pool.arm([DueRun(run=run, due_at=await app.pool.now())])
+    await app.pool.arm([DueRun(run_id=run_id, due_at=await app.pool.now())])
 
 
 def test_19_a_node_failed_by_hand_leaves_no_entry_behind(house: House) -> None:
@@ -68,11 +67,10 @@ def test_19_a_node_failed_by_hand_leaves_no_entry_behind(house: House) -> None:
     node = house.activity(seconds=60)
     house.run(house.tree(node), {node.id: fail(60)})
     row = house.wait(lambda: house.rows(node.id))[0]
-    member = f"{node.id}_{row.version}"
-    house.wait(lambda: settings.redis_inst.zscore("executing_node_pool", member))
+    house.wait(lambda: settings.redis_inst.zscore("executing_node_pool", row.run_id))
     house.act("forced_fail_activity", node_id=node.id, ex_data="by hand")
     assert house.state(node.id).version != row.version, "the engine has refreshed it"
-    assert settings.redis_inst.zscore("executing_node_pool", member) is None
+    assert settings.redis_inst.zscore("executing_node_pool", row.run_id) is None
 
 
 def test_20_a_node_of_a_revoked_pipeline_is_left_alone(house: House) -> None:

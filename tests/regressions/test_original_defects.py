@@ -16,7 +16,7 @@ from node_timeout.arming.tracker import Tracker
 from node_timeout.dispatch.reconciler import Reconciler
 from node_timeout.dispatch.scanner import Scanner
 from node_timeout.domain.errors import ExchangeUnavailableError, PoolUnavailableError
-from node_timeout.domain.run import DueRun, RunState
+from node_timeout.domain.run import DueRun, ForeignRun, RunState
 from node_timeout.domain.timeout_config import ConfigRules, apply_configs, read_configs
 from node_timeout.handling.attempt import Limits
 from node_timeout.handling.dispatch_handler import Routes
@@ -30,9 +30,12 @@ from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.strategies.base import ForcedFailAndSkipStrategy, ForcedFailStrategy
 from node_timeout.wire import dispatch
 from tests.support import (
+    ROOT,
     RecordingEngine,
     config,
     configure,
+    due,
+    foreign,
     left,
     run,
     started,
@@ -151,7 +154,7 @@ def test_06_an_unknown_action_is_refused_when_it_is_configured() -> None:
 async def test_07_creating_configs_again_updates_them(ledger: SqlLedger) -> None:
     await configure(ledger, config("a", 1))
     await configure(ledger, config("a", 2))
-    assert (await ledger.configs(["a"]))["a"].timeout == 2
+    assert (await ledger.configs([(ROOT, "a")]))[ROOT, "a"].timeout == 2
 
 
 async def test_08_an_underscore_in_a_node_id_harms_nobody(house: House) -> None:
@@ -165,7 +168,7 @@ async def test_09_two_scanners_dispatch_each_node_once(house: House) -> None:
     await house.overdue(*names)
     claims = await asyncio.gather(*(house.pool.shards[0].claim(100, 5) for _ in range(10)))
     claimed = [each.member for claim in claims for each in claim.members]
-    assert sorted(claimed) == sorted(f"{name}_v1" for name in names)
+    assert sorted(claimed) == sorted(run(name).run_id for name in names)
 
 
 async def test_10_what_a_killed_worker_was_running_comes_again(house: House) -> None:
@@ -173,8 +176,7 @@ async def test_10_what_a_killed_worker_was_running_comes_again(house: House) -> 
     now = await house.pool.now()
     claim = await house.pool.shards[0].claim(1, 5)
     await house.pool.shards[0].finish([each.member for each in claim.members], claim.lease)
-    due = [DueRun(run=run("a"), due_at=now)]
-    await house.ledger.take(due, now=now, lease_seconds=-30, max_attempts=3)
+    await house.ledger.take([due("a", now)], now=now, lease_seconds=-30, max_attempts=3)
     assert await house.states("a") == [RunState.EXECUTING], "its worker is gone"
     await _reconcile(house)
     await house.work_off()
@@ -183,7 +185,7 @@ async def test_10_what_a_killed_worker_was_running_comes_again(house: House) -> 
 
 async def test_11_a_message_that_comes_again_repeats_no_strategy(house: House) -> None:
     await house.overdue("a", "b")
-    body = dispatch.encode([DueRun(run=run(name), due_at=1.0) for name in ("a", "b")])
+    body = dispatch.encode([due(name, 1.0) for name in ("a", "b")])
     async with house.exchange.consume({QUEUE: 10}) as consumer:
         for _ in range(2):
             publishing = asyncio.create_task(house.exchange.publish(QUEUE, body, 10))
@@ -194,13 +196,24 @@ async def test_11_a_message_that_comes_again_repeats_no_strategy(house: House) -
     assert len(house.engine.failed) == 2
 
 
-async def test_12_a_burst_is_cut_into_messages_of_bounded_size(house: House) -> None:
+@pytest.mark.parametrize("is_foreign", [False, True])
+async def test_12_a_burst_is_cut_into_messages_of_bounded_size(
+    house: House, *, is_foreign: bool
+) -> None:
+    """Also one that an engine has put into the pool itself."""
     now = await house.pool.now()
-    await house.pool.arm([DueRun(run=run("n" * 120 + str(i)), due_at=now) for i in range(2000)])
+    long = [f"{'n' * 120}{i}" for i in range(2000)]
+    if is_foreign:
+        await house.pool.give_back({foreign(name).member: now for name in long})
+    else:
+        await house.pool.arm([due(name, now) for name in long])
     claim = await house.pool.shards[0].claim(100, 5)
-    due = [DueRun(run=run(each.member[:-3]), due_at=now) for each in claim.members]
-    assert len(claim.members) == 100
-    assert len(dispatch.encode(due)) < 64 * 1024
+    claimed = [
+        ForeignRun.parse(each.member, now) if is_foreign else DueRun(run_id=each.member, due_at=now)
+        for each in claim.members
+    ]
+    assert len(claimed) == 100
+    assert len(dispatch.encode(claimed)) < 64 * 1024
 
 
 async def test_13_while_the_broker_is_down_nothing_piles_up(
@@ -267,7 +280,7 @@ async def test_18_a_node_that_starts_while_redis_is_down_is_armed_later(
         patch.setattr(house.pool, "arm", down)
         await house.tracker.nodes_started(started([run("a")]))
     await _reconcile(house)
-    assert await house.pool.absent([run("a")]) == []
+    assert await house.pool.absent([run("a").run_id]) == []
 
 
 async def test_19_a_node_failed_by_hand_leaves_nothing_behind(house: House) -> None:
@@ -283,7 +296,7 @@ async def test_21_suspend_and_resume_does_not_give_the_full_time_again(house: Ho
     await house.ledger.arm(started([run("a")]), 1000.0)
     await house.ledger.disarm(left(["a"]), 1002.0)
     resumed = await house.ledger.arm(started([run("a")]), 1002.0)
-    assert resumed == [DueRun(run=run("a"), due_at=1100.0)]
+    assert resumed == [due("a", 1100.0)]
 
 
 async def test_22_a_node_retried_between_check_and_act_is_not_failed(house: House) -> None:

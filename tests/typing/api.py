@@ -62,14 +62,16 @@ class MyEngine:
         raise EngineUnavailableError(reason, retry_after=1.5)
 
     async def forced_fail_and_skip(self, node: TimedOutNode, reason: str) -> str:
-        raise NodeRunSupersededError(f"{node.run.member}: {reason}")
+        raise NodeRunSupersededError(f"{node.run_id}: {reason}")
 
     async def check(self) -> str:
         return "it answers"
 
-    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
-        runs = [NodeRun.of(node_id, "v1") for node_id in node_ids]
-        return [NodeStarted(run=run, happened_at=1.5) for run in runs]
+    async def running(self, nodes: Sequence[tuple[str, str]]) -> list[NodeStarted]:
+        runs = [
+            NodeRun(root_pipeline_id=root, node_id=node_id, version="v1") for root, node_id in nodes
+        ]
+        return [NodeStarted.of(run, happened_at=1.5) for run in runs]
 
     async def close(self) -> None:
         return

@@ -33,10 +33,10 @@ class Events:
         self.seen: list[tuple[str, str]] = []
 
     async def started(self, run: NodeRun) -> None:
-        self.seen.append(("started", run.member))
+        self.seen.append(("started", f"{run.node_id}_{run.version}"))
 
     async def left(self, run: NodeRun) -> None:
-        self.seen.append(("left", run.member))
+        self.seen.append(("left", f"{run.node_id}_{run.version}"))
 
 
 async def test_a_tree_runs_to_its_end_sub_process_and_branches_included() -> None:

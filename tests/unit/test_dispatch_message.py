@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_timeout.domain.errors import UnreadableMessageError
-from node_timeout.domain.run import DueRun
+from node_timeout.domain.run import DueRun, ForeignRun
 from node_timeout.wire import dispatch
-from tests.support import run
+from tests.support import id_of
 
 
 def test_what_is_encoded_is_what_is_decoded() -> None:
-    due = [DueRun(run=run("节点_1"), due_at=1795448948.4194453)]
+    due: list[DueRun | ForeignRun] = [
+        DueRun(run_id=id_of("节点_1"), due_at=1795448948.4194453),
+        ForeignRun(node_id="节点_1", version="v1", due_at=1.5),
+    ]
     assert dispatch.decode(dispatch.encode(due)) == (due, [])
 
 
@@ -26,9 +29,9 @@ def test_what_is_encoded_is_what_is_decoded() -> None:
         (b"[" * 100_000, "not JSON"),
         (b"[]", "a JSON list, not an object"),
         (b"{}", "schema None is unknown"),
-        (b'{"schema": 2, "nodes": []}', "schema 2 is unknown, this version reads 1"),
-        (b'{"schema": 1}', "'nodes' is not a list"),
-        (b'{"schema": 1, "nodes": [' + b"0," * 10_000 + b"0]}", "10001 nodes, at most 10000"),
+        (b'{"schema": 2, "runs": []}', "schema 2 is unknown, this version reads 1"),
+        (b'{"schema": 1}', "'runs' is not a list"),
+        (b'{"schema": 1, "runs": [' + b"0," * 10_000 + b"0]}", "10001 runs, at most 10000"),
         (b" " * (dispatch.MAX_BODY_BYTES + 1), "bytes, at most"),
     ],
 )
@@ -46,15 +49,16 @@ def test_an_unreadable_message_is_refused_with_its_reason(body: bytes, says: str
         ({"node_id": "a", "version": "v", "deadline": True}, "not a number"),
         ({"node_id": "a", "version": "v", "deadline": 10**400}, "out of range"),
         ({"node_id": "a", "version": "v", "deadline": float("nan")}, "out of range"),
-        ({"node_id": "a", "version": "v_1", "deadline": 1}, "underscore"),
         ({"version": "v", "deadline": 1}, "node id None"),
+        ({"run_id": "a_v", "deadline": 1}, "run_id 'a_v' is no run id"),
+        ({"run_id": 7, "deadline": 1}, "run_id 7 is no run id"),
     ],
 )
 def test_a_bad_entry_does_not_spoil_the_others(entry: Any, says: str) -> None:
-    good = {"node_id": "good", "version": "v1", "deadline": 5}
-    body = json.dumps({"schema": 1, "nodes": [entry, good]}).encode()
+    good = {"run_id": id_of("good"), "deadline": 5}
+    body = json.dumps({"schema": 1, "runs": [entry, good]}).encode()
     due, unreadable = dispatch.decode(body)
-    assert due == [DueRun(run=run("good"), due_at=5.0)]
+    assert due == [DueRun(run_id=id_of("good"), due_at=5.0)]
     assert [says in bad.reason for bad in unreadable] == [True]
     assert json.loads(unreadable[0].body)["schema"] == 1
 
@@ -62,7 +66,7 @@ def test_a_bad_entry_does_not_spoil_the_others(entry: Any, says: str) -> None:
 @pytest.mark.parametrize("depth", [100, 400, 600, 800, 900, 950, 980, 990, 995])
 def test_what_is_nested_deep_is_refused_and_spoils_no_more_than_its_message(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
-    body = b'{"schema": 1, "nodes": [' + nested + b', {"node_id": ' + nested + b"}]}"
+    body = b'{"schema": 1, "runs": [' + nested + b', {"node_id": ' + nested + b"}]}"
     try:
         due, unreadable = dispatch.decode(body)
     except (UnreadableMessageError, RecursionError) as error:

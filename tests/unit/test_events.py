@@ -1,6 +1,7 @@
 """The wire form of the engine's events."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from node_timeout.domain.errors import UnreadableMessageError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.timeout_config import ConfigRules
-from node_timeout.wire.events import decode, in_rounds
-from tests.support import config, run
+from node_timeout.wire.events import decode, encode, in_rounds
+from tests.support import config, gone, run
 
 NOW = 1_000_000_000.0
 RULES = ConfigRules(actions=("forced_fail",), max_seconds=1e6)
@@ -24,12 +25,20 @@ def message(*events: Any, schema: Any = 1) -> bytes:
 
 
 def test_both_events_are_read() -> None:
-    events, unreadable = decode(message(RUNNING, LEFT), RULES, NOW)
+    both = [{**each, "root_pipeline_id": "root"} for each in (RUNNING, LEFT)]
+    events, unreadable = decode(message(*both), RULES, NOW)
     assert events == [
-        NodeStarted(run=run("a"), happened_at=NOW - 1),
-        NodeLeft(node_id="a", version="v1", happened_at=NOW, remember=True),
+        NodeStarted.of(run("a"), happened_at=NOW - 1),
+        gone("a", "v1", happened_at=NOW, remember=True),
     ]
     assert unreadable == []
+    without_root, _ = decode(
+        message(*({**each, "root_pipeline_id": None} for each in both)), RULES, NOW
+    )
+    assert without_root == [replace(event, root_pipeline_id=None) for event in events]
+    assert encode(without_root) == message(
+        *({**each, "root_pipeline_id": None} for each in both)
+    ).replace(b', "root_pipeline_id": null', b"")
 
 
 def test_a_config_may_come_along() -> None:
@@ -70,7 +79,7 @@ def test_a_left_event_needs_no_version() -> None:
         ({**RUNNING, "verison": "v1"}, "unknown keys verison"),
         ({**LEFT, "timeout_config": CONFIG}, "unknown keys timeout_config"),
         ({**RUNNING, "version": None}, "version of node 'a' None is NoneType"),
-        ({**RUNNING, "version": "v_1"}, "has an underscore"),
+        ({**LEFT, "root_pipeline_id": 7}, "root pipeline id of node 'a' 7 is int, not text"),
         ({**LEFT, "node_id": "", "version": None}, "node id is empty"),
         ({**RUNNING, "happened_at": None}, "is not a number of Unix seconds"),
         ({**RUNNING, "happened_at": True}, "is not a number of Unix seconds"),
@@ -117,9 +126,11 @@ def test_a_message_of_another_form_is_refused(body: bytes) -> None:
 
 
 def test_events_of_a_node_come_in_order_of_time_each_in_a_round_of_its_own() -> None:
-    first = NodeStarted(run=run("a", "v1"), happened_at=1.0)
-    left = NodeLeft(node_id="a", happened_at=2.0)
-    again = NodeStarted(run=run("a", "v2"), happened_at=3.0)
-    other = NodeStarted(run=run("b"), happened_at=2.5)
-    assert in_rounds([again, other, left, first]) == [[first, other], [left], [again]]
+    first = NodeStarted.of(run("a", "v1"), happened_at=1.0)
+    left = gone("a", happened_at=2.0)
+    again = NodeStarted.of(run("a", "v2"), happened_at=3.0)
+    other = NodeStarted.of(run("b"), happened_at=2.5)
+    elsewhere = gone("a", root="other", happened_at=2.6)
+    rounds = in_rounds([again, elsewhere, other, left, first])
+    assert rounds == [[first, other, elsewhere], [left], [again]]
     assert in_rounds([]) == []

@@ -131,7 +131,9 @@ def test_a_second_start_of_an_armed_run_changes_nothing(event: NodeStarted, now:
 @given(st.data(), INSTANTS)
 def test_leavings_count_in_any_order_and_once(data: st.DataObject, now: float) -> None:
     node = {
-        NodeRun(node_id="a", version=version): data.draw(rows("a", version))
+        NodeRun(root_pipeline_id="root", node_id="a", version=version): data.draw(
+            rows("a", version)
+        )
         for version in ("v1", "v2")
     }
     events = data.draw(st.lists(leavings(), min_size=1, max_size=4))

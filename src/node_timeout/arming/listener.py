@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from node_timeout import metrics
+from node_timeout.arming.roots import Rooted, find_roots
 from node_timeout.arming.tracker import Tracker
-from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.events import Event, NodeLeft, NodeStarted
 from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
+from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.halving import in_halves
@@ -54,8 +56,8 @@ class _Found:
     """The message that brought an event, by the identity of the event."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
-    async def refuse(self, event: Event, error: LedgerError) -> None:
-        """The ledger cannot hold this event."""
+    async def refuse(self, event: Event, error: NodeTimeoutError) -> None:
+        """The ledger cannot hold this event, or it is not known which node it means."""
         letter = Unreadable(body=events.encode([event]), reason=str(error))
         self.unreadable.setdefault(self.origins[id(event)], []).append(letter)
 
@@ -64,9 +66,17 @@ class Listener:
     """Consumes the events queue."""
 
     def __init__(
-        self, *, exchange: Exchange, tracker: Tracker, pool: Pool, queue: str, rules: ConfigRules
+        self,
+        *,
+        exchange: Exchange,
+        tracker: Tracker,
+        ledger: Ledger,
+        pool: Pool,
+        queue: str,
+        rules: ConfigRules,
     ) -> None:
         self._exchange = exchange
+        self._ledger = ledger
         self._tracker = tracker
         self._pool = pool
         self._queue = queue
@@ -132,8 +142,9 @@ class Listener:
         report = ListenReport()
         found = await self._read(deliveries)
         report.received = len(found.events)
-        done = True
-        for round_of_events in events.in_rounds(found.events):
+        rooted = await self._find_roots(found, stop)
+        done = rooted is not None
+        for round_of_events in events.in_rounds(rooted or []):
             for start in range(0, len(round_of_events), EVENTS_PER_CALL):
                 some = round_of_events[start : start + EVENTS_PER_CALL]
                 done = done and await self._track_all(some, found, stop, report)
@@ -144,6 +155,27 @@ class Listener:
                 await delivery.requeue()
         metrics.EVENTS.inc(report.received)
         return report
+
+    async def _find_roots(self, found: "_Found", stop: asyncio.Event) -> list[Event] | None:
+        """The events to track; what means no one node is put aside. None if the listener stops."""
+
+        async def find(some: Sequence[Event]) -> Rooted[Event] | None:
+            step = partial(find_roots, some, self._ledger)
+            return await until_available(step, stop=stop, health=self._health)
+
+        tracked: list[Event] = []
+        for rooted in await in_halves(found.events, find, found.refuse) if found.events else []:
+            if rooted is None:
+                return None
+            for event, error in rooted.ambiguous:
+                await found.refuse(event, error)
+            for number, event in rooted.origins.items():
+                found.origins[number] = found.origins[id(event)]
+            self._tracker.not_armed(
+                [event for event in rooted.unknown if isinstance(event, NodeStarted)]
+            )
+            tracked += rooted.events
+        return tracked
 
     async def _track_all(
         self, some: Sequence[Event], found: "_Found", stop: asyncio.Event, report: ListenReport
@@ -184,7 +216,7 @@ class Listener:
     async def _track(self, some: Sequence[Event], report: ListenReport) -> None:
         started = [event for event in some if isinstance(event, NodeStarted)]
         left = [event for event in some if isinstance(event, NodeLeft)]
-        armed = await self._tracker.nodes_started(started)
-        disarmed = await self._tracker.nodes_left(left)
+        armed = await self._tracker.started(started)
+        disarmed, _ = await self._tracker.left(left)
         report.armed += armed
         report.disarmed += disarmed

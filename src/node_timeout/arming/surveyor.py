@@ -15,6 +15,7 @@ from node_timeout import metrics
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import EngineUnavailableError
 from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.run import Node
 from node_timeout.ports.engine import SurveyableEngine
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
@@ -64,7 +65,7 @@ class Surveyor:
         self._name = name
         self._lease_seconds = lease_seconds
         self._pause = pause
-        self._cursor = ""
+        self._cursor: Node | None = None
         self._next_at = 0.0
         """On this host's monotonic clock."""
 
@@ -84,29 +85,30 @@ class Surveyor:
         """
         report = SurveyReport()
         if not await self._pool.lead(ROLE, self._name, self._lease_seconds):
-            self._cursor, report.leading = "", False
+            self._cursor, report.leading = None, False
             return report
         if time.monotonic() < self._next_at:
             return report
-        node_ids = await self._ledger.configured(self._cursor, BATCH_SIZE)
-        if node_ids:
-            await self._survey(node_ids, report)
-        report.surveyed = len(node_ids) < BATCH_SIZE
-        self._cursor = "" if report.surveyed else node_ids[-1]
+        nodes = await self._ledger.configured(self._cursor, BATCH_SIZE)
+        if nodes:
+            await self._survey(nodes, report)
+        report.surveyed = len(nodes) < BATCH_SIZE
+        self._cursor = None if report.surveyed else nodes[-1]
         if report.surveyed:
             self._next_at = time.monotonic() + self._pause
         return report
 
-    async def _survey(self, node_ids: list[str], report: SurveyReport) -> None:
+    async def _survey(self, nodes: list[Node], report: SurveyReport) -> None:
         now = await self._pool.now()
+        configured = set(nodes)
         running = {
             event.run: replace(event, seen_at=now)
-            for event in await self._ask(node_ids)
-            if event.started_at(now) <= now - EVENT_SECONDS
+            for event in await self._ask(nodes)
+            if event.node in configured and event.started_at(now) <= now - EVENT_SECONDS
         }
         missed = await self._ledger.untracked(list(running)) if running else []
-        report.asked += len(node_ids)
-        report.armed += await self._tracker.nodes_started([running[run] for run in missed])
+        report.asked += len(nodes)
+        report.armed += await self._tracker.started([running[run] for run in missed])
         if report.armed:
             metrics.SURVEYED.inc(report.armed)
             logger.warning(
@@ -116,9 +118,9 @@ class Surveyor:
                 missed[0].node_id,
             )
 
-    async def _ask(self, node_ids: list[str]) -> list[NodeStarted]:
+    async def _ask(self, nodes: list[Node]) -> list[NodeStarted]:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._engine.running(node_ids)
+                return await self._engine.running(nodes)
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer within {ANSWER_SECONDS:g} s") from error

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from node_timeout import metrics
+from node_timeout.arming.roots import ambiguity, find_roots
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun, NodeRun, foreign_member
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
@@ -41,7 +42,7 @@ class Tracker:
         self._not_armed = 0
         """Since the last line that named one."""
         self._named_at = -math.inf
-        self._missed: dict[NodeRun, DueRun] = {}
+        self._missed: dict[str, DueRun] = {}
         """Armed in the ledger only."""
         self._arming: asyncio.Task[None] | None = None
 
@@ -53,18 +54,27 @@ class Tracker:
     async def nodes_started(self, events: Sequence[NodeStarted]) -> int:
         """Arm the runs whose nodes have a config; return how many are armed.
 
-        Raises `LedgerUnavailableError` (nothing is armed then). Without Redis it succeeds: they
-        are armed there later.
+        Raises `AmbiguousNodeError`, `LedgerUnavailableError` (nothing is armed then). Without Redis
+        it succeeds: they are armed there later.
         """
+        rooted = await find_roots(events, self._ledger)
+        if rooted.ambiguous:
+            raise ambiguity(rooted)
+        self.not_armed(rooted.unknown)
+        return await self.started(rooted.events)
+
+    async def started(self, events: Sequence[NodeStarted]) -> int:
+        """`nodes_started` of events whose roots are known."""
         armed = await self._ledger.arm(events, await self._pool.now()) if events else []
         if armed:
             metrics.ARMED_TOTAL.inc(len(armed))
             try:
                 await self._pool.arm(armed)
             except PoolUnavailableError as error:
-                self._warn("armed", [due.run for due in armed], error)
+                self._warn("armed", [due.run_id for due in armed], error)
                 self._arm_later(armed)
-        self._note_others({event.run for event in events} - {due.run for due in armed})
+        open_ids = {due.run_id for due in armed}
+        self.not_armed([event for event in events if event.run.run_id not in open_ids])
         return len(armed)
 
     async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
@@ -72,7 +82,7 @@ class Tracker:
 
         Versions that started after the event are left alone: it came late. A run named with its
         version leaves the pool also if the ledger does not know it, as when the engine fills the
-        pool itself. Raises `LedgerUnavailableError`.
+        pool itself. Raises `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
         cancelled, _ = await self._leave(events)
         return cancelled
@@ -82,52 +92,73 @@ class Tracker:
         return max(await self._leave([event]))
 
     async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
-        """Return how many runs the ledger has cancelled, and how many have left the pool."""
-        if not events:
-            return 0, 0
-        disarming = await self._ledger.disarm(events, await self._pool.now())
-        metrics.DISARMED.inc(len(disarming.cancelled))
-        named = [
-            NodeRun(node_id=event.node_id, version=event.version)
-            for event in events
+        rooted = await find_roots(events, self._ledger)
+        if rooted.ambiguous:
+            raise ambiguity(rooted)
+        # Only one root has the node, or none: a member without a root means this one.
+        foreign = [*rooted.unknown, *rooted.origins.values()]
+        return await self.left(rooted.events, foreign)
+
+    async def left(
+        self, events: Sequence[NodeLeft], foreign: Sequence[NodeLeft] = ()
+    ) -> tuple[int, int]:
+        """`nodes_left` of events whose roots are known, and of those that named none.
+
+        Return how many runs the ledger has cancelled, and how many have left the pool.
+        """
+        members: list[str] = []
+        cancelled: tuple[NodeRun, ...] = ()
+        if events:
+            disarming = await self._ledger.disarm(events, await self._pool.now())
+            cancelled = disarming.cancelled
+            metrics.DISARMED.inc(len(cancelled))
+            named = [event.run for event in events if not event.trust_ledger]
+            gone = dict.fromkeys([*cancelled, *filter(None, named)])
+            kept = set(disarming.kept)
+            members = [run.run_id for run in gone if run not in kept]
+        for member in members:
+            self._missed.pop(member, None)
+        members += [
+            foreign_member(event.node_id, event.version)
+            for event in foreign
             if event.version is not None and not event.trust_ledger
         ]
-        gone = dict.fromkeys([*disarming.cancelled, *named])
-        kept = set(disarming.kept)
-        leaving = [run for run in gone if run not in kept]
         removed = 0
-        for run in leaving:
-            self._missed.pop(run, None)
-        if leaving:
+        if members:
             try:
-                removed = await self._pool.disarm(leaving)
+                removed = await self._pool.disarm(members)
             except PoolUnavailableError as error:
-                self._warn("disarmed", leaving, error)
-        return len(disarming.cancelled), removed
+                self._warn("disarmed", members, error)
+        return len(cancelled), removed
 
-    def _note_others(self, runs: set[NodeRun]) -> None:
-        """Count the runs that were not armed; name one of them, once a minute at most.
+    def not_armed(self, events: Sequence[NodeStarted]) -> None:
+        """Count the starts that were not armed; name one of them, once a minute at most.
 
         An engine may run many nodes without a config on purpose, so it is no warning.
         """
+        runs = {(each.node_id, each.version, each.root_pipeline_id): each for each in events}
         metrics.NOT_ARMED.inc(len(runs))
         self._not_armed += len(runs)
         if not runs or self._clock() < self._named_at + NAMING_SECONDS:
             return
-        run = min(runs, key=lambda run: run.member)
+        event = min(runs.values(), key=lambda event: (event.node_id, event.version))
         logger.info(
             "node %s started and is not armed: it has no timeout config, or its version %s is "
             "closed already (%d such starts since the last line like this)",
-            run.node_id,
-            run.version,
+            event.node_id,
+            event.version,
             self._not_armed,
-            extra={"node_id": run.node_id, "version": run.version},
+            extra={
+                "node_id": event.node_id,
+                "version": event.version,
+                "root_pipeline_id": event.root_pipeline_id,
+            },
         )
         self._not_armed, self._named_at = 0, self._clock()
 
     def _arm_later(self, due: Sequence[DueRun]) -> None:
         room = MAX_MISSED - len(self._missed)
-        self._missed.update((each.run, each) for each in due[:room])
+        self._missed.update((each.run_id, each) for each in due[:room])
         if self._arming is None or self._arming.done():
             self._arming = asyncio.create_task(self._arm_missed(), name="arm what Redis missed")
 
@@ -141,16 +172,11 @@ class Tracker:
                 due = list(self._missed.values())
                 await self._pool.arm(due)
                 for each in due:
-                    self._missed.pop(each.run, None)
+                    self._missed.pop(each.run_id, None)
 
-    def _warn(self, what: str, runs: Sequence[NodeRun], error: Exception) -> None:
-        metrics.ARM_FAILURES.inc(len(runs))
-        for run in runs:
+    def _warn(self, what: str, members: Sequence[str], error: Exception) -> None:
+        metrics.ARM_FAILURES.inc(len(members))
+        for member in members:
             logger.warning(
-                "node run %s of node %s is %s in the ledger only: %s",
-                run.version,
-                run.node_id,
-                what,
-                error,
-                extra={"node_id": run.node_id, "version": run.version},
+                "run %s is %s in the ledger only: %s", member, what, error, extra={"run_id": member}
             )

@@ -128,6 +128,7 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
     return seconds
 
 
+root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
 reason_option = click.option("--reason", help="Why, for the history.")
 
 
@@ -318,21 +319,23 @@ def import_bamboo(source: str | None) -> int:
 
 @cli.command()
 @click.argument("node_id")
+@root_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
-def show(node_id: str, as_json: bool) -> int:
+def show(node_id: str, root_pipeline_id: str | None, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version, with its history."""
     import dataclasses  # noqa: PLC0415
 
     from node_timeout.cli.output import entry_text, json_text, row_text  # noqa: PLC0415
 
     async def look(app: "NodeTimeout") -> "tuple[list[LedgerRow], list[HistoryEntry]]":
-        return await app.rows(node_id), await app.history(node_id)
+        rows = await app.rows(node_id, root_pipeline_id)
+        return rows, await app.history([row.run_id for row in rows])
 
     rows, entries = _with_library(look)
     for row in rows:
-        own = [entry for entry in entries if entry.version == row.version]
+        own = [entry for entry in entries if entry.run_id == row.run_id]
         if as_json:
-            found = dataclasses.asdict(row)
+            found = {"run_id": row.run_id, **dataclasses.asdict(row)}
             found["history"] = [dataclasses.asdict(entry) for entry in own]
             click.echo(json_text(found))
         else:
@@ -345,14 +348,20 @@ def show(node_id: str, as_json: bool) -> int:
 @cli.command()
 @click.argument("node_id")
 @click.option("--version", "version", help="Cancel exactly this version, no other.")
+@root_option
 @reason_option
-def cancel(node_id: str, version: str | None, reason: str | None) -> int:
+def cancel(
+    node_id: str, version: str | None, root_pipeline_id: str | None, reason: str | None
+) -> int:
     """Disarm every armed version of NODE_ID.
 
-    Exit code 1 if none was armed.
+    Where several root pipelines have a node of this id, --root says which one. Exit code 1 if none
+    was armed.
     """
     who = _who()
-    cancelled = _with_library(lambda app: app.cancel(node_id, version, actor=who, reason=reason))
+    cancelled = _with_library(
+        lambda app: app.cancel(node_id, version, root_pipeline_id, actor=who, reason=reason)
+    )
     click.echo(f"{cancelled} armed node runs cancelled")
     return 0 if cancelled else FAILURE
 
@@ -383,6 +392,16 @@ def replay(
     )
     click.echo(f"{replayed} dead node runs armed again")
     return 0 if replayed else FAILURE
+
+
+@cli.command("give-back")
+def give_back() -> None:
+    """Write the open runs into the pool in the form of bamboo's own app.
+
+    For those who go back to it: stop scanners and workers first.
+    """
+    given = _with_library(lambda app: app.give_back())
+    click.echo(f"{given} open node runs are in the pool as <node_id>_<version>")
 
 
 @cli.command()

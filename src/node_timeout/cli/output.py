@@ -102,6 +102,7 @@ def status_text(status: "Status") -> str:
 def row_text(row: "LedgerRow") -> str:
     parts = [
         f"{row.node_id} version {row.version}: {row.state}",
+        f"root {row.root_pipeline_id}",
         f"action {row.action or 'none'}",
         f"deadline {_instant(row.deadline)}",
         f"attempts {row.attempts}",

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.domain.errors import ExchangeUnavailableError
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.ports.pool import Pool
@@ -98,7 +98,7 @@ class Reconciler:
         self._all_swept = False
         """The last sweep has come to its end."""
         self._rescue_cursor: DueRun | None = None
-        self._absent_since: dict[NodeRun, float] = {}
+        self._absent_since: dict[str, float] = {}
         """Overdue runs that the sweep did not find in the pool, by the monotonic clock."""
         self._missing: frozenset[DueRun] = frozenset()
         """What the last look at the overdue did not find."""
@@ -196,24 +196,24 @@ class Reconciler:
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         missing = await self._absent(suspects)
         if not self._data_lost:
-            missing = [due for due in missing if due.due_at > now or self._is_missed(due.run)]
+            missing = [due for due in missing if due.due_at > now or self._is_missed(due.run_id)]
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
 
-    def _is_missed(self, run: NodeRun) -> bool:
+    def _is_missed(self, run_id: str) -> bool:
         """True if the run was absent ``redispatch_after`` ago too; then it has as long again."""
         clock = time.monotonic()
-        since = self._absent_since.get(run)
+        since = self._absent_since.get(run_id)
         if since is None or clock - since >= self._redispatch_after:
             if len(self._absent_since) >= MAX_ABSENT:
                 self._absent_since.clear()  # the next looks begin anew
-            self._absent_since[run] = clock
+            self._absent_since[run_id] = clock
         return since is not None and clock - since >= self._redispatch_after
 
     def _forget_found(self) -> None:
         """What has not been missed for long is in the pool again, or closed."""
         oldest = time.monotonic() - 2 * self._redispatch_after - 2 * self._sweep_pause
-        for run in [run for run, since in self._absent_since.items() if since < oldest]:
-            del self._absent_since[run]
+        for run_id in [run_id for run_id, since in self._absent_since.items() if since < oldest]:
+            del self._absent_since[run_id]
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
@@ -221,7 +221,7 @@ class Reconciler:
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
         missing = await self._absent(page)
-        await self._rearm([DueRun(run=due.run, due_at=now) for due in missing], report)
+        await self._rearm([DueRun(run_id=due.run_id, due_at=now) for due in missing], report)
         report.rescued += len(page)
         is_full = len(page) == BATCH_SIZE
         self._rescue_cursor = page[-1] if is_full else None
@@ -251,23 +251,23 @@ class Reconciler:
     async def _purge(self, report: ReconcileReport) -> bool:
         """One page of closed rows past their retention; whether it was full.
 
-        They leave the pool first: a leaving may have crossed with the arming there, and a member
-        whose row is gone would be taken for a new run.
+        They leave the pool first: a leaving may have crossed with the arming there, and of a member
+        whose row is gone nobody could tell what it was.
         """
         now = await self._pool.now()
-        runs = await self._ledger.purgeable(now, self._retention, BATCH_SIZE)
-        if runs:
-            await self._pool.disarm(runs)
-            purged = await self._ledger.purge(runs, now, self._retention)
+        run_ids = await self._ledger.purgeable(now, self._retention, BATCH_SIZE)
+        if run_ids:
+            await self._pool.disarm(run_ids)
+            purged = await self._ledger.purge(run_ids, now, self._retention)
             report.purged += purged
             metrics.PURGED.inc(purged)
-        return len(runs) >= BATCH_SIZE
+        return len(run_ids) >= BATCH_SIZE
 
     async def _absent(self, page: list[DueRun]) -> list[DueRun]:
         if not page:
             return []
-        absent = set(await self._pool.absent([due.run for due in page]))
-        return [due for due in page if due.run in absent]
+        absent = set(await self._pool.absent([due.run_id for due in page]))
+        return [due for due in page if due.run_id in absent]
 
     async def _rearm(
         self, due: list[DueRun], report: ReconcileReport, level: int = logging.INFO

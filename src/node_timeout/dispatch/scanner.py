@@ -25,7 +25,8 @@ from node_timeout.domain.errors import (
     PoolUnavailableError,
     TemporaryError,
 )
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun, ForeignRun
+from node_timeout.domain.run_id import is_run_id
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.pool import Claim, ClaimedMember, Shard
 from node_timeout.runtime.loop import Backoff, Health, repeat
@@ -204,7 +205,7 @@ class Scanner:
     async def _dispatch(
         self,
         members: Sequence[ClaimedMember],
-        due: Sequence[DueRun],
+        due: Sequence[DueRun | ForeignRun],
         lease: float,
         report: ScanReport,
     ) -> None:
@@ -294,18 +295,21 @@ class _Room:
 
 def _read(
     claimed: Sequence[ClaimedMember],
-) -> tuple[list[ClaimedMember], list[DueRun], dict[str, str]]:
+) -> tuple[list[ClaimedMember], list[DueRun | ForeignRun], dict[str, str]]:
     """Split into members that name a node run, these runs, and the others with the reason."""
     members: list[ClaimedMember] = []
-    due: list[DueRun] = []
+    due: list[DueRun | ForeignRun] = []
     unreadable: dict[str, str] = {}
     for each in claimed:
+        # A score of -inf, which anyone may write, is no instant: it was due long ago.
+        due_at = max(each.deadline, 0.0)
         try:
-            run = NodeRun.parse(each.member)
+            if is_run_id(each.member):
+                due.append(DueRun(run_id=each.member, due_at=due_at))
+            else:
+                due.append(ForeignRun.parse(each.member, due_at))
         except InvalidNodeRunError as error:
             unreadable[each.member] = str(error)
-            continue
-        members.append(each)
-        # A score of -inf, which anyone may write, is no instant: it was due long ago.
-        due.append(DueRun(run=run, due_at=max(each.deadline, 0.0)))
+        else:
+            members.append(each)
     return members, due, unreadable

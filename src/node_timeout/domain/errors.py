@@ -41,6 +41,10 @@ class InvalidNodeRunError(InvalidInputError):
     """An id or a version is empty, too long, not text, or has a character it must not have."""
 
 
+class AmbiguousNodeError(InvalidInputError):
+    """A node id has timeout configs in several root pipelines, and none of them was named."""
+
+
 class UnreadableMessageError(NodeTimeoutError):
     """A message is not JSON, has an unknown schema number, or lacks what the schema asks for."""
 

@@ -1,16 +1,29 @@
-"""What an engine says of its nodes: one entered RUNNING, one left it."""
+"""What an engine says of its nodes: one entered RUNNING, one left it.
+
+An event that does not name its root pipeline means the only one that has the node: see
+`node_timeout.arming.roots`.
+"""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
-from node_timeout.domain.run import NodeRun
+from node_timeout.domain.run import Node, NodeRun
 from node_timeout.domain.timeout_config import TimeoutConfig
+
+
+def _known(root_pipeline_id: str | None) -> str:
+    if root_pipeline_id is None:
+        raise ValueError("the root pipeline of this event has not been looked up")
+    return root_pipeline_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStarted:
     """A node entered RUNNING."""
 
-    run: NodeRun
+    node_id: str
+    version: str
+    root_pipeline_id: str | None = None
     happened_at: float | None = None
     """When, by the engine's clock; the deadline counts from then. None: now."""
     config: TimeoutConfig | None = None
@@ -18,9 +31,29 @@ class NodeStarted:
     seen_at: float | None = None
     """When the run was last known to be running, if that is later than its start."""
 
+    @classmethod
+    def of(cls, run: NodeRun, **more: Any) -> Self:
+        """The start of this run."""
+        return cls(
+            node_id=run.node_id,
+            version=run.version,
+            root_pipeline_id=run.root_pipeline_id,
+            **more,
+        )
+
     @property
-    def node_id(self) -> str:
-        return self.run.node_id
+    def run(self) -> NodeRun:
+        """Once its root is known."""
+        return NodeRun(
+            root_pipeline_id=_known(self.root_pipeline_id),
+            node_id=self.node_id,
+            version=self.version,
+        )
+
+    @property
+    def node(self) -> Node:
+        """Once its root is known."""
+        return _known(self.root_pipeline_id), self.node_id
 
     def started_at(self, now: float) -> float:
         """By the engine's clock, so that its events can be put in order."""
@@ -37,6 +70,7 @@ class NodeLeft:
 
     node_id: str
     version: str | None = None
+    root_pipeline_id: str | None = None
     happened_at: float | None = None
     """When, by the engine's clock. None: now."""
     trust_ledger: bool = False
@@ -51,10 +85,19 @@ class NodeLeft:
 
     @property
     def run(self) -> NodeRun | None:
-        """The run that it names, if it names one."""
+        """The run that it names, if it names one; once its root is known."""
         if self.version is None:
             return None
-        return NodeRun(node_id=self.node_id, version=self.version)
+        return NodeRun(
+            root_pipeline_id=_known(self.root_pipeline_id),
+            node_id=self.node_id,
+            version=self.version,
+        )
+
+    @property
+    def node(self) -> Node:
+        """Once its root is known."""
+        return _known(self.root_pipeline_id), self.node_id
 
     def left_at(self, now: float) -> float:
         """By the engine's clock."""

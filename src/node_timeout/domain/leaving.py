@@ -64,6 +64,7 @@ def remembered(
             instants[run] = max(event.left_at(now), instants.get(run, 0.0))
     return [
         LedgerRow(
+            root_pipeline_id=run.root_pipeline_id,
             node_id=run.node_id,
             version=run.version,
             state=RunState.CANCELLED,

@@ -19,7 +19,7 @@ store. Where an adapter has a faster way, a test shows that it does the same.
 from dataclasses import dataclass, replace
 
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import ForeignRun, LedgerRow, Outcome, RunState, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 LOOK_AGAIN_SECONDS = 60.0
@@ -55,10 +55,11 @@ def start(
 
 def _opened(event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow:
     deadline = event.counts_from(now) + config.timeout
+    run = event.run
     return LedgerRow(
-        node_id=event.run.node_id,
-        version=event.run.version,
-        root_pipeline_id=config.root_pipeline_id,
+        root_pipeline_id=run.root_pipeline_id,
+        node_id=run.node_id,
+        version=run.version,
         action=config.action,
         state=RunState.ARMED,
         started_at=event.started_at(now),
@@ -76,17 +77,16 @@ def _resumed(
     too_early = row.deadline if row.state is RunState.STALE and row.deadline else closed_at
     if seen_at < too_early:
         return None
-    root, action = row.root_pipeline_id, row.action
+    action = row.action
     if action is not None and row.deadline is not None:
         deadline = row.deadline + max(0.0, seen_at - closed_at)
     elif config is not None:  # only its leaving was known of so far
         deadline = event.counts_from(now) + config.timeout
-        root, action = config.root_pipeline_id, config.action
+        action = config.action
     else:
         return None
     return replace(
         row,
-        root_pipeline_id=root,
         action=action,
         state=RunState.ARMED,
         started_at=seen_at,
@@ -99,14 +99,14 @@ def _resumed(
     )
 
 
-def adopt(run: NodeRun, due_at: float, config: TimeoutConfig | None, now: float) -> LedgerRow:
-    """The row of a member that an engine has put into the pool itself."""
-    deadline = min(due_at, now)
+def adopt(foreign: ForeignRun, config: TimeoutConfig, now: float) -> LedgerRow:
+    """The row of a run that an engine has put into the pool itself."""
+    deadline = min(foreign.due_at, now)
     return LedgerRow(
-        node_id=run.node_id,
-        version=run.version,
-        root_pipeline_id=config.root_pipeline_id if config else None,
-        action=config.action if config else None,
+        root_pipeline_id=config.root_pipeline_id,
+        node_id=foreign.node_id,
+        version=foreign.version,
+        action=config.action,
         state=RunState.ARMED,
         deadline=deadline,
         next_at=deadline,
@@ -152,12 +152,12 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """It cannot be tried, or no more: dead."""
+    """It cannot be tried any more: dead."""
 
     row: LedgerRow
 
 
-def take(  # noqa: PLR0911 - a return per verdict
+def take(
     row: LedgerRow, lease: Lease, now: float, *, max_attempts: int, ahead_seconds: float
 ) -> Taken | Later | Dropped | GivenUp:
     """Decide what becomes of a run that a worker asks for.
@@ -174,8 +174,6 @@ def take(  # noqa: PLR0911 - a return per verdict
         return Dropped(row.state)
     elif row.next_at > (now + ahead_seconds if is_first_try(row) else now):
         return Later(row.next_at)
-    if row.action is None:
-        return GivenUp(_dead(row, f"no timeout config for node {row.node_id!r}", now))
     if abandoned and row.attempts >= max_attempts:
         why = f"gave up after {row.attempts} attempts: the last worker vanished"
         return GivenUp(_dead(row, why, now))
@@ -212,7 +210,7 @@ def timed_out(row: LedgerRow) -> TimedOutNode:
     return TimedOutNode(
         node_id=row.node_id,
         version=row.version,
-        root_pipeline_id=row.root_pipeline_id or "",
+        root_pipeline_id=row.root_pipeline_id,
         action=row.action or "",
         deadline=row.deadline or 0.0,
         attempt=row.attempts,

@@ -7,6 +7,7 @@ from typing import Self
 
 from node_timeout.domain.errors import InvalidNodeRunError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.run_id import run_id
 
 MAX_ID_LENGTH = 128
 MAX_VERSION_LENGTH = 64
@@ -35,59 +36,84 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
     return f"{what} {value!r} has a control character or a lone surrogate"
 
 
+def check_ids(node_id: object, version: object, root_pipeline_id: object = None) -> None:
+    """Raises `InvalidNodeRunError` that says all that is wrong; without a root none is checked."""
+    problems = [
+        id_problem("node id", node_id),
+        id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),
+        None
+        if root_pipeline_id is None
+        else id_problem(f"root pipeline id of node {shown(node_id)}", root_pipeline_id),
+    ]
+    if any(problems):
+        raise InvalidNodeRunError(*filter(None, problems))
+
+
+Node = tuple[str, str]
+"""(root_pipeline_id, node_id): a node id is unique within its root pipeline only."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRun:
     """One attempt at a node. A retry of the node is a new version."""
 
+    root_pipeline_id: str
     node_id: str
     version: str
 
     @property
-    def member(self) -> str:
-        """The member of the executing pool: ``<node_id>_<version>``."""
-        return f"{self.node_id}_{self.version}"
+    def run_id(self) -> str:
+        """The key in SQL, in the executing pool and in messages."""
+        return run_id(self.root_pipeline_id, self.node_id, self.version)
 
-    @classmethod
-    def of(cls, node_id: object, version: object) -> Self:
-        """Check and build. Raises `InvalidNodeRunError`.
-
-        The node id may hold underscores, the version may not: a pool member is split at its last.
-        """
-        bad_id = id_problem("node id", node_id)
-        bad_version = id_problem("version", version, MAX_VERSION_LENGTH)
-        if bad_id or bad_version or "_" in str(version):
-            raise InvalidNodeRunError(*_problems(node_id, version))
-        return cls(node_id=str(node_id), version=str(version))
-
-    @classmethod
-    def parse(cls, member: str) -> Self:
-        """Read a pool member. Raises `InvalidNodeRunError`."""
-        node_id, underscore, version = member.rpartition("_")
-        if not underscore:
-            raise InvalidNodeRunError(f"pool member {shown(member)} is not <node_id>_<version>")
-        return cls.of(node_id, version)
-
-
-def _problems(node_id: object, version: object) -> list[str]:
-    """What is wrong with the parts of a node run."""
-    problems = [
-        id_problem("node id", node_id),
-        id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),
-    ]
-    if isinstance(version, str) and "_" in version:
-        problems.append(
-            f"version {shown(version)} of node {shown(node_id)} has an underscore, "
-            f"it may hold any other character"
-        )
-    return [problem for problem in problems if problem]
+    @property
+    def node(self) -> Node:
+        return self.root_pipeline_id, self.node_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueRun:
-    """A node run and the instant (Unix seconds, Redis's clock) at which it wants attention."""
+    """A run and the instant (Unix seconds, Redis's clock) at which it wants attention."""
 
-    run: NodeRun
+    run_id: str
     due_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRun:
+    """A run that an engine has put into the pool itself, as bamboo's own app does.
+
+    Which root pipeline it belongs to is to be looked up.
+    """
+
+    node_id: str
+    version: str
+    due_at: float
+
+    @property
+    def member(self) -> str:
+        return foreign_member(self.node_id, self.version)
+
+    @classmethod
+    def of(cls, node_id: object, version: object, due_at: float) -> Self:
+        """Check and build. Raises `InvalidNodeRunError`."""
+        check_ids(node_id, version)
+        return cls(node_id=str(node_id), version=str(version), due_at=due_at)
+
+    @classmethod
+    def parse(cls, member: str, due_at: float) -> Self:
+        """Read a pool member, split at its last underscore. Raises `InvalidNodeRunError`."""
+        node_id, underscore, version = member.rpartition("_")
+        if not underscore:
+            raise InvalidNodeRunError(
+                f"pool member {shown(member)} is neither a run id nor <node_id>_<version>"
+            )
+        return cls.of(node_id, version, due_at)
+
+
+def foreign_member(node_id: str, version: str) -> str:
+    """The pool member that bamboo's own app makes of a run."""
+    return f"{node_id}_{version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +133,13 @@ class TimedOutNode:
 
     @property
     def run(self) -> NodeRun:
-        return NodeRun(node_id=self.node_id, version=self.version)
+        return NodeRun(
+            root_pipeline_id=self.root_pipeline_id, node_id=self.node_id, version=self.version
+        )
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.root_pipeline_id, self.node_id, self.version)
 
 
 class RunState(StrEnum):
@@ -144,13 +176,11 @@ class Outcome:
 class LedgerRow:
     """One node run as the ledger knows it. Each field means one thing."""
 
+    root_pipeline_id: str
     node_id: str
     version: str
-    root_pipeline_id: str | None = None
-    """None, as the action: only the leaving of the run is known so far, or its node has no config.
-    """
     action: str | None = None
-    """As the config had it when the run started."""
+    """As the config had it when the run started. None: only its leaving is known so far."""
     state: RunState
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
@@ -169,7 +199,13 @@ class LedgerRow:
 
     @property
     def run(self) -> NodeRun:
-        return NodeRun(node_id=self.node_id, version=self.version)
+        return NodeRun(
+            root_pipeline_id=self.root_pipeline_id, node_id=self.node_id, version=self.version
+        )
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.root_pipeline_id, self.node_id, self.version)
 
 
 class HistoryKind(StrEnum):
@@ -195,8 +231,7 @@ class HistoryKind(StrEnum):
 class HistoryEntry:
     """One line of a run's history. A run that ends at its first try or leaves in time has none."""
 
-    node_id: str
-    version: str
+    run_id: str
     at: float
     kind: HistoryKind
     attempt: int = 0

@@ -21,7 +21,7 @@ from node_timeout.domain.errors import (
 )
 from node_timeout.domain.hints import Problems, shown
 from node_timeout.domain.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
-from node_timeout.domain.run import id_problem
+from node_timeout.domain.run import Node, id_problem
 
 KEYS = ("enable", "action", "seconds")
 MAX_ACTION_LENGTH = 64
@@ -36,6 +36,10 @@ class TimeoutConfig:
     action: str
     timeout: float
     """Seconds."""
+
+    @property
+    def node(self) -> Node:
+        return self.root_pipeline_id, self.node_id
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name; ``json.dumps`` takes it."""

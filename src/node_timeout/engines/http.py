@@ -69,7 +69,7 @@ class HttpEngine:
         nobody = TimedOutNode(
             node_id="node-timeout-check",
             version="0",
-            root_pipeline_id="",
+            root_pipeline_id="node-timeout-check",
             action="check",
             deadline=0.0,
             attempt=1,

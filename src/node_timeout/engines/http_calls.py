@@ -185,4 +185,4 @@ async def _read(response: httpx.Response) -> bytes:
 
 def idempotency_key(operation: str, node: TimedOutNode) -> str:
     """The same for every attempt at one operation on one node run; 64 hexadecimal digits."""
-    return hashlib.sha256(f"{operation}\n{node.run.member}".encode()).hexdigest()
+    return hashlib.sha256(f"{operation}\n{node.run_id}".encode()).hexdigest()

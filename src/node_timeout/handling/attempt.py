@@ -93,7 +93,7 @@ class Attempts:
         self, node: TimedOutNode, start_before: float, owner: str, seconds: float
     ) -> Outcome | None:
         try:
-            is_ours = await self._holder.hold(node.run, owner, seconds)
+            is_ours = await self._holder.hold(node.run_id, owner, seconds)
         except asyncio.CancelledError as stop:
             return await self._put_back(node, str(stop) or STOPPED)
         except Exception as error:  # noqa: BLE001 - it is the ledger's, and will be seen there

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, TemporaryError
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun, ForeignRun
 from node_timeout.handling.attempt import Attempts, Limits, log_outcome
 from node_timeout.handling.leases import Leased, Leases
 from node_timeout.handling.recorder import Recorder, WorkReport
@@ -34,6 +34,8 @@ from node_timeout.wire.dispatch import Unreadable
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+UNKNOWN = "the ledger has no run of this id"
 
 
 class _StoppedError(Exception):
@@ -100,7 +102,8 @@ class DispatchHandler:
         try:
             try:
                 read = _read(deliveries)
-                report.received = len(read.due)
+                report.received = len(read.due) + len(read.foreign)
+                await self._adopt(read, stop)
                 here = await self._forward(read, stop, report)
                 takings = await self._take_all(here, read, stop, report)
                 begun = [await self._begin(*each) for each in takings]
@@ -128,35 +131,52 @@ class DispatchHandler:
             raise _StoppedError
         return value
 
+    async def _adopt(self, read: "_Read", stop: asyncio.Event) -> None:
+        """Find out which runs an engine means that has put them into the pool itself."""
+
+        async def adopt(some: Sequence[ForeignRun]) -> None:
+            now = await self._pool.now()
+            adoption = await self._insist(lambda: self._ledger.adopt(some, now), stop)
+            for foreign, due in adoption.due.items():
+                read.due[due.run_id] = (due, read.foreign[foreign])
+            for foreign, reason in adoption.refused.items():
+                read.put_aside(foreign, read.foreign[foreign], reason)
+
+        async def refuse(foreign: ForeignRun, error: LedgerError) -> None:
+            read.put_aside(foreign, read.foreign[foreign], str(error))
+
+        if read.foreign:
+            await in_halves(list(read.foreign), adopt, refuse)
+
     async def _forward(
         self, read: "_Read", stop: asyncio.Event, report: WorkReport
     ) -> list[DueRun]:
         """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
         dispatch_queue = self._routes.dispatch_queue
-        dispatched = [run for run, (_, at) in read.due.items() if at.queue == dispatch_queue]
-        actions: dict[NodeRun, str] = {}
+        dispatched = [run_id for run_id, (_, at) in read.due.items() if at.queue == dispatch_queue]
+        actions: dict[str, str] = {}
         if dispatched and self._routes.handle_queues:
             actions = await self._insist(lambda: self._ledger.actions(dispatched), stop)
         here: list[DueRun] = []
-        onward: dict[NodeRun, tuple[DueRun, str]] = {}
+        onward: dict[str, tuple[DueRun, str]] = {}
         for due, delivery in read.due.values():
             target = None
             if delivery.queue == dispatch_queue:
-                target = self._routes.target(actions.get(due.run))
+                target = self._routes.target(actions.get(due.run_id))
             if target in (None, delivery.queue):
                 here.append(due)
             else:
-                onward[due.run] = (due, target)
+                onward[due.run_id] = (due, target)
         report.forwarded = len(onward)
         await self._insist(lambda: self._send_on(onward), stop)
         return here
 
-    async def _send_on(self, onward: dict[NodeRun, tuple[DueRun, str]]) -> bool:
+    async def _send_on(self, onward: dict[str, tuple[DueRun, str]]) -> bool:
         """Those that are safe leave the list: a repeated call sends only the others."""
 
         async def send(due: DueRun, queue: str) -> None:
             await self._send(due, queue)
-            del onward[due.run]
+            del onward[due.run_id]
 
         await _together(send(due, queue) for due, queue in list(onward.values()))
         return True
@@ -175,7 +195,10 @@ class DispatchHandler:
 
         async def take(some: Sequence[DueRun]) -> tuple[Taking, float]:
             owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
-            return await self._insist(lambda: self._take(some, owner, report), stop)
+            taking, ends = await self._insist(lambda: self._take(some, owner, report), stop)
+            for each in taking.unknown:
+                read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
+            return taking, ends
 
         return await in_halves(due, take, read.refuse) if due else []
 
@@ -214,7 +237,7 @@ class DispatchHandler:
                 attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
             else:
                 attempt = self._attempts.begin(node, lease_ends)
-            leased.attempts[node.run] = attempt
+            leased.attempts[node.run_id] = attempt
         self._leases.keep(leased)
         return leased
 
@@ -230,14 +253,19 @@ class DispatchHandler:
 class _Read:
     """What a batch of messages says."""
 
-    due: dict[NodeRun, tuple[DueRun, Delivery]] = field(default_factory=dict)
-    """Every run once, with the message that brought it."""
+    due: dict[str, tuple[DueRun, Delivery]] = field(default_factory=dict)
+    """Every run once by its id, with the message that brought it."""
+    foreign: dict[ForeignRun, Delivery] = field(default_factory=dict)
+    """Runs that an engine has put into the pool itself, and whose ids are to be found."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
     async def refuse(self, due: DueRun, error: LedgerError) -> None:
         """The ledger cannot hold this run."""
-        letter = Unreadable(body=dispatch.encode([due]), reason=str(error))
-        self.unreadable.setdefault(self.due[due.run][1], []).append(letter)
+        self.put_aside(due, self.due[due.run_id][1], str(error))
+
+    def put_aside(self, due: DueRun | ForeignRun, delivery: Delivery, reason: str) -> None:
+        letter = Unreadable(body=dispatch.encode([due]), reason=reason)
+        self.unreadable.setdefault(delivery, []).append(letter)
 
 
 def _read(deliveries: Sequence[Delivery]) -> _Read:
@@ -249,7 +277,11 @@ def _read(deliveries: Sequence[Delivery]) -> _Read:
             due, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
         if unreadable:
             read.unreadable[delivery] = unreadable
-        read.due.update((each.run, (each, delivery)) for each in due)
+        for each in due:
+            if isinstance(each, ForeignRun):
+                read.foreign[each] = delivery
+            else:
+                read.due[each.run_id] = (each, delivery)
     return read
 
 

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node_timeout.domain.run import NodeRun
 from node_timeout.ports.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
-    run: NodeRun
+    run_id: str
     owner: str
     is_ours: asyncio.Future[bool]
 
@@ -29,13 +28,13 @@ class EarlyHold:
         self._due: list[_Held] = []
         self._looking: asyncio.Task[None] | None = None
 
-    async def hold(self, run: NodeRun, owner: str, seconds: float) -> bool:
+    async def hold(self, run_id: str, owner: str, seconds: float) -> bool:
         """Wait until the deadline; return whether the run is still this owner's.
 
         Raises what the look at the ledger raised.
         """
         loop = asyncio.get_running_loop()
-        held = _Held(run=run, owner=owner, is_ours=loop.create_future())
+        held = _Held(run_id=run_id, owner=owner, is_ours=loop.create_future())
         timer = loop.call_later(seconds, self._has_come, held)
         try:
             return await held.is_ours
@@ -53,10 +52,10 @@ class EarlyHold:
             await self._answer(group)
 
     async def _answer(self, group: Sequence[_Held]) -> None:
-        owners: dict[NodeRun, str] = {}
+        owners: dict[str, str] = {}
         failure: Exception | None = None
         try:
-            owners = await self._ledger.owners([held.run for held in group])
+            owners = await self._ledger.owners([held.run_id for held in group])
         except Exception as error:  # noqa: BLE001 - whoever waits has to know
             failure = error
         for held in group:
@@ -65,4 +64,4 @@ class EarlyHold:
             if failure:
                 held.is_ours.set_exception(failure)
             else:
-                held.is_ours.set_result(owners.get(held.run) == held.owner)
+                held.is_ours.set_result(owners.get(held.run_id) == held.owner)

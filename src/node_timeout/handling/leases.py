@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.run import NodeRun, Outcome
+from node_timeout.domain.run import Outcome
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 
@@ -30,11 +30,11 @@ class Leased:
     """The token of their leases."""
     lease_ends: float
     """On this host's monotonic clock."""
-    attempts: dict[NodeRun, asyncio.Task[Outcome | None]] = field(default_factory=dict)
-    """Those that are not recorded yet."""
+    attempts: dict[str, asyncio.Task[Outcome | None]] = field(default_factory=dict)
+    """Those that are not recorded yet, by run id."""
 
-    def stop(self, run: NodeRun) -> None:
-        if attempt := self.attempts.get(run):
+    def stop(self, run_id: str) -> None:
+        if attempt := self.attempts.get(run_id):
             attempt.cancel(LOST)
 
 
@@ -72,7 +72,7 @@ class Leases:
 
     async def once(self) -> None:
         """Renew the leases of all that is not recorded; stop what is lost, or soon will be."""
-        open_runs = {run: leased for leased in self._leased for run in leased.attempts}
+        open_runs = {run_id: leased for leased in self._leased for run_id in leased.attempts}
         if not open_runs:
             return
         began = self._clock()
@@ -86,11 +86,11 @@ class Leases:
         else:
             for leased in set(open_runs.values()):
                 leased.lease_ends = began + self._lease_seconds
-            for run, leased in open_runs.items():
-                if run not in renewed:
-                    leased.stop(run)
+            for run_id, leased in open_runs.items():
+                if run_id not in renewed:
+                    leased.stop(run_id)
         # The next pass would come too late for these.
         last_call = self._clock() + self._lease_seconds / 3
-        for run, leased in open_runs.items():
+        for run_id, leased in open_runs.items():
             if leased.lease_ends <= last_call:
-                leased.stop(run)
+                leased.stop(run_id)

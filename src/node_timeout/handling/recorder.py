@@ -77,7 +77,7 @@ class Recorder:
         async def record(some: Sequence[Outcome]) -> None:
             recorded = await self._write(some, leased)
             for outcome in some:
-                leased.attempts.pop(outcome.node.run, None)
+                leased.attempts.pop(outcome.node.run_id, None)
             await self._recorded(some, recorded, report)
 
         async def refused(outcome: Outcome, error: LedgerError) -> None:
@@ -130,7 +130,7 @@ class Recorder:
                 )
         await self.rearm(
             [
-                DueRun(run=outcome.node.run, due_at=outcome.due_at)
+                DueRun(run_id=outcome.node.run_id, due_at=outcome.due_at)
                 for outcome in outcomes
                 if outcome.due_at is not None
             ]
@@ -147,7 +147,7 @@ class Recorder:
         ahead = self._limits.dispatch_ahead
         try:
             await self._pool.rearm(
-                [DueRun(run=each.run, due_at=each.due_at + ahead) for each in due]
+                [DueRun(run_id=each.run_id, due_at=each.due_at + ahead) for each in due]
             )
         except PoolUnavailableError as error:
             logger.warning("%d node runs wait for the reconciler: %s", len(due), error)

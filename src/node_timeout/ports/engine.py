@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import TimedOutNode
+from node_timeout.domain.run import Node, TimedOutNode
 
 
 class Engine(Protocol):
-    """The workflow engine. Every call carries the version; the engine must refuse another.
+    """The workflow engine. Every call carries root, node and version; the engine must refuse
+    another version.
 
     Besides `EngineUnavailableError` (try again later) a call may raise `NodeRunSupersededError`
     (no longer running at this version: ends ``stale``) and `StrategyRefusedError` (refused for
@@ -50,6 +51,9 @@ class CheckableEngine(Protocol):
 class SurveyableEngine(Protocol):
     """An engine that can also be asked which runs of given nodes it is running."""
 
-    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
-        """The runs of these nodes that `Engine.is_running` would confirm, and their starts."""
+    async def running(self, nodes: Sequence[Node]) -> list[NodeStarted]:
+        """The runs of these nodes that `Engine.is_running` would confirm, and their starts.
+
+        Each start names its root; runs of other nodes do no harm.
+        """
         ...

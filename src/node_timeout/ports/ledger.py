@@ -7,8 +7,10 @@ from typing import Protocol
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import (
     DueRun,
+    ForeignRun,
     HistoryEntry,
     LedgerRow,
+    Node,
     NodeRun,
     Outcome,
     RunState,
@@ -31,9 +33,21 @@ class Taking:
     dropped: Mapping[RunState, int]
     """Closed already, by state."""
     given_up: tuple[Outcome, ...]
-    """Recorded as ``dead`` by this call: without a config, or out of attempts."""
+    """Recorded as ``dead`` by this call: out of attempts."""
     stolen: int
     """How many of the taken came from a worker whose lease ran out."""
+    unknown: tuple[DueRun, ...] = ()
+    """The ledger has no such run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption:
+    """What became of runs that an engine has put into the pool itself."""
+
+    due: Mapping[ForeignRun, DueRun]
+    """They have a row now, or had one."""
+    refused: Mapping[ForeignRun, str]
+    """Their node has no config, or is in several root pipelines; the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +85,8 @@ class ReplayOrder:
     actor: str | None = None
     reason: str | None = None
     """Who asked for it, and why: for the history."""
-    after: tuple[float, str, str] | None = None
-    """(finished_at, node_id, version) of the last row of the page before."""
+    after: tuple[float, str] | None = None
+    """(finished_at, run_id) of the last row of the page before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +113,28 @@ class Ledger(Protocol):
     async def save_configs(
         self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
     ) -> None:
-        """Insert or update configs by node id; delete this root's configs of disabled nodes."""
+        """Insert or update this root's configs; delete those of disabled nodes."""
         ...
 
     async def add_configs(self, configs: Sequence[TimeoutConfig]) -> int:
         """Insert configs of any roots whose nodes have none; return how many were inserted."""
         ...
 
-    async def configs(self, node_ids: Sequence[str]) -> dict[str, TimeoutConfig]:
-        """The stored configs by node id; nodes without one are left out."""
+    async def configs(self, nodes: Sequence[Node]) -> dict[Node, TimeoutConfig]:
+        """The stored configs; nodes without one are left out."""
         ...
 
-    async def configured(self, after: str, limit: int) -> list[str]:
-        """Ids of nodes that have a config, in key order, those after ``after``."""
+    async def roots(
+        self, node_ids: Sequence[str], *, of_open_runs: bool = False
+    ) -> dict[str, tuple[str, ...]]:
+        """The root pipelines in which each node has a config: one, or the first and the last of
+        several. With ``of_open_runs`` also those in which it is armed or executing, if it has no
+        config. Nodes without any are left out. One read.
+        """
+        ...
+
+    async def configured(self, after: Node | None, limit: int) -> list[Node]:
+        """Nodes that have a config, in key order, those after ``after``."""
         ...
 
     async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
@@ -119,7 +142,8 @@ class Ledger(Protocol):
 
         A run armed before keeps its deadline. One cancelled or found stale before it was seen
         running goes on with the time it had left then. One in any other state, or closed since it
-        was seen, stays as it is and is not returned. Costs one read if no node has a config.
+        was seen, stays as it is and is not returned. Costs one read if no node has a config. The
+        root of each event is known, as in `disarm`.
         """
         ...
 
@@ -134,8 +158,12 @@ class Ledger(Protocol):
         """The runs that have no row, or one that is cancelled or stale."""
         ...
 
-    async def actions(self, runs: Sequence[NodeRun]) -> dict[NodeRun, str]:
-        """The action of each run: of its row, else of its node's config; without either none."""
+    async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The action of each run that has one."""
+        ...
+
+    async def adopt(self, foreign: Sequence[ForeignRun], now: float) -> Adoption:
+        """Give runs a row that an engine has put into the pool itself, unless they have one."""
         ...
 
     async def take(
@@ -150,19 +178,16 @@ class Ledger(Protocol):
     ) -> Taking:
         """Take due runs, as `node_timeout.domain.lifecycle.take` has it; one attempt is used up.
 
-        A run without a row gets one (an engine has put it into the pool itself), ``dead`` if its
-        node has no config. Repeated with the same ``owner`` it returns the same runs; without one,
+        Repeated with the same ``owner`` it returns the same runs; without one,
         each call is a taking of its own.
         """
         ...
 
-    async def owners(self, runs: Sequence[NodeRun]) -> dict[NodeRun, str]:
+    async def owners(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The owners of the leases under which runs are executing; others are left out."""
         ...
 
-    async def renew(
-        self, runs: Sequence[NodeRun], owners: Sequence[str], until: float
-    ) -> set[NodeRun]:
+    async def renew(self, run_ids: Sequence[str], owners: Sequence[str], until: float) -> set[str]:
         """Make the leases of these owners last until then; return the runs that are theirs."""
         ...
 
@@ -176,7 +201,7 @@ class Ledger(Protocol):
     async def open_runs(
         self, after: DueRun | None, limit: int, until: float | None = None
     ) -> list[DueRun]:
-        """Armed runs in order of (due_at, node_id, version), those after ``after``.
+        """Armed runs in order of (due_at, run_id), those after ``after``.
 
         Only those due by ``until``, if that is given.
         """
@@ -185,16 +210,16 @@ class Ledger(Protocol):
     async def expired_runs(
         self, before: float, limit: int, after: DueRun | None = None
     ) -> list[DueRun]:
-        """Executing runs whose lease ran out before ``before``, in order of (lease, node_id,
-        version), those after ``after``; with the end of the lease.
+        """Executing runs whose lease ran out before ``before``, in order of (lease, run_id), those
+        after ``after``; with the end of the lease.
         """
         ...
 
-    async def purgeable(self, now: float, retention: Retention, limit: int) -> list[NodeRun]:
-        """Runs whose closed rows are past their retention, at most ``limit`` of each kind."""
+    async def purgeable(self, now: float, retention: Retention, limit: int) -> list[str]:
+        """Ids of closed runs that are past their retention, at most ``limit`` of each kind."""
         ...
 
-    async def purge(self, runs: Sequence[NodeRun], now: float, retention: Retention) -> int:
+    async def purge(self, run_ids: Sequence[str], now: float, retention: Retention) -> int:
         """Delete the rows of these runs that are past their retention still, with their history;
         return how many.
         """
@@ -213,12 +238,16 @@ class Ledger(Protocol):
         """The rows closed last, newest first."""
         ...
 
-    async def history(self, node_id: str) -> list[HistoryEntry]:
-        """What happened to the runs of a node beyond their plain course, in order."""
+    async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        """What happened to these runs beyond their plain course, each in order."""
         ...
 
-    async def rows(self, node_id: str) -> list[LedgerRow]:
-        """Every row of a node, in order of deadline."""
+    async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        """Every row of a node, in all root pipelines or in this one, in order of deadline."""
+        ...
+
+    async def rows_of(self, run_ids: Sequence[str]) -> list[LedgerRow]:
+        """The rows of these runs; unknown ones are left out."""
         ...
 
     async def settings(self) -> dict[str, str]:

@@ -1,15 +1,15 @@
 """The executing pool: an index of deadlines in Redis, and the clock that rules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedMember:
-    """A pool member as it stands there; it need not name a node run."""
+    """A pool member as it stands there: a run id, or whatever else somebody has put there."""
 
     member: str
     deadline: float
@@ -94,12 +94,16 @@ class Pool(Protocol):
         """As `arm`, but also moves runs that are present, and so takes them out of any lease."""
         ...
 
-    async def disarm(self, runs: Sequence[NodeRun]) -> int:
-        """Remove runs; return how many were there."""
+    async def disarm(self, members: Sequence[str]) -> int:
+        """Remove members, run ids or foreign ones; return how many were there."""
         ...
 
-    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        """The runs that are not in the pool."""
+    async def absent(self, run_ids: Sequence[str]) -> list[str]:
+        """Those that are not in the pool."""
+        ...
+
+    async def give_back(self, members: Mapping[str, float]) -> None:
+        """Put foreign members, with their deadlines, where an engine puts its own."""
         ...
 
     async def counts(self) -> PoolCounts: ...

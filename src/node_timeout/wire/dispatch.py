@@ -1,7 +1,8 @@
 """The wire form of a dispatch message: which node runs are due.
 
-``{"schema": 1, "nodes": [{"node_id": str, "version": str, "deadline": Unix seconds}, …]}``,
-UTF-8 JSON. An unknown schema number is never guessed at.
+``{"schema": 1, "runs": [{"run_id": str, "deadline": Unix seconds}, …]}``, UTF-8 JSON. A run that an
+engine has put into the pool itself has ``node_id`` and ``version`` in place of the ``run_id``. An
+unknown schema number is never guessed at.
 """
 
 import json
@@ -12,7 +13,8 @@ from typing import Any
 
 from node_timeout.domain.errors import InvalidNodeRunError, UnreadableMessageError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun, ForeignRun
+from node_timeout.domain.run_id import is_run_id
 
 SCHEMA = 1
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -29,23 +31,26 @@ class Unreadable:
     reason: str
 
 
-def encode(due: Sequence[DueRun]) -> bytes:
-    nodes = [
-        {"node_id": each.run.node_id, "version": each.run.version, "deadline": each.due_at}
-        for each in due
-    ]
-    return json.dumps({"schema": SCHEMA, "nodes": nodes}, separators=(",", ":")).encode()
+def encode(due: Sequence[DueRun | ForeignRun]) -> bytes:
+    message = {"schema": SCHEMA, "runs": [_entry(each) for each in due]}
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
-def decode(body: bytes) -> tuple[list[DueRun], list[Unreadable]]:
+def _entry(due: DueRun | ForeignRun) -> dict[str, Any]:
+    if isinstance(due, DueRun):
+        return {"run_id": due.run_id, "deadline": due.due_at}
+    return {"node_id": due.node_id, "version": due.version, "deadline": due.due_at}
+
+
+def decode(body: bytes) -> tuple[list[DueRun | ForeignRun], list[Unreadable]]:
     """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
-    due: list[DueRun] = []
+    due: list[DueRun | ForeignRun] = []
     unreadable: list[Unreadable] = []
-    for entry in read_entries(body, SCHEMA, "nodes"):
+    for entry in read_entries(body, SCHEMA, "runs"):
         try:
             due.append(_due_run(entry))
         except InvalidNodeRunError as error:
-            message = json.dumps({"schema": SCHEMA, "nodes": [entry]}).encode()
+            message = json.dumps({"schema": SCHEMA, "runs": [entry]}).encode()
             unreadable.append(Unreadable(body=message, reason=str(error)))
     return due, unreadable
 
@@ -79,14 +84,17 @@ def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
     return max(1, sum(total <= max_bytes for total in accumulate(sizes))) if sizes else 0
 
 
-def _due_run(entry: Any) -> DueRun:
+def _due_run(entry: Any) -> DueRun | ForeignRun:
     if not isinstance(entry, dict):
-        raise InvalidNodeRunError(f"{shown(entry)} is not an object with node_id and version")
+        raise InvalidNodeRunError(f"{shown(entry)} is not an object with run_id and deadline")
     deadline = entry.get("deadline")
     if isinstance(deadline, bool) or not isinstance(deadline, int | float):
         raise InvalidNodeRunError(f"deadline {shown(deadline)} is not a number of Unix seconds")
     if not abs(deadline) < MAX_UNIX_SECONDS:
         raise InvalidNodeRunError(f"deadline {shown(deadline)} is out of range")
-    return DueRun(
-        run=NodeRun.of(entry.get("node_id"), entry.get("version")), due_at=float(deadline)
-    )
+    run_id = entry.get("run_id")
+    if run_id is None:
+        return ForeignRun.of(entry.get("node_id"), entry.get("version"), float(deadline))
+    if not isinstance(run_id, str) or not is_run_id(run_id):
+        raise InvalidNodeRunError(f"run_id {shown(run_id)} is no run id")
+    return DueRun(run_id=run_id, due_at=float(deadline))

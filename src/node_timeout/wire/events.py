@@ -4,10 +4,11 @@
 
     {"event": "node_running", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str, "timeout_config": {"enable": bool, "action": str, "seconds": number}}
-    {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds}
+    {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds,
+     "root_pipeline_id": str}
 
-The second line of the first and the version of the second are optional. An unknown schema number
-is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
+The second lines and the version of the second are optional. An unknown schema number is never
+guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.events import Event, NodeLeft, NodeStarted
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import NodeRun, id_problem
+from node_timeout.domain.run import Node, check_ids
 from node_timeout.domain.timeout_config import ConfigRules, TimeoutConfig, read_config
 from node_timeout.wire.dispatch import Unreadable, read_entries
 
@@ -36,7 +37,7 @@ _KEYS = {
         "root_pipeline_id",
         "timeout_config",
     },
-    "node_left": {"event", "node_id", "version", "happened_at"},
+    "node_left": {"event", "node_id", "version", "happened_at", "root_pipeline_id"},
 }
 
 
@@ -59,12 +60,17 @@ def encode(events: Sequence[Event]) -> bytes:
 
 
 def _entry(event: Event) -> dict[str, Any]:
-    entry: dict[str, Any] = {"node_id": event.node_id, "happened_at": event.happened_at}
+    entry: dict[str, Any] = {
+        "node_id": event.node_id,
+        "version": event.version,
+        "happened_at": event.happened_at,
+    }
+    if event.root_pipeline_id is not None:
+        entry["root_pipeline_id"] = event.root_pipeline_id
     if isinstance(event, NodeLeft):
-        return {"event": "node_left", **entry, "version": event.version}
-    entry = {"event": "node_running", **entry, "version": event.run.version}
+        return {"event": "node_left", **entry}
+    entry = {"event": "node_running", **entry}
     if event.config:
-        entry["root_pipeline_id"] = event.config.root_pipeline_id
         entry["timeout_config"] = {
             "enable": True,
             "action": event.config.action,
@@ -74,12 +80,15 @@ def _entry(event: Event) -> dict[str, Any]:
 
 
 def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
-    """Split so that each round has one event a node, and a node's events are in order of time."""
+    """Split so that each round has one event a node, and a node's events are in order of time.
+
+    The roots of the events are known.
+    """
     rounds: list[list[Event]] = []
-    seen: dict[str, int] = {}
+    seen: dict[Node, int] = {}
     for event in sorted(events, key=lambda event: event.happened_at or math.inf):
-        number = seen.get(event.node_id, 0)
-        seen[event.node_id] = number + 1
+        number = seen.get(event.node, 0)
+        seen[event.node] = number + 1
         if number == len(rounds):
             rounds.append([])
         rounds[number].append(event)
@@ -96,17 +105,14 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
     if unknown := sorted(str(key) for key in set(entry) - keys):
         raise InvalidInputError(f"{kind} has the unknown keys {', '.join(unknown):.200}")
     happened_at = _instant(entry, now)
-    if kind == "node_running":
-        run = NodeRun.of(entry.get("node_id"), entry.get("version"))
-        return NodeStarted(run=run, happened_at=happened_at, config=_config(run, entry, rules))
-    if entry.get("version") is None:
-        if problem := id_problem("node id", entry.get("node_id")):
-            raise InvalidInputError(problem)
-        return NodeLeft(node_id=entry["node_id"], happened_at=happened_at)
-    run = NodeRun.of(entry.get("node_id"), entry["version"])
-    return NodeLeft(
-        node_id=run.node_id, version=run.version, happened_at=happened_at, remember=True
-    )
+    ids: dict[str, Any] = {
+        name: entry.get(name) for name in ("node_id", "version", "root_pipeline_id")
+    }
+    names_no_version = kind == "node_left" and ids["version"] is None
+    check_ids(**ids | ({"version": "any"} if names_no_version else {}))
+    if kind == "node_left":
+        return NodeLeft(**ids, happened_at=happened_at, remember=not names_no_version)
+    return NodeStarted(**ids, happened_at=happened_at, config=_config(ids["node_id"], entry, rules))
 
 
 def _instant(entry: Mapping[str, Any], now: float) -> float:
@@ -124,8 +130,8 @@ def _instant(entry: Mapping[str, Any], now: float) -> float:
     )
 
 
-def _config(run: NodeRun, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
+def _config(node_id: str, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
     """The config that the event carries; None without one, or with one that is no timeout."""
     if entry.get("timeout_config") is None:
         return None
-    return read_config(run.node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)
+    return read_config(node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)

@@ -11,10 +11,12 @@ from node_timeout.domain.run import NodeRun
 
 async def main(seconds: float, node_ids: list[str]) -> None:
     history = nt_faults.FAULTS.history
-    runs = [NodeRun(node_id=node_id, version="v1") for node_id in node_ids]
+    runs = [NodeRun(root_pipeline_id="root", node_id=node_id, version="v1") for node_id in node_ids]
     async with NodeTimeout() as app:
         await history.record("arming", runs, seconds=seconds)
-        armed = await app.nodes_started([(run.node_id, run.version) for run in runs])
+        armed = await app.nodes_started(
+            [(run.node_id, run.version, run.root_pipeline_id) for run in runs]
+        )
         assert armed == len(runs)
         await history.record("armed", runs)
     await history.close()

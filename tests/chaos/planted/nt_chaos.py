@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from nt_faults import FAULTS, HISTORY, RECORD
+from nt_faults import FAULTS, HISTORY, RECORD, named
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -91,7 +91,7 @@ class ChaosEngine:
         return await self.act(node)
 
     async def act(self, node: TimedOutNode) -> str:
-        event = {"node_id": node.node_id, "version": node.version, "process": "engine"}
+        event = {**named(node.run), "process": "engine"}
         done = await self.redis.eval(
             ACT, 3, RUNNING, HISTORY, EFFECTS, node.node_id, node.version, json.dumps(event)
         )
@@ -210,7 +210,7 @@ class Sleeps(NodeTimeoutStrategy):
     """A plain function, which nobody can stop; at first it sleeps longer than a lease lasts."""
 
     def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        event = {"node_id": node.node_id, "version": node.version, "process": "thread"}
+        event = {**named(node.run), "process": "thread"}
         with BlockingRedis.from_url(os.environ["ENGINE_REDIS_URL"]) as redis:
             redis.eval(RECORD, 1, HISTORY, json.dumps(event | {"kind": "called"}))
             if node.attempt == 1:

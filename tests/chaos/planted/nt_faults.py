@@ -22,7 +22,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from hashlib import sha1
 from pathlib import Path
@@ -33,12 +33,12 @@ from redis.asyncio import Redis
 from node_timeout.domain.errors import (
     EngineUnavailableError,
     ExchangeUnavailableError,
-    InvalidNodeRunError,
     LedgerUnavailableError,
     NotConfirmedError,
     PoolUnavailableError,
 )
-from node_timeout.domain.run import NodeRun
+from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run_id import is_run_id
 from node_timeout.stores.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.client import RedisClient
@@ -84,9 +84,9 @@ PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "ledger": (
         SqlLedger,
         (
-            *("actions", "take", "owners", "renew", "record", "open_runs", "expired_runs"),
-            *("purgeable", "purge"),
-            *("arm", "disarm", "untracked", "configs", "configured"),
+            *("actions", "adopt", "take", "owners", "renew", "record"),
+            *("open_runs", "expired_runs", "purgeable", "purge"),
+            *("arm", "disarm", "untracked", "configs", "configured", "roots"),
         ),
     ),
     "delivery": (RabbitDelivery, ("ack", "requeue")),
@@ -102,6 +102,18 @@ ERRORS: dict[str, Callable[[str], Exception]] = {
 CALLS_THAT_ANSWER_LATE = {"exchange.publish"}
 
 
+def named(run: NodeRun | str) -> dict[str, str]:
+    """How a line of the history tells a run: by its id, and by what that is made of, if known."""
+    if isinstance(run, str):
+        return {"run_id": run}
+    return {
+        "run_id": run.run_id,
+        "root_pipeline_id": run.root_pipeline_id,
+        "node_id": run.node_id,
+        "version": run.version,
+    }
+
+
 class History:
     """Appends to the history; a no-op without a URL."""
 
@@ -110,20 +122,12 @@ class History:
         self._process = process
         self._redis: Redis | None = None
 
-    async def record(self, kind: str, runs: list[NodeRun], **more: Any) -> None:
+    async def record(self, kind: str, runs: Sequence[NodeRun | str], **more: Any) -> None:
         if not self._url or not runs:
             return
         self._redis = self._redis or Redis.from_url(self._url)
         lines = [
-            json.dumps(
-                {
-                    "kind": kind,
-                    "node_id": run.node_id,
-                    "version": run.version,
-                    "process": self._process,
-                    **more,
-                }
-            )
+            json.dumps({"kind": kind, **named(run), "process": self._process, **more})
             for run in runs
         ]
         for i in range(0, len(lines), 1000):
@@ -209,11 +213,13 @@ class Faults:
 
     async def _note_before(self, port: str, name: str, args: Any) -> None:
         if (port, name) == ("ledger", "take"):
-            await self.history.record("taking", [due.run for due in args[1]])
+            await self.history.record("taking", [due.run_id for due in args[1]])
 
     async def _note_after(self, port: str, name: str, args: Any, result: Any) -> None:
         if (port, name) == ("shard", "claim"):
-            await self.history.record("claimed", _runs(result.members))
+            # An engine's own are told once a worker has found out which runs they are.
+            members = [claimed.member for claimed in result.members]
+            await self.history.record("claimed", [each for each in members if is_run_id(each)])
         elif (port, name) == ("ledger", "take"):
             await self.history.record(
                 "taken", [node.run for node in result.taken], until=result.lease_until
@@ -232,17 +238,9 @@ class Faults:
             )
         elif (port, name) == ("exchange", "publish"):
             due, _ = dispatch.decode(args[2])
-            await self.history.record("published", [each.run for each in due])
-
-
-def _runs(members: Any) -> list[NodeRun]:
-    runs = []
-    for claimed in members:
-        try:
-            runs.append(NodeRun.parse(claimed.member))
-        except InvalidNodeRunError:
-            continue  # put there by a test
-    return runs
+            await self.history.record(
+                "published", [each.run_id for each in due if isinstance(each, DueRun)]
+            )
 
 
 def measure_scripts(client: RedisClient) -> None:

@@ -40,9 +40,12 @@ def connect() -> None:
     post_set_state.connect(on_post_set_state, dispatch_uid="node_timeout")
 
 
-def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **_more: Any) -> None:
+def on_post_set_state(
+    sender: Any, node_id: str, to_state: str, version: str, root_id: str | None = None, **_more: Any
+) -> None:
     """Receiver. Costs one indexed read for a node without a timeout config."""
     del sender
+    root = root_id or None  # a node that was told to pause before it began has none yet
     began = time.monotonic()
     try:
         if is_ours():
@@ -50,9 +53,9 @@ def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **
         if began < _Rest.until:
             metrics.EVENTS_MISSED.inc()
         elif to_state == states.RUNNING:
-            client().node_started(node_id, version)
+            client().node_started(node_id, version, root)
         elif to_state in LEFT:
-            client().node_left(node_id, version, trust_ledger=True)
+            client().node_left(node_id, version, root, trust_ledger=True)
     except GreenThreadsError as error:
         metrics.EVENTS_MISSED.inc()
         if not _Patched.is_logged:
@@ -67,5 +70,5 @@ def on_post_set_state(sender: Any, node_id: str, to_state: str, version: str, **
             node_id,
             to_state,
             error,
-            extra={"node_id": node_id, "version": version},
+            extra={"node_id": node_id, "version": version, "root_pipeline_id": root},
         )

@@ -35,8 +35,8 @@ class SwitchedOff(BlockingNodeTimeout):
     def nodes_left(self, *_: Any, **__: Any) -> int:
         return 0
 
-    def rows(self, node_id: str) -> list[LedgerRow]:
-        del node_id
+    def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        del node_id, root_pipeline_id
         return []
 
     def _run(self, call: Callable[..., Any]) -> NoReturn:

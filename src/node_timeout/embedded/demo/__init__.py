@@ -23,7 +23,6 @@ from node_timeout.embedded.dev import embedded
 from node_timeout.strategies.base import ForcedFailAndSkipStrategy, StrategyResult
 from node_timeout.tasks import ended
 
-ROOT = "demo"
 HANGS = math.inf
 TIME_LIMIT_SECONDS = 60.0
 FLAKY_ACTION = "skip_when_paged"
@@ -167,7 +166,7 @@ async def _play(app: NodeTimeout, console: Console) -> bool:
         for part in PARTS
     }
     tree = app.apply_node_timeout_configs(tree, configs)
-    created = await app.batch_create_node_timeout_config(ROOT, tree)
+    created = await app.batch_create_node_timeout_config(tree["id"], tree)
     console.print(f"{len(created['data'])} timeout configs stored, the pipeline starts\n")
     engine = _ObservedEngine(app)
     app.use_engine(engine)
@@ -199,14 +198,14 @@ async def _play(app: NodeTimeout, console: Console) -> bool:
 
 def _arm(app: NodeTimeout) -> Any:
     async def started(run: NodeRun) -> None:
-        await app.node_started(run.node_id, run.version)
+        await app.node_started(run.node_id, run.version, run.root_pipeline_id)
 
     return started
 
 
 def _disarm(app: NodeTimeout) -> Any:
     async def left(run: NodeRun) -> None:
-        await app.node_left(run.node_id, run.version)
+        await app.node_left(run.node_id, run.version, run.root_pipeline_id)
 
     return left
 

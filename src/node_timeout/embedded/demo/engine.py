@@ -55,7 +55,7 @@ class DemoEngine:
         ``durations`` maps node ids to seconds, one entry per version. A failed node holds its
         branch until it is skipped or retried: such a run ends by being cancelled.
         """
-        await _Play(self, durations, on_started, on_left).pipeline(tree)
+        await _Play(self, str(tree["id"]), durations, on_started, on_left).pipeline(tree)
 
     async def is_running(self, node: TimedOutNode) -> bool:
         known = self.nodes.get(node.node_id)
@@ -97,11 +97,13 @@ class _Play:
     def __init__(
         self,
         engine: DemoEngine,
+        root: str,
         durations: Mapping[str, list[float]],
         on_started: Started,
         on_left: Left,
     ) -> None:
         self._engine = engine
+        self._root = root
         self._durations = durations
         self._on_started = on_started
         self._on_left = on_left
@@ -138,7 +140,7 @@ class _Play:
             node.version += 1
             node.state = "RUNNING"
             node.decided.clear()
-            run = NodeRun(node_id=node_id, version=str(node.version))
+            run = NodeRun(root_pipeline_id=self._root, node_id=node_id, version=str(node.version))
             await self._on_started(run)
             try:
                 await asyncio.wait_for(node.decided.wait(), node.duration())

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import TimedOutNode
+from node_timeout.domain.run import Node, TimedOutNode
 from node_timeout.engines.bamboo.lanes import Lanes
 from node_timeout.runtime.threads import CLOSE_SECONDS, Threads
 from node_timeout.settings import Settings
@@ -59,8 +59,8 @@ class BambooEngine:
             lambda: self._acts.forced_fail_and_skip(node, reason, self._later(node))
         )
 
-    async def running(self, node_ids: Sequence[str]) -> list[NodeStarted]:
-        return await self._run(lambda: self._acts.running(node_ids))
+    async def running(self, nodes: Sequence[Node]) -> list[NodeStarted]:
+        return await self._run(lambda: self._acts.running(nodes))
 
     async def check(self) -> str:
         await self._run(self._acts.look)

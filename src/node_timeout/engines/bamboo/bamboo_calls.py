@@ -15,6 +15,7 @@ it is sent again. A crash between that message and its note sends it twice; bamb
 the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ from node_timeout.domain.errors import (
     TemporaryError,
 )
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.run import Node, TimedOutNode, check_ids
 from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ LOCKED = {"55P03", 1205, 3572}
 
 _acting: set[str] = set()
 _acting_lock = threading.Lock()
-"""Members of node runs that a thread of this process is acting on."""
+"""Ids of the runs that a thread of this process is acting on."""
 
 
 def in_database(call: Callable[[], T]) -> T:
@@ -93,8 +94,9 @@ def forced_fail_and_skip(node: TimedOutNode, reason: str, later: Later = at_once
     return _act(node, reason, later, skip=True)
 
 
-def running(node_ids: Sequence[str]) -> list[NodeStarted]:
+def running(nodes: Sequence[Node]) -> list[NodeStarted]:
     """The runs of these nodes that are current: three queries."""
+    node_ids = {node_id for _, node_id in nodes}
     found = list(
         State.objects.filter(node_id__in=node_ids, name=states.RUNNING).values(
             "node_id", "version", "root_id", "started_time"
@@ -114,11 +116,14 @@ def running(node_ids: Sequence[str]) -> list[NodeStarted]:
     for state in found:
         if state["node_id"] not in standing or state["root_id"] in revoked:
             continue
-        try:
-            run = NodeRun.of(state["node_id"], state["version"])
-        except InvalidNodeRunError:
-            continue  # no event of it was ever accepted either
-        events.append(NodeStarted(run=run, happened_at=_unix(state["started_time"])))
+        ids = {
+            "node_id": state["node_id"],
+            "version": state["version"],
+            "root_pipeline_id": state["root_id"],
+        }
+        with contextlib.suppress(InvalidNodeRunError):  # no event of it was ever accepted either
+            check_ids(**ids)
+            events.append(NodeStarted(**ids, happened_at=_unix(state["started_time"])))
     return events
 
 
@@ -165,14 +170,14 @@ def _is_noted(node: TimedOutNode, text: str) -> bool:
 def _act(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> str:
     """Act on a node run, unless an earlier attempt is still at it: it outlived its time limit."""
     with _acting_lock:
-        if node.run.member in _acting:
+        if node.run_id in _acting:
             raise TemporaryError("an earlier attempt is still under way")
-        _acting.add(node.run.member)
+        _acting.add(node.run_id)
     try:
         return _act_alone(node, reason, later, skip=skip)
     finally:
         with _acting_lock:
-            _acting.discard(node.run.member)
+            _acting.discard(node.run_id)
 
 
 def _act_alone(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> str:

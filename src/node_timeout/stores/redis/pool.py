@@ -2,8 +2,8 @@
 
 Keys and channels, all derived from the name of the pool:
 
-    <pool>                          ZSET     member <node_id>_<version>, score = deadline or lease
-                                             expiry
+    <pool>                          ZSET     member: run id, or <node_id>_<version> if an engine has
+                                             put it there; score: deadline or lease expiry
     <pool>:{0} … <pool>:{n-1}       ZSET     the same, if the pool is split into n shards; what an
                                              engine puts into <pool> itself is then served as well
     <key of a ZSET>:wakeup          channel  an earlier deadline was armed there
@@ -18,14 +18,14 @@ Keys and channels, all derived from the name of the pool:
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TypeVar
 from zlib import crc32
 
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from node_timeout.domain.errors import PoolUnavailableError
-from node_timeout.domain.run import DueRun, NodeRun
+from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, noticed, translated
 from node_timeout.stores.redis.clock import PoolClock
@@ -102,28 +102,31 @@ class RedisPool:
     async def _add(self, mode: str, due: Sequence[DueRun]) -> int:
         places: dict[RedisShard, list[DueRun]] = {}
         for each in due:
-            places.setdefault(self._shard_of(each.run), []).append(each)
+            places.setdefault(self._shard_of(each.run_id), []).append(each)
         return sum(await _all(shard.add(mode, here) for shard, here in places.items()))
 
-    async def disarm(self, runs: Sequence[NodeRun]) -> int:
-        places = self._places(runs)
+    async def disarm(self, members: Sequence[str]) -> int:
+        places = self._places(members)
         return sum(await _all(shard.remove(here) for shard, here in places.items()))
 
-    async def absent(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        places = self._places(runs)
+    async def absent(self, run_ids: Sequence[str]) -> list[str]:
+        places = self._places(run_ids)
         found = await _all(shard.present(here) for shard, here in places.items())
-        present = {run for some in found for run in some}
-        return [run for run in runs if run not in present]
+        present = {run_id for some in found for run_id in some}
+        return [run_id for run_id in run_ids if run_id not in present]
 
-    def _shard_of(self, run: NodeRun) -> "RedisShard":
-        return self._hashed[crc32(run.member.encode()) % len(self._hashed)]
+    async def give_back(self, members: Mapping[str, float]) -> None:
+        await self.shards[-1].put(members)
 
-    def _places(self, runs: Iterable[NodeRun]) -> "dict[RedisShard, list[NodeRun]]":
-        """The runs by each shard that may hold them."""
-        places: dict[RedisShard, list[NodeRun]] = {}
-        for run in runs:
-            for shard in {self._shard_of(run), self.shards[-1]}:
-                places.setdefault(shard, []).append(run)
+    def _shard_of(self, member: str) -> "RedisShard":
+        return self._hashed[crc32(member.encode()) % len(self._hashed)]
+
+    def _places(self, members: Iterable[str]) -> "dict[RedisShard, list[str]]":
+        """The members by each shard that may hold them."""
+        places: dict[RedisShard, list[str]] = {}
+        for member in members:
+            for shard in {self._shard_of(member), self.shards[-1]}:
+                places.setdefault(shard, []).append(member)
         return places
 
     async def counts(self) -> PoolCounts:
@@ -233,28 +236,30 @@ class RedisShard:
         added = 0
         channel = self._wakeups.channel(self.key)
         for chunk in _chunks(due):
-            pairs = [part for each in chunk for part in (repr(each.due_at), each.run.member)]
+            pairs = [part for each in chunk for part in (repr(each.due_at), each.run_id)]
             count, now = await self._client.call("arm", self.key, mode, channel, *pairs)
             self._clock.observe(float(now))
             added += int(count)
         return added
 
-    async def remove(self, runs: Sequence[NodeRun]) -> int:
+    async def remove(self, members: Sequence[str]) -> int:
         removed = 0
-        for chunk in _chunks(runs):
+        for chunk in _chunks(members):
             async with translated():
-                removed += await self._client.commands.zrem(
-                    self.key, *(run.member for run in chunk)
-                )
+                removed += await self._client.commands.zrem(self.key, *chunk)
         return removed
 
-    async def present(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        found: list[NodeRun] = []
-        for chunk in _chunks(runs):
-            members = [run.member for run in chunk]
+    async def put(self, members: Mapping[str, float]) -> None:
+        for chunk in _chunks(list(members.items())):
             async with translated():
-                scores = await self._client.commands.zmscore(self.key, members)
-            found += [run for run, score in zip(chunk, scores, strict=True) if score is not None]
+                await self._client.commands.zadd(self.key, dict(chunk))
+
+    async def present(self, members: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for chunk in _chunks(members):
+            async with translated():
+                scores = await self._client.commands.zmscore(self.key, list(chunk))
+            found += [each for each, score in zip(chunk, scores, strict=True) if score is not None]
         return found
 
     async def counts(self, now: float) -> PoolCounts:

@@ -17,7 +17,6 @@ from node_timeout.domain.run import (
     HistoryEntry,
     HistoryKind,
     LedgerRow,
-    NodeRun,
     RunState,
 )
 from node_timeout.ports.ledger import LedgerCounts, ReplayOrder, ReplayPage, Retention
@@ -25,13 +24,13 @@ from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_handling import LedgerHandling
 from node_timeout.stores.sql.ledger_settings import LedgerSettings
 from node_timeout.stores.sql.run_rows import (
+    ROW_COLUMNS,
     chunks,
     due_runs,
     in_order,
     is_after,
     page_of,
     rows_of,
-    run_of,
 )
 from node_timeout.stores.sql.tables import history, runs
 
@@ -67,23 +66,20 @@ class SqlLedger(LedgerHandling, LedgerSettings):
     @transaction
     async def purgeable(
         self, connection: AsyncConnection, now: float, retention: Retention, limit: int
-    ) -> list[NodeRun]:
-        chosen: list[NodeRun] = []
+    ) -> list[str]:
+        chosen: list[str] = []
         for expired in _past_retention(now, retention):
             found = await connection.execute(
-                select(runs.c.node_id, runs.c.version)
-                .where(expired)
-                .order_by(runs.c.finished_at)
-                .limit(limit)
+                select(runs.c.run_id).where(expired).order_by(runs.c.finished_at).limit(limit)
             )
-            chosen += [run_of(row) for row in found]
+            chosen += found.scalars()
         return chosen
 
     @transaction
     async def purge(
         self,
         connection: AsyncConnection,
-        chosen: Sequence[NodeRun],
+        chosen: Sequence[str],
         now: float,
         retention: Retention,
     ) -> int:
@@ -92,9 +88,7 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         for chunk in chunks(in_order(chosen)):
             result = await connection.execute(delete(runs).where(self._keys.of(chunk), expired))
             purged += result.rowcount
-            left = select(runs.c.node_id).where(
-                runs.c.node_id == history.c.node_id, runs.c.version == history.c.version
-            )
+            left = select(runs.c.run_id).where(runs.c.run_id == history.c.run_id)
             await connection.execute(
                 delete(history).where(self._keys.of(chunk, history), ~left.exists())
             )
@@ -104,16 +98,16 @@ class SqlLedger(LedgerHandling, LedgerSettings):
     async def replay(
         self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
     ) -> ReplayPage:
-        query = select(runs).where(runs.c.state == RunState.DEAD, runs.c.finished_at <= order.until)
+        query = select(*ROW_COLUMNS).where(
+            runs.c.state == RunState.DEAD, runs.c.finished_at <= order.until
+        )
         if order.node_id is not None:
             query = query.where(runs.c.node_id == order.node_id)
         if order.root_pipeline_id is not None:
             query = query.where(runs.c.root_pipeline_id == order.root_pipeline_id)
         if order.after is not None:
-            query = query.where(
-                runs.c.finished_at >= order.after[0], is_after(runs.c.finished_at, order.after)
-            )
-        key = (runs.c.finished_at, runs.c.node_id, runs.c.version)
+            query = query.where(*is_after(runs.c.finished_at, *order.after))
+        key = (runs.c.finished_at, runs.c.run_id)
         found = await connection.execute(query.order_by(*key).limit(limit).with_for_update())
         rows = rows_of(found)
         replayed = [new for row in rows if (new := lifecycle.replay(row, now))]
@@ -122,8 +116,7 @@ class SqlLedger(LedgerHandling, LedgerSettings):
             connection,
             (
                 HistoryEntry(
-                    node_id=row.node_id,
-                    version=row.version,
+                    run_id=row.run_id,
                     at=now,
                     kind=HistoryKind.REPLAYED,
                     actor=order.actor,
@@ -135,8 +128,9 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         rest = None
         if len(rows) == limit:
             last = rows[-1]
-            rest = replace(order, after=(last.finished_at or 0.0, last.node_id, last.version))
-        return ReplayPage(due=tuple(DueRun(run=row.run, due_at=now) for row in replayed), rest=rest)
+            rest = replace(order, after=(last.finished_at or 0.0, last.run_id))
+        due = tuple(DueRun(run_id=row.run_id, due_at=now) for row in replayed)
+        return ReplayPage(due=due, rest=rest)
 
     @transaction
     async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
@@ -192,7 +186,7 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         rows: list[LedgerRow] = []
         for state in CLOSED:
             found = await connection.execute(
-                select(runs)
+                select(*ROW_COLUMNS)
                 .where(runs.c.state == state)
                 .order_by(runs.c.finished_at.desc())
                 .limit(limit)
@@ -201,19 +195,38 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         return sorted(rows, key=lambda row: row.finished_at or 0.0, reverse=True)[:limit]
 
     @transaction
-    async def history(self, connection: AsyncConnection, node_id: str) -> list[HistoryEntry]:
+    async def history(
+        self, connection: AsyncConnection, run_ids: Sequence[str]
+    ) -> list[HistoryEntry]:
         columns = [column for column in history.c if column.name != "id"]
-        found = await connection.execute(
-            select(*columns).where(history.c.node_id == node_id).order_by(history.c.id)
-        )
-        return [HistoryEntry(**row._asdict() | {"kind": HistoryKind(row.kind)}) for row in found]
+        entries: list[HistoryEntry] = []
+        for chunk in chunks(in_order(run_ids)):
+            found = await connection.execute(
+                select(*columns).where(self._keys.of(chunk, history)).order_by(history.c.id)
+            )
+            entries += (
+                HistoryEntry(**row._asdict() | {"kind": HistoryKind(row.kind)}) for row in found
+            )
+        return entries
 
     @transaction
-    async def rows(self, connection: AsyncConnection, node_id: str) -> list[LedgerRow]:
-        found = await connection.execute(
-            select(runs).where(runs.c.node_id == node_id).order_by(runs.c.deadline, runs.c.version)
-        )
-        return rows_of(found)
+    async def rows(
+        self, connection: AsyncConnection, node_id: str, root_pipeline_id: str | None = None
+    ) -> list[LedgerRow]:
+        query = select(*ROW_COLUMNS).where(runs.c.node_id == node_id)
+        if root_pipeline_id is not None:
+            query = query.where(runs.c.root_pipeline_id == root_pipeline_id)
+        order = (runs.c.root_pipeline_id, runs.c.deadline, runs.c.version)
+        return rows_of(await connection.execute(query.order_by(*order)))
+
+    @transaction
+    async def rows_of(self, connection: AsyncConnection, run_ids: Sequence[str]) -> list[LedgerRow]:
+        rows: list[LedgerRow] = []
+        for chunk in chunks(in_order(run_ids)):
+            rows += rows_of(
+                await connection.execute(select(*ROW_COLUMNS).where(self._keys.of(chunk)))
+            )
+        return rows
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:

@@ -3,15 +3,16 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, Table, and_, delete, func, literal, or_, select, union_all
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.errors import SchemaError
+from node_timeout.domain.run import Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql.database import create_engine, dispose, in_autocommit, transaction
 from node_timeout.stores.sql.run_rows import Keys, chunks, config_of
-from node_timeout.stores.sql.tables import HEAD_REVISION, versions
+from node_timeout.stores.sql.tables import HEAD_REVISION, runs, versions
 from node_timeout.stores.sql.tables import configs as config_table
 from node_timeout.stores.sql.unicode import require_unicode
 from node_timeout.stores.tls import Tls
@@ -57,7 +58,7 @@ class LedgerConfigs:
         disabled: Sequence[str],
     ) -> None:
         rows = [config.as_dict() for config in sorted(configs, key=lambda each: each.node_id)]
-        columns = ("root_pipeline_id", "action", "timeout")
+        columns = ("action", "timeout")
         for chunk in chunks(rows):
             await connection.execute(self._insert(config_table, replace=columns), list(chunk))
         for nodes in chunks(sorted(disabled)):
@@ -72,39 +73,76 @@ class LedgerConfigs:
     async def add_configs(
         self, connection: AsyncConnection, configs: Sequence[TimeoutConfig]
     ) -> int:
-        there = await self._configs(connection, (config.node_id for config in configs))
-        new = {config.node_id: config.as_dict() for config in configs}
-        rows = [new[node_id] for node_id in sorted(new) if node_id not in there]
+        there = await self._configs(connection, (config.node for config in configs))
+        new = {config.node: config.as_dict() for config in configs}
+        rows = [new[node] for node in sorted(new) if node not in there]
         for chunk in chunks(rows):
             await connection.execute(self._insert(config_table), list(chunk))
         return len(rows)
 
     @transaction
     async def configs(
-        self, connection: AsyncConnection, node_ids: Sequence[str]
-    ) -> dict[str, TimeoutConfig]:
-        return await self._configs(connection, node_ids)
+        self, connection: AsyncConnection, nodes: Sequence[Node]
+    ) -> dict[Node, TimeoutConfig]:
+        return await self._configs(connection, nodes)
 
     async def _configs(
-        self, connection: AsyncConnection, node_ids: Iterable[str]
-    ) -> dict[str, TimeoutConfig]:
-        found: dict[str, TimeoutConfig] = {}
-        for chunk in chunks(sorted(set(node_ids))):
+        self, connection: AsyncConnection, nodes: Iterable[Node]
+    ) -> dict[Node, TimeoutConfig]:
+        found: dict[Node, TimeoutConfig] = {}
+        for chunk in chunks(sorted(set(nodes))):
             rows = await connection.execute(
-                select(config_table).where(self._keys.among(config_table.c.node_id, chunk))
+                select(config_table).where(*self._keys.of_nodes(chunk, config_table))
             )
-            found |= {row.node_id: config_of(row) for row in rows}
+            configs = map(config_of, rows)
+            wanted = set(chunk)
+            found |= {config.node: config for config in configs if config.node in wanted}
         return found
 
     @transaction
-    async def configured(self, connection: AsyncConnection, after: str, limit: int) -> list[str]:
-        found = await connection.execute(
-            select(config_table.c.node_id)
-            .where(config_table.c.node_id > after)
-            .order_by(config_table.c.node_id)
-            .limit(limit)
+    async def roots(
+        self, connection: AsyncConnection, node_ids: Sequence[str], *, of_open_runs: bool = False
+    ) -> dict[str, tuple[str, ...]]:
+        return await self._roots(connection, node_ids, of_open_runs=of_open_runs)
+
+    async def _roots(
+        self, connection: AsyncConnection, node_ids: Iterable[str], *, of_open_runs: bool = False
+    ) -> dict[str, tuple[str, ...]]:
+        roots: dict[str, tuple[str, ...]] = {}
+        for chunk in chunks(sorted(set(node_ids))):
+            query: Any = self._roots_in(config_table, chunk, 1)
+            if of_open_runs:
+                is_open = runs.c.state.in_((RunState.ARMED, RunState.EXECUTING))
+                query = union_all(query, self._roots_in(runs, chunk, 0).where(is_open))
+            found = await connection.execute(query)
+            for row in sorted(found, key=lambda row: row.is_config):
+                roots[row.node_id] = tuple(sorted({row.first, row.last}))
+        return roots
+
+    def _roots_in(self, table: Table, node_ids: Sequence[str], is_config: int) -> Select[Any]:
+        root = table.c.root_pipeline_id
+        return (
+            select(
+                table.c.node_id,
+                func.min(root).label("first"),
+                func.max(root).label("last"),
+                literal(is_config).label("is_config"),
+            )
+            .where(self._keys.among(table.c.node_id, node_ids))
+            .group_by(table.c.node_id)
         )
-        return list(found.scalars())
+
+    @transaction
+    async def configured(
+        self, connection: AsyncConnection, after: Node | None, limit: int
+    ) -> list[Node]:
+        root, node_id = config_table.c.root_pipeline_id, config_table.c.node_id
+        query = select(root, node_id).order_by(root, node_id).limit(limit)
+        if after is not None:
+            later = or_(root > after[0], and_(root == after[0], node_id > after[1]))
+            query = query.where(root >= after[0], later)
+        found = await connection.execute(query)
+        return [(row.root_pipeline_id, row.node_id) for row in found]
 
     def _insert(self, table: Any, replace: Sequence[str] = ()) -> Any:
         """INSERT that leaves a row of the same key alone, but for the columns to ``replace``."""

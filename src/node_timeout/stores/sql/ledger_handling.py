@@ -7,13 +7,13 @@ while it lasts, the row is this worker's, and nobody else's.
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.lifecycle import (
     Dropped,
     GivenUp,
@@ -25,21 +25,23 @@ from node_timeout.domain.lifecycle import (
     take,
     timed_out,
 )
+from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
+    ForeignRun,
     HistoryEntry,
     HistoryKind,
     LedgerRow,
-    NodeRun,
+    Node,
     Outcome,
     RunState,
     TimedOutNode,
 )
-from node_timeout.ports.ledger import Taking
+from node_timeout.ports.ledger import Adoption, Taking
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_tracking import LedgerTracking
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
-from node_timeout.stores.sql.run_rows import chunks, in_order, run_of, values_of
+from node_timeout.stores.sql.run_rows import chunks, in_order, values_of
 from node_timeout.stores.sql.tables import runs
 
 
@@ -75,13 +77,14 @@ class LedgerHandling(LedgerTracking):
         taken: list[TimedOutNode] = []
         if self._is_postgresql:
             # Usually all; should the planner change their order, a deadlock is tried again.
-            chosen = in_order(each.run for each in due)
+            chosen = in_order(each.run_id for each in due)
             values = take_due_values(chosen, lease, now=now, ahead_seconds=ahead_seconds)
             found = await connection.execute(TAKE_DUE, values)
             taken = [_node(row) for row in found]
-            gone = {node.run for node in taken}
-            due = [each for each in due if each.run not in gone]
-        rows = await self._with_configs(connection, due, now)
+            gone = {node.run_id for node in taken}
+            due = [each for each in due if each.run_id not in gone]
+        rows = await self._locked(connection, (each.run_id for each in due))
+        known = {run.run_id for run in rows}
         later: list[DueRun] = []
         dropped: Counter[RunState] = Counter()
         given_up: list[LedgerRow] = []
@@ -92,7 +95,7 @@ class LedgerHandling(LedgerTracking):
                 case Taken():
                     mine.append(decision)
                 case Later(at):
-                    later.append(DueRun(run=run, due_at=at))
+                    later.append(DueRun(run_id=run.run_id, due_at=at))
                 case Dropped(state):
                     dropped[state] += 1
                 case GivenUp(dead):
@@ -113,41 +116,46 @@ class LedgerHandling(LedgerTracking):
                 for row in given_up
             ),
             stolen=len(abandoned),
+            unknown=tuple(each for each in due if each.run_id not in known),
         )
 
-    async def _with_configs(
-        self, connection: AsyncConnection, due: Sequence[DueRun], now: float
-    ) -> dict[NodeRun, LedgerRow]:
-        """Lock the rows in key order, so that two workers do not wait for each other.
-
-        Runs that an engine has put into the pool itself get a row, unless others just gave them
-        one. A row that has no action yet has that of the config of the moment, if there is one.
-        """
-        rows = await self._locked(connection, (each.run for each in due))
-        missing = {each.run: each for each in due if each.run not in rows}
-        lacking = [run for run, row in rows.items() if row.action is None]
-        if not missing and not lacking:
-            return rows
-        configs = await self._configs(connection, (run.node_id for run in [*missing, *lacking]))
-        adopted = [
-            adopt(run, missing[run].due_at, configs.get(run.node_id), now)
-            for run in in_order(missing)
-        ]
-        for chunk in chunks([values_of(row) for row in adopted]):
+    @transaction
+    async def adopt(
+        self, connection: AsyncConnection, foreign: Sequence[ForeignRun], now: float
+    ) -> Adoption:
+        roots = await self._roots(connection, (each.node_id for each in foreign))
+        nodes: dict[ForeignRun, Node] = {}
+        refused: dict[ForeignRun, str] = {}
+        for each in foreign:
+            try:
+                root = only_root(each.node_id, roots.get(each.node_id, ()))
+            except AmbiguousNodeError as error:
+                refused[each] = str(error)
+            else:
+                if root is None:
+                    refused[each] = no_config(each.node_id)
+                else:
+                    nodes[each] = (root, each.node_id)
+        configs = await self._configs(connection, nodes.values())
+        # A config that was deleted between the two reads is as good as none.
+        refused |= {
+            each: no_config(each.node_id) for each, node in nodes.items() if node not in configs
+        }
+        rows = {
+            each: adopt(each, configs[node], now) for each, node in nodes.items() if node in configs
+        }
+        ordered = sorted(rows.values(), key=lambda row: row.run_id)
+        for chunk in chunks([values_of(row) for row in ordered]):
             await connection.execute(self._insert(runs), list(chunk))
-        rows |= await self._locked(connection, missing)
-        for run in lacking:
-            if config := configs.get(run.node_id):
-                rows[run] = replace(
-                    rows[run], action=config.action, root_pipeline_id=config.root_pipeline_id
-                )
-        await self._store(connection, (rows[run] for run in lacking))
-        return rows
+        return Adoption(
+            due={each: DueRun(run_id=row.run_id, due_at=each.due_at) for each, row in rows.items()},
+            refused=refused,
+        )
 
     async def _mark_taken(
         self, connection: AsyncConnection, mine: Sequence[Taken], lease: Lease
     ) -> None:
-        new = [each.row.run for each in mine if not each.is_repeated]
+        new = [each.row.run_id for each in mine if not each.is_repeated]
         for chunk in chunks(in_order(new)):
             await connection.execute(
                 sql_update(runs)
@@ -162,28 +170,26 @@ class LedgerHandling(LedgerTracking):
             )
 
     @autocommitting
-    async def owners(
-        self, connection: AsyncConnection, chosen: Sequence[NodeRun]
-    ) -> dict[NodeRun, str]:
-        owners: dict[NodeRun, str] = {}
+    async def owners(self, connection: AsyncConnection, chosen: Sequence[str]) -> dict[str, str]:
+        owners: dict[str, str] = {}
         for chunk in chunks(chosen):
             found = await connection.execute(
-                select(runs.c.node_id, runs.c.version, runs.c.lease_owner).where(
+                select(runs.c.run_id, runs.c.lease_owner).where(
                     self._keys.of(chunk), (runs.c.state == RunState.EXECUTING).is_(True)
                 )
             )
-            owners |= {run_of(row): row.lease_owner for row in found}
+            owners |= {row.run_id: row.lease_owner for row in found}
         return owners
 
     @transaction
     async def renew(
         self,
         connection: AsyncConnection,
-        chosen: Sequence[NodeRun],
+        chosen: Sequence[str],
         owners: Sequence[str],
         until: float,
-    ) -> set[NodeRun]:
-        renewed: set[NodeRun] = set()
+    ) -> set[str]:
+        renewed: set[str] = set()
         for chunk in chunks(in_order(chosen)):
             ours = (
                 self._keys.of(chunk),
@@ -196,10 +202,8 @@ class LedgerHandling(LedgerTracking):
             if result.rowcount == len(chunk):
                 renewed.update(chunk)
             else:
-                found = await connection.execute(
-                    select(runs.c.node_id, runs.c.version).where(ours[0], ours[-1])
-                )
-                renewed |= {run_of(row) for row in found}
+                found = await connection.execute(select(runs.c.run_id).where(ours[0], ours[-1]))
+                renewed.update(found.scalars())
         return renewed
 
     async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
@@ -216,10 +220,10 @@ class LedgerHandling(LedgerTracking):
     ) -> int:
         """As `lifecycle.conclude`, for what is nearly all of a burst."""
         recorded = 0
-        ordered = sorted(outcomes, key=lambda outcome: outcome.node.run.member)
+        ordered = sorted(outcomes, key=lambda outcome: outcome.node.run_id)
         for chunk in chunks(ordered):
             messages = {"message": [each.message for each in chunk]}
-            own = self._keys.each_its_own([each.node.run for each in chunk], messages)
+            own = self._keys.each_its_own([each.node.run_id for each in chunk], messages)
             # In this form no planner looks for the owner, or for the state, in another index.
             mine = (
                 (runs.c.lease_owner == owner).is_(True),
@@ -248,7 +252,7 @@ class LedgerHandling(LedgerTracking):
     async def _record(
         self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
     ) -> int:
-        rows = await self._locked(connection, (each.node.run for each in outcomes))
+        rows = await self._locked(connection, (each.node.run_id for each in outcomes))
         changed: list[LedgerRow] = []
         entries: list[HistoryEntry] = []
         for outcome in outcomes:
@@ -269,7 +273,7 @@ class LedgerHandling(LedgerTracking):
         self, connection: AsyncConnection, outcomes: Sequence[Outcome], now: float
     ) -> None:
         """Of those that were just recorded as handled, the instant is the one of the call."""
-        rows = await self._locked(connection, (each.node.run for each in outcomes))
+        rows = await self._locked(connection, (each.node.run_id for each in outcomes))
         late = [
             each
             for each in outcomes
@@ -288,13 +292,11 @@ def _kind_of(outcome: Outcome) -> HistoryKind | None:
 
 
 def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:
-    node = outcome.node
     return HistoryEntry(
-        node_id=node.node_id,
-        version=node.version,
+        run_id=outcome.node.run_id,
         at=now,
         kind=kind,
-        attempt=node.attempt,
+        attempt=outcome.node.attempt,
         detail=outcome.message or None,
     )
 
@@ -302,8 +304,7 @@ def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:
 def _entries(rows: Iterable[LedgerRow], kind: HistoryKind, now: float) -> list[HistoryEntry]:
     return [
         HistoryEntry(
-            node_id=row.node_id,
-            version=row.version,
+            run_id=row.run_id,
             at=now,
             kind=kind,
             attempt=row.attempts,
@@ -317,7 +318,7 @@ def _node(row: Any) -> TimedOutNode:
     return TimedOutNode(
         node_id=row.node_id,
         version=row.version,
-        root_pipeline_id=row.root_pipeline_id or "",
+        root_pipeline_id=row.root_pipeline_id,
         action=row.action,
         deadline=row.deadline,
         attempt=row.attempts,

@@ -9,10 +9,11 @@ from sqlalchemy import Integer, String, Table, and_, delete, insert, select, upd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.errors import LedgerError
+from node_timeout.domain.run_id import run_id
 from node_timeout.stores.sql.database import is_forbidden, rolled_back, transaction, translate
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import chunks
-from node_timeout.stores.sql.tables import metadata
+from node_timeout.stores.sql.tables import RunId, metadata
 from node_timeout.stores.sql.tables import settings as setting_table
 
 LEDGER_ID = "ledger_id"
@@ -61,7 +62,9 @@ def _scratch_row(table: Table) -> dict[str, Any]:
     name = f"check {uuid.uuid4().hex}"
     row: dict[str, Any] = {}
     for column in table.columns:
-        if isinstance(column.type, String):
+        if isinstance(column.type, RunId):
+            row[column.name] = run_id(name, name, name)
+        elif isinstance(column.type, String):
             row[column.name] = name[: column.type.length]
         else:
             row[column.name] = 0 if isinstance(column.type, Integer) else 0.0

@@ -1,5 +1,6 @@
 """Starting and leaving of nodes in the ledger. What that does to a row, the domain says."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import and_, or_, select
@@ -13,6 +14,7 @@ from node_timeout.domain.run import (
     HistoryEntry,
     HistoryKind,
     LedgerRow,
+    Node,
     NodeRun,
     RunState,
 )
@@ -23,13 +25,13 @@ from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.postgres_fast_paths import ARM_ONE, arm_one_values
 from node_timeout.stores.sql.run_rows import (
     MUTABLE,
+    ROW_COLUMNS,
     by_run,
     chunks,
     config_of,
     due_of,
     in_order,
     rows_of,
-    run_of,
     values_of,
 )
 from node_timeout.stores.sql.tables import configs as config_table
@@ -54,7 +56,9 @@ class LedgerTracking(LedgerConfigs):
         found = await connection.execute(ARM_ONE, arm_one_values(event, now))
         if (row := found.one_or_none()) is None:
             return []
-        return None if row.next_at is None else [DueRun(run=event.run, due_at=row.next_at)]
+        return (
+            None if row.next_at is None else [DueRun(run_id=event.run.run_id, due_at=row.next_at)]
+        )
 
     @transaction
     async def _arm(
@@ -64,9 +68,9 @@ class LedgerTracking(LedgerConfigs):
         for event in sorted(events, key=lambda event: event.started_at(now)):
             first.setdefault(event.run, event)
         armed: list[DueRun] = []
-        for chunk in chunks([first[run] for run in in_order(first)]):
+        for chunk in chunks([first[run] for run in sorted(first, key=lambda run: run.run_id)]):
             configs, known = await self._known(connection, chunk)
-            own = {event.run: configs.get(event.node_id, event.config) for event in chunk}
+            own = {event.run: configs.get(event.node, event.config) for event in chunk}
             rows = await self._locked(connection, known)
             fresh = [
                 row
@@ -80,7 +84,7 @@ class LedgerTracking(LedgerConfigs):
                     armed += filter(None, map(due_of, fresh))
                 else:
                     # Drivers do not tell which rows were inserted, and which another was first to.
-                    rows |= await self._locked(connection, (row.run for row in fresh))
+                    rows |= await self._locked(connection, (row.run_id for row in fresh))
             changed = {
                 event.run: new
                 for event in chunk
@@ -92,15 +96,15 @@ class LedgerTracking(LedgerConfigs):
         return armed
 
     async def _locked(
-        self, connection: AsyncConnection, chosen: Iterable[NodeRun]
+        self, connection: AsyncConnection, chosen: Iterable[str]
     ) -> dict[NodeRun, LedgerRow]:
-        """The rows as they are once nobody else is changing them."""
+        """The rows of these run ids as they are once nobody else is changing them."""
         locked: dict[NodeRun, LedgerRow] = {}
         for chunk in chunks(in_order(chosen)):
             found = await connection.execute(
-                select(runs)
+                select(*ROW_COLUMNS)
                 .where(self._keys.of(chunk))
-                .order_by(runs.c.node_id, runs.c.version)
+                .order_by(runs.c.run_id)
                 .with_for_update()
             )
             locked |= by_run(rows_of(found))
@@ -113,57 +117,59 @@ class LedgerTracking(LedgerConfigs):
             await connection.execute(self._insert(runs, replace=MUTABLE), list(chunk))
 
     async def _note(self, connection: AsyncConnection, entries: Iterable[HistoryEntry]) -> None:
-        values = [values_of(entry) for entry in entries]
+        values = [dataclasses.asdict(entry) for entry in entries]
         for chunk in chunks(values):
             await connection.execute(history.insert(), list(chunk))
 
     async def _known(
         self, connection: AsyncConnection, events: Sequence[NodeStarted]
-    ) -> tuple[dict[str, TimeoutConfig], list[NodeRun]]:
-        """The configs of the nodes, and the runs that have a row or, with a config of their own,
-        may have one: one read.
+    ) -> tuple[dict[Node, TimeoutConfig], list[str]]:
+        """The configs of the nodes, and the ids of the runs that have a row or, with a config of
+        their own, may have one: one read.
         """
-        of_same_version = and_(
+        its_run = and_(
             runs.c.node_id == config_table.c.node_id,
-            self._keys.among(runs.c.version, (event.run.version for event in events)),
+            runs.c.root_pipeline_id == config_table.c.root_pipeline_id,
+            self._keys.of([event.run.run_id for event in events]),
         )
         found = await connection.execute(
-            select(config_table, runs.c.version)
-            .select_from(config_table.outerjoin(runs, of_same_version))
-            .where(self._keys.among(config_table.c.node_id, (e.node_id for e in events)))
+            select(config_table, runs.c.run_id)
+            .select_from(config_table.outerjoin(runs, its_run))
+            .where(*self._keys.of_nodes([event.node for event in events], config_table))
         )
-        configs: dict[str, TimeoutConfig] = {}
-        known: list[NodeRun] = []
+        configs: dict[Node, TimeoutConfig] = {}
+        known: list[str] = []
         for row in found:
-            configs[row.node_id] = config_of(row)
-            if row.version is not None:
-                known.append(run_of(row))
-        carried = [e.run for e in events if e.config is not None and e.node_id not in configs]
+            config = config_of(row)
+            configs[config.node] = config
+            if row.run_id is not None:
+                known.append(row.run_id)
+        carried = [e.run.run_id for e in events if e.config is not None and e.node not in configs]
         return configs, known + carried
 
     @transaction
     async def disarm(
         self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
     ) -> Disarming:
-        by_node: dict[str, list[NodeLeft]] = {}
+        by_node: dict[Node, list[NodeLeft]] = {}
         for event in events:
-            by_node.setdefault(event.node_id, []).append(event)
+            by_node.setdefault(event.node, []).append(event)
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
         for chunk in chunks(sorted(by_node)):
-            left = [event for node_id in chunk for event in by_node[node_id]]
+            left = [event for node in chunk for event in by_node[node]]
             rows = await self._leaving(connection, chunk, left, now)
             if new := remembered(left, rows, now):
                 await connection.execute(self._insert(runs), [values_of(row) for row in new])
                 # A start that was being written meanwhile has a row of its own by now.
-                rows |= await self._locked(connection, (row.run for row in new))
-            nodes: dict[str, dict[NodeRun, LedgerRow]] = {}
+                rows |= await self._locked(connection, (row.run_id for row in new))
+            nodes: dict[Node, dict[NodeRun, LedgerRow]] = {}
             for run, row in rows.items():
-                nodes.setdefault(run.node_id, {})[run] = row
+                nodes.setdefault(run.node, {})[run] = row
             changed: list[LedgerRow] = []
             gone: list[NodeRun] = []
-            for node_id, node_rows in nodes.items():
-                leaving = leave(node_rows, by_node[node_id], now)
+            for node, node_rows in nodes.items():
+                leaving = leave(node_rows, by_node[node], now)
                 changed += leaving.changed
                 gone += leaving.cancelled
                 kept += leaving.kept
@@ -175,59 +181,52 @@ class LedgerTracking(LedgerConfigs):
     async def _leaving(
         self,
         connection: AsyncConnection,
-        node_ids: Sequence[str],
+        nodes: Sequence[Node],
         events: Sequence[NodeLeft],
         now: float,
     ) -> dict[NodeRun, LedgerRow]:
         """The rows of these nodes that a leaving may concern: armed, taken ahead, or named."""
-        named = {run.version for event in events if (run := event.run)}
+        concerned = [
+            runs.c.state == RunState.ARMED,
+            and_(runs.c.state == RunState.EXECUTING, runs.c.deadline > now),
+        ]
+        if named := {run.run_id for event in events if (run := event.run)}:
+            concerned.append(self._keys.of(sorted(named)))
         found = await connection.execute(
-            select(runs)
-            .where(
-                self._keys.among(runs.c.node_id, node_ids),
-                or_(
-                    runs.c.state == RunState.ARMED,
-                    and_(runs.c.state == RunState.EXECUTING, runs.c.deadline > now),
-                    self._keys.among(runs.c.version, named),
-                ),
-            )
-            .order_by(runs.c.node_id, runs.c.version)
+            select(*ROW_COLUMNS)
+            .where(*self._keys.of_nodes(nodes), or_(*concerned))
+            .order_by(runs.c.run_id)
             .with_for_update()
         )
-        return by_run(rows_of(found))
+        wanted = set(nodes)
+        return {run: row for run, row in by_run(rows_of(found)).items() if run.node in wanted}
 
     @transaction
     async def untracked(
         self, connection: AsyncConnection, chosen: Sequence[NodeRun]
     ) -> list[NodeRun]:
-        tracked: set[NodeRun] = set()
-        for chunk in chunks(in_order(chosen)):
+        tracked: set[str] = set()
+        for chunk in chunks(in_order(run.run_id for run in chosen)):
             found = await connection.execute(
-                select(runs.c.node_id, runs.c.version).where(
+                select(runs.c.run_id).where(
                     self._keys.of(chunk),
                     runs.c.state.not_in((RunState.CANCELLED, RunState.STALE)),
                 )
             )
-            tracked |= {run_of(row) for row in found}
-        return [run for run in in_order(chosen) if run not in tracked]
+            tracked.update(found.scalars())
+        return [run for run in dict.fromkeys(chosen) if run.run_id not in tracked]
 
     @transaction
-    async def actions(
-        self, connection: AsyncConnection, chosen: Sequence[NodeRun]
-    ) -> dict[NodeRun, str]:
-        actions: dict[NodeRun, str] = {}
+    async def actions(self, connection: AsyncConnection, chosen: Sequence[str]) -> dict[str, str]:
+        actions: dict[str, str] = {}
         for chunk in chunks(in_order(chosen)):
             found = await connection.execute(
-                select(runs.c.node_id, runs.c.version, runs.c.action).where(
+                select(runs.c.run_id, runs.c.action).where(
                     self._keys.of(chunk), runs.c.action.is_not(None)
                 )
             )
-            actions |= {run_of(row): row.action for row in found}
-        lacking = [run for run in chosen if run not in actions]
-        configs = await self._configs(connection, (run.node_id for run in lacking))
-        return actions | {
-            run: configs[run.node_id].action for run in lacking if run.node_id in configs
-        }
+            actions |= {row.run_id: row.action for row in found}
+        return actions
 
 
 def _resumptions(
@@ -236,8 +235,7 @@ def _resumptions(
     """An entry for each closed run that is armed again; not if only its leaving had been known."""
     return [
         HistoryEntry(
-            node_id=row.node_id,
-            version=row.version,
+            run_id=row.run_id,
             at=now,
             kind=HistoryKind.RESUMED,
             detail=f"was {rows[row.run].state}",
@@ -253,16 +251,15 @@ def _cancellations(
     cancelled: Iterable[NodeRun], events: Iterable[NodeLeft], now: float
 ) -> list[HistoryEntry]:
     """An entry for each run that somebody other than the engine has cancelled."""
-    by = {event.node_id: event for event in events if event.actor}
+    by = {event.node: event for event in events if event.actor}
     return [
         HistoryEntry(
-            node_id=run.node_id,
-            version=run.version,
+            run_id=run.run_id,
             at=now,
             kind=HistoryKind.CANCELLED,
-            actor=by[run.node_id].actor,
-            detail=by[run.node_id].reason,
+            actor=by[run.node].actor,
+            detail=by[run.node].reason,
         )
         for run in cancelled
-        if run.node_id in by
+        if run.node in by
     ]

@@ -11,7 +11,15 @@ from aiomysql import Connection, OperationalError
 from pymysql.constants import CLIENT, CR
 
 
-class _TlsConnection(Connection):  # type: ignore[misc] # it has no types
+class _Connection(Connection):  # type: ignore[misc] # it has no types
+    def escape(self, obj: Any) -> str:
+        """With PyMySQL 1.2, aiomysql cannot write bytes."""
+        if isinstance(obj, bytes):
+            return f"_binary X'{obj.hex()}'"
+        return str(super().escape(obj))
+
+
+class _TlsConnection(_Connection):
     async def _request_authentication(self) -> None:
         if not self.server_capabilities & CLIENT.SSL:
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
@@ -24,7 +32,7 @@ async def connect(*, connect_timeout: float, **options: Any) -> Any:
     The time limit counts until the login is done, not only until there is a socket. Raises
     OperationalError that says why.
     """
-    connection = (_TlsConnection if options.get("ssl") else Connection)(**options)
+    connection = (_TlsConnection if options.get("ssl") else _Connection)(**options)
     try:
         async with asyncio.timeout(connect_timeout):
             await connection._connect()  # noqa: SLF001 - as aiomysql.connect does

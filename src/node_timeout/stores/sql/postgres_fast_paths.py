@@ -12,7 +12,6 @@ from sqlalchemy import (
     Double,
     Select,
     String,
-    Text,
     Update,
     bindparam,
     case,
@@ -25,18 +24,22 @@ from sqlalchemy.dialects import postgresql
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.lifecycle import Lease
-from node_timeout.domain.run import NodeRun, RunState
-from node_timeout.stores.sql.tables import configs, runs
+from node_timeout.domain.run import RunState
+from node_timeout.stores.sql.tables import RunId, configs, runs
 
 
 def _arm_one() -> Select[Any]:
     own = (
         select(configs.c.root_pipeline_id, configs.c.action, configs.c.timeout)
-        .where(configs.c.node_id == bindparam("node_id", type_=String()))
+        .where(
+            configs.c.root_pipeline_id == bindparam("root_pipeline_id", type_=String()),
+            configs.c.node_id == bindparam("node_id", type_=String()),
+        )
         .cte("own")
     )
     deadline: ColumnElement[float] = bindparam("counts_from", type_=Double()) + own.c.timeout
     values = {
+        "run_id": bindparam("run_id", type_=RunId()),
         "node_id": bindparam("node_id", type_=String()),
         "version": bindparam("version", type_=String()),
         "root_pipeline_id": own.c.root_pipeline_id,
@@ -65,22 +68,16 @@ ARM_ONE = _arm_one()
 def arm_one_values(event: NodeStarted, now: float) -> dict[str, Any]:
     """What `ARM_ONE` is executed with."""
     return {
-        "node_id": event.run.node_id,
-        "version": event.run.version,
+        "run_id": event.run.run_id,
+        "root_pipeline_id": event.root_pipeline_id,
+        "node_id": event.node_id,
+        "version": event.version,
         "started_at": event.started_at(now),
         "counts_from": event.counts_from(now),
     }
 
 
 def _take_due() -> Update:
-    wanted = (
-        func.unnest(
-            bindparam("node_ids", type_=ARRAY(Text())),
-            bindparam("versions", type_=ARRAY(Text())),
-        )
-        .table_valued("node_id", "version")
-        .render_derived("wanted")
-    )
     instant = case(
         (runs.c.next_at == runs.c.deadline, bindparam("soon", type_=Double())),
         else_=bindparam("now", type_=Double()),
@@ -88,11 +85,9 @@ def _take_due() -> Update:
     return (
         update(runs)
         .where(
-            runs.c.node_id == wanted.c.node_id,
-            runs.c.version == wanted.c.version,
+            runs.c.run_id == func.any(bindparam("run_ids", type_=ARRAY(RunId()))),
             runs.c.state == RunState.ARMED,
             runs.c.next_at <= instant,
-            runs.c.action.is_not(None),
         )
         .values(
             state=RunState.EXECUTING,
@@ -118,12 +113,11 @@ TAKE_DUE = _take_due()
 
 
 def take_due_values(
-    chosen: Sequence[NodeRun], lease: Lease, *, now: float, ahead_seconds: float
+    chosen: Sequence[str], lease: Lease, *, now: float, ahead_seconds: float
 ) -> dict[str, Any]:
     """What `TAKE_DUE` is executed with."""
     return {
-        "node_ids": [run.node_id for run in chosen],
-        "versions": [run.version for run in chosen],
+        "run_ids": list(chosen),
         "now": now,
         "soon": now + ahead_seconds,
         "owner": lease.owner,

@@ -14,27 +14,27 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
-    and_,
     case,
     column,
     func,
     literal,
     or_,
     select,
-    tuple_,
 )
 
-from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql.tables import runs
+from node_timeout.stores.sql.tables import RunId, runs
 
 logger = logging.getLogger(__name__)
 
 KEYS_PER_STATEMENT = 500
 STATES = frozenset(RunState)
-MUTABLE = [column.name for column in runs.c if not column.primary_key]
+_IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
+MUTABLE = [column.name for column in runs.c if column.name not in _IDENTITY]
 """Columns that a change of a run may write."""
-_MEMBER = runs.c.node_id + "_" + runs.c.version
+ROW_COLUMNS = [column for column in runs.c if column.name != "run_id"]
+"""What a `LedgerRow` holds: its run id is computed."""
 
 
 def config_of(row: Any) -> TimeoutConfig:
@@ -62,83 +62,70 @@ def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
     return rows
 
 
-def values_of(row: LedgerRow | HistoryEntry) -> dict[str, Any]:
-    return dataclasses.asdict(row)
+def values_of(row: LedgerRow) -> dict[str, Any]:
+    return {"run_id": row.run_id, **dataclasses.asdict(row)}
 
 
 def by_run(rows: Iterable[LedgerRow]) -> dict[NodeRun, LedgerRow]:
     return {row.run: row for row in rows}
 
 
-def run_of(row: Any) -> NodeRun:
-    return NodeRun(node_id=row.node_id, version=row.version)
-
-
 def due_of(row: LedgerRow) -> DueRun | None:
     """An armed run and when it wants attention; None for any other."""
     if row.state is not RunState.ARMED or row.next_at is None:
         return None
-    return DueRun(run=row.run, due_at=row.next_at)
+    return DueRun(run_id=row.run_id, due_at=row.next_at)
 
 
 def page_of(instant: Column[float], limit: int, after: DueRun | None) -> Select[Any]:
-    """Runs in order of (instant, node_id, version), those after ``after``."""
-    query = select(runs.c.node_id, runs.c.version, instant.label("due_at"))
+    """Runs in order of (instant, run_id), those after ``after``."""
+    query = select(runs.c.run_id, instant.label("due_at"))
     if after is not None:
-        cursor = (after.due_at, after.run.node_id, after.run.version)
-        query = query.where(instant >= after.due_at, is_after(instant, cursor))
-    return query.order_by(instant, runs.c.node_id, runs.c.version).limit(limit)
+        query = query.where(*is_after(instant, after.due_at, after.run_id))
+    return query.order_by(instant, runs.c.run_id).limit(limit)
 
 
 def due_runs(found: Iterable[Any]) -> list[DueRun]:
-    return [DueRun(run=run_of(row), due_at=row.due_at) for row in found]
+    return [DueRun(run_id=row.run_id, due_at=row.due_at) for row in found]
 
 
-def is_after(instant: Column[float], cursor: tuple[float, str, str]) -> ColumnElement[bool]:
-    """(instant, node_id, version) > cursor, given that instant >= its first; in the form that every
-    planner reads well.
-    """
-    first, node_id, version = cursor
-    return or_(
-        instant > first,
-        runs.c.node_id > node_id,
-        and_(runs.c.node_id == node_id, runs.c.version > version),
-    )
+def is_after(
+    instant: Column[float], at: float, run_id: str
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """(instant, run_id) > (at, run_id), in the form that every planner reads well."""
+    return instant >= at, or_(instant > at, runs.c.run_id > run_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """How a kind of database is asked for rows by their keys.
 
-    PostgreSQL is given two arrays, which cost far less to send and to read than a parameter for
-    each key: 256 rows are found in 60 % of the time, see docs/explanation/performance.md.
+    PostgreSQL is given an array, which costs far less to send and to read than a parameter for each
+    key: 256 rows are found in 60 % of the time, see docs/explanation/performance.md.
     """
 
     arrays: bool
 
-    def of(self, chosen: Sequence[NodeRun], table: Table = runs) -> ColumnElement[bool]:
-        """The rows of these runs, in the ledger or in another table with their keys."""
+    def of(self, chosen: Sequence[str], table: Table = runs) -> ColumnElement[bool]:
+        """The rows of these run ids, in the ledger or in another table that has them."""
+        key = table.c.run_id
         if len(chosen) == 1:  # the usual case when deadlines come one by one
-            (run,) = chosen
-            return and_(table.c.node_id == run.node_id, table.c.version == run.version)
-        key = tuple_(table.c.node_id, table.c.version)
+            return key == chosen[0]
         if self.arrays:
-            pairs = (
-                func.unnest(
-                    _array([run.node_id for run in chosen]), _array([run.version for run in chosen])
-                )
-                .table_valued("node_id", "version")
-                .render_derived()
-            )
-            return key.in_(select(pairs.c.node_id, pairs.c.version))
-        member = table.c.node_id + "_" + table.c.version
-        return and_(
-            table.c.node_id.in_({run.node_id for run in chosen}),  # the planner's way to the rows
-            member.in_([run.member for run in chosen]),
-        )
+            return key == func.any(literal(list(chosen), ARRAY(RunId)))
+        return key.in_(chosen)
+
+    def of_nodes(self, nodes: Sequence[Node], table: Table = runs) -> list[ColumnElement[bool]]:
+        """The rows of these nodes, and perhaps of others that share a root with one and an id with
+        another: in this form every planner finds them by an index.
+        """
+        return [
+            self.among(table.c.root_pipeline_id, (root for root, _ in nodes)),
+            self.among(table.c.node_id, (node_id for _, node_id in nodes)),
+        ]
 
     def each_its_own(
-        self, chosen: Sequence[NodeRun], values: Mapping[str, Sequence[Any]]
+        self, chosen: Sequence[str], values: Mapping[str, Sequence[Any]]
     ) -> "OwnValues":
         """The ledger rows of these runs, and what to write into them: by column, a value per run.
 
@@ -150,27 +137,30 @@ class Keys:
         if not differing:
             return OwnValues(self.of(chosen), same)
         if not self.arrays:
-            members = [run.member for run in chosen]
             cases = {
-                name: case(dict(zip(members, own, strict=True)), value=_MEMBER)
+                name: case(
+                    *(
+                        (literal(run_id, RunId), value)
+                        for run_id, value in zip(chosen, own, strict=True)
+                    ),
+                    value=runs.c.run_id,
+                )
                 for name, own in differing.items()
             }
             return OwnValues(self.of(chosen), same | cases, {"compiled_cache": None})
-        columns: dict[str, Sequence[Any]] = {
-            "node_id": [run.node_id for run in chosen],
-            "version": [run.version for run in chosen],
-            **differing,
-        }
-        types = {
+        columns: dict[str, Sequence[Any]] = {"run_id": list(chosen), **differing}
+        types: dict[str, Any] = {
             name: Double() if isinstance(runs.c[name].type, Double) else Text() for name in columns
-        }
+        } | {"run_id": RunId()}
         own_rows = (
             func.unnest(*(literal(own, ARRAY(types[name])) for name, own in columns.items()))
             .table_valued(*(column(name, types[name]) for name in columns))
             .render_derived("own")
         )
-        these = and_(runs.c.node_id == own_rows.c.node_id, runs.c.version == own_rows.c.version)
-        return OwnValues(these, same | {name: own_rows.c[name] for name in differing})
+        return OwnValues(
+            runs.c.run_id == own_rows.c.run_id,
+            same | {name: own_rows.c[name] for name in differing},
+        )
 
     def among(self, column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
         """The rows whose column has one of these values."""
@@ -196,8 +186,9 @@ def _array(values: list[str]) -> ColumnElement[Any]:
     return literal(values, ARRAY(Text))
 
 
-def in_order(chosen: Iterable[NodeRun]) -> list[NodeRun]:
-    return sorted(set(chosen), key=lambda run: (run.node_id, run.version))
+def in_order(chosen: Iterable[str]) -> list[str]:
+    """Run ids in the order in which rows are locked."""
+    return sorted(set(chosen))
 
 
 def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -3,21 +3,27 @@
 Ids are compared byte for byte on every database. Instants are doubles: Unix seconds, UTC.
 """
 
+import uuid
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Double,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
 )
-from sqlalchemy.dialects import mysql
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from node_timeout.domain import run_id
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 
@@ -33,6 +39,32 @@ def _text() -> TypeEngine[str]:
     return Text().with_variant(wide, "mysql", "mariadb")
 
 
+class RunId(TypeDecorator[str]):
+    """A run id: UUID in PostgreSQL, else 16 bytes; text in Python."""
+
+    impl = LargeBinary(16)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID(as_uuid=True))
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.BINARY(16))
+        return dialect.type_descriptor(LargeBinary(16))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        number = run_id.to_bytes(value)
+        return uuid.UUID(bytes=number) if dialect.name == "postgresql" else number
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        del dialect
+        if value is None:
+            return None
+        return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+
+
 metadata = MetaData()
 
 HEAD_REVISION = "0001"
@@ -46,18 +78,21 @@ versions = Table(
 configs = Table(
     "node_timeout_config",
     metadata,
+    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), primary_key=True),
     Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
-    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("timeout", Double, nullable=False, comment="seconds"),
+    # The roots of a node, for events and pool members that do not name theirs.
+    Index("ix_node_timeout_config_node", "node_id", "root_pipeline_id"),
 )
 
 runs = Table(
     "node_timeout_run",
     metadata,
-    Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
-    Column("version", _exact(MAX_VERSION_LENGTH), primary_key=True),
-    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=True),
+    Column("run_id", RunId, primary_key=True),
+    Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
+    Column("node_id", _exact(MAX_ID_LENGTH), nullable=False),
+    Column("version", _exact(MAX_VERSION_LENGTH), nullable=False),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=True),
     Column("state", String(16), nullable=False),
     Column("started_at", Double, nullable=True, comment="by the engine's clock"),
@@ -70,9 +105,12 @@ runs = Table(
     Column("finished_at", Double, nullable=True),
     Column("message", _text(), nullable=True),
     # The reconciler's sweep, in key order; also counts by state, and the few that are executing.
-    Index("ix_node_timeout_run_next", "state", "next_at", "node_id", "version"),
+    Index("ix_node_timeout_run_next", "state", "next_at", "run_id"),
     # The retention, the recent outcomes, and replays.
     Index("ix_node_timeout_run_finished", "state", "finished_at"),
+    # The leavings of a node, and everything of a node.
+    Index("ix_node_timeout_run_node", "node_id", "root_pipeline_id"),
+    Index("ix_node_timeout_run_root", "root_pipeline_id"),
 )
 """One row per node run; see `node_timeout.domain.run.LedgerRow`."""
 
@@ -86,14 +124,13 @@ history = Table(
         primary_key=True,
         autoincrement=True,
     ),
-    Column("node_id", _exact(MAX_ID_LENGTH), nullable=False),
-    Column("version", _exact(MAX_VERSION_LENGTH), nullable=False),
+    Column("run_id", RunId, nullable=False),
     Column("at", Double, nullable=False),
     Column("kind", _exact(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("actor", _exact(MAX_ID_LENGTH), nullable=True),
     Column("detail", _text(), nullable=True),
-    Index("ix_node_timeout_history_run", "node_id", "version", "id"),
+    Index("ix_node_timeout_history_run", "run_id", "id"),
 )
 """What happened to runs beyond their plain course; it goes with its run."""
 

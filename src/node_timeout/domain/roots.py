@@ -1,0 +1,24 @@
+"""Which root pipeline is meant where none is named: the only one that has a config for the node."""
+
+from collections.abc import Sequence
+
+from node_timeout.domain.errors import AmbiguousNodeError
+from node_timeout.domain.hints import shown
+
+
+def only_root(node_id: str, roots: Sequence[str]) -> str | None:
+    """The one root of a node; None if it has none. Raises `AmbiguousNodeError`, never guesses.
+
+    Of several ``roots`` it is enough to give two.
+    """
+    if len(roots) > 1:
+        raise AmbiguousNodeError(
+            f"node {shown(node_id)} is in several root pipelines, "
+            f"{' and '.join(map(shown, roots))} among them: name one with root_pipeline_id"
+        )
+    return roots[0] if roots else None
+
+
+def no_config(node_id: str) -> str:
+    """Why nothing is done about a node."""
+    return f"no timeout config is stored for node {shown(node_id)}"

@@ -6,7 +6,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from node_timeout.dispatch.reconciler import ROLE as RECONCILER
@@ -17,11 +17,18 @@ from node_timeout.domain.errors import (
     joined,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, check_ids, foreign_member
+from node_timeout.domain.run import (
+    DueRun,
+    HistoryEntry,
+    LedgerRow,
+    check_ids,
+    foreign_member,
+    id_problem,
+)
 from node_timeout.domain.timeout_config import TreeConfigs, apply_configs, read_configs
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
-from node_timeout.ports.ledger import ReplayOrder
+from node_timeout.ports.ledger import DeadRuns
 from node_timeout.settings import Settings, variable
 from node_timeout.status import Status, look
 from node_timeout.stores.redis.pool import RedisPool
@@ -134,6 +141,24 @@ class NodeTimeout:
         if tree:
             await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
         return result
+
+    async def root_finished(self, root_pipeline_id: str) -> int:
+        """The root pipeline has ended for good: its configs are deleted ``config_retention`` later;
+        return how many. Storing one again keeps it.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        _check_root(root_pipeline_id)
+        expires_at = await self.pool.now() + self.settings.config_retention
+        return await self.ledger.end_root(root_pipeline_id, expires_at)
+
+    async def forget(self, root_pipeline_id: str) -> int:
+        """Delete the configs of a root pipeline now; return how many there were.
+
+        Its open runs go on as they are. Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        _check_root(root_pipeline_id)
+        return await self.ledger.forget_root(root_pipeline_id)
 
     async def import_bamboo_configs(
         self, source_url: str, progress: Callable[[int, int], None]
@@ -303,13 +328,9 @@ class NodeTimeout:
 
         Raises `InvalidInputError` unless exactly one is chosen.
         """
-        if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
-            raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
         now = await self.pool.now()
-        order: ReplayOrder | None = ReplayOrder(
-            until=now,
-            node_id=node_id,
-            root_pipeline_id=root_pipeline_id,
+        order: DeadRuns | None = replace(
+            _dead_runs(now, node_id, root_pipeline_id, everything=everything),
             actor=actor,
             reason=reason,
         )
@@ -320,6 +341,26 @@ class NodeTimeout:
             await self.pool.arm(page.due)
             order = page.rest
         return replayed
+
+    async def discard(
+        self,
+        *,
+        node_id: str | None = None,
+        root_pipeline_id: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Delete dead node runs, with their history: of a node, of a root pipeline, or all; return
+        how many.
+
+        Raises `InvalidInputError` unless exactly one is chosen.
+        """
+        now = await self.pool.now()
+        which = _dead_runs(now, node_id, root_pipeline_id, everything=everything)
+        discarded = 0
+        while run_ids := await self.ledger.discard(which, REPLAY_BATCH):
+            discarded += len(run_ids)
+            await self.pool.disarm(run_ids)
+        return discarded
 
     async def status(self, recent: int = 10) -> Status:
         """A look at every store; one that does not answer is named in ``unreachable``."""
@@ -380,3 +421,18 @@ def _ids(node_id: str, version: str | None, root_pipeline_id: str | None = None)
     """The ids of an event, checked. Raises `InvalidNodeRunError`."""
     check_ids(node_id, NO_VERSION if version is None else version, root_pipeline_id)
     return {"node_id": node_id, "version": version, "root_pipeline_id": root_pipeline_id}
+
+
+def _check_root(root_pipeline_id: object) -> None:
+    """Raises `InvalidInputError`."""
+    if problem := id_problem("root pipeline id", root_pipeline_id):
+        raise InvalidInputError(problem)
+
+
+def _dead_runs(
+    until: float, node_id: str | None, root_pipeline_id: str | None, *, everything: bool
+) -> DeadRuns:
+    """Raises `InvalidInputError` unless exactly one is chosen."""
+    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
+        raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
+    return DeadRuns(until=until, node_id=node_id, root_pipeline_id=root_pipeline_id)

@@ -234,6 +234,25 @@ class BlockingNodeTimeout:
             )
         )
 
+    def discard(
+        self,
+        *,
+        node_id: str | None = None,
+        root_pipeline_id: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        return self._run(
+            lambda app: app.discard(
+                node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+            )
+        )
+
+    def root_finished(self, root_pipeline_id: str) -> int:
+        return self._run(lambda app: app.root_finished(root_pipeline_id))
+
+    def forget(self, root_pipeline_id: str) -> int:
+        return self._run(lambda app: app.forget(root_pipeline_id))
+
     def status(self, recent: int = 10) -> Status:
         return self._run(lambda app: app.status(recent))
 

@@ -62,6 +62,9 @@ ENGINE_RESTING = Gauge(
 
 REARMED = Counter("node_timeout_rearmed", "Ledger rows the reconciler put back into the pool")
 PURGED = Counter("node_timeout_purged", "Closed ledger rows deleted after their retention")
+CONFIGS_PURGED = Counter(
+    "node_timeout_configs_purged", "Configs deleted after their root pipeline had ended"
+)
 LOOP_ERRORS = Counter("node_timeout_loop_errors", "Passes of a service that failed", ["service"])
 
 POOL_ARMED = Gauge("node_timeout_pool_armed", "Members of the executing pool")

@@ -211,6 +211,14 @@ class Settings(BaseSettings):
     record_retention: Seconds = Field(
         30 * DAY, description="How long handled and stale ledger rows are kept, seconds"
     )
+    dead_retention: Seconds = Field(
+        90 * DAY,
+        description="How long dead ledger rows are kept, unless they are replayed, seconds",
+    )
+    config_retention: Seconds = Field(
+        7 * DAY,
+        description="How long the configs of a root pipeline are kept after it has ended, seconds",
+    )
     cancelled_retention: Seconds = Field(
         3600.0, description="How long cancelled ledger rows are kept, seconds"
     )

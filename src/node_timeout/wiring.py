@@ -128,6 +128,7 @@ class Wiring:
             retention=Retention(
                 handled_seconds=settings.record_retention,
                 cancelled_seconds=settings.cancelled_retention,
+                dead_seconds=settings.dead_retention,
             ),
         )
 

@@ -16,12 +16,13 @@ from redis.asyncio import Redis
 
 from node_timeout import NodeTimeout
 from node_timeout.cli.main import cli
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.settings import Settings
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.sql.tables import HEAD_REVISION
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.servers import PostgresServer, free_port
-from tests.support import config, configure, tree_of, wait_until
+from tests.support import config, configure, due, tree_of, wait_until
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -179,6 +180,25 @@ async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None
     assert run_cli("cancel", "a").stdout == "1 armed node runs cancelled\n"
     assert "cancelled" in run_cli("show", "a").stdout
     assert_one_line(run_cli("show", "nobody"), 1, "no node run of node 'nobody'")
+
+
+async def test_what_is_dead_is_discarded_and_configs_are_forgotten(
+    run_cli: RunCli, app: NodeTimeout
+) -> None:
+    await configure(app.ledger, config("a", 1))
+    await app.node_started("a", "v1")
+    now = await app.pool.now() + 60
+    taking = await app.ledger.take(
+        [due("a", now)], now=now, lease_seconds=60, max_attempts=1, owner="me"
+    )
+    dead = Outcome(node=taking.taken[0], state=RunState.DEAD, message="no")
+    await app.ledger.record([dead], owner="me", now=now - 60)
+    assert_one_line(run_cli("discard"), 2, "choose one of --node, --root and --all")
+    assert run_cli("discard", "--node", "b").returncode == 1
+    assert run_cli("discard", "--all").stdout == "1 dead node runs deleted\n"
+    assert await app.rows("a") == []
+    assert run_cli("forget", "root").stdout == "1 timeout configs deleted\n"
+    assert run_cli("forget", "root").returncode == 1
 
 
 async def test_a_node_of_several_pipelines_is_cancelled_where_it_is_meant(

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from sqlalchemy import insert
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports.ledger import ReplayOrder, Retention, Taking
+from node_timeout.ports.ledger import DeadRuns, Retention, Taking
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
 from node_timeout.stores.sql.tables import runs as ledger_table
@@ -67,6 +67,19 @@ async def test_configs_are_stored_updated_and_removed(ledger: SqlLedger) -> None
     await ledger.save_configs("root", [], ["a"])
     await ledger.save_configs("another root", [], ["b"])
     assert set(await ledger.configs(list(stored))) == {("root", "b"), ("root", "B")}
+
+
+async def test_the_configs_of_a_root_end_some_time_after_it(ledger: SqlLedger) -> None:
+    await configure(ledger, *(config(name) for name in "abc"))
+    await ledger.save_configs("other", [config("a", root="other")], [])
+    assert await ledger.end_root("root", NOW + 10) == 3
+    assert await ledger.end_root("root", NOW + 99) == 0, "it ends once"
+    assert await ledger.purge_configs(NOW + 9, 10) == 0
+    await configure(ledger, config("b"))
+    assert [await ledger.purge_configs(NOW + 11, 1) for _ in range(3)] == [1, 1, 0]
+    assert await ledger.configured(None, 9) == [("other", "a"), ("root", "b")], "stored again"
+    assert (await ledger.forget_root("root"), await ledger.forget_root("root")) == (1, 0)
+    assert await ledger.configured(None, 9) == [("other", "a")]
 
 
 async def test_thousands_of_configs_are_one_transaction(ledger: SqlLedger) -> None:
@@ -543,7 +556,7 @@ async def test_the_history_tells_what_was_not_plain(ledger: SqlLedger) -> None:
     vanished = await take(ledger, run("tried"), now=NOW + 31)
     over = await take(ledger, run("tried"), now=vanished.lease_until + 1)
     await record(ledger, over, RunState.DEAD)
-    order = ReplayOrder(until=NOW + 999, node_id="tried", actor="bob", reason="try it")
+    order = DeadRuns(until=NOW + 999, node_id="tried", actor="bob", reason="try it")
     await ledger.replay(order, NOW + 200, 10)
     told = [
         (entry.kind, entry.attempt, entry.actor, entry.detail)
@@ -570,7 +583,7 @@ async def test_the_history_goes_with_its_run(ledger: SqlLedger) -> None:
     await ledger.arm(started([run("a"), run("b")]), NOW)
     for name in "ab":
         await ledger.disarm([gone(name, actor="ann")], NOW + 1)
-    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1e9)
     assert await ledger.purge([id_of("a")], NOW + 9, retention) == 1
     assert await ledger.history([id_of("a")]) == []
     assert len(await ledger.history([id_of("b")])) == 1
@@ -798,12 +811,14 @@ async def test_retention_deletes_each_kind_in_its_time(ledger: SqlLedger) -> Non
     for name in ("handled", "stale", "dead"):
         await record(ledger, await take(ledger, run(name)), RunState(name))
     await ledger.disarm(left(["cancelled"]), NOW)
-    retention = Retention(handled_seconds=1000, cancelled_seconds=100)
+    retention = Retention(handled_seconds=1000, cancelled_seconds=100, dead_seconds=1e9)
     assert await purge(ledger, NOW + 50, retention) == 0
     assert await purge(ledger, NOW + 200, retention) == 1
     assert await ledger.rows("cancelled") == []
     assert await purge(ledger, NOW + 2000, retention) == 2
     assert await states(ledger, "dead") == {"v1": RunState.DEAD}
+    short = replace(retention, dead_seconds=3000)
+    assert [await purge(ledger, NOW + after, short) for after in (2900, 3100)] == [0, 1]
     assert await states(ledger, "armed") == {"v1": RunState.ARMED}
 
 
@@ -812,7 +827,7 @@ async def test_retention_deletes_in_bounded_batches(ledger: SqlLedger) -> None:
     await configure(ledger, *(config(name) for name in names))
     await ledger.arm(started([run(name) for name in names]), NOW)
     await ledger.disarm(left(names), NOW)
-    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1e9)
     assert [await purge(ledger, NOW + 9, retention, 3) for _ in range(4)] == [3, 3, 1, 0]
 
 
@@ -824,7 +839,7 @@ async def test_a_run_that_started_again_is_not_purged(ledger: SqlLedger) -> None
     await configure(ledger, config("a"), config("b"))
     await ledger.arm(started([run("a"), run("b")], NOW), NOW)
     await ledger.disarm(left(["a", "b"]), NOW + 1)
-    retention = Retention(handled_seconds=1, cancelled_seconds=1)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1e9)
     runs = await ledger.purgeable(NOW + 9, retention, 10)
     await ledger.arm(started([run("a")], NOW + 8), NOW + 9)
     assert await ledger.purge(runs, NOW + 9, retention) == 1
@@ -839,7 +854,7 @@ async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) 
     assert await ledger.dead() == 3
 
     async def replay(now: float, limit: int = 10, **which: Any) -> list[str]:
-        page = await ledger.replay(ReplayOrder(**{"until": NOW + 99} | which), now, limit)
+        page = await ledger.replay(DeadRuns(**{"until": NOW + 99} | which), now, limit)
         assert {each.due_at for each in page.due} <= {now}
         return names_of(page.due, "abc")
 
@@ -850,6 +865,22 @@ async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: SqlLedger) 
     assert len(await replay(NOW)) == 1
     taking = await take(ledger, run("b"), now=NOW + 21)
     assert [node.attempt for node in taking.taken] == [1]
+
+
+async def test_dead_runs_are_discarded_with_their_history(ledger: SqlLedger) -> None:
+    for name in ("a", "b", "c", "alive"):
+        await configure(ledger, config(name, 2))
+        await ledger.arm(started([run(name)]), NOW)
+    for name in ("a", "b", "c"):
+        await record(ledger, await take(ledger, run(name)), RunState.DEAD)
+    assert await ledger.discard(DeadRuns(until=NOW + 10), 10) == [], "they died after that"
+    assert await ledger.discard(DeadRuns(until=NOW + 99, node_id="b"), 10) == [id_of("b")]
+    assert (await ledger.rows("b"), await ledger.history([id_of("b")])) == ([], [])
+    everything = DeadRuns(until=NOW + 99, root_pipeline_id="root")
+    pages = [await ledger.discard(everything, 1) for _ in range(3)]
+    assert [len(page) for page in pages] == [1, 1, 0]
+    assert await ledger.rows("a") == await ledger.rows("c") == []
+    assert await states(ledger, "alive") == {"v1": RunState.ARMED}
 
 
 async def test_a_replay_looks_at_each_dead_row_once(ledger: SqlLedger) -> None:
@@ -863,7 +894,7 @@ async def test_a_replay_looks_at_each_dead_row_once(ledger: SqlLedger) -> None:
     ]
     async with ledger.engine.begin() as connection:
         await connection.execute(insert(ledger_table), rows)
-    order: ReplayOrder | None = ReplayOrder(until=NOW + 99, root_pipeline_id="root")
+    order: DeadRuns | None = DeadRuns(until=NOW + 99, root_pipeline_id="root")
     replayed: list[str] = []
     pages = 0
     while order:

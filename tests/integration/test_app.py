@@ -10,6 +10,7 @@ import pytest
 from node_timeout import NodeTimeout, TimeoutConfig, apply_node_timeout_configs
 from node_timeout.domain.errors import (
     AmbiguousNodeError,
+    InvalidInputError,
     InvalidTimeoutConfigError,
     SettingsError,
 )
@@ -83,6 +84,25 @@ async def test_a_node_without_a_root_is_never_guessed(settings: Settings) -> Non
             "c": "armed",
             "d": "cancelled",
         }
+
+
+async def test_configs_end_with_their_root_pipeline_and_open_runs_go_on(
+    settings: Settings,
+) -> None:
+    async with NodeTimeout(settings) as app:
+        await app.batch_create_node_timeout_config("r", tree_of("a", "b"))
+        assert await app.node_started("a", "1")
+        assert await app.root_finished("r") == 2
+        assert await app.ledger.purge_configs(await app.pool.now(), 9) == 0
+        in_time = await app.pool.now() + app.settings.config_retention
+        assert await app.ledger.purge_configs(in_time - 60, 9) == 0
+        assert await app.ledger.purge_configs(in_time + 60, 9) == 2
+        assert [str(row.state) for row in await app.rows("a")] == ["armed"]
+        assert await app.node_left("a", "1") == 1, "found by its open run"
+        await app.batch_create_node_timeout_config("r", tree_of("a", "b"))
+        assert (await app.forget("r"), await app.forget("r")) == (2, 0)
+        with pytest.raises(InvalidInputError, match="root pipeline id is empty"):
+            await app.forget("")
 
 
 async def test_what_is_disabled_later_is_removed(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from tests.support import config, configure, id_of, left, run, started, wait_until
 
-RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100)
+RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100, dead_seconds=1e9)
 
 
 def reconciler(
@@ -204,6 +204,18 @@ async def test_purging_does_not_wait_for_the_end_of_a_sweep(
     await ledger.disarm(left(old), await healthy_pool.now() - 200)
     one = reconciler(ledger, healthy_pool)
     assert [(await one.once()).purged for _ in range(4)] == [2, 2, 2, 0]
+
+
+async def test_configs_of_ended_pipelines_are_purged_page_after_page(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH_SIZE", 2)
+    await configure(ledger, *(config(f"n{i}") for i in range(5)))
+    await ledger.save_configs("goes on", [config("n0", root="goes on")], [])
+    await ledger.end_root("root", await healthy_pool.now() - 1)
+    one = reconciler(ledger, healthy_pool)
+    assert [(await one.once()).purged_configs for _ in range(4)] == [2, 2, 1, 0]
+    assert await ledger.configured(None, 9) == [("goes on", "n0")]
 
 
 async def test_a_sweep_is_made_of_bounded_passes_oldest_first(

@@ -234,7 +234,7 @@ async def test_13_while_the_broker_is_down_nothing_piles_up(
 async def test_14_records_are_deleted_after_their_retention(house: House) -> None:
     await house.overdue("a")
     await house.work_off()
-    retention = Retention(handled_seconds=10, cancelled_seconds=10)
+    retention = Retention(handled_seconds=10, cancelled_seconds=10, dead_seconds=1e9)
     now = await house.pool.now() + 60
     runs = await house.ledger.purgeable(now, retention, 10)
     assert await house.ledger.purge(runs, now, retention) == 1
@@ -341,7 +341,7 @@ async def _reconcile(house: House) -> None:
         lease_seconds=5,
         redispatch_after=60,
         sweep_pause=0,
-        retention=Retention(handled_seconds=1000, cancelled_seconds=1000),
+        retention=Retention(handled_seconds=1000, cancelled_seconds=1000, dead_seconds=1e9),
     )
     while not (await reconciler.once()).swept:
         pass

@@ -394,6 +394,38 @@ def replay(
     return 0 if replayed else FAILURE
 
 
+@cli.command()
+@click.option("--node", "node_id", help="Dead versions of this node.")
+@click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
+@click.option("--all", "everything", is_flag=True, help="All dead nodes.")
+def discard(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> int:
+    """Delete dead node runs, with their history.
+
+    Exit code 1 if none was dead.
+    """
+    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
+        raise click.UsageError("choose one of --node, --root and --all")
+    discarded = _with_library(
+        lambda app: app.discard(
+            node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
+        )
+    )
+    click.echo(f"{discarded} dead node runs deleted")
+    return 0 if discarded else FAILURE
+
+
+@cli.command()
+@click.argument("root_pipeline_id")
+def forget(root_pipeline_id: str) -> int:
+    """Delete the timeout configs of the root pipeline ROOT_PIPELINE_ID.
+
+    Its open runs go on as they are. Exit code 1 if it had no config.
+    """
+    forgotten = _with_library(lambda app: app.forget(root_pipeline_id))
+    click.echo(f"{forgotten} timeout configs deleted")
+    return 0 if forgotten else FAILURE
+
+
 @cli.command("give-back")
 def give_back() -> None:
     """Write the open runs into the pool in the form of bamboo's own app.

@@ -6,7 +6,7 @@ one bounded page in a pass, and goes on page after page while there is more:
     sweep    armed rows that are due soon, or after a loss of data all of them
     rescue   rows whose worker has vanished: their lease ended long ago
     look     rows that are just overdue, while nothing waits in the queues
-    purge    closed rows past their retention
+    purge    closed rows past their retention, and configs whose root pipeline ended long ago
 
 What is due later than the sweep after next needs no look now: a million deadlines that are far away
 cost nothing. After a loss of data everything is put back at once, oldest first.
@@ -59,6 +59,7 @@ class ReconcileReport:
     rescued: int = 0
     """Rows with an expired lease that were looked at."""
     purged: int = 0
+    purged_configs: int = 0
     swept: bool = False
     """The end of the ledger was reached."""
     more: bool = False
@@ -249,9 +250,9 @@ class Reconciler:
         return False
 
     async def _purge(self, report: ReconcileReport) -> bool:
-        """One page of closed rows past their retention; whether it was full.
+        """One page of closed rows and one of configs past their retention; whether one was full.
 
-        They leave the pool first: a leaving may have crossed with the arming there, and of a member
+        Runs leave the pool first: a leaving may have crossed with the arming there, and of a member
         whose row is gone nobody could tell what it was.
         """
         now = await self._pool.now()
@@ -261,7 +262,10 @@ class Reconciler:
             purged = await self._ledger.purge(run_ids, now, self._retention)
             report.purged += purged
             metrics.PURGED.inc(purged)
-        return len(run_ids) >= BATCH_SIZE
+        configs = await self._ledger.purge_configs(now, BATCH_SIZE)
+        report.purged_configs += configs
+        metrics.CONFIGS_PURGED.inc(configs)
+        return max(len(run_ids), configs) >= BATCH_SIZE
 
     async def _absent(self, page: list[DueRun]) -> list[DueRun]:
         if not page:

@@ -69,14 +69,16 @@ class Retention:
     """How long closed rows stay, in seconds."""
 
     handled_seconds: float
+    """Of handled and stale rows."""
     cancelled_seconds: float
+    dead_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayOrder:
-    """Which dead rows to arm again: of one node, of one root pipeline, or all.
+class DeadRuns:
+    """Which dead runs are meant: of one node, of one root pipeline, or all.
 
-    Only rows that died by ``until``, so that a replay ends even if they die again at once.
+    Only those that died by ``until``, so that a replay ends even if they die again at once.
     """
 
     until: float
@@ -94,7 +96,7 @@ class ReplayPage:
     """What one call of `Ledger.replay` armed."""
 
     due: tuple[DueRun, ...]
-    rest: ReplayOrder | None
+    rest: DeadRuns | None
     """The order for the next page; None after the last one."""
 
 
@@ -113,7 +115,21 @@ class Ledger(Protocol):
     async def save_configs(
         self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
     ) -> None:
-        """Insert or update this root's configs; delete those of disabled nodes."""
+        """Insert or update this root's configs, which then have no end; delete those of disabled
+        nodes.
+        """
+        ...
+
+    async def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
+        """Let the configs of a root pipeline expire then, unless they do so already; how many."""
+        ...
+
+    async def forget_root(self, root_pipeline_id: str) -> int:
+        """Delete the configs of a root pipeline; return how many there were."""
+        ...
+
+    async def purge_configs(self, now: float, limit: int) -> int:
+        """Delete at most ``limit`` configs that have expired; return how many."""
         ...
 
     async def add_configs(self, configs: Sequence[TimeoutConfig]) -> int:
@@ -225,11 +241,15 @@ class Ledger(Protocol):
         """
         ...
 
-    async def replay(self, order: ReplayOrder, now: float, limit: int) -> ReplayPage:
+    async def replay(self, order: DeadRuns, now: float, limit: int) -> ReplayPage:
         """Arm at most ``limit`` dead rows again, due now, with no attempt used up.
 
         The rows that died first come first. Going on with ``rest`` looks at each dead row once.
         """
+        ...
+
+    async def discard(self, which: DeadRuns, limit: int) -> list[str]:
+        """Delete at most ``limit`` dead rows, with their history; return their run ids."""
         ...
 
     async def counts(self, now: float) -> LedgerCounts: ...

@@ -1,7 +1,8 @@
 """``post_set_state`` of bamboo-engine → arm and disarm.
 
-RUNNING arms, what ends or suspends a node disarms. A failure never reaches the engine: it is
-logged and counted, and the worker's surveyor arms the node by the engine's own word later.
+RUNNING arms, what ends or suspends a node disarms, and with the root pipeline its configs end.
+A failure never reaches the engine: it is logged and counted, and the worker's surveyor arms the
+node by the engine's own word later.
 """
 
 import logging
@@ -19,6 +20,8 @@ from node_timeout.engines.bamboo.own_signals import is_ours
 logger = logging.getLogger(__name__)
 
 LEFT = frozenset({states.FINISHED, states.FAILED, states.SUSPENDED, states.REVOKED})
+ENDED = frozenset({states.FINISHED, states.REVOKED})
+"""Of a pipeline: for good."""
 SLOW_SECONDS = 1.0
 REST_SECONDS = 10.0
 
@@ -40,6 +43,16 @@ def connect() -> None:
     post_set_state.connect(on_post_set_state, dispatch_uid="node_timeout")
 
 
+def _tell(node_id: str, to_state: str, version: str, root: str | None) -> None:
+    if node_id == root:  # the pipeline itself, which has no timeout
+        if to_state in ENDED:
+            client().root_finished(root)
+    elif to_state == states.RUNNING:
+        client().node_started(node_id, version, root)
+    elif to_state in LEFT:
+        client().node_left(node_id, version, root, trust_ledger=True)
+
+
 def on_post_set_state(
     sender: Any, node_id: str, to_state: str, version: str, root_id: str | None = None, **_more: Any
 ) -> None:
@@ -52,10 +65,8 @@ def on_post_set_state(
             return
         if began < _Rest.until:
             metrics.EVENTS_MISSED.inc()
-        elif to_state == states.RUNNING:
-            client().node_started(node_id, version, root)
-        elif to_state in LEFT:
-            client().node_left(node_id, version, root, trust_ledger=True)
+        else:
+            _tell(node_id, to_state, version, root)
     except GreenThreadsError as error:
         metrics.EVENTS_MISSED.inc()
         if not _Patched.is_logged:

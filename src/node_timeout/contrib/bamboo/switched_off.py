@@ -35,6 +35,9 @@ class SwitchedOff(BlockingNodeTimeout):
     def nodes_left(self, *_: Any, **__: Any) -> int:
         return 0
 
+    def root_finished(self, *_: Any, **__: Any) -> int:
+        return 0
+
     def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         del node_id, root_pipeline_id
         return []

@@ -19,7 +19,7 @@ from node_timeout.domain.run import (
     LedgerRow,
     RunState,
 )
-from node_timeout.ports.ledger import LedgerCounts, ReplayOrder, ReplayPage, Retention
+from node_timeout.ports.ledger import DeadRuns, LedgerCounts, ReplayPage, Retention
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_handling import LedgerHandling
 from node_timeout.stores.sql.ledger_settings import LedgerSettings
@@ -83,30 +83,27 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         now: float,
         retention: Retention,
     ) -> int:
-        expired = or_(*_past_retention(now, retention))
-        purged = 0
+        return await self._delete(connection, chosen, or_(*_past_retention(now, retention)))
+
+    async def _delete(
+        self, connection: AsyncConnection, chosen: Sequence[str], still: ColumnElement[bool]
+    ) -> int:
+        """Delete those of these rows of which this holds still, with their history; how many."""
+        deleted = 0
         for chunk in chunks(in_order(chosen)):
-            result = await connection.execute(delete(runs).where(self._keys.of(chunk), expired))
-            purged += result.rowcount
+            result = await connection.execute(delete(runs).where(self._keys.of(chunk), still))
+            deleted += result.rowcount
             left = select(runs.c.run_id).where(runs.c.run_id == history.c.run_id)
             await connection.execute(
                 delete(history).where(self._keys.of(chunk, history), ~left.exists())
             )
-        return purged
+        return deleted
 
     @transaction
     async def replay(
-        self, connection: AsyncConnection, order: ReplayOrder, now: float, limit: int
+        self, connection: AsyncConnection, order: DeadRuns, now: float, limit: int
     ) -> ReplayPage:
-        query = select(*ROW_COLUMNS).where(
-            runs.c.state == RunState.DEAD, runs.c.finished_at <= order.until
-        )
-        if order.node_id is not None:
-            query = query.where(runs.c.node_id == order.node_id)
-        if order.root_pipeline_id is not None:
-            query = query.where(runs.c.root_pipeline_id == order.root_pipeline_id)
-        if order.after is not None:
-            query = query.where(*is_after(runs.c.finished_at, *order.after))
+        query = select(*ROW_COLUMNS).where(*_meant(order))
         key = (runs.c.finished_at, runs.c.run_id)
         found = await connection.execute(query.order_by(*key).limit(limit).with_for_update())
         rows = rows_of(found)
@@ -131,6 +128,14 @@ class SqlLedger(LedgerHandling, LedgerSettings):
             rest = replace(order, after=(last.finished_at or 0.0, last.run_id))
         due = tuple(DueRun(run_id=row.run_id, due_at=now) for row in replayed)
         return ReplayPage(due=due, rest=rest)
+
+    @transaction
+    async def discard(self, connection: AsyncConnection, which: DeadRuns, limit: int) -> list[str]:
+        query = select(runs.c.run_id).where(*_meant(which))
+        found = await connection.execute(query.order_by(runs.c.finished_at).limit(limit))
+        run_ids = list(found.scalars())
+        await self._delete(connection, run_ids, runs.c.state == RunState.DEAD)
+        return run_ids
 
     @transaction
     async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
@@ -229,12 +234,25 @@ class SqlLedger(LedgerHandling, LedgerSettings):
         return rows
 
 
+def _meant(which: DeadRuns) -> list[ColumnElement[bool]]:
+    """The dead rows that are meant, those of the pages before left out."""
+    conditions = [runs.c.state == RunState.DEAD, runs.c.finished_at <= which.until]
+    if which.node_id is not None:
+        conditions.append(runs.c.node_id == which.node_id)
+    if which.root_pipeline_id is not None:
+        conditions.append(runs.c.root_pipeline_id == which.root_pipeline_id)
+    if which.after is not None:
+        conditions += is_after(runs.c.finished_at, *which.after)
+    return conditions
+
+
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:
     """The closed rows that are past their retention, each state for itself."""
     ages = {
         RunState.HANDLED: retention.handled_seconds,
         RunState.STALE: retention.handled_seconds,
         RunState.CANCELLED: retention.cancelled_seconds,
+        RunState.DEAD: retention.dead_seconds,
     }
     return [
         and_(runs.c.state == state, runs.c.finished_at < now - seconds)

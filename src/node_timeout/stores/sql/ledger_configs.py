@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, delete, func, literal, or_, select, union_all
+from sqlalchemy import Select, Table, and_, delete, func, literal, or_, select, union_all, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -57,8 +57,11 @@ class LedgerConfigs:
         configs: Sequence[TimeoutConfig],
         disabled: Sequence[str],
     ) -> None:
-        rows = [config.as_dict() for config in sorted(configs, key=lambda each: each.node_id)]
-        columns = ("action", "timeout")
+        rows = [
+            {**config.as_dict(), "expires_at": None}
+            for config in sorted(configs, key=lambda each: each.node_id)
+        ]
+        columns = ("action", "timeout", "expires_at")
         for chunk in chunks(rows):
             await connection.execute(self._insert(config_table, replace=columns), list(chunk))
         for nodes in chunks(sorted(disabled)):
@@ -68,6 +71,41 @@ class LedgerConfigs:
                     config_table.c.root_pipeline_id == root_pipeline_id,
                 )
             )
+
+    @transaction
+    async def end_root(
+        self, connection: AsyncConnection, root_pipeline_id: str, expires_at: float
+    ) -> int:
+        result = await connection.execute(
+            update(config_table)
+            .where(
+                config_table.c.root_pipeline_id == root_pipeline_id,
+                config_table.c.expires_at.is_(None),
+            )
+            .values(expires_at=expires_at)
+        )
+        return result.rowcount
+
+    @transaction
+    async def forget_root(self, connection: AsyncConnection, root_pipeline_id: str) -> int:
+        its_own = config_table.c.root_pipeline_id == root_pipeline_id
+        return (await connection.execute(delete(config_table).where(its_own))).rowcount
+
+    @transaction
+    async def purge_configs(self, connection: AsyncConnection, now: float, limit: int) -> int:
+        root, node_id = config_table.c.root_pipeline_id, config_table.c.node_id
+        expired = config_table.c.expires_at < now
+        found = await connection.execute(
+            select(root, node_id).where(expired).order_by(config_table.c.expires_at).limit(limit)
+        )
+        nodes = sorted((row.root_pipeline_id, row.node_id) for row in found)
+        purged = 0
+        for chunk in chunks(nodes):
+            result = await connection.execute(
+                delete(config_table).where(*self._keys.of_nodes(chunk, config_table), expired)
+            )
+            purged += result.rowcount
+        return purged
 
     @transaction
     async def add_configs(

@@ -82,6 +82,8 @@ configs = Table(
     Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("timeout", Double, nullable=False, comment="seconds"),
+    Column("expires_at", Double, nullable=True, comment="its root pipeline has ended"),
+    Index("ix_node_timeout_config_expires", "expires_at"),
     # The roots of a node, for events and pool members that do not name theirs.
     Index("ix_node_timeout_config_node", "node_id", "root_pipeline_id"),
 )

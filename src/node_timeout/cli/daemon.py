@@ -1,0 +1,88 @@
+"""Commands that run until they are stopped: scan, worker, dev; and demo.
+
+Each imports what it needs, so that ``--help`` answers at once.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node_timeout.cli.options import daemon_options, engine_option, log_options, options, setting
+from node_timeout.cli.running import (
+    FAILURE,
+    configure_logs,
+    freeze,
+    settings_of,
+    until_signal,
+    with_app,
+)
+
+
+@click.command()
+@options(
+    setting("scan_interval", float, "Longest sleep of an idle scanner.", "1", "seconds"),
+    setting("scan_batch_size", int, "Node runs in one message.", "250", "node runs"),
+    setting("lease_seconds", float, "How long a claim lasts.", "15", "seconds"),
+    daemon_options,
+)
+def scan(**overrides: Any) -> None:
+    """Publish due nodes, and put back what Redis has lost."""
+    settings = settings_of(overrides)
+    configure_logs(settings)
+    until_signal(lambda stop: with_app(settings, lambda app: app.scan(stop, ready=freeze)))
+
+
+@click.command()
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Queue to consume; may be given more than once.  "
+    "[default: the dispatch queue; the handle queue and the events queue if set]",
+)
+@options(
+    engine_option,
+    setting("worker_concurrency", int, "Strategy calls at once.", "64", "calls"),
+    setting("strategy_timeout", float, "Longest strategy call.", "30", "seconds"),
+    setting("max_attempts", int, "Strategy calls before a node run is dead.", "20", "calls"),
+    daemon_options,
+)
+def worker(queues: tuple[str, ...], **overrides: Any) -> None:
+    """Deal with timed-out nodes."""
+    settings = settings_of(overrides)
+    configure_logs(settings)
+    until_signal(lambda stop: with_app(settings, lambda app: app.work(stop, queues, ready=freeze)))
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where its data lies.  [default: the user's data directory]",
+)
+@options(
+    setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
+)
+def dev(directory: Path | None, engine: str | None, **overrides: Any) -> None:
+    """Scanner and worker, with no server."""
+    from node_timeout.embedded import dev as room  # noqa: PLC0415
+
+    configure_logs(settings_of(overrides))
+    where = directory or room.default_directory()
+    until_signal(lambda stop: room.run(where, stop, engine=engine))
+
+
+@click.command()
+def demo() -> int:
+    """Play a sample pipeline whose nodes hang, and see each dealt with."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from node_timeout import logs  # noqa: PLC0415
+    from node_timeout.embedded.demo import play  # noqa: PLC0415
+
+    logs.configure("auto", "ERROR")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return 0 if asyncio.run(play(console)) else FAILURE

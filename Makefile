@@ -50,7 +50,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 CORE_ROOMS := domain/* wire/* ports/* arming/* dispatch/* handling/* strategies/base runtime/loop \
-	runtime/threads runtime/dead_letters runtime/agreement
+	runtime/threads runtime/dead_letters runtime/agreement runtime/halving tasks
 CORE := $(subst $(space),$(comma),$(foreach room,$(CORE_ROOMS),src/node_timeout/$(room).py))
 
 # Real bamboo-pipeline, on both databases. It pins what the rest does not, and Python 3.11: where

@@ -6,7 +6,7 @@ import pytest
 
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
-from node_timeout.stores.redis import pool as room
+from node_timeout.stores.redis import wakeups as room
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
 from tests.support import id_of

@@ -16,30 +16,27 @@ Keys and channels, all derived from the name of the pool:
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TypeVar
 from zlib import crc32
 
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
-from node_timeout.stores.redis.client import RedisClient, noticed, translated
+from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.clock import PoolClock
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
+from node_timeout.stores.redis.wakeups import Wakeups
 from node_timeout.stores.tls import Tls
-from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MEMBERS_PER_CALL = 500
-LISTEN_SECONDS = 5.0
-SUBSCRIBE_AGAIN_SECONDS = 1.0
 ROLES = ("reconciler", "surveyor")
 KNOWN_POLICIES = ("noeviction", "unknown")
 
@@ -53,7 +50,7 @@ class RedisPool:
         self._name = name
         keys = [name] if shards == 1 else [f"{name}:{{{i}}}" for i in range(shards)] + [name]
         self._clock = PoolClock(self._time)
-        self._wakeups = _Wakeups(self._client, keys)
+        self._wakeups = Wakeups(self._client, keys)
         self.shards = tuple(
             RedisShard(self._client, key, self._wakeups, self._clock) for key in keys
         )
@@ -188,9 +185,7 @@ class RedisPool:
 class RedisShard:
     """One ZSET of the pool. See `node_timeout.ports.Shard` for the contract."""
 
-    def __init__(
-        self, client: RedisClient, key: str, wakeups: "_Wakeups", clock: PoolClock
-    ) -> None:
+    def __init__(self, client: RedisClient, key: str, wakeups: Wakeups, clock: PoolClock) -> None:
         self.key = key
         self.marker_key = f"{tagged(key)}:reconciled_run_id"
         self._client = client
@@ -274,54 +269,6 @@ class RedisShard:
         """The run_id of the server that has this key, and the one that its marker names."""
         run_id, marker = await self._client.call("identity", self.marker_key)
         return run_id.decode(), marker.decode(errors="replace")
-
-
-class _Wakeups:
-    """Hears the wake-ups of all shards on one connection, from the first wait on."""
-
-    def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
-        self._client = client
-        self._events = {self.channel(key): asyncio.Event() for key in keys}
-        self._listener: asyncio.Task[None] | None = None
-        self._refused = False
-
-    @staticmethod
-    def channel(key: str) -> str:
-        return f"{key}:wakeup"
-
-    async def wait(self, key: str, seconds: float) -> None:
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen(), name="wake-up listener")
-        event = self._events[self.channel(key)]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), seconds)
-        event.clear()
-
-    async def close(self) -> None:
-        if self._listener:
-            await ended(self._listener)
-
-    async def _listen(self) -> None:
-        """While this cannot hear, deadlines are found by the scan interval."""
-        while True:
-            try:
-                with noticed():
-                    await self._hear()
-            except (RedisError, RedisClusterException, OSError) as error:
-                refused = isinstance(error, ResponseError) and not self._refused
-                logger.log(logging.WARNING if refused else logging.DEBUG, "no wake-ups: %s", error)
-                self._refused = self._refused or refused  # said once
-            await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
-
-    async def _hear(self) -> None:
-        async with self._client.pubsub() as pubsub:
-            await pubsub.subscribe(*self._events)
-            for event in self._events.values():
-                event.set()  # something may have been armed before
-            while True:
-                heard = await pubsub.get_message(timeout=LISTEN_SECONDS)
-                if heard is not None:
-                    self._events[heard["channel"].decode()].set()
 
 
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:

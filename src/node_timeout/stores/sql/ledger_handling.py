@@ -1,4 +1,4 @@
-"""Handling of due runs in the ledger: workers take rows, and record what came of them.
+"""Taking of due runs in the ledger: workers adopt, take and keep rows.
 
 What becomes of a row, `node_timeout.domain.lifecycle` says. The owner of a lease is its token:
 while it lasts, the row is this worker's, and nobody else's.
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +21,6 @@ from node_timeout.domain.lifecycle import (
     Lease,
     Taken,
     adopt,
-    conclude,
     take,
     timed_out,
 )
@@ -39,14 +38,14 @@ from node_timeout.domain.run import (
 )
 from node_timeout.ports.ledger import Adoption, Taking
 from node_timeout.stores.sql.database import autocommitting, transaction
-from node_timeout.stores.sql.ledger_tracking import LedgerTracking
+from node_timeout.stores.sql.ledger_recording import LedgerRecording
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
 from node_timeout.stores.sql.run_rows import chunks, in_order, values_of
 from node_timeout.stores.sql.tables import runs
 
 
-class LedgerHandling(LedgerTracking):
-    """The part of `node_timeout.ports.ledger.Ledger` that is about due runs."""
+class LedgerHandling(LedgerRecording):
+    """The part of `node_timeout.ports.ledger.Ledger` that is about taking due runs."""
 
     async def take(
         self,
@@ -205,100 +204,6 @@ class LedgerHandling(LedgerTracking):
                 found = await connection.execute(select(runs.c.run_id).where(ours[0], ours[-1]))
                 renewed.update(found.scalars())
         return renewed
-
-    async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
-        if all(each.state is RunState.HANDLED for each in outcomes):
-            recorded = await self._record_handled(outcomes, owner, now)
-            if recorded < len(outcomes):
-                await self._note_late(outcomes, now)
-            return recorded
-        return await self._record(outcomes, owner, now)
-
-    @autocommitting
-    async def _record_handled(
-        self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
-    ) -> int:
-        """As `lifecycle.conclude`, for what is nearly all of a burst."""
-        recorded = 0
-        ordered = sorted(outcomes, key=lambda outcome: outcome.node.run_id)
-        for chunk in chunks(ordered):
-            messages = {"message": [each.message for each in chunk]}
-            own = self._keys.each_its_own([each.node.run_id for each in chunk], messages)
-            # In this form no planner looks for the owner, or for the state, in another index.
-            mine = (
-                (runs.c.lease_owner == owner).is_(True),
-                or_(
-                    (runs.c.state == RunState.EXECUTING).is_(True),
-                    (runs.c.state == RunState.CANCELLED).is_(True),
-                ),
-            )
-            result = await connection.execute(
-                sql_update(runs)
-                .where(own.these, *mine)
-                .values(
-                    **own.values,
-                    state=RunState.HANDLED,
-                    next_at=None,
-                    lease_until=None,
-                    lease_owner=None,
-                    finished_at=now,
-                ),
-                execution_options=own.options,
-            )
-            recorded += result.rowcount
-        return recorded
-
-    @transaction
-    async def _record(
-        self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
-    ) -> int:
-        rows = await self._locked(connection, (each.node.run_id for each in outcomes))
-        changed: list[LedgerRow] = []
-        entries: list[HistoryEntry] = []
-        for outcome in outcomes:
-            row = rows.get(outcome.node.run)
-            new = conclude(row, outcome, owner, now) if row else None
-            if new is None:
-                entries.append(_entry(outcome, HistoryKind.LATE_RESULT, now))
-                continue
-            changed.append(new)
-            if kind := _kind_of(outcome):
-                entries.append(_entry(outcome, kind, now))
-        await self._store(connection, changed)
-        await self._note(connection, entries)
-        return len(changed)
-
-    @transaction
-    async def _note_late(
-        self, connection: AsyncConnection, outcomes: Sequence[Outcome], now: float
-    ) -> None:
-        """Of those that were just recorded as handled, the instant is the one of the call."""
-        rows = await self._locked(connection, (each.node.run_id for each in outcomes))
-        late = [
-            each
-            for each in outcomes
-            if not (row := rows.get(each.node.run))
-            or row.state is not RunState.HANDLED
-            or row.finished_at != now
-        ]
-        await self._note(connection, (_entry(each, HistoryKind.LATE_RESULT, now) for each in late))
-
-
-def _kind_of(outcome: Outcome) -> HistoryKind | None:
-    """What the history says of an outcome; nothing of a plain course."""
-    if outcome.state is RunState.ARMED:
-        return HistoryKind.FAILED if outcome.called else HistoryKind.PUT_BACK
-    return HistoryKind.DIED if outcome.state is RunState.DEAD else None
-
-
-def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:
-    return HistoryEntry(
-        run_id=outcome.node.run_id,
-        at=now,
-        kind=kind,
-        attempt=outcome.node.attempt,
-        detail=outcome.message or None,
-    )
 
 
 def _entries(rows: Iterable[LedgerRow], kind: HistoryKind, now: float) -> list[HistoryEntry]:

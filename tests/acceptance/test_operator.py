@@ -16,6 +16,7 @@ from sqlalchemy import insert
 
 from node_timeout import NodeTimeout
 from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.run_id import run_id
 from node_timeout.embedded.demo import play
 from node_timeout.settings import Settings
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -51,6 +52,11 @@ SPOILT: list[dict[str, Any]] = [
 ]
 
 
+def row(version: str, **columns: Any) -> dict[str, Any]:
+    ids = {"version": version, "run_id": run_id("r", ROW["node_id"], version)}
+    return ROW | ids | columns
+
+
 def refuse(constant: str) -> Any:
     raise AssertionError(constant)
 
@@ -65,11 +71,11 @@ async def test_no_row_and_no_score_takes_a_command_down(
 ) -> None:
     async with any_ledger.engine.begin() as connection:
         for number, fault in enumerate(SPOILT):
-            await connection.execute(insert(ledger_table), ROW | fault | {"version": f"v{number}"})
+            await connection.execute(insert(ledger_table), row(f"v{number}", **fault))
         if connection.dialect.name == "postgresql":
             for number, value in enumerate((math.nan, math.inf, -math.inf)):
-                row = ROW | {"version": f"w{number}", "deadline": value}
-                await connection.execute(insert(ledger_table), row)
+                spoilt = row(f"w{number}", deadline=value)
+                await connection.execute(insert(ledger_table), spoilt)
     env = changed(settings, database_url=any_database_url)
     for score in ("-inf", "+inf", "1e300", "-1e300"):
         await redis.zadd(settings.executing_pool, {f"member{score}_v": score})

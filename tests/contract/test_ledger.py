@@ -398,7 +398,7 @@ async def test_takings_at_the_same_instant_share_nothing(ledger: SqlLedger) -> N
     orders = [names, names[::-1], names[30:] + names[:30], [*unknown, *armed]]
 
     async def adopt_and_take(order: Sequence[str], now: float) -> Taking:
-        await ledger.adopt([foreign(name) for name in order if name in unknown], now)
+        await ledger.adopt([foreign(name) for name in order if name in unknown])
         return await take(ledger, *map(run, order), now=now)
 
     takings = await asyncio.gather(
@@ -449,7 +449,7 @@ async def test_closed_runs_are_dropped(ledger: SqlLedger) -> None:
 
 async def test_a_run_that_the_engine_armed_itself_gets_a_row(ledger: SqlLedger) -> None:
     await configure(ledger, config("a"))
-    await ledger.adopt([foreign("a", due_at=NOW - 3)], NOW)
+    await ledger.adopt([foreign("a", due_at=NOW - 3)])
     taking = await ledger.take([due("a", NOW - 3)], now=NOW, lease_seconds=LEASE, max_attempts=3)
     assert [(node.run, node.deadline) for node in taking.taken] == [(run("a"), NOW - 3)]
 
@@ -469,7 +469,7 @@ async def test_what_an_engine_has_put_into_the_pool_is_adopted(ledger: SqlLedger
     names = [("a", "v1"), ("a", "v2"), ("b", "v1"), ("both", "v1"), ("nobody", "v1")]
     members = {name: foreign(*name, due_at=NOW + 1) for name in names}
     for _ in range(2):
-        adoption = await ledger.adopt(list(members.values()), NOW + 2)
+        adoption = await ledger.adopt(list(members.values()))
         assert adoption.due == {
             members["a", "v1"]: due("a", NOW + 1),
             members["a", "v2"]: due("a", NOW + 1, "v2"),
@@ -483,6 +483,19 @@ async def test_what_an_engine_has_put_into_the_pool_is_adopted(ledger: SqlLedger
     deadlines = {row.version: row.deadline for row in await ledger.rows("a")}
     assert deadlines == {"v1": NOW + 1, "v2": NOW + 10}
     assert [row.root_pipeline_id for row in await ledger.rows("b")] == ["other"]
+
+
+async def test_what_is_adopted_ahead_of_its_deadline_keeps_it(ledger: SqlLedger) -> None:
+    await configure(ledger, config("a"))
+    adoption = await ledger.adopt([foreign("a", due_at=NOW + 0.05)])
+    taking = await ledger.take(
+        list(adoption.due.values()),
+        now=NOW,
+        lease_seconds=LEASE,
+        max_attempts=1,
+        ahead_seconds=0.1,
+    )
+    assert [node.deadline for node in taking.taken] == [NOW + 0.05]
 
 
 async def test_the_roots_of_a_node_are_told(ledger: SqlLedger) -> None:

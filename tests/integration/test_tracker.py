@@ -1,5 +1,6 @@
 """The tracker: state events → ledger and pool."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy import event
 
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import LedgerUnavailableError, PoolUnavailableError
+from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import RunState
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -67,6 +69,27 @@ async def test_a_start_without_a_config_is_counted_and_named_once_a_minute(
     assert "stranger" not in caplog.messages[1]
     assert "(5 such starts" in caplog.messages[1]
     await tracker.close()
+
+
+async def test_a_version_that_starts_while_a_root_is_looked_up_stays_armed(
+    tracker: Tracker, ledger: SqlLedger, pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await configure(ledger, config("a", 20))
+    await tracker.nodes_started(started([run("a")]))
+    roots = ledger.roots
+
+    async def slowly(*args: Any, **how: Any) -> Any:
+        found = await roots(*args, **how)
+        await asyncio.sleep(0.01)
+        await tracker.nodes_started(started([run("a", "v2")]))
+        return found
+
+    monkeypatch.setattr(ledger, "roots", slowly)
+    # The engine has refreshed the version meanwhile: only instants tell which is meant.
+    assert await tracker.nodes_left([NodeLeft(node_id="a", version="refreshed")]) == 1
+    states = {row.version: row.state for row in await ledger.rows("a")}
+    assert states == {"v1": RunState.CANCELLED, "v2": RunState.ARMED}
+    assert await pool.absent([id_of("a"), id_of("a", "v2")]) == [id_of("a")]
 
 
 async def test_a_repeated_event_never_moves_a_deadline(

@@ -36,7 +36,7 @@ def check(document: Any, schema: str, value: Any) -> None:
 async def test_every_call_of_the_engine_http_is_as_openapi_has_it() -> None:
     document = contract("engine.openapi.yaml")
     node = TimedOutNode(
-        node_id="a", version="v1", root_pipeline_id="", action="x", deadline=1.5, attempt=1
+        node_id="a", version="v1", root_pipeline_id="r", action="x", deadline=1.5, attempt=1
     )
     with serving(lambda _: Reply(200, {"running": True})) as server:
         engine = HttpEngine(Settings(engine_url=server.url))

@@ -216,7 +216,8 @@ class Listener:
     async def _track(self, some: Sequence[Event], report: ListenReport) -> None:
         started = [event for event in some if isinstance(event, NodeStarted)]
         left = [event for event in some if isinstance(event, NodeLeft)]
-        armed = await self._tracker.started(started)
-        disarmed, _ = await self._tracker.left(left)
+        now = await self._pool.now()
+        armed = await self._tracker.started(started, now)
+        disarmed, _ = await self._tracker.left(left, now)
         report.armed += armed
         report.disarmed += disarmed

@@ -108,7 +108,7 @@ class Surveyor:
         }
         missed = await self._ledger.untracked(list(running)) if running else []
         report.asked += len(nodes)
-        report.armed += await self._tracker.started([running[run] for run in missed])
+        report.armed += await self._tracker.started([running[run] for run in missed], now)
         if report.armed:
             metrics.SURVEYED.inc(report.armed)
             logger.warning(

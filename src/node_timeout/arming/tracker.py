@@ -57,15 +57,16 @@ class Tracker:
         Raises `AmbiguousNodeError`, `LedgerUnavailableError` (nothing is armed then). Without Redis
         it succeeds: they are armed there later.
         """
+        now = await self._pool.now()  # what happens during the lookup comes after these events
         rooted = await find_roots(events, self._ledger)
         if rooted.ambiguous:
             raise ambiguity(rooted)
         self.not_armed(rooted.unknown)
-        return await self.started(rooted.events)
+        return await self.started(rooted.events, now)
 
-    async def started(self, events: Sequence[NodeStarted]) -> int:
-        """`nodes_started` of events whose roots are known."""
-        armed = await self._ledger.arm(events, await self._pool.now()) if events else []
+    async def started(self, events: Sequence[NodeStarted], now: float) -> int:
+        """`nodes_started` of events whose roots are known, and that were told at ``now``."""
+        armed = await self._ledger.arm(events, now) if events else []
         if armed:
             metrics.ARMED_TOTAL.inc(len(armed))
             try:
@@ -92,24 +93,26 @@ class Tracker:
         return max(await self._leave([event]))
 
     async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
+        now = await self._pool.now()  # a run that starts during the lookup is not meant
         rooted = await find_roots(events, self._ledger)
         if rooted.ambiguous:
             raise ambiguity(rooted)
         # Only one root has the node, or none: a member without a root means this one.
         foreign = [*rooted.unknown, *rooted.origins.values()]
-        return await self.left(rooted.events, foreign)
+        return await self.left(rooted.events, now, foreign)
 
     async def left(
-        self, events: Sequence[NodeLeft], foreign: Sequence[NodeLeft] = ()
+        self, events: Sequence[NodeLeft], now: float, foreign: Sequence[NodeLeft] = ()
     ) -> tuple[int, int]:
-        """`nodes_left` of events whose roots are known, and of those that named none.
+        """`nodes_left` of events whose roots are known, told at ``now``; and of those that named
+        none.
 
         Return how many runs the ledger has cancelled, and how many have left the pool.
         """
         members: list[str] = []
         cancelled: tuple[NodeRun, ...] = ()
         if events:
-            disarming = await self._ledger.disarm(events, await self._pool.now())
+            disarming = await self._ledger.disarm(events, now)
             cancelled = disarming.cancelled
             metrics.DISARMED.inc(len(cancelled))
             named = [event.run for event in events if not event.trust_ledger]

@@ -99,9 +99,9 @@ def _resumed(
     )
 
 
-def adopt(foreign: ForeignRun, config: TimeoutConfig, now: float) -> LedgerRow:
+def adopt(foreign: ForeignRun, config: TimeoutConfig) -> LedgerRow:
     """The row of a run that an engine has put into the pool itself."""
-    deadline = min(foreign.due_at, now)
+    deadline = foreign.due_at
     return LedgerRow(
         root_pipeline_id=config.root_pipeline_id,
         node_id=foreign.node_id,

@@ -135,8 +135,7 @@ class DispatchHandler:
         """Find out which runs an engine means that has put them into the pool itself."""
 
         async def adopt(some: Sequence[ForeignRun]) -> None:
-            now = await self._pool.now()
-            adoption = await self._insist(lambda: self._ledger.adopt(some, now), stop)
+            adoption = await self._insist(lambda: self._ledger.adopt(some), stop)
             for foreign, due in adoption.due.items():
                 read.due[due.run_id] = (due, read.foreign[foreign])
             for foreign, reason in adoption.refused.items():

@@ -178,7 +178,7 @@ class Ledger(Protocol):
         """The action of each run that has one."""
         ...
 
-    async def adopt(self, foreign: Sequence[ForeignRun], now: float) -> Adoption:
+    async def adopt(self, foreign: Sequence[ForeignRun]) -> Adoption:
         """Give runs a row that an engine has put into the pool itself, unless they have one."""
         ...
 

@@ -1,8 +1,8 @@
 """The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite.
 
 Here is what the reconciler and operators do with rows; configs are in `ledger_configs`, events in
-`ledger_tracking`, outcomes in `ledger_recording`, due runs in `ledger_handling`, settings and rights
-in `ledger_settings`.
+`ledger_tracking`, outcomes in `ledger_recording`, due runs in `ledger_handling`, settings and
+rights in `ledger_settings`.
 """
 
 from collections.abc import Sequence

@@ -119,9 +119,7 @@ class LedgerHandling(LedgerRecording):
         )
 
     @transaction
-    async def adopt(
-        self, connection: AsyncConnection, foreign: Sequence[ForeignRun], now: float
-    ) -> Adoption:
+    async def adopt(self, connection: AsyncConnection, foreign: Sequence[ForeignRun]) -> Adoption:
         roots = await self._roots(connection, (each.node_id for each in foreign))
         nodes: dict[ForeignRun, Node] = {}
         refused: dict[ForeignRun, str] = {}
@@ -140,9 +138,7 @@ class LedgerHandling(LedgerRecording):
         refused |= {
             each: no_config(each.node_id) for each, node in nodes.items() if node not in configs
         }
-        rows = {
-            each: adopt(each, configs[node], now) for each, node in nodes.items() if node in configs
-        }
+        rows = {each: adopt(each, configs[node]) for each, node in nodes.items() if node in configs}
         ordered = sorted(rows.values(), key=lambda row: row.run_id)
         for chunk in chunks([values_of(row) for row in ordered]):
             await connection.execute(self._insert(runs), list(chunk))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Double,
     Select,
     String,
+    Text,
     Update,
     bindparam,
     case,
@@ -25,7 +26,7 @@ from sqlalchemy.dialects import postgresql
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.lifecycle import Lease
 from node_timeout.domain.run import RunState
-from node_timeout.stores.sql.tables import RunId, configs, runs
+from node_timeout.stores.sql.tables import RunId, as_uuids, configs, hexadecimal, runs
 
 
 def _arm_one() -> Select[Any]:
@@ -85,7 +86,7 @@ def _take_due() -> Update:
     return (
         update(runs)
         .where(
-            runs.c.run_id == func.any(bindparam("run_ids", type_=ARRAY(RunId()))),
+            runs.c.run_id == func.any(as_uuids(bindparam("run_ids", type_=ARRAY(Text())))),
             runs.c.state == RunState.ARMED,
             runs.c.next_at <= instant,
         )
@@ -117,7 +118,7 @@ def take_due_values(
 ) -> dict[str, Any]:
     """What `TAKE_DUE` is executed with."""
     return {
-        "run_ids": list(chosen),
+        "run_ids": [*map(hexadecimal, chosen)],
         "now": now,
         "soon": now + ahead_seconds,
         "owner": lease.owner,

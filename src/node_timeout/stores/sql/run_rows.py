@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql.tables import RunId, runs
+from node_timeout.stores.sql.tables import RunId, as_uuids, hexadecimal, runs
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Keys:
         if len(chosen) == 1:  # the usual case when deadlines come one by one
             return key == chosen[0]
         if self.arrays:
-            return key == func.any(literal(list(chosen), ARRAY(RunId)))
+            return key == func.any(as_uuids(_array([*map(hexadecimal, chosen)])))
         return key.in_(chosen)
 
     def of_nodes(self, nodes: Sequence[Node], table: Table = runs) -> list[ColumnElement[bool]]:
@@ -148,13 +148,18 @@ class Keys:
                 for name, own in differing.items()
             }
             return OwnValues(self.of(chosen), same | cases, {"compiled_cache": None})
-        columns: dict[str, Sequence[Any]] = {"run_id": list(chosen), **differing}
         types: dict[str, Any] = {
-            name: Double() if isinstance(runs.c[name].type, Double) else Text() for name in columns
-        } | {"run_id": RunId()}
+            name: Double() if isinstance(runs.c[name].type, Double) else Text()
+            for name in differing
+        }
         own_rows = (
-            func.unnest(*(literal(own, ARRAY(types[name])) for name, own in columns.items()))
-            .table_valued(*(column(name, types[name]) for name in columns))
+            func.unnest(
+                as_uuids(_array([*map(hexadecimal, chosen)])),
+                *(literal(own, ARRAY(types[name])) for name, own in differing.items()),
+            )
+            .table_valued(
+                column("run_id", RunId), *(column(name, types[name]) for name in differing)
+            )
             .render_derived("own")
         )
         return OwnValues(

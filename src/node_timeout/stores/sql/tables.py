@@ -7,8 +7,10 @@ import uuid
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
+    ColumnElement,
     Dialect,
     Double,
     Identity,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
 )
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -63,6 +66,22 @@ class RunId(TypeDecorator[str]):
         if value is None:
             return None
         return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+
+
+UUIDS = ARRAY(postgresql.UUID(as_uuid=True))
+
+
+def as_uuids(texts: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An array of texts, `hexadecimal` run ids, as UUID[].
+
+    asyncpg would have to ask the server what a UUID[] is, on each connection.
+    """
+    return cast(texts, UUIDS)
+
+
+def hexadecimal(value: str) -> str:
+    """A run id as PostgreSQL reads a UUID."""
+    return run_id.to_bytes(value).hex()
 
 
 metadata = MetaData()

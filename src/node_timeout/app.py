@@ -21,11 +21,13 @@ from node_timeout.domain.run import (
     DueRun,
     HistoryEntry,
     LedgerRow,
+    RunState,
     check_ids,
     foreign_member,
     id_problem,
 )
 from node_timeout.domain.timeout_config import TreeConfigs, apply_configs, read_configs
+from node_timeout.ports.directory import Cursor, RunFilter, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import DeadRuns
@@ -39,6 +41,7 @@ from node_timeout.wiring import IN_PROCESS, Wiring, rules_of
 logger = logging.getLogger(__name__)
 
 REPLAY_BATCH = 500
+MAX_PAGE = 1000
 NO_VERSION = "none"
 """Stands for a version that is not named, in the check of ids."""
 
@@ -276,6 +279,38 @@ class NodeTimeout:
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         """What the ledger knows of each version of a node, in each root pipeline or in this one."""
         return await self.ledger.rows(node_id, root_pipeline_id)
+
+    async def find(
+        self,
+        *,
+        state: RunState | str | None = None,
+        root_pipeline_id: str | None = None,
+        node_id: str | None = None,
+        action: str | None = None,
+        due_within: float | None = None,
+        limit: int = 50,
+        after: Cursor | None = None,
+    ) -> RunPage:
+        """A page of runs, oldest first; the armed ones if nothing is chosen.
+
+        ``due_within`` (seconds): armed, and wanting attention by then. ``after`` is that of the
+        page before. Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        if state is not None and state not in set(RunState):
+            raise InvalidInputError(f"state {state!r} is none of {', '.join(RunState)}")
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
+        due_by = None if due_within is None else await self.pool.now() + due_within
+        chosen = (state, root_pipeline_id, node_id, due_by)
+        nothing_chosen = all(each is None for each in chosen)
+        wanted = RunFilter(
+            state=RunState.ARMED if nothing_chosen else None if state is None else RunState(state),
+            root_pipeline_id=root_pipeline_id,
+            node_id=node_id,
+            action=action,
+            due_by=due_by,
+        )
+        return await self.ledger.find(wanted, limit, after)
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         """What happened to these runs beyond their plain course, each in order."""

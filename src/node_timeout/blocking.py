@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from node_timeout.app import Left, NodeTimeout, Run
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.ports.directory import RunPage
 from node_timeout.settings import Settings
 from node_timeout.status import Status
 from node_timeout.tasks import ended
@@ -205,6 +206,9 @@ class BlockingNodeTimeout:
         return self._run(
             lambda app: app.cancel(node_id, version, root_pipeline_id, actor=actor, reason=reason)
         )
+
+    def find(self, **which: Any) -> RunPage:
+        return self._run(lambda app: app.find(**which))
 
     def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return self._run(lambda app: app.history(run_ids))

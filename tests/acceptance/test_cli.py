@@ -182,6 +182,30 @@ async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None
     assert_one_line(run_cli("show", "nobody"), 1, "no node run of node 'nobody'")
 
 
+async def test_runs_are_listed_page_by_page(run_cli: RunCli, app: NodeTimeout) -> None:
+    await configure(app.ledger, *(config(name, 60 + i) for i, name in enumerate("abc")))
+    await app.nodes_started([(name, "v1", "root") for name in "abc"])
+    await app.node_left("b", "v1", "root")
+    first = run_cli("list", "--limit", "1")
+    header, line, more = first.stdout.splitlines()
+    assert header.split()[0] == "state"
+    assert line.split()[0] == "armed"
+    assert line.split()[2:] == ["root", "a", "v1", "forced_fail", "0"]
+    assert more.startswith("more: --after ")
+    second = run_cli("list", "--limit", "1", *more.removeprefix("more: ").split())
+    assert second.stdout.splitlines()[1].split()[3] == "c"
+    found = json.loads(run_cli("list", "--node", "b", "--root", "root", "--json").stdout)
+    assert [each["state"] for each in found["runs"]] == ["cancelled"]
+    assert (found["after"], found["runs"][0]["late_seconds"]) == (None, None)
+    assert run_cli("list", "--due-within", "30").stdout == ""
+    assert json.loads(run_cli("list", "--state", "dead", "--json").stdout) == {
+        "runs": [],
+        "after": None,
+    }
+    for wrong in (["--after", "x"], ["--state", "gone"], ["--limit", "0"], ["--due-within", "-1"]):
+        assert_one_line(run_cli("list", *wrong), 2, wrong[0])
+
+
 async def test_what_is_dead_is_discarded_and_configs_are_forgotten(
     run_cli: RunCli, app: NodeTimeout
 ) -> None:

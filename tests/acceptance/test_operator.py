@@ -1,7 +1,9 @@
 """An operator's day: whatever is in the stores or in a file, a command answers in a line."""
 
+import io
 import json
 import math
+import re
 import subprocess
 import tempfile
 import time
@@ -164,6 +166,19 @@ async def test_the_demo_says_where_it_cannot_lie(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tempfile, "tempdir", "/proc/x")
     with pytest.raises(SettingsError, match=r"no temporary directory: No such file.*TMPDIR"):
         await play(Console())
+
+
+async def test_the_demo_shows_every_node_in_a_terminal_of_80_columns() -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, color_system="standard")
+    assert await play(console)
+    last = shown.getvalue().rpartition("story")[2]
+    green = dict.fromkeys(("fetch_orders", "poll_supplier", "train_model"), "FINISHED")
+    for name, state in {**green, "close_books": "FAILED"}.items():
+        color = "32" if state == "FINISHED" else "31"
+        assert re.search(rf"{name} +\x1b\[{color}m{state} *\x1b\[0m", last), last
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).splitlines()
+    assert max(len(line.strip("\r")) for line in lines) <= 80
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])

@@ -7,10 +7,11 @@ from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import DeadRuns, Retention, Taking
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
@@ -919,6 +920,77 @@ async def test_a_replay_looks_at_each_dead_row_once(ledger: SqlLedger) -> None:
     assert sorted(replayed) == sorted(run.run_id for run in runs if run.root_pipeline_id == "root")
     assert pages == 4
     assert await ledger.dead() == 4
+
+
+async def test_runs_are_found_page_by_page_oldest_first(ledger: SqlLedger) -> None:
+    await configure(ledger, *(config(name, 10 + i) for i, name in enumerate("abcd")))
+    await ledger.save_configs("other", [config("a", 5, "page_operator", root="other")], [])
+    await ledger.arm(started([run(name) for name in "abcd"]), NOW)
+    await ledger.arm(started([run("a", root="other"), run("b", "v2")]), NOW + 1)
+    await ledger.disarm([gone("c")], NOW + 2)
+    await take(ledger, run("a"), now=NOW + 11)
+
+    async def found(limit: int = 10, **wanted: Any) -> list[str]:
+        names: list[str] = []
+        after = None
+        while True:
+            page = await ledger.find(RunFilter(**wanted), limit, after)
+            names += [f"{row.root_pipeline_id}/{row.node_id}/{row.version}" for row in page.rows]
+            if (after := page.after) is None:
+                return names
+
+    armed = ["other/a/v1", "root/b/v1", "root/b/v2", "root/d/v1"]
+    for limit in (1, 2, 3, 10):
+        assert await found(limit, state=RunState.ARMED) == armed
+        assert await found(limit, node_id="a") == ["other/a/v1", "root/a/v1"]
+    assert await found(state=RunState.EXECUTING) == ["root/a/v1"]
+    assert await found(state=RunState.CANCELLED) == ["root/c/v1"]
+    assert await found(due_by=NOW + 11) == armed[:2]
+    assert await found(root_pipeline_id="other") == ["other/a/v1"]
+    assert await found(2, root_pipeline_id="root", state=RunState.ARMED) == armed[1:]
+    assert await found(state=RunState.ARMED, action="page_operator") == armed[:1]
+    assert await found(node_id="b", root_pipeline_id="other") == []
+    assert await found(state=RunState.DEAD) == []
+
+
+async def test_a_page_of_runs_costs_what_it_returns(
+    ledger: SqlLedger, request: pytest.FixtureRequest
+) -> None:
+    """Not what there is: each filter of the directory is answered by an index."""
+    runs = [run(f"n{i}", root=f"r{i // 10}") for i in range(5_000)]
+    rows = [
+        armed_row(each, config(each.node_id), NOW, NOW + i)
+        | ({"state": RunState.HANDLED, "next_at": None, "finished_at": NOW + i} if i % 2 else {})
+        for i, each in enumerate(runs)
+    ]
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(ledger_table), rows)
+    dialect = ledger.engine.dialect.name
+    analyze = "ANALYZE TABLE" if dialect == "mysql" else "ANALYZE"
+    explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
+    statements: list[tuple[str, Any]] = []
+
+    def executed(*args: Any) -> None:
+        statements.append((args[2], args[3]))
+
+    for index, wanted in {
+        "next": RunFilter(state=RunState.ARMED),
+        "next ": RunFilter(due_by=NOW + 100),
+        "finished": RunFilter(state=RunState.HANDLED),
+        "root": RunFilter(root_pipeline_id="r7"),
+        "root ": RunFilter(root_pipeline_id="r7", state=RunState.ARMED),
+        "node": RunFilter(node_id="n77"),
+    }.items():
+        event.listen(ledger.engine.sync_engine, "before_cursor_execute", executed)
+        statements.clear()
+        await ledger.find(wanted, 5, (NOW, id_of("n0")))
+        event.remove(ledger.engine.sync_engine, "before_cursor_execute", executed)
+        statement, values = next(each for each in statements if "ORDER BY" in each[0])
+        async with ledger.engine.connect() as connection:
+            await connection.exec_driver_sql(f"{analyze} {ledger_table.name}")
+            plan = await connection.exec_driver_sql(f"{explain} {statement}", values)
+            text = "\n".join(str(row) for row in plan)
+        assert f"ix_node_timeout_run_{index.strip()}" in text, text
 
 
 async def test_counts_and_recent_outcomes(ledger: SqlLedger) -> None:

@@ -69,10 +69,11 @@ def cli() -> None:
     """
 
 
+LOOKING = (operator.check, operator.status, operator.list_runs, operator.show)
+STEERING = (operator.cancel, operator.replay, operator.discard, operator.give_back)
 for command in (
     *(daemon.scan, daemon.worker, daemon.dev, daemon.demo),
-    *(operator.check, operator.status, operator.show, operator.cancel, operator.replay),
-    *(operator.discard, operator.give_back),
+    *(*LOOKING, *STEERING),
     *(data.migrate, data.apply, data.import_bamboo, data.forget),
 ):
     cli.add_command(command)

@@ -1,10 +1,12 @@
-"""Commands that look and steer: check, status, show, cancel, replay, discard, give-back.
+"""Commands that look and steer: check, status, list, show, cancel, replay, discard, give-back.
 
 Each imports what it needs, so that ``--help`` answers at once.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -24,8 +26,27 @@ from node_timeout.urls.redaction import redact
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout
     from node_timeout.domain.run import HistoryEntry, LedgerRow
+    from node_timeout.ports.directory import RunPage
 
 PAUSE_SECONDS = (0.1, 86400.0)
+STATES = ("armed", "executing", "handled", "stale", "cancelled", "dead")
+CURSOR = re.compile(r"(-?[0-9.e+-]+)/([0-9A-Z]{26})")
+
+
+def _cursor(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    found = CURSOR.fullmatch(text)
+    try:
+        return (float(found[1]), found[2]) if found else _not_a_cursor(text)
+    except ValueError:
+        return _not_a_cursor(text)
+
+
+def _not_a_cursor(text: str) -> NoReturn:
+    raise click.BadParameter(f"{text!r} is not what a page has printed")
 
 
 @click.command()
@@ -88,6 +109,43 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
     until_signal(lambda stop: with_app(settings, lambda app: look(app, stop)))
     return FAILURE if failing else 0
+
+
+@click.command("list")
+@click.option("--state", type=click.Choice(STATES), help="Runs of this state.")
+@root_option
+@click.option("--node", "node_id", help="Runs of this node.")
+@click.option("--action", help="Runs with this action.")
+@click.option(
+    "--due-within", type=click.FloatRange(min=0), help="Armed, and due by then.  [unit: seconds]"
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    help="Runs of a page, 1000 at most.  [default: 50]",
+)
+@click.option("--after", callback=_cursor, help="What the page before has printed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_runs(as_json: bool, **which: Any) -> None:
+    """Node runs, oldest first, page by page; the armed ones if nothing is chosen."""
+    from node_timeout.cli.output import json_text, page_as_dict, page_table  # noqa: PLC0415
+
+    async def look(app: "NodeTimeout") -> "tuple[RunPage, float]":
+        return await app.find(**which), await app.pool.now()
+
+    page, now = with_library(look)
+    if as_json:
+        click.echo(json_text(page_as_dict(page, now)))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    if page.rows:
+        Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(
+            page_table(page, now)
+        )
+    if page.after:
+        click.echo(f"more: --after {page.after[0]!r}/{page.after[1]}")
 
 
 @click.command()

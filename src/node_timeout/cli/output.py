@@ -1,5 +1,6 @@
 """What the command line reads and prints: JSON for programs, text for people."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -11,7 +12,10 @@ from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from node_timeout.domain.run import HistoryEntry, LedgerRow
+    from node_timeout.ports.directory import RunPage
     from node_timeout.status import Status
 
 STANDARD_INPUT = Path("-")
@@ -112,6 +116,57 @@ def row_text(row: "LedgerRow") -> str:
     return _printable(", ".join([*parts, *filter(None, [row.message])]))
 
 
+def lateness(row: "LedgerRow", now: float) -> float | None:
+    """Seconds from the deadline to the end of the run, or until now; None before it, and of a run
+    that has left in time.
+    """
+    if row.deadline is None or row.state == "cancelled":
+        return None
+    late = (now if row.finished_at is None else row.finished_at) - row.deadline
+    return late if late > 0 else None
+
+
+def page_as_dict(page: "RunPage", now: float) -> dict[str, Any]:
+    """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
+    runs = [
+        {"run_id": row.run_id, **dataclasses.asdict(row), "late_seconds": lateness(row, now)}
+        for row in page.rows
+    ]
+    after = f"{page.after[0]!r}/{page.after[1]}" if page.after else None
+    return {"runs": runs, "after": after}
+
+
+def page_table(page: "RunPage", now: float) -> "Table":
+    """A line for each run."""
+    from rich.table import Table  # noqa: PLC0415 - other commands need none
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    names = (
+        "state",
+        "deadline",
+        "late by",
+        "next try",
+        "root",
+        "node",
+        "version",
+        "action",
+        "tries",
+    )
+    for name in (*names, "message"):
+        table.add_column(name, justify="right" if name in ("late by", "tries") else "left")
+    for row in page.rows:
+        late = lateness(row, now)
+        retry = row.next_at if row.next_at != row.deadline else None
+        cells = (
+            *(str(row.state), _instant(row.deadline), "" if late is None else f"{late:.3f} s"),
+            *("" if retry is None else _instant(retry), row.root_pipeline_id, row.node_id),
+            *(row.version, row.action or "", str(row.attempts), row.message or ""),
+        )
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    return table
+
+
 def entry_text(entry: "HistoryEntry") -> str:
     """One line of a run's history, to stand below its row."""
     parts = [f"  {_instant(entry.at)} {entry.kind}"]
@@ -124,7 +179,7 @@ def _instant(seconds: float | None) -> str:
     if seconds is None:
         return "none"
     instant = utc(seconds)
-    return f"{instant:%Y-%m-%d %H:%M:%S}Z" if instant else f"{seconds:g} (Unix seconds)"
+    return f"{instant:%Y-%m-%dT%H:%M:%S}Z" if instant else f"{seconds:g} (Unix seconds)"
 
 
 def _printable(text: str) -> str:

@@ -8,8 +8,6 @@ from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import (
     DueRun,
     ForeignRun,
-    HistoryEntry,
-    LedgerRow,
     Node,
     NodeRun,
     Outcome,
@@ -17,6 +15,7 @@ from node_timeout.domain.run import (
     TimedOutNode,
 )
 from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.ports.directory import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,20 +47,6 @@ class Adoption:
     """They have a row now, or had one."""
     refused: Mapping[ForeignRun, str]
     """Their node has no config, or is in several root pipelines; the reason."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerCounts:
-    """How many rows want attention, and the outcomes of the last hour by state."""
-
-    armed: int
-    overdue: int
-    oldest_overdue_seconds: float
-    """How long the oldest overdue run has waited for a worker: since its deadline, its next try, or
-    the end of a worker's lease."""
-    executing: int
-    dead: int
-    last_hour: Mapping[RunState, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +94,7 @@ class Disarming:
     """Armed still: they started after the node left, so that event came late."""
 
 
-class Ledger(Protocol):
+class Ledger(Directory, Protocol):
     """One row per node run: the truth. Each method is one transaction, all or nothing."""
 
     async def save_configs(
@@ -250,24 +235,6 @@ class Ledger(Protocol):
 
     async def discard(self, which: DeadRuns, limit: int) -> list[str]:
         """Delete at most ``limit`` dead rows, with their history; return their run ids."""
-        ...
-
-    async def counts(self, now: float) -> LedgerCounts: ...
-
-    async def recent(self, limit: int) -> list[LedgerRow]:
-        """The rows closed last, newest first."""
-        ...
-
-    async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
-        """What happened to these runs beyond their plain course, each in order."""
-        ...
-
-    async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
-        """Every row of a node, in all root pipelines or in this one, in order of deadline."""
-        ...
-
-    async def rows_of(self, run_ids: Sequence[str]) -> list[LedgerRow]:
-        """The rows of these runs; unknown ones are left out."""
         ...
 
     async def settings(self) -> dict[str, str]:

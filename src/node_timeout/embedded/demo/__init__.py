@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import SettingsError
@@ -26,6 +27,9 @@ from node_timeout.tasks import ended
 HANGS = math.inf
 TIME_LIMIT_SECONDS = 60.0
 FLAKY_ACTION = "skip_when_paged"
+WIDE = 120
+"""Characters of a terminal that shows everything."""
+STYLES = {"RUNNING": "yellow", "FINISHED": "green", "FAILED": "red"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,13 +190,13 @@ async def _play(app: NodeTimeout, console: Console) -> bool:
         while time.monotonic() < until and not _settled(engine, rows):
             rows = {part.node_id: await app.rows(part.node_id) for part in PARTS}
             if console.is_terminal:
-                live.update(_table(engine, rows))
+                live.update(_table(engine, rows, console.width))
             await asyncio.sleep(0.1)
     await ended(pipeline, retrying)
     stop.set()
     await services
     if not console.is_terminal:
-        console.print(_table(engine, rows))
+        console.print(_table(engine, rows, console.width))
     return _summarise(engine, rows, console)
 
 
@@ -237,17 +241,21 @@ def _faults(part: Part, engine: DemoEngine, rows: list[LedgerRow]) -> list[str]:
     return faults
 
 
-def _table(engine: _ObservedEngine, rows: dict[str, list[LedgerRow]]) -> Table:
+def _table(engine: _ObservedEngine, rows: dict[str, list[LedgerRow]], width: int) -> Table:
+    """A line for each node; in a narrow terminal without what the configs say."""
+    is_wide = width >= WIDE
     table = Table(box=None, pad_edge=False)
     for name in ("node", "timeout", "action", "engine", "ledger (by version)", "late by", "story"):
-        table.add_column(name, justify="right" if name in ("timeout", "late by") else "left")
+        if is_wide or name not in ("timeout", "action"):
+            justify: Any = "right" if name in ("timeout", "late by") else "left"
+            table.add_column(name, justify=justify, no_wrap=name != "story")
     for part in PARTS:
         node = engine.nodes.get(part.node_id)
+        state = node.state if node else ""
         table.add_row(
             part.node_id,
-            f"{part.seconds:g} s",
-            part.action,
-            node.state if node else "",
+            *((f"{part.seconds:g} s", part.action) if is_wide else ()),
+            Text(state, style=STYLES.get(state, "")),
             ", ".join(f"{row.version}: {row.state}" for row in rows.get(part.node_id, [])),
             _lateness(part, engine),
             part.story,

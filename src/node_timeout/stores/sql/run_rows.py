@@ -48,18 +48,20 @@ def config_of(row: Any) -> TimeoutConfig:
 
 def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
     """Those that can be read. One that someone spoilt by hand holds up no other."""
-    rows: list[LedgerRow] = []
-    for each in found:
-        if each.state in STATES:
-            rows.append(LedgerRow(**each._asdict() | {"state": RunState(each.state)}))
-        else:
-            logger.error(
-                "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
-                each.node_id,
-                each.version,
-                each.state,
-            )
-    return rows
+    return [row for each in found if (row := row_of(each._asdict()))]
+
+
+def row_of(values: dict[str, Any]) -> LedgerRow | None:
+    """None if it cannot be read."""
+    if values["state"] in STATES:
+        return LedgerRow(**values | {"state": RunState(values["state"])})
+    logger.error(
+        "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
+        values["node_id"],
+        values["version"],
+        values["state"],
+    )
+    return None
 
 
 def values_of(row: LedgerRow) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def due_runs(found: Iterable[Any]) -> list[DueRun]:
 
 
 def is_after(
-    instant: Column[float], at: float, run_id: str
+    instant: ColumnElement[float], at: float, run_id: str
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """(instant, run_id) > (at, run_id), in the form that every planner reads well."""
     return instant >= at, or_(instant > at, runs.c.run_id > run_id)

@@ -1,0 +1,80 @@
+"""The directory: how people and programs look at runs. It changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from node_timeout.domain.run import HistoryEntry, LedgerRow, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCounts:
+    """How many rows want attention, and the outcomes of the last hour by state."""
+
+    armed: int
+    overdue: int
+    oldest_overdue_seconds: float
+    """How long the oldest overdue run has waited for a worker: since its deadline, its next try, or
+    the end of a worker's lease."""
+    executing: int
+    dead: int
+    last_hour: Mapping[RunState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are meant: those for which all that is given holds."""
+
+    state: RunState | None = None
+    root_pipeline_id: str | None = None
+    node_id: str | None = None
+    action: str | None = None
+    due_by: float | None = None
+    """Armed, and wanting attention by then."""
+
+
+Cursor = tuple[float, str]
+"""(instant, run id) of the last run of a page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """Runs, oldest first: armed ones by when they want attention, executing ones by the end of
+    their lease, closed ones by when they were closed; those of any state by their deadline.
+    """
+
+    rows: tuple[LedgerRow, ...]
+    after: Cursor | None
+    """Where the next page begins; None after the last one."""
+
+
+class Directory(Protocol):
+    """The read side of the ledger."""
+
+    async def find(self, wanted: RunFilter, limit: int, after: Cursor | None = None) -> RunPage:
+        """At most ``limit`` runs, those behind ``after``. Costs what it returns, not what there is,
+        if a state, a root, or a node is given.
+        """
+        ...
+
+    async def counts(self, now: float) -> LedgerCounts: ...
+
+    async def dead(self) -> int:
+        """How many rows are dead."""
+        ...
+
+    async def recent(self, limit: int) -> list[LedgerRow]:
+        """The rows closed last, newest first."""
+        ...
+
+    async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        """What happened to these runs beyond their plain course, each in order."""
+        ...
+
+    async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        """Every row of a node, in all root pipelines or in this one, in order of deadline."""
+        ...
+
+    async def rows_of(self, run_ids: Sequence[str]) -> list[LedgerRow]:
+        """The rows of these runs; unknown ones are left out."""
+        ...

@@ -28,7 +28,8 @@ SIGNING_KEY = os.environ.get("SIGNING_KEY", "").encode()
 PORT = int(os.environ.get("PORT", "8080"))
 
 nodes: dict[str, dict[str, object]] = {}
-"""By node id: state, version, root_pipeline_id, story. A real engine has a database."""
+"""By node id, which is unique here: state, version, root_pipeline_id, story. A real engine has a
+database, and finds a node by root pipeline, node and version."""
 works: set[asyncio.Task[None]] = set()
 
 

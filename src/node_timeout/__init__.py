@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
     )
+    from node_timeout.dispatch.give_back import GiveBackReport as GiveBackReport
     from node_timeout.domain.errors import AmbiguousNodeError as AmbiguousNodeError
     from node_timeout.domain.errors import EngineRestingError as EngineRestingError
     from node_timeout.domain.errors import EngineUnavailableError as EngineUnavailableError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from node_timeout.domain.run import RunState as RunState
     from node_timeout.domain.run import TimedOutNode as TimedOutNode
     from node_timeout.domain.timeout_config import TimeoutConfig as TimeoutConfig
+    from node_timeout.ports.directory import RunPage as RunPage
     from node_timeout.ports.engine import CheckableEngine as CheckableEngine
     from node_timeout.ports.engine import Engine as Engine
     from node_timeout.ports.engine import SurveyableEngine as SurveyableEngine
@@ -92,6 +94,8 @@ _ROOMS = {
         "RunState",
         "TimedOutNode",
     ),
+    "dispatch.give_back": ("GiveBackReport",),
+    "ports.directory": ("RunPage",),
     "ports.engine": ("CheckableEngine", "Engine", "SurveyableEngine"),
     "settings": ("Settings",),
     "status": ("Status",),

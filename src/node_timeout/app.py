@@ -4,28 +4,26 @@ import asyncio
 import contextlib
 import logging
 import math
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from node_timeout.dispatch.reconciler import ROLE as RECONCILER
+from node_timeout.dispatch.give_back import GiveBackReport, give_back
 from node_timeout.domain.errors import (
     InvalidInputError,
-    NodeTimeoutError,
     SettingsError,
     joined,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.hints import shown
 from node_timeout.domain.run import (
-    DueRun,
     HistoryEntry,
     LedgerRow,
     RunState,
     check_ids,
-    foreign_member,
     id_problem,
 )
+from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TreeConfigs, apply_configs, read_configs
 from node_timeout.ports.directory import Cursor, RunFilter, RunPage
 from node_timeout.ports.engine import Engine
@@ -300,6 +298,12 @@ class NodeTimeout:
             raise InvalidInputError(f"state {state!r} is none of {', '.join(RunState)}")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
+        if due_within is not None and not 0 <= due_within < math.inf:
+            raise InvalidInputError(f"due_within {due_within!r} is not a number of seconds")
+        if due_within is not None and state not in (None, RunState.ARMED):
+            raise InvalidInputError(f"what is due is armed, not {state}")
+        if after is not None and not (math.isfinite(after[0]) and is_run_id(after[1])):
+            raise InvalidInputError(f"after {after!r} is not that of a page")
         due_by = None if due_within is None else await self.pool.now() + due_within
         chosen = (state, root_pipeline_id, node_id, due_by)
         nothing_chosen = all(each is None for each in chosen)
@@ -313,40 +317,20 @@ class NodeTimeout:
         return await self.ledger.find(wanted, limit, after)
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
-        """What happened to these runs beyond their plain course, each in order."""
+        """What happened to these runs beyond their plain course, each in order.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        if wrong := [each for each in run_ids if not is_run_id(each)]:
+            raise InvalidInputError(*(f"{shown(each)} is no run id" for each in wrong))
         return await self.ledger.history(run_ids)
 
-    async def give_back(self) -> int:
-        """Write the open runs into the pool in the form of bamboo's own app; return how many.
+    async def give_back(self) -> GiveBackReport:
+        """Write the open runs into the pool in the form of bamboo's own app, and take ours out.
 
-        For those who go back to it. The scanners are stopped first. Raises `NodeTimeoutError` if
-        one is still at work.
+        For those who go back to it. Raises `NodeTimeoutError` if a scanner or a worker is at work.
         """
-        name = f"give-back-{uuid.uuid4().hex}"
-        if not await self.pool.lead(RECONCILER, name, self.settings.lease_seconds):
-            raise NodeTimeoutError("a scanner is at work: stop all scanners and workers first")
-        given = 0
-        try:
-            for page_of in (self.ledger.open_runs, self._executing):
-                after: DueRun | None = None
-                while page := await page_of(after, REPLAY_BATCH):
-                    await self.pool.lead(RECONCILER, name, self.settings.lease_seconds)
-                    rows = await self.ledger.rows_of([due.run_id for due in page])
-                    await self.pool.give_back(
-                        {
-                            foreign_member(row.node_id, row.version): row.deadline or 0.0
-                            for row in rows
-                        }
-                    )
-                    await self.pool.disarm([due.run_id for due in page])
-                    given += len(rows)
-                    after = page[-1]
-        finally:
-            await self.pool.resign(RECONCILER, name)
-        return given
-
-    async def _executing(self, after: DueRun | None, limit: int) -> list[DueRun]:
-        return await self.ledger.expired_runs(math.inf, limit, after)
+        return await give_back(self.ledger, self.pool, self.settings.lease_seconds)
 
     async def replay(
         self,

@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import Left, NodeTimeout, Run
+from node_timeout.dispatch.give_back import GiveBackReport
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.ports.directory import RunPage
@@ -216,7 +217,7 @@ class BlockingNodeTimeout:
     def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         return self._run(lambda app: app.rows(node_id, root_pipeline_id))
 
-    def give_back(self) -> int:
+    def give_back(self) -> GiveBackReport:
         return self._run(lambda app: app.give_back())
 
     def replay(

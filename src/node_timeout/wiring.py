@@ -161,6 +161,11 @@ class Wiring:
                 shutdown_timeout=settings.shutdown_timeout,
                 dispatch_ahead=settings.dispatch_ahead,
                 lease_seconds=settings.worker_lease,
+                retention=min(
+                    settings.record_retention,
+                    settings.cancelled_retention,
+                    settings.dead_retention,
+                ),
             ),
         )
 

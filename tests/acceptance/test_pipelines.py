@@ -77,8 +77,8 @@ async def test_who_goes_back_finds_the_pool_in_bamboos_form(
     run_cli: RunCli, app: NodeTimeout, start: Start
 ) -> None:
     scan = start("scan")
-    await configure(app.ledger, *(config(name, 300) for name in ("a_1", "b", "c")))
-    await app.ledger.arm(started([run("a_1"), run("b"), run("c")]), await app.pool.now())
+    await configure(app.ledger, *(config(name, 300) for name in ("a", "b", "c")))
+    await app.ledger.arm(started([run("a"), run("b"), run("c")]), await app.pool.now())
     done = run_cli("give-back")
     assert (done.returncode, done.stdout) == (1, "")
     assert "stop all scanners and workers first" in done.stderr
@@ -88,8 +88,8 @@ async def test_who_goes_back_finds_the_pool_in_bamboos_form(
         done = run_cli("give-back")
         assert done.stdout == "2 open node runs are in the pool as <node_id>_<version>\n"
     claim = await app.pool.shards[0].claim(10, 1, 1000)
-    deadlines = {name: (await app.rows(name))[0].deadline for name in ("a_1", "b")}
+    deadlines = {name: (await app.rows(name))[0].deadline for name in ("a", "b")}
     assert {each.member: each.deadline for each in claim.members} == {
-        "a_1_v1": deadlines["a_1"],
+        "a_v1": deadlines["a"],
         "b_v1": deadlines["b"],
     }

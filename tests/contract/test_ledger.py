@@ -510,8 +510,26 @@ async def test_the_roots_of_a_node_are_told(ledger: SqlLedger) -> None:
         await ledger.arm([event], NOW)
     await ledger.disarm([gone("closed", root="one")], NOW)
     roots = await ledger.roots(["a", "carried", "closed"], of_open_runs=True)
-    assert roots == {"a": ("root",), "carried": ("one",)}
-    assert await ledger.roots(["carried"]) == {}
+    assert roots == {"a": ("gone", "root"), "carried": ("one",)}
+    assert await ledger.roots(["a", "carried"]) == {"a": ("root",)}
+    await ledger.end_root("z", NOW)
+    assert await ledger.roots(["both"]) == {"both": ("other", "root")}, "z has ended"
+    for root in ("root", "other"):
+        await ledger.end_root(root, NOW)
+    assert await ledger.roots(["both"]) == {"both": ("other", "z")}, "all have"
+
+
+async def test_leavings_of_many_nodes_touch_no_other_pair_of_root_and_id(
+    ledger: SqlLedger,
+) -> None:
+    for root in ("r1", "r2"):
+        configs = [config(name, root=root) for name in ("a", "b")]
+        await ledger.save_configs(root, configs, [])
+        await ledger.arm(started([run(name, root=root) for name in ("a", "b")]), NOW)
+    disarming = await ledger.disarm([gone("a", root="r1"), gone("b", root="r2")], NOW + 1)
+    assert set(disarming.cancelled) == {run("a", root="r1"), run("b", root="r2")}
+    pairs = [("r1", "a"), ("r2", "b"), ("r3", "a")]
+    assert set(await ledger.configs(pairs)) == {*pairs[:2]}
 
 
 async def test_nodes_of_one_id_in_several_roots_have_lives_of_their_own(

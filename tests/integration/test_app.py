@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from node_timeout.domain.errors import (
     AmbiguousNodeError,
     InvalidInputError,
     InvalidTimeoutConfigError,
+    NodeTimeoutError,
     SettingsError,
 )
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import Outcome, RunState
 from node_timeout.engines import load_engine
 from node_timeout.runtime.loop import Health
@@ -21,7 +25,7 @@ from node_timeout.runtime.serving import _alive
 from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
 from tests.servers import RedisServer
-from tests.support import config, configure, run, started, tree_of
+from tests.support import config, configure, gone, run, started, tree_of
 
 PLAIN = {"activities": {"a": {"type": "ServiceActivity"}}}
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 5}
@@ -84,6 +88,82 @@ async def test_a_node_without_a_root_is_never_guessed(settings: Settings) -> Non
             "c": "armed",
             "d": "cancelled",
         }
+
+
+async def test_a_leaving_without_a_root_counts_open_runs_beside_configs(
+    settings: Settings,
+) -> None:
+    """A stored config for one pipeline, and one that came with the start in another."""
+    async with NodeTimeout(settings) as app:
+        await app.batch_create_node_timeout_config("a", tree_of("deploy"))
+        assert await app.node_started("deploy", "1", "a")
+        brought = config("deploy", root="b")
+        event = NodeStarted.of(run("deploy", "1", "b"), config=brought)
+        await app.ledger.arm([event], await app.pool.now())
+        for leave in (app.node_left, app.cancel):
+            with pytest.raises(AmbiguousNodeError, match="'a' and 'b' among them"):
+                await leave("deploy", "1")
+        assert await app.cancel("deploy", "1", "b") == 1
+        assert await app.node_left("deploy", "1") == 1, "one is left"
+
+
+async def test_what_only_the_pool_knows_is_cancelled_by_root_as_well(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        await app.batch_create_node_timeout_config("a", tree_of("one", "two"))
+        await app.batch_create_node_timeout_config("b", tree_of("two"))
+        later = await app.pool.now() + 100
+        await app.pool.give_back({"one_v1": later, "two_v1": later})
+        assert await app.cancel("one", "v1", "a") == 1
+        assert await app.cancel("two", "v1", "a") == 0, "whose it is nobody knows"
+        assert await app.pool.absent(["one_v1", "two_v1"]) == ["one_v1"]
+
+
+async def test_questions_that_mean_nothing_are_refused(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        questions: list[dict[str, Any]] = [
+            {"state": "gone"},
+            {"limit": 0},
+            {"due_within": math.inf},
+            {"due_within": math.nan},
+            {"due_within": 5, "state": "dead"},
+            {"after": (math.nan, "0" * 26)},
+            {"after": (1.0, "Z" * 26)},
+        ]
+        for question in questions:
+            with pytest.raises(InvalidInputError):
+                await app.find(**question)
+        with pytest.raises(InvalidInputError, match="'x' is no run id"):
+            await app.history(["x"])
+
+
+async def test_who_goes_back_finds_no_run_twice_and_none_of_ours(
+    redis_server: RedisServer, any_database_url: str
+) -> None:
+    settings = Settings(
+        database_url=any_database_url,
+        redis_url=redis_server.url,
+        executing_pool=f"back-{uuid.uuid4().hex}",
+    )
+    async with NodeTimeout(settings) as app:
+        await configure(app.ledger, *(config(name, 300) for name in ("a", "b", "c", "d_1")))
+        now = await app.pool.now()
+        due = await app.ledger.arm(started([run(name) for name in ("a", "b", "c", "d_1")]), now)
+        await app.pool.arm(due)
+        await app.ledger.disarm([gone("c")], now)
+        taken = [each for each in due if each.run_id == run("b").run_id]
+        await app.ledger.take(
+            taken, now=now, lease_seconds=5, max_attempts=3, ahead_seconds=999, owner="w"
+        )
+        with pytest.raises(NodeTimeoutError, match="a worker has runs in its hands"):
+            await app.give_back()
+        await app.ledger.renew([run("b").run_id], ["w"], now - 1)
+        for _ in range(2):
+            report = await app.give_back()
+            assert report.given == 2
+            (refused,) = report.refused
+            assert refused.startswith("node 'd_1', version 'v1', has an underscore")
+        claim = await app.pool.shards[0].claim(10, 1, 1000)
+        assert {each.member for each in claim.members} == {"a_v1", "b_v1", run("c").run_id}
 
 
 async def test_configs_end_with_their_root_pipeline_and_open_runs_go_on(

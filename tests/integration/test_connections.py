@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -21,7 +22,7 @@ from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.schema import Schema
-from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
+from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer, free_port
 from tests.support import config
 
 EMOJI = "nœud-🕰-节点"
@@ -30,6 +31,25 @@ EMOJI = "nœud-🕰-节点"
 async def value(ledger: SqlLedger, statement: str) -> Any:
     async with ledger.engine.connect() as connection:
         return (await connection.execute(text(statement))).scalar_one()
+
+
+async def test_a_connection_that_fails_is_closed_not_left_to_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[aio_pika.Connection] = []
+    make = aio_pika.Connection.__init__
+
+    def noted(connection: aio_pika.Connection, *args: Any, **options: Any) -> None:
+        made.append(connection)
+        make(connection, *args, **options)
+
+    monkeypatch.setattr(aio_pika.Connection, "__init__", noted)
+    url = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    exchange = RabbitExchange(url, exchange="e", queues=["q"], queue_type="classic")
+    with pytest.raises(ExchangeUnavailableError, match="Connect call failed"):
+        await exchange.ensure()
+    assert [connection.is_closed for connection in made] == [True]
+    await exchange.close()
 
 
 # PostgreSQL

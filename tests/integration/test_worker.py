@@ -373,13 +373,11 @@ async def test_what_an_engine_has_put_into_the_pool_is_dealt_with_in_its_root(be
 
 
 async def test_a_run_that_the_ledger_has_lost_is_put_aside(bench: Bench) -> None:
-    report = await bench.handle([due("lost", 1.0)])
-    assert (report.received, report.unreadable) == (1, 1)
+    lost = due("lost", await bench.pool.now() - 9)
+    report = await bench.handle([lost, due("purged long ago", 1.0)])
+    assert (report.received, report.unreadable, report.dropped) == (2, 1, 1)
     ((body, reason),) = bench.exchange.dead
-    assert (dispatch.decode(body)[0], reason) == (
-        [due("lost", 1.0)],
-        "the ledger has no run of this id",
-    )
+    assert (dispatch.decode(body)[0], reason) == ([lost], "the ledger has no run of this id")
 
 
 async def test_a_strategy_that_hangs_is_cut_off(bench: Bench) -> None:

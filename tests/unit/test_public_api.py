@@ -9,6 +9,8 @@ import node_timeout
 from node_timeout.domain.errors import NodeTimeoutError
 
 NAMES = {
+    "GiveBackReport",
+    "RunPage",
     "apply_node_timeout_configs",
     "apply_node_timout_configs",
     "batch_create_node_timeout_config",

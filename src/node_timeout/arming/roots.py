@@ -13,6 +13,9 @@ from node_timeout.domain.events import Event, NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
 from node_timeout.ports.ledger import Ledger
 
+SHOWN = 2
+"""Roots that an error names."""
+
 E = TypeVar("E", NodeStarted, NodeLeft, Event)
 
 
@@ -37,26 +40,27 @@ async def find_roots(events: Sequence[E], ledger: Ledger) -> Rooted[E]:
     roots: dict[type, dict[str, tuple[str, ...]]] = {NodeStarted: {}, NodeLeft: {}}
     for kind in roots:
         lacking = {
-            event.node_id
-            for event in events
-            if event.root_pipeline_id is None and isinstance(event, kind)
+            each.node_id
+            for each in events
+            if each.root_pipeline_id is None and isinstance(each, kind)
         }
         if lacking:
             of_open_runs = kind is NodeLeft
             roots[kind] = await ledger.roots(sorted(lacking), of_open_runs=of_open_runs)
     brought: dict[str, set[str]] = {}
     """By starts of the same batch, with their configs."""
-    for event in events:
-        if isinstance(event, NodeStarted) and event.config is not None:
-            brought.setdefault(event.node_id, set()).add(event.config.root_pipeline_id)
+    for start in events:
+        if isinstance(start, NodeStarted) and start.config is not None:
+            brought.setdefault(start.node_id, set()).add(start.config.root_pipeline_id)
     found: Rooted[E] = Rooted()
+    event: E
     for event in events:
         if event.root_pipeline_id is not None:
             found.events.append(event)
             continue
-        known = roots[type(event)].get(event.node_id) or sorted(brought.get(event.node_id, ()))
+        known = {*roots[type(event)].get(event.node_id, ()), *brought.get(event.node_id, ())}
         try:
-            root = only_root(event.node_id, known[:2])
+            root = only_root(event.node_id, sorted(known)[:SHOWN])
         except AmbiguousNodeError as error:
             found.ambiguous.append((event, error))
             continue

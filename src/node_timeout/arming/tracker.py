@@ -89,8 +89,16 @@ class Tracker:
         return cancelled
 
     async def cancel(self, event: NodeLeft) -> int:
-        """As `nodes_left`, but a run that only the pool knew counts too."""
-        return max(await self._leave([event]))
+        """As `nodes_left`, but a run that only the pool knew counts too.
+
+        There an engine names no root, so it is meant if no other root has the node.
+        """
+        if event.root_pipeline_id is None:
+            return max(await self._leave([event]))
+        now = await self._pool.now()
+        roots = await self._ledger.roots([event.node_id], of_open_runs=True)
+        is_only = {*roots.get(event.node_id, ())} <= {event.root_pipeline_id}
+        return max(await self.left([event], now, [event] if is_only else []))
 
     async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
         now = await self._pool.now()  # a run that starts during the lookup is not meant
@@ -166,7 +174,9 @@ class Tracker:
             self._arming = asyncio.create_task(self._arm_missed(), name="arm what Redis missed")
 
     async def _arm_missed(self) -> None:
-        """Until all are in the pool. One that has left meanwhile does no harm: its row says so."""
+        """Until all are in the pool. One that has left meanwhile does no harm: its row says so, or
+        nothing is done for want of a row.
+        """
         failures = 0
         while self._missed:
             failures += 1

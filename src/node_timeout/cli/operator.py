@@ -4,7 +4,7 @@ Each imports what it needs, so that ``--help`` answers at once.
 """
 
 import asyncio
-import re
+import math
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +21,7 @@ from node_timeout.cli.running import (
     with_app,
     with_library,
 )
+from node_timeout.domain.run_id import is_run_id
 from node_timeout.urls.redaction import redact
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = (0.1, 86400.0)
 STATES = ("armed", "executing", "handled", "stale", "cancelled", "dead")
-CURSOR = re.compile(r"(-?[0-9.e+-]+)/([0-9A-Z]{26})")
 
 
 def _cursor(
@@ -38,11 +38,12 @@ def _cursor(
 ) -> tuple[float, str] | None:
     if text is None:
         return None
-    found = CURSOR.fullmatch(text)
+    instant, _, run_id = text.partition("/")
     try:
-        return (float(found[1]), found[2]) if found else _not_a_cursor(text)
+        cursor = (float(instant), run_id)
     except ValueError:
-        return _not_a_cursor(text)
+        cursor = (math.nan, run_id)
+    return cursor if math.isfinite(cursor[0]) and is_run_id(run_id) else _not_a_cursor(text)
 
 
 def _not_a_cursor(text: str) -> NoReturn:
@@ -246,10 +247,14 @@ def discard(node_id: str | None, root_pipeline_id: str | None, everything: bool)
 
 
 @click.command("give-back")
-def give_back() -> None:
+def give_back() -> int:
     """Write the open runs into the pool in the form of bamboo's own app.
 
-    For those who go back to it: stop scanners and workers first.
+    For those who go back to it: stop scanners and workers first. Exit code 1 if a run has no such
+    form, which is then named.
     """
-    given = with_library(lambda app: app.give_back())
-    click.echo(f"{given} open node runs are in the pool as <node_id>_<version>")
+    report = with_library(lambda app: app.give_back())
+    for problem in report.refused:
+        click.echo(f"refused: {problem}", err=True)
+    click.echo(f"{report.given} open node runs are in the pool as <node_id>_<version>")
+    return FAILURE if report.refused else 0

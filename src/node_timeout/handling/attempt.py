@@ -44,6 +44,8 @@ class Limits:
     """How long before its deadline a node may be taken, to be held until then."""
     lease_seconds: float = 30.0
     """How long a row is this worker's without being renewed; longer it waits for no slot either."""
+    retention: float = 3600.0
+    """How long a closed row is kept at least: a run that was due before may have had one."""
 
 
 class Attempts:

@@ -195,8 +195,13 @@ class DispatchHandler:
         async def take(some: Sequence[DueRun]) -> tuple[Taking, float]:
             owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
             taking, ends = await self._insist(lambda: self._take(some, owner, report), stop)
+            kept_since = await self._pool.now() - self._limits.retention
             for each in taking.unknown:
-                read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
+                if each.due_at < kept_since:  # closed, and purged since
+                    metrics.DROPPED.labels("purged").inc()
+                    report.dropped += 1
+                else:
+                    read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
             return taking, ends
 
         return await in_halves(due, take, read.refuse) if due else []

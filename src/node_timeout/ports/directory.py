@@ -52,8 +52,10 @@ class Directory(Protocol):
     """The read side of the ledger."""
 
     async def find(self, wanted: RunFilter, limit: int, after: Cursor | None = None) -> RunPage:
-        """At most ``limit`` runs, those behind ``after``. Costs what it returns, not what there is,
-        if a state, a root, or a node is given.
+        """At most ``limit`` runs, those behind ``after``.
+
+        Costs what it returns, not what there is, if a state or a root is given. Of a node all runs
+        are sorted, and ``action`` is looked for among those that the rest leaves.
         """
         ...
 

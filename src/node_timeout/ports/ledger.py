@@ -129,8 +129,8 @@ class Ledger(Directory, Protocol):
         self, node_ids: Sequence[str], *, of_open_runs: bool = False
     ) -> dict[str, tuple[str, ...]]:
         """The root pipelines in which each node has a config: one, or the first and the last of
-        several. With ``of_open_runs`` also those in which it is armed or executing, if it has no
-        config. Nodes without any are left out. One read.
+        several. With ``of_open_runs`` also those in which it is armed or executing. One that has
+        ended counts only if there is no other. Nodes without any are left out. One read.
         """
         ...
 

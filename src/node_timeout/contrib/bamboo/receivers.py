@@ -56,7 +56,9 @@ def _tell(node_id: str, to_state: str, version: str, root: str | None) -> None:
 def on_post_set_state(
     sender: Any, node_id: str, to_state: str, version: str, root_id: str | None = None, **_more: Any
 ) -> None:
-    """Receiver. Costs one indexed read for a node without a timeout config."""
+    """Receiver. Costs one indexed read for a node without a timeout config, and an UPDATE at the
+    end of a root pipeline.
+    """
     del sender
     root = root_id or None  # a node that was told to pause before it began has none yet
     began = time.monotonic()

@@ -43,6 +43,7 @@ from node_timeout.stores.rabbitmq.probe import probe
 from node_timeout.stores.rabbitmq.talk import (
     CONNECT_SECONDS,
     FAILURES,
+    ClosingConnection,
     close_connection,
     refused,
     talking,
@@ -179,6 +180,7 @@ class RabbitExchange:
                     timeout=CONNECT_SECONDS,
                     client_properties={"connection_name": name},
                     ssl_context=self._tls,
+                    connection_class=ClosingConnection,
                     **options,
                 )
                 return connection

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 
+import aio_pika
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import (
     AMQPError,
@@ -66,6 +67,19 @@ def refused() -> Iterator[None]:
                 raise ConnectionError(frame.reply_text) from error
             trace = trace.tb_next
         raise
+
+
+class ClosingConnection(aio_pika.Connection):
+    """Closes itself if it cannot connect: aio-pika leaves that to the garbage collector, which may
+    come when no event loop runs.
+    """
+
+    async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aio-pika's
+        try:
+            await super().connect(timeout)
+        except BaseException:
+            await self.close()
+            raise
 
 
 async def close_connection(connection: AbstractConnection) -> None:

@@ -129,8 +129,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
     @transaction
     async def discard(self, connection: AsyncConnection, which: DeadRuns, limit: int) -> list[str]:
         query = select(runs.c.run_id).where(*_meant(which))
-        found = await connection.execute(query.order_by(runs.c.finished_at).limit(limit))
-        run_ids = list(found.scalars())
+        query = query.order_by(runs.c.finished_at).limit(limit).with_for_update()
+        run_ids = list((await connection.execute(query)).scalars())
         await self._delete(connection, run_ids, runs.c.state == RunState.DEAD)
         return run_ids
 

@@ -148,23 +148,31 @@ class LedgerConfigs:
     ) -> dict[str, tuple[str, ...]]:
         roots: dict[str, tuple[str, ...]] = {}
         for chunk in chunks(sorted(set(node_ids))):
-            query: Any = self._roots_in(config_table, chunk, 1)
+            is_live = config_table.c.expires_at.is_(None)
+            queries = [
+                self._roots_in(config_table, chunk, 1).where(is_live),
+                self._roots_in(config_table, chunk, 0).where(~is_live),
+            ]
             if of_open_runs:
                 is_open = runs.c.state.in_((RunState.ARMED, RunState.EXECUTING))
-                query = union_all(query, self._roots_in(runs, chunk, 0).where(is_open))
-            found = await connection.execute(query)
-            for row in sorted(found, key=lambda row: row.is_config):
-                roots[row.node_id] = tuple(sorted({row.first, row.last}))
+                queries.append(self._roots_in(runs, chunk, 1).where(is_open))
+            found: dict[str, dict[int, set[str]]] = {}
+            for row in await connection.execute(union_all(*queries)):
+                of_node = found.setdefault(row.node_id, {0: set(), 1: set()})
+                of_node[row.is_live] |= {row.first, row.last}
+            for node_id, of_node in found.items():
+                names = sorted(of_node[1] or of_node[0])
+                roots[node_id] = tuple(dict.fromkeys((names[0], names[-1])))
         return roots
 
-    def _roots_in(self, table: Table, node_ids: Sequence[str], is_config: int) -> Select[Any]:
+    def _roots_in(self, table: Table, node_ids: Sequence[str], is_live: int) -> Select[Any]:
         root = table.c.root_pipeline_id
         return (
             select(
                 table.c.node_id,
                 func.min(root).label("first"),
                 func.max(root).label("last"),
-                literal(is_config).label("is_config"),
+                literal(is_live).label("is_live"),
             )
             .where(self._keys.among(table.c.node_id, node_ids))
             .group_by(table.c.node_id)

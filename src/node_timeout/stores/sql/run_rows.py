@@ -20,6 +20,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
 )
 
 from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState
@@ -118,13 +119,14 @@ class Keys:
         return key.in_(chosen)
 
     def of_nodes(self, nodes: Sequence[Node], table: Table = runs) -> list[ColumnElement[bool]]:
-        """The rows of these nodes, and perhaps of others that share a root with one and an id with
-        another: in this form every planner finds them by an index.
-        """
-        return [
-            self.among(table.c.root_pipeline_id, (root for root, _ in nodes)),
-            self.among(table.c.node_id, (node_id for _, node_id in nodes)),
-        ]
+        """The rows of these nodes, in a form in which every planner finds them by an index."""
+        roots, node_ids = {root for root, _ in nodes}, {node_id for _, node_id in nodes}
+        root, node_id = table.c.root_pipeline_id, table.c.node_id
+        conditions = [self.among(root, roots), self.among(node_id, node_ids)]
+        if len(roots) > 1 and len(node_ids) > 1:
+            # Not those that share a root with one of them and an id with another.
+            conditions.append(tuple_(root, node_id).in_(nodes))
+        return conditions
 
     def each_its_own(
         self, chosen: Sequence[str], values: Mapping[str, Sequence[Any]]

@@ -1,0 +1,90 @@
+"""Give back: ledger → pool, in the form of bamboo's own app, for those who go back to it.
+
+Everything of ours stands still meanwhile: the lead of the reconcilers is taken, and no worker may
+have a run. A crash leaves some runs given back and the others not; called again, it does the rest.
+"""
+
+import math
+import uuid
+from dataclasses import dataclass, field
+
+from node_timeout.dispatch.reconciler import ROLE
+from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.domain.run import LedgerRow, RunState, foreign_member
+from node_timeout.ports.directory import Cursor, RunFilter
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+
+BATCH_SIZE = 500
+
+
+@dataclass(slots=True, kw_only=True)
+class GiveBackReport:
+    """What became of the open runs."""
+
+    given: int = 0
+    refused: list[str] = field(default_factory=list)
+    """One sentence for each run that has no such form."""
+
+
+async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBackReport:
+    """Write the open runs into the pool as ``<node_id>_<version>``, and take ours out.
+
+    Raises `NodeTimeoutError` if a scanner or a worker is at work.
+    """
+    name = f"give-back-{uuid.uuid4().hex}"
+    report = GiveBackReport()
+    await _lead(pool, name, lease_seconds)
+    try:
+        await _require_no_worker(ledger, await pool.now())
+        for state in (RunState.EXECUTING, RunState.ARMED):
+            after: Cursor | None = None
+            while True:
+                await _lead(pool, name, lease_seconds)
+                page = await ledger.find(RunFilter(state=state), BATCH_SIZE, after)
+                await _give(page.rows, pool, report)
+                after = page.after
+                if after is None:
+                    break
+    finally:
+        await pool.resign(ROLE, name)
+    return report
+
+
+async def _lead(pool: Pool, name: str, seconds: float) -> None:
+    if not await pool.lead(ROLE, name, seconds):
+        raise NodeTimeoutError("a scanner is at work: stop all scanners and workers first")
+
+
+async def _require_no_worker(ledger: Ledger, now: float) -> None:
+    after: Cursor | None = None
+    while True:
+        page = await ledger.find(RunFilter(state=RunState.EXECUTING), BATCH_SIZE, after)
+        if any((row.lease_until or 0.0) > now for row in page.rows):
+            raise NodeTimeoutError(
+                "a worker has runs in its hands: stop all scanners and workers first"
+            )
+        after = page.after
+        if after is None:
+            return
+
+
+async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport) -> None:
+    members: dict[str, float] = {}
+    for row in rows:
+        # bamboo's scanner splits at every underscore, and drops all of a batch with two in one.
+        if "_" in row.node_id + row.version:
+            report.refused.append(
+                f"node {row.node_id!r}, version {row.version!r}, has an underscore: bamboo's own "
+                f"app cannot read it, and nobody watches it any more"
+            )
+        else:
+            deadline = row.deadline if row.deadline is not None else 0.0
+            members[foreign_member(row.node_id, row.version)] = (
+                deadline if math.isfinite(deadline) else 0.0
+            )
+    if members:
+        await pool.give_back(members)
+    if rows:
+        await pool.disarm([row.run_id for row in rows])
+    report.given += len(members)

@@ -202,7 +202,8 @@ def test_stores_that_are_gone_do_not_stop_the_engine(house: House) -> None:
         root = house.run(house.tree(node))
         house.act("revoke_pipeline", pipeline_id=root)
         assert house.name(root) == "REVOKED"
-    assert metrics.EVENTS_MISSED._value.get() >= missed + 2
+    # The end of the root pipeline is told for its configs' sake, its beginning is not.
+    assert metrics.EVENTS_MISSED._value.get() == missed + 1
 
 
 def test_no_more_connections_than_threads(house: House) -> None:

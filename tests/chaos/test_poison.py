@@ -90,7 +90,7 @@ MESSAGES = {
     "NaN": message("NaN", run_id=A_RUN),
     "a run id of a megabyte": message(run_id="A" * 1_000_000),
     "ids of a megabyte": message(node_id="a" * 1_000_000, version="v"),
-    "a run that the ledger does not know": message(run_id=A_RUN),
+    "a run that the ledger does not know": message(4e9, run_id=A_RUN),
     "a node without a config": message(node_id="a", version="v"),
     "nothing": b"",
 }

@@ -193,7 +193,6 @@ async def test_killed_at_random_under_load(house: House) -> None:
                 await asyncio.sleep(rng.random())
                 for process in rng.sample(processes, 2):
                     process.kill()
-        # Until both are there again nobody can deal with anything.
-        await house.spawn("scan")
-        await house.spawn("worker")
+    await house.spawn("scan")
+    await house.spawn("worker")
     await house.verdict(late_seconds=10)

@@ -30,9 +30,11 @@ from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean, nearest
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.urls.addresses import Host, HostsUrl, split_urls
+from node_timeout.urls.amqp import read_amqp_urls
+from node_timeout.urls.database import read_database_url
 from node_timeout.urls.redaction import remember
+from node_timeout.urls.redis import read_redis_url
 from node_timeout.urls.secret_files import SECRETS_DIR, read_secret_files
-from node_timeout.urls.stores import read_amqp_urls, read_database_url, read_redis_url
 from node_timeout.wire.signing import SECRET_PREFIX
 
 PREFIX = "NODE_TIMEOUT_"

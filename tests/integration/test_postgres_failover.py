@@ -14,7 +14,7 @@ from node_timeout.settings import Settings
 from node_timeout.stores.sql import database
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.schema import Schema
-from node_timeout.urls.stores import read_database_url
+from node_timeout.urls.database import read_database_url
 from tests.clusters import PostgresPair
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import PostgresServer, free_port

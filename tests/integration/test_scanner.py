@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from node_timeout.dispatch.queue_room import MESSAGES_AHEAD
 from node_timeout.dispatch.scanner import (
     BATCHES_IN_FLIGHT,
     MAX_DEAD_MEMBER_BYTES,
-    MESSAGES_AHEAD,
     Scanner,
 )
 from node_timeout.domain.errors import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.urls.stores import PARAMETERS
+from node_timeout.urls.parameters import PARAMETERS
 from scripts import generate_tables
 
 ROOT = Path(__file__).parents[2]

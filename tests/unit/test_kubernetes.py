@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from node_timeout.cli.main import cli
-from node_timeout.dispatch.scanner import MESSAGES_AHEAD
+from node_timeout.dispatch.queue_room import MESSAGES_AHEAD
 from node_timeout.runtime.loop import Health
 from node_timeout.runtime.monitor import MonitorHttp
 from node_timeout.settings import Settings, variable

@@ -9,8 +9,8 @@ import pytest
 from node_timeout.settings import Settings
 from node_timeout.stores.tls import reason_of
 from node_timeout.urls import redaction
+from node_timeout.urls.database import read_database_url
 from node_timeout.urls.redaction import excepthook, presentable, redact, remember
-from node_timeout.urls.stores import read_database_url
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,9 @@ import pytest
 
 from node_timeout.domain.errors import SettingsError
 from node_timeout.settings import Settings
-from node_timeout.urls.stores import read_amqp_urls, read_database_url, read_redis_url
+from node_timeout.urls.amqp import read_amqp_urls
+from node_timeout.urls.database import read_database_url
+from node_timeout.urls.redis import read_redis_url
 
 URLS = {
     "database_url": "mysql://app:{}@127.0.0.1:3306/name",

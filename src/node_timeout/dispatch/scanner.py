@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_timeout import metrics
+from node_timeout.dispatch.queue_room import QueueRoom
 from node_timeout.domain.errors import (
     ExchangeUnavailableError,
     InvalidNodeRunError,
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 MAX_DEAD_MEMBER_BYTES = 64 * 1024
 """Redis takes members that are longer than any message may be; their beginning tells enough."""
 BATCHES_IN_FLIGHT = 16
-MESSAGES_AHEAD = 20
-"""Messages that may wait in the queue; so many keep any number of workers busy."""
 CROWDED = Backoff(first=0.02, longest=1.0, random=lambda: 1.0)
 """How long to leave a queue alone that is full."""
 
@@ -93,7 +92,7 @@ class Scanner:
         """The last failure of a batch, until one is confirmed or none is due."""
         self._aside: set[asyncio.Task[None]] = set()
         """What puts aside members that cannot be read."""
-        self._room = _Room(exchange, queue)
+        self._room = QueueRoom(exchange, queue)
         self._crowded = 0
         """How often in a row there was no room."""
 
@@ -261,36 +260,6 @@ class Scanner:
             report.unreadable += 1
             metrics.UNREADABLE.labels("pool").inc()
             logger.error("%s; it is in the dead-letter queue", reason)
-
-
-class _Room:
-    """How many messages surely still fit into the queue.
-
-    The broker is asked before there is none left, and answers while the rest is used.
-    """
-
-    def __init__(self, exchange: Exchange, queue: str) -> None:
-        self._exchange = exchange
-        self._queue = queue
-        self._left = 0
-        self.asking: asyncio.Task[int] | None = None
-        self._taken = 0
-        """Since the broker was asked: it may have counted them, or not."""
-
-    async def left(self) -> int:
-        """Raises `ExchangeUnavailableError` if the broker has to be asked and does not answer."""
-        if self.asking is None and self._left <= MESSAGES_AHEAD // 4:
-            self._taken = 0
-            self.asking = asyncio.create_task(self._exchange.waiting(self._queue))
-        if self.asking and (self._left <= 0 or self.asking.done()):
-            asking, self.asking = self.asking, None
-            self._left = MESSAGES_AHEAD - await asking - self._taken
-        return self._left
-
-    def take(self) -> None:
-        """One message is on its way."""
-        self._left -= 1
-        self._taken += 1
 
 
 def _read(

@@ -50,7 +50,7 @@ from node_timeout.stores.rabbitmq.talk import (
     whole,
 )
 from node_timeout.stores.tls import Tls, reason_of
-from node_timeout.urls.stores import AmqpUrl, read_amqp_urls
+from node_timeout.urls.amqp import AmqpUrl, read_amqp_urls
 
 DIAL_SECONDS = 8.0  # of them, shared by all nodes
 HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three

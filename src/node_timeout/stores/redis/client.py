@@ -28,7 +28,7 @@ from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.stores.redis.tls import secure
 from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.redaction import presentable, redact
-from node_timeout.urls.stores import RedisUrl, read_redis_url
+from node_timeout.urls.redis import RedisUrl, read_redis_url
 
 SOCKET_SECONDS = 3.0
 CALL_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""Connections to the database: which driver, which isolation, which errors are temporary."""
+"""Connections to the database, and transactions on them: which driver, which isolation."""
 
 import asyncio
 import contextlib
@@ -10,31 +10,18 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DataError as SqlDataError
-from sqlalchemy.exc import (
-    DBAPIError,
-    IntegrityError,
-    InvalidRequestError,
-    NoSuchModuleError,
-    ProgrammingError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from node_timeout.domain.errors import (
-    LedgerError,
-    LedgerUnavailableError,
-    NodeTimeoutError,
-    SchemaError,
-    SettingsError,
-)
+from node_timeout.domain.errors import LedgerUnavailableError, NodeTimeoutError, SettingsError
 from node_timeout.settings import variable
 from node_timeout.stores.sql import postgres_sessions
+from node_timeout.stores.sql.database_errors import is_read_only, may_pass, translate
 from node_timeout.stores.sql.postgres_hosts import connector, driver_options
-from node_timeout.stores.tls import Tls, reason_of
+from node_timeout.stores.tls import Tls
 from node_timeout.urls.addresses import Host
+from node_timeout.urls.database import read_database_url
 from node_timeout.urls.redaction import presentable
-from node_timeout.urls.stores import read_database_url
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +38,6 @@ DRIVERS = {
     "sqlite": ("sqlite+aiosqlite", "sqlite"),
 }
 """By the family of the URL: the driver, and the extra that installs it."""
-
-# Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
-RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
-RETRIED_MYSQL_CODES = {1205, 1213}
-READ_ONLY_SQLSTATE = "25006"
-# Data exception, integrity constraint violation, syntax error or missing right: whatever comes
-# again will be refused again.
-REFUSED_SQLSTATES = ("22", "23", "42")
-# Text in the wrong character set, too long, out of range, refused by a trigger.
-REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
-# Not this user, or not at this host.
-FORBIDDEN_SQLSTATES = {"42501", READ_ONLY_SQLSTATE}
-FORBIDDEN_MYSQL_CODES = {1142, 1143, 1227, 1290, 1792, 1836}
 
 
 def create_engine(
@@ -142,7 +116,7 @@ def _prepare_postgresql(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:
         # The host has become a standby, or is about to: a new connection finds the primary.
-        if _sqlstate(context.original_exception) == READ_ONLY_SQLSTATE:
+        if is_read_only(context.original_exception):
             context.is_disconnect = True
 
 
@@ -232,23 +206,12 @@ def _tried_again(
                 async with _translated(), connect(self) as connection:
                     return await body(self, connection, *args, **kwargs)
             except LedgerUnavailableError as error:
-                if attempt == TRANSACTION_TRIES or not _may_pass(error.__cause__):
+                if attempt == TRANSACTION_TRIES or not may_pass(error.__cause__):
                     raise
             await asyncio.sleep(random.random() * 0.02 * attempt)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     return method
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    """True if the next try may succeed at once: a lost race, or a connection gone stale."""
-    original = getattr(error, "orig", None)
-    return (
-        _sqlstate(original) in RETRIED_SQLSTATES
-        or _mysql_code(original) in RETRIED_MYSQL_CODES
-        or "database is locked" in str(original)
-        or getattr(error, "connection_invalidated", False)
-    )
 
 
 @contextlib.asynccontextmanager
@@ -260,61 +223,3 @@ async def _translated() -> AsyncIterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - translated
         raise translate(error) from presentable(error)
-
-
-def is_forbidden(error: Exception) -> bool:
-    """Whether the database will not do a statement for this user, or at this host."""
-    original = getattr(error, "orig", None)
-    return (
-        _sqlstate(original) in FORBIDDEN_SQLSTATES
-        or _mysql_code(original) in FORBIDDEN_MYSQL_CODES
-        or "readonly database" in str(original)
-    )
-
-
-def translate(error: Exception) -> Exception:
-    """The error of this package that a driver's error means; other errors are returned as is."""
-    text = _first_line(getattr(error, "orig", None) or error)
-    if isinstance(error, DBAPIError) and _no_such_table(error.orig):
-        return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
-    if isinstance(error, IntegrityError | SqlDataError | ProgrammingError) or _is_refused(error):
-        return LedgerError(f"database: {text}")
-    driver = type(error).__module__.partition(".")[0]
-    if isinstance(error, DBAPIError | PoolTimeoutError | OSError | TimeoutError) or driver in {
-        "asyncpg",
-        "aiomysql",
-        "pymysql",
-        "sqlite3",
-    }:
-        return LedgerUnavailableError(f"database: {text}")
-    return error
-
-
-def _is_refused(error: Exception) -> bool:
-    """True if the database, or its driver, refuses what the statement holds."""
-    original = getattr(error, "orig", None)
-    return (
-        isinstance(original or error, UnicodeError)
-        or (_sqlstate(original) or "").startswith(REFUSED_SQLSTATES)
-        or _mysql_code(original) in REFUSED_MYSQL_CODES
-    )
-
-
-def _no_such_table(original: Any) -> bool:
-    return (
-        _sqlstate(original) == "42P01"
-        or _mysql_code(original) == 1146  # noqa: PLR2004 - ER_NO_SUCH_TABLE
-        or "no such table" in str(original)
-    )
-
-
-def _sqlstate(original: Any) -> str | None:
-    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-
-
-def _mysql_code(original: Any) -> Any:
-    return next(iter(getattr(original, "args", ())), None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (reason_of(error).strip() or type(error).__name__).splitlines()[0][:500]

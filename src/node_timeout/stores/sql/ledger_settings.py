@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.errors import LedgerError
 from node_timeout.domain.run_id import run_id
-from node_timeout.stores.sql.database import is_forbidden, rolled_back, transaction, translate
+from node_timeout.stores.sql.database import rolled_back, transaction
+from node_timeout.stores.sql.database_errors import is_forbidden, translate
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import chunks
 from node_timeout.stores.sql.tables import RunId, metadata

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.errors import LedgerUnavailableError, SchemaError
-from node_timeout.stores.sql.database import create_engine, dispose, transaction, translate
+from node_timeout.stores.sql.database import create_engine, dispose, transaction
+from node_timeout.stores.sql.database_errors import translate
 from node_timeout.stores.sql.tables import versions
 from node_timeout.stores.sql.unicode import require_unicode
 from node_timeout.stores.tls import Tls

@@ -7,14 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from node_timeout.app import ImportReport as ImportReport
     from node_timeout.app import NodeTimeout as NodeTimeout
     from node_timeout.app import apply_node_timeout_configs as apply_node_timeout_configs
     from node_timeout.blocking import BlockingNodeTimeout as BlockingNodeTimeout
     from node_timeout.blocking import (
         batch_create_node_timeout_config as batch_create_node_timeout_config,
     )
-    from node_timeout.dispatch.give_back import GiveBackReport as GiveBackReport
     from node_timeout.domain.errors import AmbiguousNodeError as AmbiguousNodeError
     from node_timeout.domain.errors import EngineRestingError as EngineRestingError
     from node_timeout.domain.errors import EngineUnavailableError as EngineUnavailableError
@@ -45,6 +43,8 @@ if TYPE_CHECKING:
     from node_timeout.domain.run import RunState as RunState
     from node_timeout.domain.run import TimedOutNode as TimedOutNode
     from node_timeout.domain.timeout_config import TimeoutConfig as TimeoutConfig
+    from node_timeout.operations.configs import ImportReport as ImportReport
+    from node_timeout.operations.give_back import GiveBackReport as GiveBackReport
     from node_timeout.ports.directory import RunPage as RunPage
     from node_timeout.ports.engine import CheckableEngine as CheckableEngine
     from node_timeout.ports.engine import Engine as Engine
@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     apply_node_timout_configs = apply_node_timeout_configs
 
 _ROOMS = {
-    "app": ("ImportReport", "NodeTimeout", "apply_node_timeout_configs"),
+    "app": ("NodeTimeout", "apply_node_timeout_configs"),
+    "operations.configs": ("ImportReport",),
     "blocking": ("BlockingNodeTimeout", "batch_create_node_timeout_config"),
     "domain.errors": (
         "AmbiguousNodeError",
@@ -94,7 +95,7 @@ _ROOMS = {
         "RunState",
         "TimedOutNode",
     ),
-    "dispatch.give_back": ("GiveBackReport",),
+    "operations.give_back": ("GiveBackReport",),
     "ports.directory": ("RunPage",),
     "ports.engine": ("CheckableEngine", "Engine", "SurveyableEngine"),
     "settings": ("Settings",),

@@ -2,44 +2,32 @@
 
 import asyncio
 import contextlib
-import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from node_timeout.dispatch.give_back import GiveBackReport, give_back
 from node_timeout.domain.errors import (
-    InvalidInputError,
     SettingsError,
-    joined,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.hints import shown
 from node_timeout.domain.run import (
     HistoryEntry,
     LedgerRow,
     RunState,
     check_ids,
-    id_problem,
 )
-from node_timeout.domain.run_id import is_run_id
-from node_timeout.domain.timeout_config import TreeConfigs, apply_configs, read_configs
-from node_timeout.ports.directory import Cursor, RunFilter, RunPage
+from node_timeout.domain.timeout_config import apply_configs
+from node_timeout.operations import configs, dead_runs, looking
+from node_timeout.operations.configs import ImportReport
+from node_timeout.operations.give_back import GiveBackReport, give_back
+from node_timeout.ports.directory import Cursor, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
-from node_timeout.ports.ledger import DeadRuns
 from node_timeout.settings import Settings, variable
 from node_timeout.status import Status, look
 from node_timeout.stores.redis.pool import RedisPool
-from node_timeout.stores.sql.bamboo_configs import BambooConfigs
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.wiring import IN_PROCESS, Wiring, rules_of
 
-logger = logging.getLogger(__name__)
-
-REPLAY_BATCH = 500
-MAX_PAGE = 1000
 NO_VERSION = "none"
 """Stands for a version that is not named, in the check of ids."""
 
@@ -59,34 +47,6 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
 
 def _nothing() -> None:
     return
-
-
-def read_tree(
-    root_pipeline_id: Any, pipeline_tree: Any, settings: Settings
-) -> tuple[dict[str, Any], TreeConfigs | None]:
-    """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
-
-    Nothing is to be stored of a tree that is refused.
-    """
-    try:
-        tree = read_configs(root_pipeline_id, pipeline_tree, rules_of(settings))
-    except InvalidInputError as error:
-        return {"result": False, "data": [], "message": str(error)}, None
-    message = joined(tree.findings)
-    if message:
-        logger.warning("root pipeline %s: %s", root_pipeline_id, message)
-    return {"result": True, "data": list(tree.enabled), "message": message}, tree
-
-
-@dataclass(slots=True, kw_only=True)
-class ImportReport:
-    """What `NodeTimeout.import_bamboo_configs` did, in rows."""
-
-    read: int = 0
-    imported: int = 0
-    """The others were here already, or were refused."""
-    refused: list[str] = field(default_factory=list)
-    """One sentence for each row that is no valid config."""
 
 
 class NodeTimeout:
@@ -138,10 +98,8 @@ class NodeTimeout:
         ``enable: True`` is left out, and removed if it was stored before.
         Raises `LedgerUnavailableError`.
         """
-        result, tree = read_tree(root_pipeline_id, pipeline_tree, self.settings)
-        if tree:
-            await self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
-        return result
+        rules = rules_of(self.settings)
+        return await configs.store_tree(self.ledger, root_pipeline_id, pipeline_tree, rules)
 
     async def root_finished(self, root_pipeline_id: str) -> int:
         """The root pipeline has ended for good: its configs are deleted ``config_retention`` later;
@@ -149,17 +107,15 @@ class NodeTimeout:
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
-        _check_root(root_pipeline_id)
-        expires_at = await self.pool.now() + self.settings.config_retention
-        return await self.ledger.end_root(root_pipeline_id, expires_at)
+        retention = self.settings.config_retention
+        return await configs.end_root(self.ledger, self.pool, root_pipeline_id, retention)
 
     async def forget(self, root_pipeline_id: str) -> int:
         """Delete the configs of a root pipeline now; return how many there were.
 
         Its open runs go on as they are. Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
-        _check_root(root_pipeline_id)
-        return await self.ledger.forget_root(root_pipeline_id)
+        return await configs.forget_root(self.ledger, root_pipeline_id)
 
     async def import_bamboo_configs(
         self, source_url: str, progress: Callable[[int, int], None]
@@ -169,18 +125,10 @@ class NodeTimeout:
         Called again it copies what is new. ``progress`` is told the rows read and their number.
         Raises `SettingsError`, `LedgerUnavailableError`, `LedgerError`.
         """
-        report = ImportReport()
-        source = BambooConfigs(source_url, tls=self.wiring.tls)
-        try:
-            total = await source.count()
-            async for page in source.pages(rules_of(self.settings)):
-                report.read += page.rows
-                report.imported += await self.ledger.add_configs(page.configs)
-                report.refused += page.refused
-                progress(report.read, max(total, report.read))
-        finally:
-            await source.close()
-        return report
+        rules = rules_of(self.settings)
+        return await configs.import_bamboo(
+            self.ledger, source_url, rules, self.wiring.tls, progress
+        )
 
     # Node runs
 
@@ -262,8 +210,8 @@ class NodeTimeout:
         """Cancel the armed runs of a node, or exactly this version; return how many were armed.
 
         The history says who and why. Without ``root_pipeline_id`` the node is that of the only
-        root pipeline that has a config for it, or an open run if none has. A version that the
-        ledger does not know leaves the pool all the same. Raises `InvalidInputError`,
+        root pipeline that has a config for it, or an open run. A version that the ledger does
+        not know leaves the pool all the same. Raises `InvalidInputError`,
         `LedgerUnavailableError`.
         """
         event = NodeLeft(
@@ -294,36 +242,24 @@ class NodeTimeout:
         ``due_within`` (seconds): armed, and wanting attention by then. ``after`` is that of the
         page before. Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
-        if state is not None and state not in set(RunState):
-            raise InvalidInputError(f"state {state!r} is none of {', '.join(RunState)}")
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
-        if due_within is not None and not 0 <= due_within < math.inf:
-            raise InvalidInputError(f"due_within {due_within!r} is not a number of seconds")
-        if due_within is not None and state not in (None, RunState.ARMED):
-            raise InvalidInputError(f"what is due is armed, not {state}")
-        if after is not None and not (math.isfinite(after[0]) and is_run_id(after[1])):
-            raise InvalidInputError(f"after {after!r} is not that of a page")
-        due_by = None if due_within is None else await self.pool.now() + due_within
-        chosen = (state, root_pipeline_id, node_id, due_by)
-        nothing_chosen = all(each is None for each in chosen)
-        wanted = RunFilter(
-            state=RunState.ARMED if nothing_chosen else None if state is None else RunState(state),
+        return await looking.find(
+            self.ledger,
+            self.pool,
+            state=state,
             root_pipeline_id=root_pipeline_id,
             node_id=node_id,
             action=action,
-            due_by=due_by,
+            due_within=due_within,
+            limit=limit,
+            after=after,
         )
-        return await self.ledger.find(wanted, limit, after)
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         """What happened to these runs beyond their plain course, each in order.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
-        if wrong := [each for each in run_ids if not is_run_id(each)]:
-            raise InvalidInputError(*(f"{shown(each)} is no run id" for each in wrong))
-        return await self.ledger.history(run_ids)
+        return await looking.history(self.ledger, run_ids)
 
     async def give_back(self) -> GiveBackReport:
         """Write the open runs into the pool in the form of bamboo's own app, and take ours out.
@@ -347,19 +283,15 @@ class NodeTimeout:
 
         Raises `InvalidInputError` unless exactly one is chosen.
         """
-        now = await self.pool.now()
-        order: DeadRuns | None = replace(
-            _dead_runs(now, node_id, root_pipeline_id, everything=everything),
+        which = dead_runs.meant(
+            until=await self.pool.now(),
+            node_id=node_id,
+            root_pipeline_id=root_pipeline_id,
+            everything=everything,
             actor=actor,
             reason=reason,
         )
-        replayed = 0
-        while order is not None:
-            page = await self.ledger.replay(order, now, REPLAY_BATCH)
-            replayed += len(page.due)
-            await self.pool.arm(page.due)
-            order = page.rest
-        return replayed
+        return await dead_runs.replay(self.ledger, self.pool, which)
 
     async def discard(
         self,
@@ -373,13 +305,13 @@ class NodeTimeout:
 
         Raises `InvalidInputError` unless exactly one is chosen.
         """
-        now = await self.pool.now()
-        which = _dead_runs(now, node_id, root_pipeline_id, everything=everything)
-        discarded = 0
-        while run_ids := await self.ledger.discard(which, REPLAY_BATCH):
-            discarded += len(run_ids)
-            await self.pool.disarm(run_ids)
-        return discarded
+        which = dead_runs.meant(
+            until=await self.pool.now(),
+            node_id=node_id,
+            root_pipeline_id=root_pipeline_id,
+            everything=everything,
+        )
+        return await dead_runs.discard(self.ledger, self.pool, which)
 
     async def status(self, recent: int = 10) -> Status:
         """A look at every store; one that does not answer is named in ``unreachable``."""
@@ -440,18 +372,3 @@ def _ids(node_id: str, version: str | None, root_pipeline_id: str | None = None)
     """The ids of an event, checked. Raises `InvalidNodeRunError`."""
     check_ids(node_id, NO_VERSION if version is None else version, root_pipeline_id)
     return {"node_id": node_id, "version": version, "root_pipeline_id": root_pipeline_id}
-
-
-def _check_root(root_pipeline_id: object) -> None:
-    """Raises `InvalidInputError`."""
-    if problem := id_problem("root pipeline id", root_pipeline_id):
-        raise InvalidInputError(problem)
-
-
-def _dead_runs(
-    until: float, node_id: str | None, root_pipeline_id: str | None, *, everything: bool
-) -> DeadRuns:
-    """Raises `InvalidInputError` unless exactly one is chosen."""
-    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
-        raise InvalidInputError("choose one of node_id, root_pipeline_id and everything")
-    return DeadRuns(until=until, node_id=node_id, root_pipeline_id=root_pipeline_id)

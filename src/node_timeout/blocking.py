@@ -16,9 +16,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar
 
 from node_timeout.app import Left, NodeTimeout, Run
-from node_timeout.dispatch.give_back import GiveBackReport
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.operations.give_back import GiveBackReport
 from node_timeout.ports.directory import RunPage
 from node_timeout.settings import Settings
 from node_timeout.status import Status

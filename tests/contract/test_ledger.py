@@ -11,7 +11,7 @@ from sqlalchemy import event, insert
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports.directory import RunFilter
+from node_timeout.ports.directory import Cursor, RunFilter
 from node_timeout.ports.ledger import DeadRuns, Retention, Taking
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
@@ -1001,7 +1001,7 @@ async def test_a_page_of_runs_costs_what_it_returns(
     }.items():
         event.listen(ledger.engine.sync_engine, "before_cursor_execute", executed)
         statements.clear()
-        await ledger.find(wanted, 5, (NOW, id_of("n0")))
+        await ledger.find(wanted, 5, Cursor(NOW, id_of("n0")))
         event.remove(ledger.engine.sync_engine, "before_cursor_execute", executed)
         statement, values = next(each for each in statements if "ORDER BY" in each[0])
         async with ledger.engine.connect() as connection:

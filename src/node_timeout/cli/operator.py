@@ -4,13 +4,18 @@ Each imports what it needs, so that ``--help`` answers at once.
 """
 
 import asyncio
-import math
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from node_timeout.cli.options import engine_option, reason_option, root_option
+from node_timeout.cli.options import (
+    dead_options,
+    engine_option,
+    reason_option,
+    require_one,
+    root_option,
+)
 from node_timeout.cli.running import (
     FAILURE,
     complain,
@@ -21,7 +26,8 @@ from node_timeout.cli.running import (
     with_app,
     with_library,
 )
-from node_timeout.domain.run_id import is_run_id
+from node_timeout.domain.run import RunState
+from node_timeout.ports.directory import MAX_PAGE, Cursor
 from node_timeout.urls.redaction import redact
 
 if TYPE_CHECKING:
@@ -30,24 +36,10 @@ if TYPE_CHECKING:
     from node_timeout.ports.directory import RunPage
 
 PAUSE_SECONDS = (0.1, 86400.0)
-STATES = ("armed", "executing", "handled", "stale", "cancelled", "dead")
 
 
-def _cursor(
-    _context: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[float, str] | None:
-    if text is None:
-        return None
-    instant, _, run_id = text.partition("/")
-    try:
-        cursor = (float(instant), run_id)
-    except ValueError:
-        cursor = (math.nan, run_id)
-    return cursor if math.isfinite(cursor[0]) and is_run_id(run_id) else _not_a_cursor(text)
-
-
-def _not_a_cursor(text: str) -> NoReturn:
-    raise click.BadParameter(f"{text!r} is not what a page has printed")
+def _cursor(_context: click.Context, _option: click.Parameter, text: str | None) -> Cursor | None:
+    return None if text is None else Cursor.parse(text)
 
 
 @click.command()
@@ -113,7 +105,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice(STATES), help="Runs of this state.")
+@click.option("--state", type=click.Choice([each.value for each in RunState]), help="Runs of this state.")
 @root_option
 @click.option("--node", "node_id", help="Runs of this node.")
 @click.option("--action", help="Runs with this action.")
@@ -122,9 +114,9 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(1, MAX_PAGE),
     default=50,
-    help="Runs of a page, 1000 at most.  [default: 50]",
+    help=f"Runs of a page, {MAX_PAGE} at most.  [default: 50]",
 )
 @click.option("--after", callback=_cursor, help="What the page before has printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -146,7 +138,7 @@ def list_runs(as_json: bool, **which: Any) -> None:
             page_table(page, now)
         )
     if page.after:
-        click.echo(f"more: --after {page.after[0]!r}/{page.after[1]}")
+        click.echo(f"more: --after {page.after}")
 
 
 @click.command()
@@ -164,8 +156,11 @@ def show(node_id: str, root_pipeline_id: str | None, as_json: bool) -> int:
         return rows, await app.history([row.run_id for row in rows])
 
     rows, entries = with_library(look)
+    told: dict[str, list[HistoryEntry]] = {}
+    for entry in entries:
+        told.setdefault(entry.run_id, []).append(entry)
     for row in rows:
-        own = [entry for entry in entries if entry.run_id == row.run_id]
+        own = told.get(row.run_id, [])
         if as_json:
             found = {"run_id": row.run_id, **dataclasses.asdict(row)}
             found["history"] = [dataclasses.asdict(entry) for entry in own]
@@ -199,49 +194,29 @@ def cancel(
 
 
 @click.command()
-@click.option("--node", "node_id", help="Dead versions of this node.")
-@click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
-@click.option("--all", "everything", is_flag=True, help="All dead nodes.")
+@dead_options
 @reason_option
-def replay(
-    node_id: str | None, root_pipeline_id: str | None, everything: bool, reason: str | None
-) -> int:
+def replay(reason: str | None, **which: Any) -> int:
     """Arm dead node runs again, due now.
 
     Exit code 1 if none was dead.
     """
-    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
-        raise click.UsageError("choose one of --node, --root and --all")
+    require_one(which)
     who = user_name()
-    replayed = with_library(
-        lambda app: app.replay(
-            node_id=node_id,
-            root_pipeline_id=root_pipeline_id,
-            everything=everything,
-            actor=who,
-            reason=reason,
-        )
-    )
+    replayed = with_library(lambda app: app.replay(**which, actor=who, reason=reason))
     click.echo(f"{replayed} dead node runs armed again")
     return 0 if replayed else FAILURE
 
 
 @click.command()
-@click.option("--node", "node_id", help="Dead versions of this node.")
-@click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline.")
-@click.option("--all", "everything", is_flag=True, help="All dead nodes.")
-def discard(node_id: str | None, root_pipeline_id: str | None, everything: bool) -> int:
+@dead_options
+def discard(**which: Any) -> int:
     """Delete dead node runs, with their history.
 
     Exit code 1 if none was dead.
     """
-    if (node_id is not None) + (root_pipeline_id is not None) + everything != 1:
-        raise click.UsageError("choose one of --node, --root and --all")
-    discarded = with_library(
-        lambda app: app.discard(
-            node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
-        )
-    )
+    require_one(which)
+    discarded = with_library(lambda app: app.discard(**which))
     click.echo(f"{discarded} dead node runs deleted")
     return 0 if discarded else FAILURE
 

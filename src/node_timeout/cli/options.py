@@ -1,6 +1,6 @@
 """Options that several commands have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -46,3 +46,14 @@ daemon_options = options(
 engine_option = setting("engine", str, "Engine adapter to act through.", "none")
 root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
 reason_option = click.option("--reason", help="Why, for the history.")
+dead_options = options(
+    click.option("--node", "node_id", help="Dead versions of this node."),
+    click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline."),
+    click.option("--all", "everything", is_flag=True, help="All dead nodes."),
+)
+
+
+def require_one(which: Mapping[str, Any]) -> None:
+    """Of `dead_options` exactly one is given."""
+    if sum(value not in (None, False) for value in which.values()) != 1:
+        raise click.UsageError("choose one of --node, --root and --all")

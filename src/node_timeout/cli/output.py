@@ -132,8 +132,7 @@ def page_as_dict(page: "RunPage", now: float) -> dict[str, Any]:
         {"run_id": row.run_id, **dataclasses.asdict(row), "late_seconds": lateness(row, now)}
         for row in page.rows
     ]
-    after = f"{page.after[0]!r}/{page.after[1]}" if page.after else None
-    return {"runs": runs, "after": after}
+    return {"runs": runs, "after": str(page.after) if page.after else None}
 
 
 def page_table(page: "RunPage", now: float) -> "Table":

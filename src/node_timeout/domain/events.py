@@ -11,21 +11,32 @@ from node_timeout.domain.run import Node, NodeRun
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 
-def _known(root_pipeline_id: str | None) -> str:
-    if root_pipeline_id is None:
-        raise ValueError("the root pipeline of this event has not been looked up")
-    return root_pipeline_id
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfNode:
+    """What both events say of the node."""
+
+    node_id: str
+    root_pipeline_id: str | None = None
+    happened_at: float | None = None
+    """When, by the engine's clock; the deadline counts from a start. None: now."""
+
+    @property
+    def node(self) -> Node:
+        """Raises ValueError until its root is known."""
+        if self.root_pipeline_id is None:
+            raise ValueError("the root pipeline of this event has not been looked up")
+        return self.root_pipeline_id, self.node_id
+
+    def _run(self, version: str) -> NodeRun:
+        root, node_id = self.node
+        return NodeRun(root_pipeline_id=root, node_id=node_id, version=version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStarted:
+class NodeStarted(_OfNode):
     """A node entered RUNNING."""
 
-    node_id: str
     version: str
-    root_pipeline_id: str | None = None
-    happened_at: float | None = None
-    """When, by the engine's clock; the deadline counts from then. None: now."""
     config: TimeoutConfig | None = None
     """Counts for this run if no config is stored for the node."""
     seen_at: float | None = None
@@ -44,16 +55,7 @@ class NodeStarted:
     @property
     def run(self) -> NodeRun:
         """Once its root is known."""
-        return NodeRun(
-            root_pipeline_id=_known(self.root_pipeline_id),
-            node_id=self.node_id,
-            version=self.version,
-        )
-
-    @property
-    def node(self) -> Node:
-        """Once its root is known."""
-        return _known(self.root_pipeline_id), self.node_id
+        return self._run(self.version)
 
     def started_at(self, now: float) -> float:
         """By the engine's clock, so that its events can be put in order."""
@@ -65,14 +67,10 @@ class NodeStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLeft:
+class NodeLeft(_OfNode):
     """A node left RUNNING; with its version, or with the one that the engine gave it next."""
 
-    node_id: str
     version: str | None = None
-    root_pipeline_id: str | None = None
-    happened_at: float | None = None
-    """When, by the engine's clock. None: now."""
     trust_ledger: bool = False
     """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
     only_version: bool = False
@@ -86,18 +84,7 @@ class NodeLeft:
     @property
     def run(self) -> NodeRun | None:
         """The run that it names, if it names one; once its root is known."""
-        if self.version is None:
-            return None
-        return NodeRun(
-            root_pipeline_id=_known(self.root_pipeline_id),
-            node_id=self.node_id,
-            version=self.version,
-        )
-
-    @property
-    def node(self) -> Node:
-        """Once its root is known."""
-        return _known(self.root_pipeline_id), self.node_id
+        return None if self.version is None else self._run(self.version)
 
     def left_at(self, now: float) -> float:
         """By the engine's clock."""

@@ -57,7 +57,7 @@ class Routes:
         return list(dict.fromkeys(name for name in named if name))
 
     def target(self, action: str | None) -> str | None:
-        """The queue of an action (None: of a node without a config); None for here."""
+        """The queue of an action (None: of a run that is not known); None for here."""
         return self.handle_queues.get(action or "", self.handle_queue)
 
 
@@ -195,16 +195,25 @@ class DispatchHandler:
         async def take(some: Sequence[DueRun]) -> tuple[Taking, float]:
             owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
             taking, ends = await self._insist(lambda: self._take(some, owner, report), stop)
-            kept_since = await self._pool.now() - self._limits.retention
-            for each in taking.unknown:
-                if each.due_at < kept_since:  # closed, and purged since
-                    metrics.DROPPED.labels("purged").inc()
-                    report.dropped += 1
-                else:
-                    read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
+            if taking.unknown:
+                await self._drop_unknown(taking.unknown, read, report)
             return taking, ends
 
         return await in_halves(due, take, read.refuse) if due else []
+
+    async def _drop_unknown(
+        self, unknown: Sequence[DueRun], read: "_Read", report: WorkReport
+    ) -> None:
+        """Runs that the ledger does not have; those that may have been closed and purged are none
+        of anybody's business any more.
+        """
+        kept_since = await self._pool.now() - self._limits.retention
+        for each in unknown:
+            if each.due_at < kept_since:
+                metrics.DROPPED.labels("purged").inc()
+                report.dropped += 1
+            else:
+                read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
 
     async def _take(
         self, due: Sequence[DueRun], owner: str, report: WorkReport

@@ -1,10 +1,14 @@
 """The directory: how people and programs look at runs. It changes nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.hints import shown
 from node_timeout.domain.run import HistoryEntry, LedgerRow, RunState
+from node_timeout.domain.run_id import is_run_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +37,30 @@ class RunFilter:
     """Armed, and wanting attention by then."""
 
 
-Cursor = tuple[float, str]
-"""(instant, run id) of the last run of a page."""
+MAX_PAGE = 1000
+"""Runs of a page, at most."""
+
+
+class Cursor(NamedTuple):
+    """The last run of a page, behind which the next one begins."""
+
+    instant: float
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.instant!r}/{self.run_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read what `str` has made. Raises `InvalidInputError`."""
+        instant, _, run_id = text.partition("/")
+        try:
+            cursor = cls(float(instant), run_id)
+        except ValueError:
+            cursor = cls(math.nan, run_id)
+        if math.isfinite(cursor.instant) and is_run_id(run_id):
+            return cursor
+        raise InvalidInputError(f"{shown(text)} is not where a page has ended")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from node_timeout.app import read_tree
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import LedgerRow
+from node_timeout.operations.configs import read_tree
+from node_timeout.wiring import rules_of
 
 OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
 
@@ -18,7 +19,7 @@ class SwitchedOff(BlockingNodeTimeout):
         self, root_pipeline_id: Any, pipeline_tree: Any
     ) -> dict[str, Any]:
         """As ever, but the configs in ``data`` are not stored, and ``message`` says so."""
-        result, _ = read_tree(root_pipeline_id, pipeline_tree, self.settings)
+        result, _ = read_tree(root_pipeline_id, pipeline_tree, rules_of(self.settings))
         if result["result"]:
             result["message"] = "; ".join(filter(None, [OFF, result["message"]]))
         return result

@@ -43,7 +43,7 @@ class LedgerDirectory(LedgerConfigs):
             query = query.where(*is_after(instant, *after))
         query = query.order_by(instant, runs.c.run_id).limit(limit)
         found = [each._asdict() for each in await connection.execute(query)]
-        keys = [(each.pop("instant"), each.pop("run_id")) for each in found]
+        keys = [Cursor(each.pop("instant"), each.pop("run_id")) for each in found]
         return RunPage(
             rows=tuple(row for each in found if (row := row_of(each))),
             after=keys[-1] if len(found) == limit else None,

@@ -1,0 +1,96 @@
+"""Operations on timeout configs: store those of a tree, copy bamboo's, and let them end."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from node_timeout.domain.errors import InvalidInputError, joined
+from node_timeout.domain.run import id_problem
+from node_timeout.domain.timeout_config import ConfigRules, TreeConfigs, read_configs
+from node_timeout.ports.ledger import Ledger
+from node_timeout.ports.pool import Pool
+from node_timeout.stores.sql.bamboo_configs import BambooConfigs
+from node_timeout.stores.tls import Tls
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportReport:
+    """What `NodeTimeout.import_bamboo_configs` did, in rows."""
+
+    read: int = 0
+    imported: int = 0
+    """The others were here already, or were refused."""
+    refused: list[str] = field(default_factory=list)
+    """One sentence for each row that is no valid config."""
+
+
+def read_tree(
+    root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules
+) -> tuple[dict[str, Any], TreeConfigs | None]:
+    """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
+
+    Nothing is to be stored of a tree that is refused.
+    """
+    try:
+        tree = read_configs(root_pipeline_id, pipeline_tree, rules)
+    except InvalidInputError as error:
+        return {"result": False, "data": [], "message": str(error)}, None
+    message = joined(tree.findings)
+    if message:
+        logger.warning("root pipeline %s: %s", root_pipeline_id, message)
+    return {"result": True, "data": list(tree.enabled), "message": message}, tree
+
+
+async def store_tree(
+    ledger: Ledger, root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules
+) -> dict[str, Any]:
+    """See `NodeTimeout.batch_create_node_timeout_config`."""
+    result, tree = read_tree(root_pipeline_id, pipeline_tree, rules)
+    if tree:
+        await ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
+    return result
+
+
+async def end_root(
+    ledger: Ledger, pool: Pool, root_pipeline_id: str, retention_seconds: float
+) -> int:
+    """See `NodeTimeout.root_finished`."""
+    _check_root(root_pipeline_id)
+    return await ledger.end_root(root_pipeline_id, await pool.now() + retention_seconds)
+
+
+async def forget_root(ledger: Ledger, root_pipeline_id: str) -> int:
+    """See `NodeTimeout.forget`."""
+    _check_root(root_pipeline_id)
+    return await ledger.forget_root(root_pipeline_id)
+
+
+async def import_bamboo(
+    ledger: Ledger,
+    source_url: str,
+    rules: ConfigRules,
+    tls: Tls,
+    progress: Callable[[int, int], None],
+) -> ImportReport:
+    """See `NodeTimeout.import_bamboo_configs`."""
+    report = ImportReport()
+    source = BambooConfigs(source_url, tls=tls)
+    try:
+        total = await source.count()
+        async for page in source.pages(rules):
+            report.read += page.rows
+            report.imported += await ledger.add_configs(page.configs)
+            report.refused += page.refused
+            progress(report.read, max(total, report.read))
+    finally:
+        await source.close()
+    return report
+
+
+def _check_root(root_pipeline_id: object) -> None:
+    """Raises `InvalidInputError`."""
+    if problem := id_problem("root pipeline id", root_pipeline_id):
+        raise InvalidInputError(problem)

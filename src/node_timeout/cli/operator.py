@@ -26,6 +26,7 @@ from node_timeout.cli.running import (
     with_app,
     with_library,
 )
+from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.run import RunState
 from node_timeout.ports.directory import MAX_PAGE, Cursor
 from node_timeout.urls.redaction import redact
@@ -39,7 +40,10 @@ PAUSE_SECONDS = (0.1, 86400.0)
 
 
 def _cursor(_context: click.Context, _option: click.Parameter, text: str | None) -> Cursor | None:
-    return None if text is None else Cursor.parse(text)
+    try:
+        return None if text is None else Cursor.parse(text)
+    except InvalidInputError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -105,7 +109,9 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice([each.value for each in RunState]), help="Runs of this state.")
+@click.option(
+    "--state", type=click.Choice([each.value for each in RunState]), help="Runs of this state."
+)
 @root_option
 @click.option("--node", "node_id", help="Runs of this node.")
 @click.option("--action", help="Runs with this action.")

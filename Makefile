@@ -72,29 +72,32 @@ CHAOS_SECONDS ?= 180
 CHAOS_SEED ?=
 CHAOS_PYTEST = $(BIN)/python -m pytest --show-capture=no
 
+# A heavy load whose lateness counts is alone on the machine.
+ALONE := tests/chaos/test_random_kills.py tests/chaos/test_mixed.py
+
 # Each planted fault, as often as takes no long time.
 test-faults: $(VENV)/.dev servers
-	$(BIN)/pytest $(PARALLEL) --ignore=tests/chaos/test_mixed.py tests/chaos $(PYTEST)
+	$(BIN)/pytest $(PARALLEL) $(addprefix --ignore=,$(ALONE)) tests/chaos $(PYTEST)
 
 chaos: $(VENV)/.dev servers
 	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(CHAOS_PYTEST) --quiet --capture=no \
-		tests/chaos/test_mixed.py
+		$(ALONE)
 
 # Every fault as often as docs/explanation/guarantees.md says, the mixed run for SECONDS, and the
 # table in that document anew.
 SECONDS ?= 600
 CHAOS_RESULTS ?= .chaos-results.jsonl
 
-# The mixed run is alone on the machine. Whatever fails, the rest runs and the table tells of it.
+# Whatever fails, the rest runs and the table tells of it.
 CHAOS_LONG_PYTEST = CHAOS_LONG=1 CHAOS_SEED=$(CHAOS_SEED) CHAOS_RESULTS=$(abspath $(CHAOS_RESULTS)) \
 	$(CHAOS_PYTEST)
 
 chaos-long: $(VENV)/.dev servers
 	@rm -f $(CHAOS_RESULTS)
 	@failed=0; \
-	$(CHAOS_LONG_PYTEST) --numprocesses 2 --dist loadfile --ignore=tests/chaos/test_mixed.py \
+	$(CHAOS_LONG_PYTEST) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) \
 		tests/chaos $(PYTEST) || failed=$$?; \
-	CHAOS_SECONDS=$(SECONDS) $(CHAOS_LONG_PYTEST) tests/chaos/test_mixed.py || failed=$$?; \
+	CHAOS_SECONDS=$(SECONDS) $(CHAOS_LONG_PYTEST) $(ALONE) || failed=$$?; \
 	$(BIN)/python scripts/guarantees_table.py $(CHAOS_RESULTS) || [ $$failed -ne 0 ] || failed=1; \
 	exit $$failed
 

@@ -52,8 +52,10 @@ def test_with_python_311_the_tests_with_bamboo_run(target: str, database: str) -
 def test_both_together_leave_no_folder_of_tests_out() -> None:
     commands = dry_run("test") + dry_run("test-all")
     assert "--cov-report=term --ignore=tests/chaos \n" in commands, "all but the faults"
-    assert "--ignore=tests/chaos/test_mixed.py tests/chaos \n" in commands, "the faults"
-    assert "tests/chaos/test_mixed.py\n" in commands, "and faults at random"
+    alone = ("tests/chaos/test_random_kills.py", "tests/chaos/test_mixed.py")
+    ignored = " ".join(f"--ignore={each}" for each in alone)
+    assert f" {ignored} tests/chaos \n" in commands, "the faults"
+    assert f"{' '.join(alone)}\n" in commands, "and faults at random"
 
 
 def test_continuous_integration_asks_for_the_tests_with_bamboo() -> None:

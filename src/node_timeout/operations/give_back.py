@@ -6,6 +6,7 @@ have a run. A crash leaves some runs given back and the others not; called again
 
 import math
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from node_timeout.dispatch.reconciler import ROLE
@@ -38,14 +39,9 @@ async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBac
     try:
         await _require_no_worker(ledger, await pool.now())
         for state in (RunState.EXECUTING, RunState.ARMED):
-            after: Cursor | None = None
-            while True:
+            async for rows in _pages(ledger, state):
                 await _lead(pool, name, lease_seconds)
-                page = await ledger.find(RunFilter(state=state), BATCH_SIZE, after)
-                await _give(page.rows, pool, report)
-                after = page.after
-                if after is None:
-                    break
+                await _give(rows, pool, report)
     finally:
         await pool.resign(ROLE, name)
     return report
@@ -57,13 +53,18 @@ async def _lead(pool: Pool, name: str, seconds: float) -> None:
 
 
 async def _require_no_worker(ledger: Ledger, now: float) -> None:
-    after: Cursor | None = None
-    while True:
-        page = await ledger.find(RunFilter(state=RunState.EXECUTING), BATCH_SIZE, after)
-        if any((row.lease_until or 0.0) > now for row in page.rows):
+    async for rows in _pages(ledger, RunState.EXECUTING):
+        if any((row.lease_until or 0.0) > now for row in rows):
             raise NodeTimeoutError(
                 "a worker has runs in its hands: stop all scanners and workers first"
             )
+
+
+async def _pages(ledger: Ledger, state: RunState) -> AsyncIterator[tuple[LedgerRow, ...]]:
+    after: Cursor | None = None
+    while True:
+        page = await ledger.find(RunFilter(state=state), BATCH_SIZE, after)
+        yield page.rows
         after = page.after
         if after is None:
             return

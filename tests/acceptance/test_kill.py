@@ -65,11 +65,18 @@ async def settled(app: NodeTimeout, count: int) -> bool:
     ids=["after the claim", "after the publish", "before the finish", "after the finish"],
 )
 async def test_a_scanner_killed_at_a_step_loses_and_repeats_nothing(
-    app: NodeTimeout, engine_side: EngineSide, start: Start, fault: str, where: dict[str, str]
+    app: NodeTimeout,
+    engine_side: EngineSide,
+    start: Start,
+    settings: Settings,
+    fault: str,
+    where: dict[str, str],
 ) -> None:
     nodes = [f"n{i}" for i in range(20)]
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
     await arm(app, engine_side, *nodes, seconds=0.2)
-    start("worker")
+    # What is published twice may be put off until the lease of the worker that has it ends.
+    start("worker", env=environment(Settings(**{**changes, "worker_lease": 4})))
     doomed = start("scan", code=fault.format(**where), ready="")
     assert doomed.wait() == -9
     start("scan")

@@ -213,6 +213,21 @@ async def test_sentinels_name_another_primary_and_its_lost_tail_is_armed_again(
         await asyncio.to_thread(killed.start)
 
 
+async def test_questions_that_cross_lose_no_sentinel(trio: SentinelTrio) -> None:
+    """redis-py's own list had one of them twice then, and another one never again."""
+    client = RedisClient(trio.url)
+    sentinels = list(client.sentinels)
+    trio.sentinels[0].kill()
+    try:
+        await asyncio.gather(*(client.commands.ping() for _ in range(4)))
+    finally:
+        trio.sentinels[0].start()
+    assert len(client.sentinels) == 3
+    assert set(client.sentinels) == set(sentinels)
+    assert client.sentinels[0] is not sentinels[0]
+    await client.close()
+
+
 async def not_lost(pool: RedisPool) -> bool:
     with contextlib.suppress(PoolUnavailableError):
         return not await pool.may_have_lost_data()

@@ -9,7 +9,8 @@ With ``rediss`` for ``redis`` they talk TLS.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import copy
+from collections.abc import AsyncIterator, Iterator, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -73,7 +74,7 @@ class RedisClient:
                 # The next Sentinel is asked instead, and the pool's call is repeated.
                 "retry": Retry(NoBackoff(), 0),
             }
-            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
+            self._sentinel = _Sentinels(  # type: ignore[no-untyped-call]  # redis-py's
                 _ports(read, SENTINEL_PORT),
                 sentinel_kwargs=limits,
                 db=read.database,
@@ -97,8 +98,12 @@ class RedisClient:
             # It closes nothing itself if its search for the servers was cut short.
             for nodes in ("nodes_cache", "startup_nodes"):
                 await self.commands.nodes_manager.aclose(nodes)
-        if self._sentinel:
-            await asyncio.gather(*(each.aclose() for each in self._sentinel.sentinels))
+        await asyncio.gather(*(each.aclose() for each in self.sentinels))
+
+    @property
+    def sentinels(self) -> Sequence[Redis]:
+        """The clients of the Sentinels, in the order in which they are asked."""
+        return tuple(self._sentinel.sentinels) if self._sentinel else ()
 
     async def call(self, script: str, key: str, *args: Any) -> Any:
         """Run a script of `SCRIPTS` at the server that has the key."""
@@ -135,6 +140,21 @@ class RedisClient:
 
 def _ports(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
     return [(host.name, host.port or default_port) for host in url.hosts]
+
+
+class _Sentinels(Sentinel):
+    """Sentinels that several connections may ask at a time.
+
+    redis-py puts the one that answered first by swapping two places of the list. If two questions
+    cross, one Sentinel takes the place of another, which is then never asked again, nor closed.
+    """
+
+    async def discover_master(self, service_name: str) -> Any:
+        asked = copy.copy(self)
+        asked.sentinels = list(self.sentinels)
+        found = await Sentinel.discover_master(asked, service_name)
+        self.sentinels = asked.sentinels
+        return found
 
 
 class _Script:

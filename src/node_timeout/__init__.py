@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from node_timeout.ports.engine import CheckableEngine as CheckableEngine
     from node_timeout.ports.engine import Engine as Engine
     from node_timeout.ports.engine import SurveyableEngine as SurveyableEngine
+    from node_timeout.ports.presence import Process as Process
+    from node_timeout.ports.presence import ServiceState as ServiceState
     from node_timeout.settings import Settings as Settings
     from node_timeout.status import Status as Status
     from node_timeout.strategies.base import ForcedFailAndSkipStrategy as ForcedFailAndSkipStrategy
@@ -98,6 +100,7 @@ _ROOMS = {
     "operations.give_back": ("GiveBackReport",),
     "ports.directory": ("RunPage",),
     "ports.engine": ("CheckableEngine", "Engine", "SurveyableEngine"),
+    "ports.presence": ("Process", "ServiceState"),
     "settings": ("Settings",),
     "status": ("Status",),
     "strategies.base": (

@@ -5,9 +5,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
-from node_timeout.domain.errors import (
-    SettingsError,
-)
+from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import (
     HistoryEntry,
@@ -16,14 +14,16 @@ from node_timeout.domain.run import (
     check_ids,
 )
 from node_timeout.domain.timeout_config import apply_configs
-from node_timeout.operations import configs, dead_runs, looking
+from node_timeout.operations import cancelling, configs, dead_runs, looking
+from node_timeout.operations.choosing import Choice
 from node_timeout.operations.configs import ImportReport
 from node_timeout.operations.give_back import GiveBackReport, give_back
 from node_timeout.ports.directory import Cursor, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
+from node_timeout.ports.presence import Process
 from node_timeout.settings import Settings, variable
-from node_timeout.status import Status, look
+from node_timeout.status import Status, look, needed_roles
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.wiring import IN_PROCESS, Wiring, rules_of
@@ -200,27 +200,32 @@ class NodeTimeout:
 
     async def cancel(
         self,
-        node_id: str,
+        node_id: str | None = None,
         version: str | None = None,
         root_pipeline_id: str | None = None,
         *,
         actor: str = "library",
         reason: str | None = None,
+        dry_run: bool = False,
     ) -> int:
-        """Cancel the armed runs of a node, or exactly this version; return how many were armed.
+        """Cancel the armed runs of a node, exactly this version of it, or those of a whole root
+        pipeline; return how many were armed. ``dry_run`` only counts those in the ledger.
 
         The history says who and why. Without ``root_pipeline_id`` the node is that of the only
         root pipeline that has a config for it, or an open run. A version that the ledger does
         not know leaves the pool all the same. Raises `InvalidInputError`,
         `LedgerUnavailableError`.
         """
-        event = NodeLeft(
-            **_ids(node_id, version, root_pipeline_id),
-            only_version=version is not None,
+        choice = Choice(node_id=node_id, version=version, root_pipeline_id=root_pipeline_id)
+        return await cancelling.cancel(
+            self.ledger,
+            self.pool,
+            self.wiring.tracker,
+            choice,
             actor=actor,
             reason=reason,
+            dry_run=dry_run,
         )
-        return await self.wiring.tracker.cancel(event)
 
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         """What the ledger knows of each version of a node, in each root pipeline or in this one."""
@@ -232,6 +237,7 @@ class NodeTimeout:
         state: RunState | str | None = None,
         root_pipeline_id: str | None = None,
         node_id: str | None = None,
+        version: str | None = None,
         action: str | None = None,
         due_within: float | None = None,
         limit: int = 50,
@@ -248,6 +254,7 @@ class NodeTimeout:
             state=state,
             root_pipeline_id=root_pipeline_id,
             node_id=node_id,
+            version=version,
             action=action,
             due_within=due_within,
             limit=limit,
@@ -272,46 +279,56 @@ class NodeTimeout:
         self,
         *,
         node_id: str | None = None,
+        version: str | None = None,
         root_pipeline_id: str | None = None,
         everything: bool = False,
         actor: str = "library",
         reason: str | None = None,
+        dry_run: bool = False,
     ) -> int:
-        """Arm dead node runs again, due now: of a node, of a root pipeline, or all; how many.
+        """Arm dead node runs again, due now: of a node, of exactly this version of it, of a root
+        pipeline, or all; return how many. ``dry_run`` only counts them.
 
-        The history says who and why.
-
-        Raises `InvalidInputError` unless exactly one is chosen.
+        The history says who and why. Raises `InvalidInputError` unless something is chosen.
         """
-        which = dead_runs.meant(
-            until=await self.pool.now(),
+        choice = Choice(
             node_id=node_id,
+            version=version,
             root_pipeline_id=root_pipeline_id,
             everything=everything,
-            actor=actor,
-            reason=reason,
         )
-        return await dead_runs.replay(self.ledger, self.pool, which)
+        return await dead_runs.replay(
+            self.ledger, self.pool, choice, actor=actor, reason=reason, dry_run=dry_run
+        )
 
     async def discard(
         self,
         *,
         node_id: str | None = None,
+        version: str | None = None,
         root_pipeline_id: str | None = None,
         everything: bool = False,
+        dry_run: bool = False,
     ) -> int:
-        """Delete dead node runs, with their history: of a node, of a root pipeline, or all; return
-        how many.
+        """Delete dead node runs, with their history: the same choices as those of `replay`; return
+        how many. ``dry_run`` only counts them.
 
-        Raises `InvalidInputError` unless exactly one is chosen.
+        Raises `InvalidInputError` unless something is chosen.
         """
-        which = dead_runs.meant(
-            until=await self.pool.now(),
+        choice = Choice(
             node_id=node_id,
+            version=version,
             root_pipeline_id=root_pipeline_id,
             everything=everything,
         )
-        return await dead_runs.discard(self.ledger, self.pool, which)
+        return await dead_runs.discard(self.ledger, self.pool, choice, dry_run=dry_run)
+
+    async def processes(self) -> Sequence[Process]:
+        """The processes of node-timeout that are alive, with what their services do.
+
+        Raises `PoolUnavailableError`.
+        """
+        return await self.pool.presence.processes()
 
     async def status(self, recent: int = 10) -> Status:
         """A look at every store; one that does not answer is named in ``unreachable``."""
@@ -319,8 +336,10 @@ class NodeTimeout:
             self.ledger,
             self.pool,
             self.exchange,
+            self.pool.presence,
             recent=recent,
             overdue_alarm=self.settings.overdue_alarm,
+            roles=needed_roles(self.settings.events_queue),
         )
 
     # Services

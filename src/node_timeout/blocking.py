@@ -20,6 +20,7 @@ from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, Temp
 from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.operations.give_back import GiveBackReport
 from node_timeout.ports.directory import RunPage
+from node_timeout.ports.presence import Process
 from node_timeout.settings import Settings
 from node_timeout.status import Status
 from node_timeout.tasks import ended
@@ -197,15 +198,18 @@ class BlockingNodeTimeout:
 
     def cancel(
         self,
-        node_id: str,
+        node_id: str | None = None,
         version: str | None = None,
         root_pipeline_id: str | None = None,
         *,
         actor: str = "library",
         reason: str | None = None,
+        dry_run: bool = False,
     ) -> int:
         return self._run(
-            lambda app: app.cancel(node_id, version, root_pipeline_id, actor=actor, reason=reason)
+            lambda app: app.cancel(
+                node_id, version, root_pipeline_id, actor=actor, reason=reason, dry_run=dry_run
+            )
         )
 
     def find(self, **which: Any) -> RunPage:
@@ -220,37 +224,14 @@ class BlockingNodeTimeout:
     def give_back(self) -> GiveBackReport:
         return self._run(lambda app: app.give_back())
 
-    def replay(
-        self,
-        *,
-        node_id: str | None = None,
-        root_pipeline_id: str | None = None,
-        everything: bool = False,
-        actor: str = "library",
-        reason: str | None = None,
-    ) -> int:
-        return self._run(
-            lambda app: app.replay(
-                node_id=node_id,
-                root_pipeline_id=root_pipeline_id,
-                everything=everything,
-                actor=actor,
-                reason=reason,
-            )
-        )
+    def replay(self, **which: Any) -> int:
+        return self._run(lambda app: app.replay(**which))
 
-    def discard(
-        self,
-        *,
-        node_id: str | None = None,
-        root_pipeline_id: str | None = None,
-        everything: bool = False,
-    ) -> int:
-        return self._run(
-            lambda app: app.discard(
-                node_id=node_id, root_pipeline_id=root_pipeline_id, everything=everything
-            )
-        )
+    def discard(self, **which: Any) -> int:
+        return self._run(lambda app: app.discard(**which))
+
+    def processes(self) -> Sequence[Process]:
+        return self._run(lambda app: app.processes())
 
     def root_finished(self, root_pipeline_id: str) -> int:
         return self._run(lambda app: app.root_finished(root_pipeline_id))

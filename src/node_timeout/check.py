@@ -9,7 +9,7 @@ from node_timeout.domain.errors import NodeTimeoutError, SettingsError
 from node_timeout.engines import load_engine
 from node_timeout.ports.engine import CheckableEngine
 from node_timeout.settings import Settings
-from node_timeout.status import overdue_problem
+from node_timeout.status import missing_roles, needed_roles, overdue_problem
 from node_timeout.strategies.base import load_strategies
 from node_timeout.urls.addresses import split_urls
 
@@ -23,8 +23,11 @@ class CheckResult:
     text: str
 
 
-async def run_checks(settings: Settings) -> list[CheckResult]:
-    """Look at everything; a failure of one does not keep the others from being looked at."""
+async def run_checks(settings: Settings, *, running: bool = False) -> list[CheckResult]:
+    """Look at everything; a failure of one does not keep the others from being looked at.
+
+    ``running`` asks as well whether a scanner and a worker are alive.
+    """
     async with NodeTimeout(settings) as app:
         checks: dict[str, Callable[[], Awaitable[str]]] = {
             "database": lambda: _database(app, settings),
@@ -34,6 +37,8 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
             "overdue nodes": lambda: _overdue(app, settings),
             "engine and strategies": lambda: _plugins(settings),
         }
+        if running:
+            checks["processes"] = lambda: _processes(app, settings)
         results = []
         for name, look in checks.items():
             try:
@@ -93,6 +98,13 @@ async def _overdue(app: NodeTimeout, settings: Settings) -> str:
     if problem:
         raise NodeTimeoutError(problem)
     return f"none for longer than {settings.overdue_alarm:g} s"
+
+
+async def _processes(app: NodeTimeout, settings: Settings) -> str:
+    alive = await app.processes()
+    if problems := missing_roles(alive, needed_roles(settings.events_queue)):
+        raise NodeTimeoutError("; ".join(problems))
+    return f"{len(alive)} alive, each role among them"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What `NodeTimeout.status` reports: a look at every store."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from node_timeout.domain.run import LedgerRow, RunState
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
+from node_timeout.ports.presence import Presence, Process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class Status:
     recent: tuple[LedgerRow, ...] = ()
     unreachable: tuple[str, ...] = ()
     """One sentence for each store that did not answer."""
+    processes: tuple[Process, ...] | None = None
+    """Those that are alive."""
     alarms: tuple[str, ...] = ()
     """One sentence for each sign that nodes are not dealt with."""
 
@@ -56,10 +59,34 @@ def overdue_problem(
     return None
 
 
+def needed_roles(events_queue: str | None) -> tuple[str, ...]:
+    """Without one of these, deadlines are not acted on, or not heard of."""
+    return ("scanner", "worker", *(["listener"] if events_queue else []))
+
+
+def missing_roles(processes: Iterable[Process], roles: Iterable[str]) -> list[str]:
+    """One sentence for each of these roles that no living process has."""
+    alive = {service.role for process in processes for service in process.services}
+    return [f"no {role} is alive" for role in roles if role not in alive]
+
+
 async def look(
-    ledger: Ledger, pool: Pool, exchange: Exchange, *, recent: int, overdue_alarm: float
+    ledger: Ledger,
+    pool: Pool,
+    exchange: Exchange,
+    presence: Presence,
+    *,
+    recent: int,
+    overdue_alarm: float,
+    roles: Sequence[str],
 ) -> Status:
-    """One that does not answer is named in ``unreachable``; ``overdue_alarm`` is in seconds."""
+    """A store that does not answer is named in ``unreachable``; ``overdue_alarm`` is in seconds.
+
+    ``roles`` are those of which there must be a living service.
+    """
+
+    async def at_processes() -> dict[str, Any]:
+        return {"processes": tuple(await presence.processes())}
 
     async def at_pool() -> dict[str, Any]:
         return dataclasses.asdict(await pool.counts())
@@ -78,7 +105,12 @@ async def look(
     async def at_exchange() -> dict[str, Any]:
         return {"queues": await exchange.depths()}
 
-    looks: tuple[Callable[[], Awaitable[dict[str, Any]]], ...] = (at_pool, at_ledger, at_exchange)
+    looks: tuple[Callable[[], Awaitable[dict[str, Any]]], ...] = (
+        at_pool,
+        at_processes,
+        at_ledger,
+        at_exchange,
+    )
     unreachable: list[str] = []
     status = Status()
     for each in looks:
@@ -86,9 +118,11 @@ async def look(
             status = dataclasses.replace(status, **await each())
         except TemporaryError as error:
             unreachable.append(str(error))
+    missing = [] if status.processes is None else missing_roles(status.processes, roles)
     problem = overdue_problem(
         overdue_alarm, status.oldest_overdue_seconds, status.ledger_oldest_overdue_seconds
     )
+    alarms = [*missing, *([problem] if problem else [])]
     return dataclasses.replace(
-        status, unreachable=tuple(unreachable), alarms=(problem,) if problem else ()
+        status, unreachable=tuple(dict.fromkeys(unreachable)), alarms=tuple(alarms)
     )

@@ -262,7 +262,11 @@ class Wiring:
     ) -> None:
         """Run services until stopped; ``scans`` if there is a scanner among them."""
         serving = Serving(
-            settings=self.settings, ledger=self.ledger, pool=self.pool, exchange=self.exchange
+            name=self._name,
+            settings=self.settings,
+            ledger=self.ledger,
+            pool=self.pool,
+            exchange=self.exchange,
         )
         agree = self.agreement.declare if scans else self.agreement.compare
         await serving.serve(stop, services, ready, agree)

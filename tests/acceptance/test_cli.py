@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,8 @@ def test_each_option_shows_its_variable_default_and_unit(command: str) -> None:
         (["scan", "--lease-seconds", "long"], "not a valid float"),
         (["worker", "--engine", "bambo"], "no engine 'bambo' is installed"),
         (["worker", "--queue", "nowhere"], "queue 'nowhere' is none of"),
-        (["replay"], "choose one of"),
-        (["replay", "--all", "--node", "a"], "choose one of"),
+        (["replay"], "choose --node"),
+        (["replay", "--all", "--node", "a"], "choose --node"),
         (["apply", "missing.json", "missing.json"], "missing.json"),
         (["apply", "a", "b", "--create"], "--create and --root go together"),
         (["cancel", "a", "--version", "v" * 65], "at most 64"),
@@ -176,10 +177,62 @@ async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None
     text = run_cli("status").stdout
     assert "armed 1, overdue 0" in text
     assert "a version v1: armed, root root, action forced_fail" in run_cli("show", "a").stdout
-    assert json.loads(run_cli("show", "a", "--json").stdout)["state"] == "armed"
+    shown = json.loads(run_cli("show", "a", "--version", "v1", "--json").stdout)
+    assert (shown["state"], shown["history"], shown["late_seconds"]) == ("armed", [], None)
+    assert datetime.fromisoformat(shown["deadline"]) > datetime.now(UTC)
+    would = run_cli("cancel", "a", "--dry-run").stdout.splitlines()
+    assert would[1].split()[:1] == ["armed"]
+    assert would[-1] == "1 armed node runs would be cancelled"
     assert run_cli("cancel", "a").stdout == "1 armed node runs cancelled\n"
     assert "cancelled" in run_cli("show", "a").stdout
-    assert_one_line(run_cli("show", "nobody"), 1, "no node run of node 'nobody'")
+    assert_one_line(run_cli("show", "nobody"), 1, "no such run of node 'nobody'")
+    assert_one_line(run_cli("show", "a", "--version", "v2"), 1, "no such run of node 'a'")
+
+
+async def test_a_whole_root_pipeline_is_cancelled(run_cli: RunCli, app: NodeTimeout) -> None:
+    for root in ("c", "d"):
+        await app.batch_create_node_timeout_config(root, tree_of("a", "b", seconds=100))
+        await app.nodes_started([("a", "v1", root), ("b", "v1", root)])
+    assert_one_line(run_cli("cancel"), 2, "choose --node, --root or both")
+    assert_one_line(run_cli("cancel", "--root", "c", "--version", "v1"), 2, "--version")
+    would = run_cli("cancel", "--root", "c", "--dry-run").stdout
+    assert would.endswith("2 armed node runs would be cancelled\n")
+    done = run_cli("cancel", "--root", "c", "--reason", "rolled back")
+    assert done.stdout == "2 armed node runs cancelled\n"
+    assert "rolled back" in run_cli("show", "b", "--root", "c").stdout
+    assert run_cli("cancel", "--root", "c").returncode == 1
+    assert [row.root_pipeline_id for row in (await app.find()).rows] == ["d", "d"]
+    assert (await app.pool.counts()).armed == 2
+
+
+async def test_the_living_are_listed(run_cli: RunCli, start: Start) -> None:
+    assert_one_line(run_cli("processes"), 1, "no process of node-timeout is alive")
+    assert (
+        "ALARM      no scanner is alive\nALARM      no worker is alive" in run_cli("status").stdout
+    )
+    check = run_cli("check", "--running")
+    assert check.returncode == 1
+    assert "FAIL  processes: no scanner is alive; no worker is alive" in check.stdout
+    scan = start("scan")
+    await wait_until(lambda: "scanner" in run_cli("processes").stdout, 10)
+    assert run_cli("check", "--running").returncode == 1
+    worker = start("worker")
+    await wait_until(lambda: "worker" in run_cli("processes").stdout, 10)
+    checked = run_cli("check", "--running")
+    assert "ok    processes: 2 alive, each role among them" in checked.stdout
+    assert checked.returncode == 0
+    status = run_cli("status")
+    assert status.returncode == 0, status.stdout
+    assert "alive      1 scanner, 1 reconciler, 1 worker" in status.stdout
+    found = json.loads(run_cli("processes", "--json").stdout)["processes"]
+    assert [each["pid"] for each in found] == [scan.popen.pid, worker.popen.pid]
+    assert abs(datetime.fromisoformat(found[0]["seen_at"]) - datetime.now(UTC)) < timedelta(
+        seconds=30
+    )
+    assert scan.stop() == 0
+    assert "scanner" not in run_cli("processes").stdout
+    worker.kill()  # it says no more: its word lasts for a while, and then ends by itself
+    assert "worker" in run_cli("processes").stdout
 
 
 async def test_runs_are_listed_page_by_page(run_cli: RunCli, app: NodeTimeout) -> None:
@@ -217,7 +270,10 @@ async def test_what_is_dead_is_discarded_and_configs_are_forgotten(
     )
     dead = Outcome(node=taking.taken[0], state=RunState.DEAD, message="no")
     await app.ledger.record([dead], owner="me", now=now - 60)
-    assert_one_line(run_cli("discard"), 2, "choose one of --node, --root and --all")
+    assert_one_line(run_cli("discard"), 2, "choose --node, --root or both; or --all")
+    assert run_cli("discard", "--all", "--dry-run").stdout.endswith(
+        "1 dead node runs would be deleted\n"
+    )
     assert run_cli("discard", "--node", "b").returncode == 1
     assert run_cli("discard", "--all").stdout == "1 dead node runs deleted\n"
     assert await app.rows("a") == []
@@ -250,7 +306,7 @@ def test_status_without_its_stores_says_which(run_cli: RunCli, settings: Setting
 
 def test_status_watches_until_it_is_stopped(start: Start) -> None:
     watching = start("status", "--watch", "--interval", "0.1", ready="pool ")
-    assert watching.stop() == 0
+    assert watching.stop() == 1  # as at its last look: no scanner is alive
 
 
 async def test_apply_prints_the_tree_and_creates(
@@ -293,7 +349,12 @@ async def test_dead_runs_are_replayed(
     handlers = {"not_installed": "node_timeout.strategies.base:ForcedFailStrategy"}
     start("worker", env=changed(settings, handlers=handlers))
     assert run_cli("replay", "--root", "other").stdout == "0 dead node runs armed again\n"
-    replayed = run_cli("replay", "--node", "a", "--reason", "it is installed now")
+    assert run_cli("replay", "--node", "a", "--version", "v2").returncode == 1
+    would = run_cli("replay", "--node", "a", "--root", "root", "--dry-run")
+    assert would.stdout.endswith("1 dead node runs would be armed again\n")
+    replayed = run_cli(
+        "replay", "--node", "a", "--version", "v1", "--reason", "it is installed now"
+    )
     assert replayed.stdout == "1 dead node runs armed again\n"
     shown = run_cli("show", "a").stdout
     assert "replayed, by " in shown

@@ -242,7 +242,8 @@ async def test_a_missing_scanner_or_worker_is_said(
     await configure(app.ledger, config("a", 1))
     await engine_side.run(("a", "v1"))
     code, checked, text = looks()
-    assert (code, checked) == (0, 0)
+    assert (code, checked) == (1, 0)
+    assert "ALARM      no scanner is alive" in text
     assert "ok    overdue nodes: none for longer than 5 s" in text
     await app.node_started("a", "v1", happened_at=time.time() - 100)
     code, checked, text = looks()
@@ -250,7 +251,7 @@ async def test_a_missing_scanner_or_worker_is_said(
     assert "ALARM      the oldest overdue node has waited" in text
     assert "FAIL  overdue nodes: the oldest overdue node has waited" in text
     assert text.count("no scanner runs") == 2
-    (alarm,) = valid(run_cli("status", "--json", env=env).stdout)["alarms"]
+    *_, alarm = valid(run_cli("status", "--json", env=env).stdout)["alarms"]
     assert "overdue_alarm" in alarm
     start("scan")
 

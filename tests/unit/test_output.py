@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from node_timeout.cli.output import STANDARD_INPUT, json_text, read_json, row_text
+from node_timeout.cli.output import json_text, row_as_dict, row_text
+from node_timeout.cli.reading import STANDARD_INPUT, read_json
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
 from node_timeout.domain.run import LedgerRow, RunState, TimedOutNode
@@ -96,7 +97,8 @@ def test_no_instant_stops_a_line_or_an_event(deadline: float) -> None:
         finished_at=None,
         message="",
     )
-    assert "deadline" in row_text(row)
+    assert "deadline" in row_text(row, 0.0)
+    assert strict(json_text(row_as_dict(row, 0.0, ())))["deadline"] is None
     node = TimedOutNode(
         node_id="n",
         version="v",

@@ -71,7 +71,9 @@ class Surveyor:
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         async def step() -> None:
-            await unless_stopped(self.once(), stop)
+            report = await unless_stopped(self.once(), stop)
+            if report:
+                health.doing = lambda: "leading" if report.leading else "another one leads"
             await sleep(TICK_SECONDS, stop)
 
         await repeat(step, stop=stop, health=health)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from node_timeout.cli import daemon, data, operator
+from node_timeout.cli import daemon, data, looking, steering
 from node_timeout.cli.running import FAILURE, MISTAKE, complain
 from node_timeout.domain.errors import (
     InvalidInputError,
@@ -69,11 +69,10 @@ def cli() -> None:
     """
 
 
-LOOKING = (operator.check, operator.status, operator.list_runs, operator.show)
-STEERING = (operator.cancel, operator.replay, operator.discard, operator.give_back)
 for command in (
     *(daemon.scan, daemon.worker, daemon.dev, daemon.demo),
-    *(*LOOKING, *STEERING),
+    *(looking.check, looking.status, looking.processes, looking.list_runs, looking.show),
+    *(steering.cancel, steering.replay, steering.discard, steering.give_back),
     *(data.migrate, data.apply, data.import_bamboo, data.forget),
 ):
     cli.add_command(command)

@@ -1,6 +1,6 @@
 """Options that several commands have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -46,14 +46,22 @@ daemon_options = options(
 engine_option = setting("engine", str, "Engine adapter to act through.", "none")
 root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
 reason_option = click.option("--reason", help="Why, for the history.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; name the runs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 dead_options = options(
-    click.option("--node", "node_id", help="Dead versions of this node."),
-    click.option("--root", "root_pipeline_id", help="Dead nodes of this root pipeline."),
-    click.option("--all", "everything", is_flag=True, help="All dead nodes."),
+    click.option("--node", "node_id", help="Dead runs of this node."),
+    click.option("--version", "version", help="With --node: exactly this version, no other."),
+    click.option("--root", "root_pipeline_id", help="Dead runs of this root pipeline."),
+    click.option("--all", "everything", is_flag=True, help="All dead runs, and nothing beside it."),
+    dry_run_option,
 )
 
 
-def require_one(which: Mapping[str, Any]) -> None:
-    """Of `dead_options` exactly one is given."""
-    if sum(value not in (None, False) for value in which.values()) != 1:
-        raise click.UsageError("choose one of --node, --root and --all")
+def require_choice(
+    node_id: str | None, version: str | None, root_pipeline_id: str | None, *, everything: bool
+) -> None:
+    """Of `dead_options` something is chosen, and it means something."""
+    if (node_id is None and root_pipeline_id is None) is not everything:
+        raise click.UsageError("choose --node, --root or both; or --all, and nothing beside it")
+    if version is not None and node_id is None:
+        raise click.UsageError("--version is one of a node: give --node as well")

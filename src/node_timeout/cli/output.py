@@ -1,66 +1,20 @@
-"""What the command line reads and prints: JSON for programs, text for people."""
+"""What the command line prints: JSON for programs, lines of text for people."""
 
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from node_timeout.domain.run import HistoryEntry, LedgerRow
     from node_timeout.ports.directory import RunPage
+    from node_timeout.ports.presence import Process
     from node_timeout.status import Status
-
-STANDARD_INPUT = Path("-")
-
-
-def read_json(source: Path) -> Any:
-    """The JSON value in a file, or in standard input for ``-``.
-
-    A byte order mark is allowed. A key that occurs twice in one object and a number that JSON does
-    not have (NaN, infinity) are refused. Raises `InvalidInputError` that names the file.
-    """
-    name = "standard input" if source == STANDARD_INPUT else str(source)
-    try:
-        raw = sys.stdin.buffer.read() if source == STANDARD_INPUT else source.read_bytes()
-        return json.loads(
-            raw, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
-        )
-    except OSError as error:
-        raise InvalidInputError(f"{name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{name}: is not UTF-8 text") from error
-    except RecursionError as error:
-        raise InvalidInputError(f"{name}: is nested too deeply") from error
-    except ValueError as error:
-        raise InvalidInputError(f"{name}: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r:.200} occurs twice in one object")
-        found[key] = value
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text:.40} is too large")
-    return value
 
 
 def json_text(value: Any, *, readable: bool = False) -> str:
@@ -97,23 +51,31 @@ def status_text(status: "Status") -> str:
     hour = ", ".join(f"{state} {count}" for state, count in (status.last_hour or {}).items())
     lines.append(f"last hour  {hour or 'nothing'}")
     lines += [f"queue      {name}: {depth} ready" for name, depth in (status.queues or {}).items()]
-    lines += [f"recent     {row_text(row)}" for row in status.recent]
+    if status.processes is not None:
+        alive = Counter(each.role for process in status.processes for each in process.services)
+        lines.append(
+            f"alive      {', '.join(f'{n} {role}' for role, n in alive.items()) or 'none'}"
+        )
+    lines += [f"recent     {row_text(row, math.inf)}" for row in status.recent]
     lines += [f"ALARM      {alarm}" for alarm in status.alarms]
     lines += [f"NO ANSWER  {problem}" for problem in status.unreachable]
     return "\n".join(lines)
 
 
-def row_text(row: "LedgerRow") -> str:
+def row_text(row: "LedgerRow", now: float) -> str:
+    """One line; ``now`` by the clock of Redis counts for a run that is open."""
     parts = [
         f"{row.node_id} version {row.version}: {row.state}",
         f"root {row.root_pipeline_id}",
         f"action {row.action or 'none'}",
-        f"deadline {_instant(row.deadline)}",
+        f"deadline {instant_text(row.deadline)}",
         f"attempts {row.attempts}",
     ]
+    if (late := lateness(row, now)) is not None and math.isfinite(late):
+        parts.append(f"late by {late:.3f} s")
     if row.next_at is not None and row.next_at != row.deadline:
-        parts.append(f"next try {_instant(row.next_at)}")
-    return _printable(", ".join([*parts, *filter(None, [row.message])]))
+        parts.append(f"next try {instant_text(row.next_at)}")
+    return printable(", ".join([*parts, *filter(None, [row.message])]))
 
 
 def lateness(row: "LedgerRow", now: float) -> float | None:
@@ -126,61 +88,65 @@ def lateness(row: "LedgerRow", now: float) -> float | None:
     return late if late > 0 else None
 
 
+INSTANTS = ("deadline", "next_at", "lease_until", "started_at", "finished_at", "at", "seen_at")
+
+
+def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of something, its instants as ISO 8601 in UTC with milliseconds."""
+    return {
+        name: _iso(value, "milliseconds") if name in INSTANTS and value is not None else value
+        for name, value in found.items()
+    }
+
+
+def row_as_dict(row: "LedgerRow", now: float, history: Iterable["HistoryEntry"]) -> dict[str, Any]:
+    """What is known of a run, for programs."""
+    found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
+    entries = [for_programs(dataclasses.asdict(entry)) for entry in history]
+    return {**found, "late_seconds": lateness(row, now), "history": entries}
+
+
 def page_as_dict(page: "RunPage", now: float) -> dict[str, Any]:
     """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
-    runs = [
-        {"run_id": row.run_id, **dataclasses.asdict(row), "late_seconds": lateness(row, now)}
-        for row in page.rows
-    ]
+    runs = [row_as_dict(row, now, ()) for row in page.rows]
+    for run in runs:
+        del run["history"]
     return {"runs": runs, "after": str(page.after) if page.after else None}
 
 
-def page_table(page: "RunPage", now: float) -> "Table":
-    """A line for each run."""
-    from rich.table import Table  # noqa: PLC0415 - other commands need none
-    from rich.text import Text  # noqa: PLC0415
+def status_as_dict(status: "Status", now: float) -> dict[str, Any]:
+    found = status.as_dict()
+    found["recent"] = [row_as_dict(row, now, ()) for row in status.recent]
+    if status.processes is not None:
+        found["processes"] = [process_as_dict(each) for each in status.processes]
+    return found
 
-    table = Table(box=None, pad_edge=False)
-    names = (
-        "state",
-        "deadline",
-        "late by",
-        "next try",
-        "root",
-        "node",
-        "version",
-        "action",
-        "tries",
-    )
-    for name in (*names, "message"):
-        table.add_column(name, justify="right" if name in ("late by", "tries") else "left")
-    for row in page.rows:
-        late = lateness(row, now)
-        retry = row.next_at if row.next_at != row.deadline else None
-        cells = (
-            *(str(row.state), _instant(row.deadline), "" if late is None else f"{late:.3f} s"),
-            *("" if retry is None else _instant(retry), row.root_pipeline_id, row.node_id),
-            *(row.version, row.action or "", str(row.attempts), row.message or ""),
-        )
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
-    return table
+
+def process_as_dict(process: "Process") -> dict[str, Any]:
+    return for_programs(dataclasses.asdict(process))
 
 
 def entry_text(entry: "HistoryEntry") -> str:
     """One line of a run's history, to stand below its row."""
-    parts = [f"  {_instant(entry.at)} {entry.kind}"]
+    parts = [f"  {instant_text(entry.at)} {entry.kind}"]
     parts += [f"attempt {entry.attempt}"] if entry.attempt else []
     parts += [f"by {entry.actor}"] if entry.actor else []
-    return _printable(", ".join([*parts, *filter(None, [entry.detail])]))
+    return printable(", ".join([*parts, *filter(None, [entry.detail])]))
 
 
-def _instant(seconds: float | None) -> str:
+def instant_text(seconds: float | None) -> str:
+    """None is "none"."""
     if seconds is None:
         return "none"
+    return _iso(seconds, "seconds") or f"{seconds:g} (Unix seconds)"
+
+
+def _iso(seconds: float, precision: str) -> str | None:
+    """None for what the calendar does not have."""
     instant = utc(seconds)
-    return f"{instant:%Y-%m-%dT%H:%M:%S}Z" if instant else f"{seconds:g} (Unix seconds)"
+    return instant.isoformat(timespec=precision).replace("+00:00", "Z") if instant else None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What an engine said must not move the terminal's cursor, nor begin a line."""
     return "".join(each if each.isprintable() else " " for each in text)

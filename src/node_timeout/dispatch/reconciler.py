@@ -115,6 +115,7 @@ class Reconciler:
 
         async def step() -> None:
             report = await self.once()
+            health.doing = lambda: "leading" if report.leading else "another one leads"
             if not (report.data_lost and not report.swept):
                 await sleep(random.random() * BUSY_SECONDS if report.more else TICK_SECONDS, stop)
 

@@ -99,6 +99,7 @@ class Scanner:
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
         stopped = asyncio.ensure_future(stop.wait())
+        health.doing = lambda: f"{len(self._publishing)} messages on their way"
 
         async def step() -> None:
             report = ScanReport()

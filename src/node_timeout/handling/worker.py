@@ -88,6 +88,9 @@ class Worker:
         Batches outlive a lost connection: their messages come again, and the ledger tells.
         """
         self._handler.recorder.health = health
+        health.doing = lambda: (
+            f"{self._attempts.busy} strategy calls, {self._in_hand} messages in hand"
+        )
 
         async def step() -> None:
             async with self._exchange.consume(self._prefetches()) as consumer:

@@ -18,6 +18,7 @@ async def find(
     state: RunState | str | None,
     root_pipeline_id: str | None,
     node_id: str | None,
+    version: str | None,
     action: str | None,
     due_within: float | None,
     limit: int,
@@ -34,6 +35,8 @@ async def find(
         raise InvalidInputError(f"what is due is armed, not {state}")
     if after is not None:
         after = Cursor.parse(str(Cursor(*after)))
+    if version is not None and node_id is None:
+        raise InvalidInputError("a version is one of a node: name the node as well")
     chosen = (state, root_pipeline_id, node_id, due_within)
     if all(each is None for each in chosen):
         state = RunState.ARMED
@@ -41,6 +44,7 @@ async def find(
         state=None if state is None else RunState(state),
         root_pipeline_id=root_pipeline_id,
         node_id=node_id,
+        version=version,
         action=action,
         due_by=None if due_within is None else await pool.now() + due_within,
     )

@@ -32,6 +32,7 @@ class RunFilter:
     state: RunState | None = None
     root_pipeline_id: str | None = None
     node_id: str | None = None
+    version: str | None = None
     action: str | None = None
     due_by: float | None = None
     """Armed, and wanting attention by then."""

@@ -61,13 +61,14 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadRuns:
-    """Which dead runs are meant: of one node, of one root pipeline, or all.
+    """Which dead runs are meant: those for which all that is given holds.
 
     Only those that died by ``until``, so that a replay ends even if they die again at once.
     """
 
     until: float
     node_id: str | None = None
+    version: str | None = None
     root_pipeline_id: str | None = None
     actor: str | None = None
     reason: str | None = None

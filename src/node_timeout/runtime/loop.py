@@ -37,6 +37,8 @@ class Health:
     name: str
     ready: bool = False
     failures: int = 0
+    doing: Callable[[], str] = field(default=lambda: "")
+    """What it is about, in words."""
 
     def succeeded(self) -> None:
         if self.failures:

@@ -36,7 +36,7 @@ CALL_SECONDS = 5.0
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 CLUSTER, SENTINEL = "cluster", "sentinel"
-SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "call")
+SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "presence", "call")
 
 
 class RedisClient:

@@ -11,6 +11,8 @@ Keys and channels, all derived from the name of the pool:
                                              with the ledger; in the slot of its ZSET
     <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
     <pool>:surveyor                 STRING   name of the leading surveyor, likewise
+    {<pool>}:processes              ZSET     what each living process says of itself; score: when it
+                                             counts as gone
     {<pool>}:ledger_id              STRING   id of the ledger that the scanners of the pool serve
     {<key of a ZSET>}:check         none     looked for by `probe`; never there
 """
@@ -28,6 +30,7 @@ from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.clock import PoolClock
+from node_timeout.stores.redis.presence import RedisPresence
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.redis.wakeups import Wakeups
 from node_timeout.stores.tls import Tls
@@ -56,6 +59,7 @@ class RedisPool:
         )
         self._hashed = self.shards[:shards]
         self._run_ids: dict[str, str] = {}
+        self.presence = RedisPresence(self._client, f"{tagged(name)}:processes")
         self._ledger_key = f"{tagged(name)}:ledger_id"
         self._ledger_id: str | None = None
 
@@ -178,7 +182,9 @@ class RedisPool:
             await probe_commands(self._client, scratch, self._wakeups.channel(shard.key))
         roles = [f"{self._name}:{role}" for role in ROLES]
         markers = [shard.marker_key for shard in self.shards]
-        await probe_keys(self._client, keys, [*markers, *roles, self._ledger_key])
+        await probe_keys(
+            self._client, [*keys, self.presence.key], [*markers, *roles, self._ledger_key]
+        )
         await probe_channels(self._client, [self._wakeups.channel(key) for key in keys])
 
 

@@ -29,6 +29,7 @@ from node_timeout.stores.sql.run_rows import (
     due_runs,
     in_order,
     is_after,
+    of_few,
     page_of,
     rows_of,
 )
@@ -100,9 +101,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
     async def replay(
         self, connection: AsyncConnection, order: DeadRuns, now: float, limit: int
     ) -> ReplayPage:
-        query = select(*ROW_COLUMNS).where(*_meant(order))
-        key = (runs.c.finished_at, runs.c.run_id)
-        found = await connection.execute(query.order_by(*key).limit(limit).with_for_update())
+        query = select(*ROW_COLUMNS).where(*_meant(order)).order_by(_died_at(order), runs.c.run_id)
+        found = await connection.execute(query.limit(limit).with_for_update())
         rows = rows_of(found)
         replayed = [new for row in rows if (new := lifecycle.replay(row, now))]
         await self._store(connection, replayed)
@@ -129,7 +129,7 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
     @transaction
     async def discard(self, connection: AsyncConnection, which: DeadRuns, limit: int) -> list[str]:
         query = select(runs.c.run_id).where(*_meant(which))
-        query = query.order_by(runs.c.finished_at).limit(limit).with_for_update()
+        query = query.order_by(_died_at(which)).limit(limit).with_for_update()
         run_ids = list((await connection.execute(query)).scalars())
         await self._delete(connection, run_ids, runs.c.state == RunState.DEAD)
         return run_ids
@@ -138,13 +138,16 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
 def _meant(which: DeadRuns) -> list[ColumnElement[bool]]:
     """The dead rows that are meant, those of the pages before left out."""
     conditions = [runs.c.state == RunState.DEAD, runs.c.finished_at <= which.until]
-    if which.node_id is not None:
-        conditions.append(runs.c.node_id == which.node_id)
-    if which.root_pipeline_id is not None:
-        conditions.append(runs.c.root_pipeline_id == which.root_pipeline_id)
+    equal = {name: getattr(which, name) for name in ("root_pipeline_id", "node_id", "version")}
+    conditions += [runs.c[name] == value for name, value in equal.items() if value is not None]
     if which.after is not None:
-        conditions += is_after(runs.c.finished_at, *which.after)
+        conditions += is_after(_died_at(which), *which.after)
     return conditions
+
+
+def _died_at(which: DeadRuns) -> ColumnElement[float]:
+    """In whose order they come; see `of_few` for why a root makes a difference."""
+    return runs.c.finished_at if which.root_pipeline_id is None else of_few(runs.c.finished_at)
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:

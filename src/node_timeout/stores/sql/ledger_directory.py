@@ -15,6 +15,7 @@ from node_timeout.stores.sql.run_rows import (
     chunks,
     in_order,
     is_after,
+    of_few,
     row_of,
     rows_of,
 )
@@ -161,8 +162,7 @@ def _instant(wanted: RunFilter) -> ColumnElement[Any]:
             column = runs.c.finished_at
     if wanted.root_pipeline_id is None and wanted.node_id is None:
         return column
-    # Those of one root or node are few: no planner shall walk all of a state in order for them.
-    return column + 0.0
+    return of_few(column)
 
 
 def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
@@ -170,6 +170,7 @@ def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
         "state": wanted.state,
         "root_pipeline_id": wanted.root_pipeline_id,
         "node_id": wanted.node_id,
+        "version": wanted.version,
         "action": wanted.action,
     }
     conditions = [runs.c[name] == value for name, value in equal.items() if value is not None]

@@ -92,6 +92,11 @@ def due_runs(found: Iterable[Any]) -> list[DueRun]:
     return [DueRun(run_id=row.run_id, due_at=row.due_at) for row in found]
 
 
+def of_few(instant: ColumnElement[float]) -> ColumnElement[float]:
+    """The order of a few rows that another index finds: no planner shall walk all rows in it."""
+    return instant + 0.0
+
+
 def is_after(
     instant: ColumnElement[float], at: float, run_id: str
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

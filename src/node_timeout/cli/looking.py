@@ -1,19 +1,16 @@
-"""Commands that look and steer: check, status, list, show, cancel, replay, discard, give-back.
+"""Commands that look at what is there: check, status, processes, list, show.
 
 Each imports what it needs, so that ``--help`` answers at once.
 """
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from node_timeout.cli.options import (
-    dead_options,
     engine_option,
-    reason_option,
-    require_one,
+    json_option,
     root_option,
 )
 from node_timeout.cli.running import (
@@ -22,7 +19,6 @@ from node_timeout.cli.running import (
     configure_logs,
     settings_of,
     until_signal,
-    user_name,
     with_app,
     with_library,
 )
@@ -48,7 +44,8 @@ def _cursor(_context: click.Context, _option: click.Parameter, text: str | None)
 
 @click.command()
 @engine_option
-def check(**overrides: Any) -> int:
+@click.option("--running", is_flag=True, help="Also whether a scanner and a worker live.")
+def check(running: bool, **overrides: Any) -> int:
     """Use the stores and queues as services do; look at settings, engine, strategies.
 
     Exit code 1 if one of them fails.
@@ -57,7 +54,7 @@ def check(**overrides: Any) -> int:
 
     settings = settings_of(overrides)
     configure_logs(settings)
-    results = asyncio.run(run_checks(settings))
+    results = asyncio.run(run_checks(settings, running=running))
     for result in results:
         click.echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {redact(result.text)}")
     return 0 if all(result.passed for result in results) else FAILURE
@@ -71,7 +68,7 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--watch", is_flag=True, help="Print again until interrupted.")
 @click.option(
     "--interval",
@@ -83,7 +80,8 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
 def status(as_json: bool, watch: bool, interval: float) -> int:
     """How many are armed, overdue, executing, dead; queue depths; recent outcomes.
 
-    Exit code 1 if a store does not answer, or a node has been overdue for too long.
+    Exit code 1 if a store does not answer, if no scanner or no worker is alive, or if a node has
+    been overdue for too long.
     """
     settings = settings_of({})
     configure_logs(settings)
@@ -91,7 +89,11 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
     async def look(app: "NodeTimeout", stop: asyncio.Event) -> None:
         nonlocal failing
-        from node_timeout.cli.output import json_text, status_text  # noqa: PLC0415
+        from node_timeout.cli.output import (  # noqa: PLC0415
+            json_text,
+            status_as_dict,
+            status_text,
+        )
         from node_timeout.runtime.loop import sleep  # noqa: PLC0415
 
         while True:
@@ -99,7 +101,8 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
             failing = bool(found.unreachable or found.alarms)
             if watch and not as_json:
                 click.clear()
-            click.echo(json_text(found.as_dict()) if as_json else status_text(found))
+            now = await app.pool.now()
+            click.echo(json_text(status_as_dict(found, now)) if as_json else status_text(found))
             if not watch or stop.is_set():
                 return
             await sleep(interval, stop)
@@ -114,6 +117,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 )
 @root_option
 @click.option("--node", "node_id", help="Runs of this node.")
+@click.option("--version", "version", help="With --node: this version of it.")
 @click.option("--action", help="Runs with this action.")
 @click.option(
     "--due-within", type=click.FloatRange(min=0), help="Armed, and due by then.  [unit: seconds]"
@@ -125,10 +129,10 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
     help=f"Runs of a page, {MAX_PAGE} at most.  [default: 50]",
 )
 @click.option("--after", callback=_cursor, help="What the page before has printed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def list_runs(as_json: bool, **which: Any) -> None:
     """Node runs, oldest first, page by page; the armed ones if nothing is chosen."""
-    from node_timeout.cli.output import json_text, page_as_dict, page_table  # noqa: PLC0415
+    from node_timeout.cli.output import json_text, page_as_dict  # noqa: PLC0415
 
     async def look(app: "NodeTimeout") -> "tuple[RunPage, float]":
         return await app.find(**which), await app.pool.now()
@@ -137,105 +141,60 @@ def list_runs(as_json: bool, **which: Any) -> None:
     if as_json:
         click.echo(json_text(page_as_dict(page, now)))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from node_timeout.cli.tables import print_runs  # noqa: PLC0415
 
-    if page.rows:
-        Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(
-            page_table(page, now)
-        )
+    print_runs(page.rows, now)
     if page.after:
         click.echo(f"more: --after {page.after}")
 
 
 @click.command()
+@json_option
+def processes(as_json: bool) -> int:
+    """Which scanners, workers and listeners are alive, where, since when, and doing what.
+
+    A process that was killed is listed for 30 seconds more. Exit code 1 if none is alive.
+    """
+    from node_timeout.cli.output import json_text, process_as_dict  # noqa: PLC0415
+    from node_timeout.cli.tables import print_processes  # noqa: PLC0415
+
+    alive = with_library(lambda app: app.processes())
+    if as_json:
+        click.echo(json_text({"processes": [process_as_dict(each) for each in alive]}))
+    else:
+        print_processes(alive)
+    return 0 if alive else complain("no process of node-timeout is alive", FAILURE)
+
+
+@click.command()
 @click.argument("node_id")
+@click.option("--version", "version", help="This version only.")
 @root_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
-def show(node_id: str, root_pipeline_id: str | None, as_json: bool) -> int:
+def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version, with its history."""
-    import dataclasses  # noqa: PLC0415
+    from node_timeout.cli.output import (  # noqa: PLC0415
+        entry_text,
+        json_text,
+        row_as_dict,
+        row_text,
+    )
 
-    from node_timeout.cli.output import entry_text, json_text, row_text  # noqa: PLC0415
+    async def look(app: "NodeTimeout") -> "tuple[list[LedgerRow], list[HistoryEntry], float]":
+        found = await app.rows(node_id, root_pipeline_id)
+        rows = [row for row in found if version in (None, row.version)]
+        return rows, await app.history([row.run_id for row in rows]), await app.pool.now()
 
-    async def look(app: "NodeTimeout") -> "tuple[list[LedgerRow], list[HistoryEntry]]":
-        rows = await app.rows(node_id, root_pipeline_id)
-        return rows, await app.history([row.run_id for row in rows])
-
-    rows, entries = with_library(look)
+    rows, entries, now = with_library(look)
     told: dict[str, list[HistoryEntry]] = {}
     for entry in entries:
         told.setdefault(entry.run_id, []).append(entry)
     for row in rows:
         own = told.get(row.run_id, [])
         if as_json:
-            found = {"run_id": row.run_id, **dataclasses.asdict(row)}
-            found["history"] = [dataclasses.asdict(entry) for entry in own]
-            click.echo(json_text(found))
+            click.echo(json_text(row_as_dict(row, now, own)))
         else:
-            click.echo("\n".join([row_text(row), *map(entry_text, own)]))
+            click.echo("\n".join([row_text(row, now), *map(entry_text, own)]))
     if not rows:
-        return complain(f"no node run of node {node_id!r} is in the ledger", FAILURE)
+        return complain(f"no such run of node {node_id!r} is in the ledger", FAILURE)
     return 0
-
-
-@click.command()
-@click.argument("node_id")
-@click.option("--version", "version", help="Cancel exactly this version, no other.")
-@root_option
-@reason_option
-def cancel(
-    node_id: str, version: str | None, root_pipeline_id: str | None, reason: str | None
-) -> int:
-    """Disarm every armed version of NODE_ID.
-
-    Where several root pipelines have a node of this id, --root says which one. Exit code 1 if none
-    was armed.
-    """
-    who = user_name()
-    cancelled = with_library(
-        lambda app: app.cancel(node_id, version, root_pipeline_id, actor=who, reason=reason)
-    )
-    click.echo(f"{cancelled} armed node runs cancelled")
-    return 0 if cancelled else FAILURE
-
-
-@click.command()
-@dead_options
-@reason_option
-def replay(reason: str | None, **which: Any) -> int:
-    """Arm dead node runs again, due now.
-
-    Exit code 1 if none was dead.
-    """
-    require_one(which)
-    who = user_name()
-    replayed = with_library(lambda app: app.replay(**which, actor=who, reason=reason))
-    click.echo(f"{replayed} dead node runs armed again")
-    return 0 if replayed else FAILURE
-
-
-@click.command()
-@dead_options
-def discard(**which: Any) -> int:
-    """Delete dead node runs, with their history.
-
-    Exit code 1 if none was dead.
-    """
-    require_one(which)
-    discarded = with_library(lambda app: app.discard(**which))
-    click.echo(f"{discarded} dead node runs deleted")
-    return 0 if discarded else FAILURE
-
-
-@click.command("give-back")
-def give_back() -> int:
-    """Write the open runs into the pool in the form of bamboo's own app.
-
-    For those who go back to it: stop scanners and workers first. Exit code 1 if a run has no such
-    form, which is then named.
-    """
-    report = with_library(lambda app: app.give_back())
-    for problem in report.refused:
-        click.echo(f"refused: {problem}", err=True)
-    click.echo(f"{report.given} open node runs are in the pool as <node_id>_<version>")
-    return FAILURE if report.refused else 0

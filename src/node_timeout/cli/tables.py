@@ -1,0 +1,83 @@
+"""The tables that the command line prints for people."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from node_timeout.cli.output import instant_text, lateness, printable
+from node_timeout.domain.run import LedgerRow
+from node_timeout.ports.presence import Process
+
+WIDTH = 200
+"""Columns, where the output is no terminal."""
+RUN_COLUMNS = (
+    *("state", "deadline", "late by", "next try", "root", "node", "version", "action", "tries"),
+    "message",
+)
+PROCESS_COLUMNS = ("process", "service", "state", "doing", "since", "last seen", "version")
+STATE_STYLES = {"dead": "red", "executing": "cyan", "handled": "green", "failing": "red"}
+
+
+def print_runs(rows: Sequence[LedgerRow], now: float) -> None:
+    """A line for each run; nothing if there is none."""
+    if rows:
+        _print(_table(RUN_COLUMNS, (_cells(row, now) for row in rows), right=("late by", "tries")))
+
+
+def print_processes(processes: Sequence[Process]) -> None:
+    """A line for each service of each process; nothing if there is none."""
+    lines = [
+        (
+            f"{process.host}:{process.pid}",
+            service.name,
+            "ready" if service.ready else f"failing ({service.failures})",
+            service.doing,
+            instant_text(process.started_at),
+            instant_text(process.seen_at),
+            process.version,
+        )
+        for process in processes
+        for service in process.services
+    ]
+    if lines:
+        _print(_table(PROCESS_COLUMNS, lines))
+
+
+def _cells(row: LedgerRow, now: float) -> tuple[str, ...]:
+    late = lateness(row, now)
+    retry = row.next_at if row.next_at != row.deadline else None
+    return (
+        str(row.state),
+        instant_text(row.deadline),
+        "" if late is None else f"{late:.3f} s",
+        "" if retry is None else instant_text(retry),
+        row.root_pipeline_id,
+        row.node_id,
+        row.version,
+        row.action or "",
+        str(row.attempts),
+        row.message or "",
+    )
+
+
+def _table(
+    names: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[str] = ()
+) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left")
+    for line in lines:
+        cells = zip(names, line, strict=True)
+        table.add_row(*(Text(printable(cell), style=_style(name, cell)) for name, cell in cells))
+    return table
+
+
+def _style(name: str, cell: str) -> str:
+    return STATE_STYLES.get(cell.partition(" ")[0], "") if name == "state" else ""
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)

@@ -1,0 +1,55 @@
+"""Which runs a person means, and how many that are."""
+
+from dataclasses import dataclass
+
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.run import MAX_VERSION_LENGTH, RunState, id_problem
+from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Runs of a node, of exactly one version of it, of a root pipeline, or all.
+
+    Raises `InvalidInputError` if it chooses nothing, or means nothing.
+    """
+
+    node_id: str | None = None
+    version: str | None = None
+    root_pipeline_id: str | None = None
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.node_id is None and self.root_pipeline_id is None) is not self.everything:
+            raise InvalidInputError(
+                "choose a node, a root pipeline or both; or everything, and nothing else"
+            )
+        if self.version is not None and self.node_id is None:
+            raise InvalidInputError("a version is one of a node: name the node as well")
+        ids = {"node id": self.node_id, "root pipeline id": self.root_pipeline_id}
+        problems = [id_problem(what, value) for what, value in ids.items() if value is not None]
+        if self.version is not None:
+            problems.append(id_problem("version", self.version, MAX_VERSION_LENGTH))
+        if any(problems):
+            raise InvalidInputError(*filter(None, problems))
+
+    def of(self, state: RunState) -> RunFilter:
+        """The chosen runs of this state."""
+        return RunFilter(
+            state=state,
+            root_pipeline_id=self.root_pipeline_id,
+            node_id=self.node_id,
+            version=self.version,
+        )
+
+
+async def count(directory: Directory, wanted: RunFilter) -> int:
+    """How many these are now: what a dry run tells. Costs what it counts."""
+    total = 0
+    after: Cursor | None = None
+    while True:
+        page = await directory.find(wanted, MAX_PAGE, after)
+        total += len(page.rows)
+        after = page.after
+        if after is None:
+            return total

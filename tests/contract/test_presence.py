@@ -1,0 +1,93 @@
+"""Presence: a process is listed while it says so, and for a while after its last word."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from node_timeout.ports.presence import Process, ServiceState
+from node_timeout.stores.redis import presence as room
+from node_timeout.stores.redis.client import RedisClient
+from node_timeout.stores.redis.presence import RedisPresence
+from tests.servers import RedisServer
+from tests.support import wait_until
+
+KEY = "{test_pool}:processes"
+
+
+def process(name: str, started_at: float = 1.0, *roles: str) -> Process:
+    services = [
+        ServiceState(name=role, ready=True, failures=0, doing="nothing")
+        for role in roles or ("worker",)
+    ]
+    return Process(
+        name=name,
+        host="host",
+        pid=7,
+        version="0.1.0",
+        started_at=started_at,
+        services=tuple(services),
+    )
+
+
+@pytest.fixture
+async def client(redis: Redis, redis_server: RedisServer) -> AsyncIterator[RedisClient]:
+    client = RedisClient(redis_server.url)
+    yield client
+    await client.close()
+
+
+def names(found: list[Process]) -> list[str]:
+    return [each.name for each in found]
+
+
+async def test_who_speaks_is_listed_until_it_leaves(client: RedisClient, redis: Redis) -> None:
+    one, two = RedisPresence(client, KEY), RedisPresence(client, KEY)
+    assert await one.processes() == []
+    await two.say(process("two", 2.0, "scanner 0", "reconciler"))
+    await one.say(process("one", 1.0))
+    await one.say(dataclasses.replace(process("one"), pid=8))
+    found = await one.processes()
+    assert names(found) == ["one", "two"]
+    assert [each.pid for each in found] == [8, 7]
+    assert [each.role for each in found[1].services] == ["scanner", "reconciler"]
+    seconds, _ = await redis.time()
+    assert abs(found[0].seen_at - seconds) < 5
+    await two.leave()
+    assert names(await two.processes()) == ["one"]
+
+
+async def test_who_is_silent_is_forgotten(
+    client: RedisClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lasting, silent = RedisPresence(client, KEY), RedisPresence(client, KEY)
+    await lasting.say(process("lasting"))
+    monkeypatch.setattr(room, "PRESENCE_SECONDS", 0.2)
+    await silent.say(process("silent"))
+    assert len(await lasting.processes()) == 2
+    await asyncio.sleep(0.3)
+
+    async def is_alone() -> bool:
+        return names(await lasting.processes()) == ["lasting"]
+
+    await wait_until(is_alone)
+    assert await redis.zcard(KEY) == 1
+
+
+async def test_what_cannot_be_read_is_passed_over(client: RedisClient, redis: Redis) -> None:
+    """Another version may say more; anyone may write anything."""
+    presence = RedisPresence(client, KEY)
+    await presence.say(process("one"))
+    strange = ("[]", "{", "\xff", '{"name": "x"}', '{"services": [{}]}', '{"services": 1}')
+    await redis.zadd(KEY, dict.fromkeys(strange, 1e12))
+    assert names(await presence.processes()) == ["one"]
+
+
+async def test_an_answer_that_was_lost_makes_no_second_process(client: RedisClient) -> None:
+    presence = RedisPresence(client, KEY)
+    await presence.say(process("one"))
+    await RedisPresence(client, KEY).say(dataclasses.replace(process("one"), pid=8))
+    (found,) = await presence.processes()
+    assert found.pid == 8

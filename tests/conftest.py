@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from node_timeout.settings import PREFIX, Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
+from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -26,6 +27,8 @@ from tests.servers import (
     RabbitServer,
     RedisServer,
 )
+
+pytest.register_assert_rewrite("node_timeout.testing")
 
 if find_spec("pipeline"):
     # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
@@ -161,6 +164,19 @@ async def postgres_url(databases: _Databases) -> str:
 @pytest.fixture
 async def any_ledger(any_database_url: str) -> AsyncIterator[SqlLedger]:
     ledger = SqlLedger(any_database_url)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture(params=[*DATABASES, "memory"])
+async def any_store(
+    request: pytest.FixtureRequest, databases: _Databases
+) -> AsyncIterator[SqlLedger | MemoryLedger]:
+    """A ledger in each of the databases, and in memory."""
+    if request.param == "memory":
+        yield MemoryLedger()
+        return
+    ledger = SqlLedger(await databases.emptied(request.param))
     yield ledger
     await ledger.close()
 

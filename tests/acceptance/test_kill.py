@@ -111,7 +111,9 @@ async def test_a_worker_killed_at_a_step_loses_and_repeats_nothing(
     env = environment(Settings(**{**changes, "strategy_timeout": 0.2, "worker_lease": 1.5}))
     doomed = start("worker", code=fault.format(**where), env=env, ready="")
     assert doomed.wait() == -9
-    start("worker")  # with time enough, however slow the machine: it closes what it deals with
+    # With time enough, however slow the machine: it closes what it deals with. What is published
+    # twice may be put off until its lease ends.
+    start("worker", env=environment(Settings(**{**changes, "worker_lease": 10})))
     await wait_until(lambda: settled(app, 20), 30)
     assert [await engine_side.effect_of(node) for node in nodes] == ["failed"] * 20
     assert set((await app.ledger.counts(await app.pool.now())).last_hour) <= states

@@ -18,7 +18,7 @@ from node_timeout.wire import dispatch
 from tests.chaos.history import Event, Kind, check, summary
 from tests.chaos.house import House, scaled
 from tests.chaos.results import Row
-from tests.support import RecordingEngine, config, configure, due, run, started
+from tests.support import FakeEngine, config, configure, due, run, started
 
 OVERLOADED_SECONDS = 5.0
 FAULTS = {
@@ -80,7 +80,7 @@ async def test_the_engine_has_finished_already(house: House) -> None:
     assert done >= set(runs) - set(ended)
 
 
-class MovingEngine(RecordingEngine):
+class MovingEngine(FakeEngine):
     """Moves every other node on to its next version between the check and the act."""
 
     async def is_running(self, node: TimedOutNode) -> bool:

@@ -20,7 +20,7 @@ from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.chaos.history import Event, Kind, Verdict, check, summary
 from tests.chaos.house import changed, scaled
 from tests.chaos.results import Row
-from tests.support import ROOT, RecordingEngine, config, run, wait_until
+from tests.support import ROOT, FakeEngine, config, run, wait_until
 
 SECONDS = (0.001, 0.02, 0.05)
 NODES = 4
@@ -41,7 +41,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.events: list[Event] = []
-        self.engine = RecordingEngine()
+        self.engine = FakeEngine()
         self.names = [f"m{next(_unique)}" for _ in range(NODES)]
         self.versions = itertools.count(1)
         self.newest: dict[str, str] = {}

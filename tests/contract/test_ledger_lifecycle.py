@@ -1,4 +1,4 @@
-"""On every database the ledger does exactly what the pure rules of the domain say.
+"""On every database, and in memory, the ledger does exactly what the pure rules of the domain say.
 
 Its faster ways, a statement for a whole batch, are held to the same.
 """
@@ -15,6 +15,8 @@ from sqlalchemy import insert
 from node_timeout.domain import leaving, lifecycle
 from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.ports.ledger import Ledger
+from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.run_rows import values_of
 from node_timeout.stores.sql.tables import runs
@@ -30,8 +32,8 @@ each_way = settings(
 
 
 @pytest.fixture
-def ledger(any_ledger: SqlLedger) -> SqlLedger:
-    return any_ledger
+def ledger(any_store: Ledger) -> Ledger:
+    return any_store
 
 
 def several(data: st.DataObject, most: int = 4) -> list[LedgerRow]:
@@ -40,12 +42,16 @@ def several(data: st.DataObject, most: int = 4) -> list[LedgerRow]:
     return [data.draw(rows(f"n{next(NUMBERS)}")) for _ in range(count)]
 
 
-async def stored(ledger: SqlLedger, chosen: Sequence[LedgerRow]) -> None:
+async def stored(ledger: Ledger, chosen: Sequence[LedgerRow]) -> None:
+    if isinstance(ledger, MemoryLedger):
+        ledger.put(chosen)
+        return
+    assert isinstance(ledger, SqlLedger)
     async with ledger.engine.begin() as connection:
         await connection.execute(insert(runs), [values_of(row) for row in chosen])
 
 
-async def found(ledger: SqlLedger, chosen: Sequence[LedgerRow]) -> list[LedgerRow]:
+async def found(ledger: Ledger, chosen: Sequence[LedgerRow]) -> list[LedgerRow]:
     return [
         row
         for each in chosen
@@ -56,7 +62,7 @@ async def found(ledger: SqlLedger, chosen: Sequence[LedgerRow]) -> list[LedgerRo
 
 @each_way
 @given(data=st.data(), now=INSTANTS, ahead=st.sampled_from([0.0, 1.0]))
-async def test_taking(ledger: SqlLedger, data: st.DataObject, now: float, ahead: float) -> None:
+async def test_taking(ledger: Ledger, data: st.DataObject, now: float, ahead: float) -> None:
     before = several(data)
     await stored(ledger, before)
     lease = lifecycle.Lease(owner=data.draw(st.sampled_from(["me", "new"])), until=now + 5.0)
@@ -96,7 +102,7 @@ async def test_taking(ledger: SqlLedger, data: st.DataObject, now: float, ahead:
 
 @each_way
 @given(data=st.data(), now=INSTANTS, alike=st.booleans())
-async def test_recording(ledger: SqlLedger, data: st.DataObject, now: float, alike: bool) -> None:
+async def test_recording(ledger: Ledger, data: st.DataObject, now: float, alike: bool) -> None:
     before = several(data)
     await stored(ledger, before)
     told: list[Outcome] = [data.draw(outcomes(row)) for row in before]
@@ -115,7 +121,7 @@ async def test_recording(ledger: SqlLedger, data: st.DataObject, now: float, ali
 @each_way
 @given(data=st.data(), now=INSTANTS, configured=st.booleans(), known=st.booleans())
 async def test_starting(
-    ledger: SqlLedger, data: st.DataObject, now: float, configured: bool, known: bool
+    ledger: Ledger, data: st.DataObject, now: float, configured: bool, known: bool
 ) -> None:
     before = several(data)
     config = {row.run: config_of(row.node_id, 5.0) if configured else None for row in before}
@@ -142,7 +148,7 @@ async def test_starting(
 
 @each_way
 @given(data=st.data(), now=INSTANTS)
-async def test_leaving(ledger: SqlLedger, data: st.DataObject, now: float) -> None:
+async def test_leaving(ledger: Ledger, data: st.DataObject, now: float) -> None:
     node_ids = [f"n{next(NUMBERS)}" for _ in range(data.draw(st.integers(1, 2)))]
     before = [data.draw(rows(node_id, version)) for node_id in node_ids for version in ("v1", "v2")]
     await stored(ledger, before)

@@ -1,6 +1,7 @@
-"""The contract of the executing pool, on Redis and on the Valkey that `dev` embeds."""
+"""The contract of the executing pool, on Redis, on the Valkey that `dev` embeds, and in memory."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,18 +11,18 @@ from redis.asyncio import Redis
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.embedded.dev import embedded
+from node_timeout.ports.pool import Pool
+from node_timeout.stores.memory.pool import MemoryPool
 from node_timeout.stores.redis.pool import RedisPool
+from node_timeout.testing.contracts.pool import *  # noqa: F403 - the suite
+from node_timeout.testing.contracts.pool import FUTURE, due
 from tests.servers import RedisServer, free_port
-from tests.support import id_of, wait_until
-
-PAST, FUTURE = -5.0, 100.0
+from tests.support import id_of
 
 
-@pytest.fixture(params=["redis", "valkey"])
-async def url(
-    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
-) -> AsyncIterator[str]:
-    if request.param == "redis":
+@contextlib.asynccontextmanager
+async def server(kind: str, redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[str]:
+    if kind == "redis":
         async with Redis.from_url(redis_server.url) as client:
             await client.flushall()
         yield redis_server.url
@@ -30,137 +31,55 @@ async def url(
             yield stores.redis_url
 
 
+@pytest.fixture(params=["redis", "valkey", "memory"])
+async def pool(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[Pool]:
+    """Of the suite."""
+    if request.param == "memory":
+        yield MemoryPool()
+        return
+    async with server(request.param, redis_server, tmp_path) as url:
+        pool = RedisPool(url, "contract_pool")
+        yield pool
+        await pool.close()
+
+
+@pytest.fixture(params=["redis", "valkey"])
+async def url(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[str]:
+    async with server(request.param, redis_server, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture
-async def pool(url: str) -> AsyncIterator[RedisPool]:
+async def redis_pool(url: str) -> AsyncIterator[RedisPool]:
     pool = RedisPool(url, "contract_pool")
     yield pool
     await pool.close()
 
 
-async def due(pool: RedisPool, seconds: float, *node_ids: str) -> list[DueRun]:
-    now = await pool.now()
-    return [DueRun(run_id=id_of(node_id), due_at=now + seconds) for node_id in node_ids]
-
-
-async def test_arming_adds_only_what_is_absent_and_never_moves_a_deadline(pool: RedisPool) -> None:
-    assert await pool.arm(await due(pool, PAST, "a")) == 1
-    assert await pool.arm(await due(pool, FUTURE, "a", "b")) == 1
-    claim = await pool.shards[0].claim(10, 5)
-    assert [each.member for each in claim.members] == [id_of("a")]
-
-
-async def test_rearming_moves_a_deadline_and_ends_a_lease(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, PAST, "a"))
-    claim = await pool.shards[0].claim(10, 5)
-    await pool.rearm(await due(pool, FUTURE, "a"))
-    assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
-    assert (await pool.counts()).armed == 1
-
-
-async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, -1, "young"))
-    await pool.arm(await due(pool, -9, "old"))
-    later = await due(pool, FUTURE, "later")
-    await pool.arm(later)
-    first = await pool.shards[0].claim(1, 50)
-    second = await pool.shards[0].claim(10, 50)
-    third = await pool.shards[0].claim(10, 50)
-    assert [each.member for each in first.members] == [id_of("old")]
-    assert [each.member for each in second.members] == [id_of("young")]
-    assert third.members == ()
-    assert third.next_due_at == pytest.approx(first.lease)
-    assert first.lease > first.now + 49
-
-
-async def test_a_claim_may_look_ahead(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, FUTURE, "soon"))
-    await pool.arm(await due(pool, 2 * FUTURE, "later"))
-    assert (await pool.shards[0].claim(10, 50, FUTURE / 2)).members == ()
-    ahead = await pool.shards[0].claim(10, 50, FUTURE + 1)
-    assert [each.member for each in ahead.members] == [id_of("soon")]
-    assert ahead.lease == pytest.approx(ahead.now + 50)
-
-
 async def test_an_instant_that_has_passed_is_not_after_the_servers_own(
-    pool: RedisPool, url: str
+    redis_pool: RedisPool, url: str
 ) -> None:
     async with Redis.from_url(url) as redis:
         for _ in range(20):
-            passed = await pool.passed()
+            passed = await redis_pool.passed()
             seconds, microseconds = await redis.time()
             assert passed is not None
             assert passed <= seconds + microseconds / 1e6
-            assert await pool.now() - passed < 0.5
+            assert await redis_pool.now() - passed < 0.5
 
 
-async def test_a_claimed_member_is_nobody_elses_until_its_lease_expires(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, PAST, "a"))
-    first = await pool.shards[0].claim(10, 0.05)
-    assert (await pool.shards[0].claim(10, 0.05)).members == ()
-
-    second = first
-
-    async def again() -> bool:
-        nonlocal second
-        second = await pool.shards[0].claim(10, 5)
-        return bool(second.members)
-
-    await wait_until(again)
-    assert second.lease != first.lease
-    assert await pool.shards[0].finish([id_of("a")], first.lease) == 0, "the first lease is over"
-    assert await pool.shards[0].finish([id_of("a")], second.lease) == 1
-    assert (await pool.counts()).armed == 0
-
-
-async def test_releasing_gives_the_deadline_back(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, PAST, "a", "b"))
-    claim = await pool.shards[0].claim(10, 50)
-    await pool.disarm([id_of("b")])
-    assert await pool.shards[0].release(claim.members, claim.lease) == 1
-    again = await pool.shards[0].claim(10, 50)
-    assert again.members == tuple(each for each in claim.members if each.member == id_of("a"))
-
-
-async def test_disarming_removes_also_what_is_claimed(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, PAST, "a"))
-    claim = await pool.shards[0].claim(10, 5)
-    assert await pool.disarm([id_of("a"), id_of("never")]) == 1
-    assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
-
-
-async def test_absent_runs_are_told(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, FUTURE, "a"))
-    assert await pool.absent([id_of("a"), id_of("b")]) == [id_of("b")]
-    assert await pool.absent([]) == []
-
-
-async def test_batches_larger_than_a_call_work(pool: RedisPool) -> None:
-    runs = [f"n{i}" for i in range(1203)]
-    everything = await due(pool, PAST, *runs)
-    assert await pool.arm(everything) == 1203
-    claim = await pool.shards[0].claim(1000, 5)
-    assert len(claim.members) == 1000
-    assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1000
-    assert len(await pool.absent([each.run_id for each in everything])) == 1000
-    assert await pool.disarm([each.run_id for each in everything]) == 203
-
-
-async def test_counts(pool: RedisPool) -> None:
-    await pool.arm(await due(pool, -60, "a"))
-    await pool.arm(await due(pool, FUTURE, "b"))
-    counts = await pool.counts()
-    assert (counts.armed, counts.overdue) == (2, 1)
-    assert counts.oldest_overdue_seconds == pytest.approx(60, abs=1)
-
-
-async def test_an_earlier_deadline_wakes_a_waiting_scanner(pool: RedisPool, url: str) -> None:
+async def test_an_earlier_deadline_wakes_a_waiting_scanner(redis_pool: RedisPool, url: str) -> None:
     other = RedisPool(url, "contract_pool")
-    await pool.arm(await due(pool, FUTURE, "late"))
-    await pool.shards[0].wait(0.2)  # subscribes
-    waiting = asyncio.create_task(pool.shards[0].wait(60))
+    await redis_pool.arm(await due(redis_pool, FUTURE, "late"))
+    await redis_pool.shards[0].wait(0.2)  # subscribes
+    waiting = asyncio.create_task(redis_pool.shards[0].wait(60))
     await other.arm(await due(other, FUTURE / 2, "earlier"))
     await asyncio.wait_for(waiting, 5)
-    waiting = asyncio.create_task(pool.shards[0].wait(0.3))
+    waiting = asyncio.create_task(redis_pool.shards[0].wait(0.3))
     await other.arm(await due(other, FUTURE * 2, "later"))
     started = asyncio.get_running_loop().time()
     await waiting
@@ -168,40 +87,30 @@ async def test_an_earlier_deadline_wakes_a_waiting_scanner(pool: RedisPool, url:
     await other.close()
 
 
-async def test_one_leads_until_it_resigns_or_its_time_is_over(pool: RedisPool) -> None:
-    assert await pool.lead("reconciler", "one", 60)
-    assert await pool.lead("reconciler", "one", 60)
-    assert not await pool.lead("reconciler", "two", 60)
-    assert await pool.lead("surveyor", "two", 60), "another role"
-    await pool.resign("reconciler", "two")
-    assert not await pool.lead("reconciler", "two", 60)
-    await pool.resign("reconciler", "one")
-    assert await pool.lead("reconciler", "two", 0.05)
-    await wait_until(lambda: pool.lead("reconciler", "one", 60))
-
-
-async def test_lost_data_is_noticed_until_it_is_reconciled(pool: RedisPool, url: str) -> None:
-    assert await pool.may_have_lost_data()
-    await pool.mark_reconciled()
-    assert not await pool.may_have_lost_data()
+async def test_lost_data_is_noticed_until_it_is_reconciled(redis_pool: RedisPool, url: str) -> None:
+    assert await redis_pool.may_have_lost_data()
+    await redis_pool.mark_reconciled()
+    assert not await redis_pool.may_have_lost_data()
     async with Redis.from_url(url) as client:
         await client.flushall()
-    assert await pool.may_have_lost_data()
+    assert await redis_pool.may_have_lost_data()
 
 
-async def test_its_clock_is_rediss(pool: RedisPool, url: str) -> None:
+async def test_its_clock_is_rediss(redis_pool: RedisPool, url: str) -> None:
     async with Redis.from_url(url) as client:
         seconds, microseconds = await client.time()
-    assert await pool.now() - (seconds + microseconds / 1e6) == pytest.approx(0, abs=0.5)
+    assert await redis_pool.now() - (seconds + microseconds / 1e6) == pytest.approx(0, abs=0.5)
 
 
 async def test_a_member_that_is_no_text_can_be_claimed_and_finished(
-    pool: RedisPool, url: str
+    redis_pool: RedisPool, url: str
 ) -> None:
     async with Redis.from_url(url) as client:
         await client.zadd("contract_pool", {b"\xff\xfe": 1.0})
-    claim = await pool.shards[0].claim(10, 5)
-    assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1
+    claim = await redis_pool.shards[0].claim(10, 5)
+    assert (
+        await redis_pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1
+    )
 
 
 async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
@@ -221,18 +130,3 @@ async def test_without_redis_every_call_says_so_and_the_clock_goes_on() -> None:
     assert await pool.now() > 1e9
     await pool.resign("reconciler", "nobody")
     await pool.close()
-
-
-async def test_in_a_backlog_a_quarter_of_a_claim_is_the_newest(pool: RedisPool) -> None:
-    """What falls due now is not behind all that is overdue."""
-    now = await pool.now()
-    backlog = [DueRun(run_id=id_of(f"n{i:03}"), due_at=now - 1000 + i) for i in range(200)]
-    await pool.arm(backlog)
-    claim = await pool.shards[0].claim(40, 50)
-    oldest = [id_of(f"n{i:03}") for i in range(30)]
-    newest = [id_of(f"n{i:03}") for i in range(199, 189, -1)]
-    assert [each.member for each in claim.members] == oldest + newest
-    rest = [await pool.shards[0].claim(40, 50) for _ in range(5)]
-    claimed = [each.member for each in claim.members]
-    claimed += [each.member for some in rest for each in some.members]
-    assert sorted(claimed) == sorted(due.run_id for due in backlog)

@@ -1,4 +1,4 @@
-"""The pool against a model: a Hypothesis state machine over a real Redis.
+"""The pool against a model: a Hypothesis state machine over a real Redis, and in memory.
 
 The model's clock is the pool's; deadlines are either long past or far ahead, so that what is due
 never depends on how fast the machine is.
@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -15,6 +16,7 @@ from redis import Redis
 
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim
+from node_timeout.stores.memory.pool import MemoryPool
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
 from tests.support import id_of
@@ -28,7 +30,10 @@ instants = st.integers(0, 20).map(lambda i: PAST + i) | st.integers(0, 20).map(l
 dues = st.lists(st.tuples(node_ids, instants), max_size=4, unique_by=lambda each: each[0])
 
 
-def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  # noqa: C901
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+def test_the_pool_does_what_its_model_does(  # noqa: C901
+    redis_server: RedisServer, kind: str
+) -> None:
     url = redis_server.url
 
     class PoolMachine(RuleBasedStateMachine):
@@ -108,6 +113,9 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
 
         @invariant()
         def the_same_members_at_the_same_instants(self) -> None:
+            if isinstance(self.pool, MemoryPool):
+                assert self.pool.scores == self.scores
+                return
             there: Any = self.redis.zrange("model_pool", 0, -1, withscores=True)
             assert {member.decode(): score for member, score in there} == self.scores
 
@@ -116,8 +124,8 @@ def test_the_pool_does_what_its_model_does(redis_server: RedisServer) -> None:  
             self.redis.close()
             self.loop.close()
 
-    async def make() -> RedisPool:
-        return RedisPool(url, "model_pool")
+    async def make() -> RedisPool | MemoryPool:
+        return RedisPool(url, "model_pool") if kind == "redis" else MemoryPool()
 
     PoolMachine.TestCase.settings = settings(
         max_examples=60,

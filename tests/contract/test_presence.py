@@ -1,14 +1,16 @@
 """Presence: a process is listed while it says so, and for a while after its last word."""
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from redis.asyncio import Redis
 
-from node_timeout.ports.presence import Process, ServiceState
-from node_timeout.stores.redis import presence as room
+from node_timeout.ports.presence import Presence, Process, ServiceState
+from node_timeout.stores.memory import presence as memory_room
+from node_timeout.stores.memory.presence import MemoryPresence
+from node_timeout.stores.redis import presence as redis_room
 from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.redis.presence import RedisPresence
 from tests.servers import RedisServer
@@ -39,12 +41,22 @@ async def client(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Redis
     await client.close()
 
 
-def names(found: list[Process]) -> list[str]:
+def names(found: Sequence[Process]) -> list[str]:
     return [each.name for each in found]
 
 
-async def test_who_speaks_is_listed_until_it_leaves(client: RedisClient, redis: Redis) -> None:
-    one, two = RedisPresence(client, KEY), RedisPresence(client, KEY)
+@pytest.fixture(params=["redis", "memory"])
+def make(request: pytest.FixtureRequest) -> Callable[[], Presence]:
+    """What several processes say to one another."""
+    if request.param == "memory":
+        said: dict[str, Process] = {}
+        return lambda: MemoryPresence(time.time, said)
+    client = request.getfixturevalue("client")
+    return lambda: RedisPresence(client, KEY)
+
+
+async def test_who_speaks_is_listed_until_it_leaves(make: Callable[[], Presence]) -> None:
+    one, two = make(), make()
     assert await one.processes() == []
     await two.say(process("two", 2.0, "scanner 0", "reconciler"))
     await one.say(process("one", 1.0))
@@ -53,27 +65,24 @@ async def test_who_speaks_is_listed_until_it_leaves(client: RedisClient, redis: 
     assert names(found) == ["one", "two"]
     assert [each.pid for each in found] == [8, 7]
     assert [each.role for each in found[1].services] == ["scanner", "reconciler"]
-    seconds, _ = await redis.time()
-    assert abs(found[0].seen_at - seconds) < 5
+    assert abs(found[0].seen_at - time.time()) < 5
     await two.leave()
     assert names(await two.processes()) == ["one"]
 
 
 async def test_who_is_silent_is_forgotten(
-    client: RedisClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Presence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lasting, silent = RedisPresence(client, KEY), RedisPresence(client, KEY)
-    await lasting.say(process("lasting"))
-    monkeypatch.setattr(room, "PRESENCE_SECONDS", 0.2)
+    lasting, silent = make(), make()
+    for room in (redis_room, memory_room):
+        monkeypatch.setattr(room, "PRESENCE_SECONDS", 0.2)
     await silent.say(process("silent"))
-    assert len(await lasting.processes()) == 2
-    await asyncio.sleep(0.3)
+    assert names(await lasting.processes()) == ["silent"]
 
-    async def is_alone() -> bool:
-        return names(await lasting.processes()) == ["lasting"]
+    async def is_forgotten() -> bool:
+        return await lasting.processes() == []
 
-    await wait_until(is_alone)
-    assert await redis.zcard(KEY) == 1
+    await wait_until(is_forgotten)
 
 
 async def test_what_cannot_be_read_is_passed_over(client: RedisClient, redis: Redis) -> None:

@@ -29,7 +29,7 @@ from node_timeout.settings import Settings
 from node_timeout.strategies.webhook import WebhookStrategy
 from node_timeout.wire.signing import verify
 from tests.http_server import Reply, Request, serving
-from tests.support import RecordingEngine
+from tests.support import FakeEngine
 
 NODE = TimedOutNode(
     node_id="节点",
@@ -310,7 +310,7 @@ async def test_a_server_that_echoes_what_is_secret_is_not_quoted() -> None:
 
     with serving(echo) as server:
         strategy = WebhookStrategy.build(
-            RecordingEngine(),
+            FakeEngine(),
             Settings(webhook_url=server.url + "/T0/s3cret", webhook_token="t0ken"),
         )
         with pytest.raises(TemporaryError, match="answered 404") as caught:
@@ -322,7 +322,7 @@ async def test_a_server_that_echoes_what_is_secret_is_not_quoted() -> None:
 
 async def test_the_path_of_a_webhook_is_no_news() -> None:
     strategy = WebhookStrategy.build(
-        RecordingEngine(), Settings(webhook_url="http://127.0.0.1:1/T0/s3cret")
+        FakeEngine(), Settings(webhook_url="http://127.0.0.1:1/T0/s3cret")
     )
     with pytest.raises(TemporaryError) as caught:
         await strategy.deal_with_timeout_node(NODE)
@@ -341,7 +341,7 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 
 
 async def test_the_webhook_posts_a_signed_cloud_event_and_leaves_the_node() -> None:
-    engine = RecordingEngine()
+    engine = FakeEngine()
     with serving(lambda _: Reply(204, b"")) as server:
         settings = Settings(webhook_url=server.url + "/hook", webhook_signing_key=KEY)
         strategy = WebhookStrategy.build(engine, settings)
@@ -371,14 +371,14 @@ async def test_the_webhook_posts_a_signed_cloud_event_and_leaves_the_node() -> N
 )
 async def test_what_a_webhooks_answer_means(status: int, error: type[Exception]) -> None:
     with serving(lambda _: Reply(status)) as server:
-        strategy = WebhookStrategy.build(RecordingEngine(), Settings(webhook_url=server.url))
+        strategy = WebhookStrategy.build(FakeEngine(), Settings(webhook_url=server.url))
         with pytest.raises(error, match=f"answered {status}"):
             await strategy.deal_with_timeout_node(NODE)
         await strategy.close()
 
 
 async def test_a_webhook_without_a_url_is_tried_again_until_it_has_one() -> None:
-    strategy = WebhookStrategy.build(RecordingEngine(), Settings())
+    strategy = WebhookStrategy.build(FakeEngine(), Settings())
     with pytest.raises(TemporaryError, match="NODE_TIMEOUT_WEBHOOK_URL is not set"):
         await strategy.deal_with_timeout_node(NODE)
     await strategy.close()

@@ -14,13 +14,13 @@ from node_timeout.settings import Settings
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.integration.test_rabbit import declared_for_good
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
-from tests.support import RecordingEngine, tree_of, wait_until
+from tests.support import FakeEngine, tree_of, wait_until
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[NodeTimeout, RecordingEngine]]:
+async def serving(settings: Settings) -> AsyncIterator[tuple[NodeTimeout, FakeEngine]]:
     """Scanner, reconciler and worker in this process."""
-    engine = RecordingEngine()
+    engine = FakeEngine()
     async with NodeTimeout(settings) as app:
         app.use_engine(engine)
         stop = asyncio.Event()
@@ -32,7 +32,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[NodeTimeout, Record
             await asyncio.wait_for(services, 30)
 
 
-async def arm(app: NodeTimeout, engine: RecordingEngine, seconds: float, *node_ids: str) -> None:
+async def arm(app: NodeTimeout, engine: FakeEngine, seconds: float, *node_ids: str) -> None:
     assert (await app.batch_create_node_timeout_config("r", tree_of(*node_ids, seconds=seconds)))[
         "result"
     ]
@@ -40,7 +40,7 @@ async def arm(app: NodeTimeout, engine: RecordingEngine, seconds: float, *node_i
     await app.nodes_started([(node_id, "v1") for node_id in node_ids])
 
 
-async def all_failed(engine: RecordingEngine, count: int, time_limit: float = 20) -> None:
+async def all_failed(engine: FakeEngine, count: int, time_limit: float = 20) -> None:
     await wait_until(lambda: len(engine.failed) >= count, time_limit)
     assert len(set(engine.failed)) == len(engine.failed) == count
 

@@ -12,7 +12,7 @@ from node_timeout.settings import Settings
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.clusters import RabbitCluster, RabbitNode
 from tests.integration.test_outages import all_failed, arm, changed, serving
-from tests.support import RecordingEngine, wait_until
+from tests.support import FakeEngine, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def publishing(app: NodeTimeout, cluster: RabbitCluster) -> RabbitNode:
     return cluster.nodes[cluster.urls.index(publisher.url.address)]
 
 
-async def arm_many(app: NodeTimeout, engine: RecordingEngine, name: str) -> int:
+async def arm_many(app: NodeTimeout, engine: FakeEngine, name: str) -> int:
     """Arm nodes that fall due over some seconds; return how many."""
     for tenth in range(40):
         seconds = 0.5 + tenth / 10
@@ -47,7 +47,7 @@ async def arm_many(app: NodeTimeout, engine: RecordingEngine, name: str) -> int:
     return 400
 
 
-async def some_failed(engine: RecordingEngine, count: int) -> None:
+async def some_failed(engine: FakeEngine, count: int) -> None:
     await wait_until(lambda: len(engine.failed) >= count)
 
 

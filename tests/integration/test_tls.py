@@ -46,7 +46,7 @@ from tests.servers import (
     Server,
     free_port,
 )
-from tests.support import RecordingEngine, tree_of, wait_until
+from tests.support import FakeEngine, tree_of, wait_until
 
 STORES = {
     "redis": (RedisServer, PoolUnavailableError),
@@ -454,7 +454,7 @@ async def test_the_whole_way_over_tls(tls_settings: Settings) -> None:
     for each in await run_checks(tls_settings):
         assert each.passed, each
         assert "over TLS" in each.text or each.name.startswith(("engine", "overdue", "settings"))
-    engine = RecordingEngine()
+    engine = FakeEngine()
     async with NodeTimeout(tls_settings) as app:
         app.use_engine(engine)
         stop = asyncio.Event()

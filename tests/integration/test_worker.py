@@ -38,7 +38,7 @@ from node_timeout.strategies.base import (
 )
 from node_timeout.wire import dispatch
 from tests.support import (
-    RecordingEngine,
+    FakeEngine,
     config,
     configure,
     due,
@@ -58,7 +58,7 @@ class Bench:
 
     def __init__(self, pool: RedisPool, ledger: SqlLedger, exchange: Any) -> None:
         self.pool, self.ledger, self.exchange = pool, ledger, exchange
-        self.engine = RecordingEngine()
+        self.engine = FakeEngine()
         self.strategies: dict[str, NodeTimeoutStrategy] = {
             "forced_fail": ForcedFailStrategy(self.engine),
             "forced_fail_and_skip": ForcedFailAndSkipStrategy(self.engine),

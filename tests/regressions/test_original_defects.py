@@ -31,7 +31,7 @@ from node_timeout.strategies.base import ForcedFailAndSkipStrategy, ForcedFailSt
 from node_timeout.wire import dispatch
 from tests.support import (
     ROOT,
-    RecordingEngine,
+    FakeEngine,
     config,
     configure,
     due,
@@ -53,7 +53,7 @@ class House:
 
     def __init__(self, ledger: SqlLedger, pool: RedisPool, exchange: MemoryExchange) -> None:
         self.ledger, self.pool, self.exchange = ledger, pool, exchange
-        self.engine = RecordingEngine()
+        self.engine = FakeEngine()
         self.tracker = Tracker(ledger=ledger, pool=pool)
 
     def scanner(self) -> Scanner:

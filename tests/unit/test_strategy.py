@@ -19,7 +19,7 @@ from node_timeout.strategies.base import (
     known_actions,
     load_strategies,
 )
-from tests.support import RecordingEngine
+from tests.support import FakeEngine
 
 NODE = TimedOutNode(
     node_id="a", version="v1", root_pipeline_id="r", action="x", deadline=1.0, attempt=1
@@ -55,7 +55,7 @@ def plug(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def test_the_built_in_actions_are_there() -> None:
-    strategies = load_strategies({}, RecordingEngine(), SETTINGS)
+    strategies = load_strategies({}, FakeEngine(), SETTINGS)
     assert set(strategies) == {"forced_fail", "forced_fail_and_skip", "webhook"}
     assert known_actions({}) == set(strategies)
 
@@ -63,12 +63,12 @@ def test_the_built_in_actions_are_there() -> None:
 def test_a_package_brings_a_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
     plug(monkeypatch, page="tests.unit.test_strategy:Custom")
     assert "page" in known_actions({})
-    assert type(load_strategies({}, RecordingEngine(), SETTINGS)["page"]).__name__ == "Custom"
+    assert type(load_strategies({}, FakeEngine(), SETTINGS)["page"]).__name__ == "Custom"
 
 
 def test_a_handler_adds_and_overrides() -> None:
     path = "tests.unit.test_strategy:Custom"
-    strategies = load_strategies({"forced_fail": path, "mine": path}, RecordingEngine(), SETTINGS)
+    strategies = load_strategies({"forced_fail": path, "mine": path}, FakeEngine(), SETTINGS)
     assert type(strategies["forced_fail"]).__name__ == "Custom"
     assert type(strategies["mine"]).__name__ == "Custom"
     assert "mine" in known_actions({"mine": path})
@@ -77,9 +77,9 @@ def test_a_handler_adds_and_overrides() -> None:
 def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plug(monkeypatch, forced_fail="tests.unit.test_strategy:Custom")
     with pytest.raises(StrategyError, match="'forced_fail' is claimed twice"):
-        load_strategies({}, RecordingEngine(), SETTINGS)
+        load_strategies({}, FakeEngine(), SETTINGS)
     chosen = load_strategies(
-        {"forced_fail": "tests.unit.test_strategy:Custom"}, RecordingEngine(), SETTINGS
+        {"forced_fail": "tests.unit.test_strategy:Custom"}, FakeEngine(), SETTINGS
     )
     assert type(chosen["forced_fail"]).__name__ == "Custom"
 
@@ -98,7 +98,7 @@ def test_two_packages_that_claim_one_action_are_refused(monkeypatch: pytest.Monk
 )
 def test_a_strategy_that_cannot_be_used_is_refused_at_start(path: str, says: str) -> None:
     with pytest.raises(StrategyError) as error:
-        load_strategies({"mine": path}, RecordingEngine(), SETTINGS)
+        load_strategies({"mine": path}, FakeEngine(), SETTINGS)
     assert says in str(error.value)
     assert "'mine'" in str(error.value)
 
@@ -111,7 +111,7 @@ async def test_a_plain_method_that_returns_a_coroutine_is_awaited() -> None:
 
             return later()
 
-    assert (await call(Lazy(RecordingEngine()), NODE, Threads(1, name="test"))).message == "later"
+    assert (await call(Lazy(FakeEngine()), NODE, Threads(1, name="test"))).message == "later"
 
 
 async def test_what_a_thread_raises_is_raised() -> None:
@@ -120,7 +120,7 @@ async def test_what_a_thread_raises_is_raised() -> None:
             raise KeyError("x")
 
     with pytest.raises(KeyError):
-        await call(Raises(RecordingEngine()), NODE, Threads(1, name="test"))
+        await call(Raises(FakeEngine()), NODE, Threads(1, name="test"))
 
 
 def test_what_a_strategy_may_return() -> None:
@@ -135,4 +135,4 @@ def test_what_a_strategy_may_return() -> None:
 
 def test_the_reason_names_the_run() -> None:
     assert "node a timed out (version v1, action x)" in room.reason(NODE)
-    assert isinstance(ForcedFailStrategy(RecordingEngine()).engine, RecordingEngine)
+    assert isinstance(ForcedFailStrategy(FakeEngine()).engine, FakeEngine)

@@ -1,6 +1,6 @@
 """Which root pipeline is meant where none is named: the only one that has a config for the node."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.hints import shown
@@ -17,6 +17,15 @@ def only_root(node_id: str, roots: Sequence[str]) -> str | None:
             f"{' and '.join(map(shown, roots))} among them: name one with root_pipeline_id"
         )
     return roots[0] if roots else None
+
+
+def first_and_last(live: Collection[str], ended: Collection[str]) -> tuple[str, ...]:
+    """Of the root pipelines that have a node: one, or the first and the last of several.
+
+    Those that have ended count only if there is no other.
+    """
+    names = sorted(live or ended)
+    return tuple(dict.fromkeys((names[0], names[-1]))) if names else ()
 
 
 def no_config(node_id: str) -> str:

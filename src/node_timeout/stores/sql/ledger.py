@@ -11,13 +11,8 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain import lifecycle
-from node_timeout.domain.run import (
-    DueRun,
-    HistoryEntry,
-    HistoryKind,
-    RunState,
-)
+from node_timeout.domain import history, lifecycle
+from node_timeout.domain.run import DueRun, RunState
 from node_timeout.ports.ledger import DeadRuns, ReplayPage, Retention
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_directory import LedgerDirectory
@@ -33,7 +28,8 @@ from node_timeout.stores.sql.run_rows import (
     page_of,
     rows_of,
 )
-from node_timeout.stores.sql.tables import history, runs
+from node_timeout.stores.sql.tables import history as history_table
+from node_timeout.stores.sql.tables import runs
 
 
 class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
@@ -91,9 +87,9 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
         for chunk in chunks(in_order(chosen)):
             result = await connection.execute(delete(runs).where(self._keys.of(chunk), still))
             deleted += result.rowcount
-            left = select(runs.c.run_id).where(runs.c.run_id == history.c.run_id)
+            left = select(runs.c.run_id).where(runs.c.run_id == history_table.c.run_id)
             await connection.execute(
-                delete(history).where(self._keys.of(chunk, history), ~left.exists())
+                delete(history_table).where(self._keys.of(chunk, history_table), ~left.exists())
             )
         return deleted
 
@@ -106,19 +102,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
         rows = rows_of(found)
         replayed = [new for row in rows if (new := lifecycle.replay(row, now))]
         await self._store(connection, replayed)
-        await self._note(
-            connection,
-            (
-                HistoryEntry(
-                    run_id=row.run_id,
-                    at=now,
-                    kind=HistoryKind.REPLAYED,
-                    actor=order.actor,
-                    detail=order.reason,
-                )
-                for row in replayed
-            ),
-        )
+        told = (history.of_replay(row, now, order.actor, order.reason) for row in replayed)
+        await self._note(connection, told)
         rest = None
         if len(rows) == limit:
             last = rows[-1]

@@ -8,6 +8,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.errors import SchemaError
+from node_timeout.domain.roots import first_and_last
 from node_timeout.domain.run import Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql.database import create_engine, dispose, in_autocommit, transaction
@@ -161,8 +162,7 @@ class LedgerConfigs:
                 of_node = found.setdefault(row.node_id, {0: set(), 1: set()})
                 of_node[row.is_live] |= {row.first, row.last}
             for node_id, of_node in found.items():
-                names = sorted(of_node[1] or of_node[0])
-                roots[node_id] = tuple(dict.fromkeys((names[0], names[-1])))
+                roots[node_id] = first_and_last(of_node[1], of_node[0])
         return roots
 
     def _roots_in(self, table: Table, node_ids: Sequence[str], is_live: int) -> Select[Any]:

@@ -6,13 +6,14 @@ while it lasts, the row is this worker's, and nobody else's.
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain import history
 from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.lifecycle import (
     Dropped,
@@ -28,8 +29,6 @@ from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
     ForeignRun,
-    HistoryEntry,
-    HistoryKind,
     LedgerRow,
     Node,
     Outcome,
@@ -102,8 +101,7 @@ class LedgerHandling(LedgerRecording):
         await self._mark_taken(connection, mine, lease)
         await self._store(connection, given_up)
         abandoned = [each.row for each in mine if each.was_abandoned]
-        await self._note(connection, _entries(abandoned, HistoryKind.TAKEN_OVER, now))
-        await self._note(connection, _entries(given_up, HistoryKind.DIED, now))
+        await self._note(connection, history.of_taking(abandoned, given_up, now))
         return Taking(
             taken=(*taken, *(timed_out(each.row) for each in mine)),
             owner=lease.owner,
@@ -200,19 +198,6 @@ class LedgerHandling(LedgerRecording):
                 found = await connection.execute(select(runs.c.run_id).where(ours[0], ours[-1]))
                 renewed.update(found.scalars())
         return renewed
-
-
-def _entries(rows: Iterable[LedgerRow], kind: HistoryKind, now: float) -> list[HistoryEntry]:
-    return [
-        HistoryEntry(
-            run_id=row.run_id,
-            at=now,
-            kind=kind,
-            attempt=row.attempts,
-            detail=row.message if kind is HistoryKind.DIED else None,
-        )
-        for row in rows
-    ]
 
 
 def _node(row: Any) -> TimedOutNode:

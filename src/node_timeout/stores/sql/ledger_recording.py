@@ -6,10 +6,10 @@ from sqlalchemy import or_
 from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain import history
 from node_timeout.domain.lifecycle import conclude
 from node_timeout.domain.run import (
     HistoryEntry,
-    HistoryKind,
     LedgerRow,
     Outcome,
     RunState,
@@ -76,11 +76,11 @@ class LedgerRecording(LedgerTracking):
             row = rows.get(outcome.node.run)
             new = conclude(row, outcome, owner, now) if row else None
             if new is None:
-                entries.append(_entry(outcome, HistoryKind.LATE_RESULT, now))
+                entries.append(history.of_late_result(outcome, now))
                 continue
             changed.append(new)
-            if kind := _kind_of(outcome):
-                entries.append(_entry(outcome, kind, now))
+            if entry := history.of_outcome(outcome, now):
+                entries.append(entry)
         await self._store(connection, changed)
         await self._note(connection, entries)
         return len(changed)
@@ -98,21 +98,4 @@ class LedgerRecording(LedgerTracking):
             or row.state is not RunState.HANDLED
             or row.finished_at != now
         ]
-        await self._note(connection, (_entry(each, HistoryKind.LATE_RESULT, now) for each in late))
-
-
-def _kind_of(outcome: Outcome) -> HistoryKind | None:
-    """What the history says of an outcome; nothing of a plain course."""
-    if outcome.state is RunState.ARMED:
-        return HistoryKind.FAILED if outcome.called else HistoryKind.PUT_BACK
-    return HistoryKind.DIED if outcome.state is RunState.DEAD else None
-
-
-def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:
-    return HistoryEntry(
-        run_id=outcome.node.run_id,
-        at=now,
-        kind=kind,
-        attempt=outcome.node.attempt,
-        detail=outcome.message or None,
-    )
+        await self._note(connection, (history.of_late_result(each, now) for each in late))

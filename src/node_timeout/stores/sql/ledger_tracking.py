@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain import history
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
 from node_timeout.domain.lifecycle import start
 from node_timeout.domain.run import (
     DueRun,
     HistoryEntry,
-    HistoryKind,
     LedgerRow,
     Node,
     NodeRun,
@@ -35,7 +35,8 @@ from node_timeout.stores.sql.run_rows import (
     values_of,
 )
 from node_timeout.stores.sql.tables import configs as config_table
-from node_timeout.stores.sql.tables import history, runs
+from node_timeout.stores.sql.tables import history as history_table
+from node_timeout.stores.sql.tables import runs
 
 
 class LedgerTracking(LedgerConfigs):
@@ -91,7 +92,8 @@ class LedgerTracking(LedgerConfigs):
                 if (row := rows.get(event.run)) and (new := start(row, event, own[event.run], now))
             }
             await self._store(connection, changed.values())
-            await self._note(connection, _resumptions(rows, changed.values(), now))
+            resumed = (history.of_start(rows[run], new, now) for run, new in changed.items())
+            await self._note(connection, filter(None, resumed))
             armed += filter(None, map(due_of, (rows | changed).values()))
         return armed
 
@@ -119,7 +121,7 @@ class LedgerTracking(LedgerConfigs):
     async def _note(self, connection: AsyncConnection, entries: Iterable[HistoryEntry]) -> None:
         values = [dataclasses.asdict(entry) for entry in entries]
         for chunk in chunks(values):
-            await connection.execute(history.insert(), list(chunk))
+            await connection.execute(history_table.insert(), list(chunk))
 
     async def _known(
         self, connection: AsyncConnection, events: Sequence[NodeStarted]
@@ -174,7 +176,7 @@ class LedgerTracking(LedgerConfigs):
                 gone += leaving.cancelled
                 kept += leaving.kept
             await self._store(connection, changed)
-            await self._note(connection, _cancellations(gone, left, now))
+            await self._note(connection, history.of_leavings(gone, left, now))
             cancelled += gone
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
 
@@ -227,39 +229,3 @@ class LedgerTracking(LedgerConfigs):
             )
             actions |= {row.run_id: row.action for row in found}
         return actions
-
-
-def _resumptions(
-    rows: dict[NodeRun, LedgerRow], changed: Iterable[LedgerRow], now: float
-) -> list[HistoryEntry]:
-    """An entry for each closed run that is armed again; not if only its leaving had been known."""
-    return [
-        HistoryEntry(
-            run_id=row.run_id,
-            at=now,
-            kind=HistoryKind.RESUMED,
-            detail=f"was {rows[row.run].state}",
-        )
-        for row in changed
-        if row.state is RunState.ARMED
-        and rows[row.run].state is not RunState.ARMED
-        and rows[row.run].deadline is not None
-    ]
-
-
-def _cancellations(
-    cancelled: Iterable[NodeRun], events: Iterable[NodeLeft], now: float
-) -> list[HistoryEntry]:
-    """An entry for each run that somebody other than the engine has cancelled."""
-    by = {event.node: event for event in events if event.actor}
-    return [
-        HistoryEntry(
-            run_id=run.run_id,
-            at=now,
-            kind=HistoryKind.CANCELLED,
-            actor=by[run.node].actor,
-            detail=by[run.node].reason,
-        )
-        for run in cancelled
-        if run.node in by
-    ]

@@ -1,0 +1,202 @@
+"""The ledger inside one process, for tests and simulations: rows in a dict, under the pure rules.
+
+Nothing in a method waits, so that each is a transaction. It keeps nothing on disk.
+"""
+
+import dataclasses
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from node_timeout.domain import history, lifecycle
+from node_timeout.domain.errors import AmbiguousNodeError
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.leaving import leave, remembered
+from node_timeout.domain.roots import no_config, only_root
+from node_timeout.domain.run import (
+    DueRun,
+    ForeignRun,
+    LedgerRow,
+    Node,
+    NodeRun,
+    Outcome,
+    RunState,
+    TimedOutNode,
+)
+from node_timeout.ports.ledger import Adoption, Disarming, Taking
+from node_timeout.stores.memory.ledger_keeping import MemoryKeeping
+
+LEDGER_ID = "ledger_id"
+
+
+class MemoryLedger(MemoryKeeping):
+    """See `node_timeout.ports.ledger.Ledger` for the contract."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
+        first: dict[NodeRun, NodeStarted] = {}
+        for event in sorted(events, key=lambda event: event.started_at(now)):
+            first.setdefault(event.run, event)
+        armed: list[DueRun] = []
+        for run, event in sorted(first.items(), key=lambda each: each[0].run_id):
+            config = self._config(event.node) or event.config
+            if config is None:  # it is not looked for
+                continue
+            before = self._rows.get(run.run_id)
+            after = lifecycle.start(before, event, config, now)
+            if after is not None:
+                self._store([after])
+                if before is not None:
+                    self._note(filter(None, [history.of_start(before, after, now)]))
+            row = after or before
+            if row is not None and row.state is RunState.ARMED and row.next_at is not None:
+                armed.append(DueRun(run_id=row.run_id, due_at=row.next_at))
+        return armed
+
+    async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
+        by_node: dict[Node, list[NodeLeft]] = {}
+        for event in events:
+            by_node.setdefault(event.node, []).append(event)
+        cancelled: list[NodeRun] = []
+        kept: list[NodeRun] = []
+        for node in sorted(by_node):
+            left = by_node[node]
+            named = {event.run for event in left}
+            rows = {
+                row.run: row
+                for row in self._rows.values()
+                if row.run.node == node and (row.run in named or _may_be_open(row, now))
+            }
+            new = remembered(left, rows, now)
+            leaving = leave(rows | {row.run: row for row in new}, left, now)
+            self._store([*new, *leaving.changed])
+            self._note(history.of_leavings(leaving.cancelled, left, now))
+            cancelled += leaving.cancelled
+            kept += leaving.kept
+        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
+        gone = (RunState.CANCELLED, RunState.STALE)
+        rows = {run: self._rows.get(run.run_id) for run in runs}
+        return [run for run, row in rows.items() if row is None or row.state in gone]
+
+    async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:
+        return {row.run_id: row.action for row in self._known(run_ids) if row.action is not None}
+
+    async def adopt(self, foreign: Sequence[ForeignRun]) -> Adoption:
+        roots = await self.roots([each.node_id for each in foreign])
+        due: dict[ForeignRun, DueRun] = {}
+        refused: dict[ForeignRun, str] = {}
+        for each in foreign:
+            try:
+                root = only_root(each.node_id, roots.get(each.node_id, ()))
+            except AmbiguousNodeError as error:
+                refused[each] = str(error)
+                continue
+            config = None if root is None else self._config((root, each.node_id))
+            if config is None:
+                refused[each] = no_config(each.node_id)
+                continue
+            row = lifecycle.adopt(each, config)
+            self._rows.setdefault(row.run_id, row)
+            due[each] = DueRun(run_id=row.run_id, due_at=each.due_at)
+        return Adoption(due=due, refused=refused)
+
+    async def take(
+        self,
+        due: Sequence[DueRun],
+        *,
+        now: float,
+        lease_seconds: float,
+        max_attempts: int,
+        ahead_seconds: float = 0.0,
+        owner: str | None = None,
+    ) -> Taking:
+        lease = lifecycle.Lease(owner=owner or uuid.uuid4().hex, until=now + lease_seconds)
+        taken: list[TimedOutNode] = []
+        later: list[DueRun] = []
+        dropped: Counter[RunState] = Counter()
+        given_up: list[LedgerRow] = []
+        abandoned: list[LedgerRow] = []
+        for row in self._known(sorted({each.run_id for each in due})):
+            decision = lifecycle.take(
+                row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds
+            )
+            match decision:
+                case lifecycle.Taken(new, was_abandoned):
+                    self._store([new])
+                    taken.append(lifecycle.timed_out(new))
+                    abandoned += [new] if was_abandoned else []
+                case lifecycle.Later(at):
+                    later.append(DueRun(run_id=row.run_id, due_at=at))
+                case lifecycle.Dropped(state):
+                    dropped[state] += 1
+                case lifecycle.GivenUp(dead):
+                    self._store([dead])
+                    given_up.append(dead)
+        self._note(history.of_taking(abandoned, given_up, now))
+        return Taking(
+            taken=tuple(taken),
+            owner=lease.owner,
+            lease_until=lease.until,
+            later=tuple(later),
+            dropped=dropped,
+            given_up=tuple(
+                Outcome(
+                    node=lifecycle.timed_out(row), state=RunState.DEAD, message=row.message or ""
+                )
+                for row in given_up
+            ),
+            stolen=len(abandoned),
+            unknown=tuple(each for each in due if each.run_id not in self._rows),
+        )
+
+    async def owners(self, run_ids: Sequence[str]) -> dict[str, str]:
+        return {
+            row.run_id: row.lease_owner
+            for row in self._known(run_ids)
+            if row.state is RunState.EXECUTING and row.lease_owner is not None
+        }
+
+    async def renew(self, run_ids: Sequence[str], owners: Sequence[str], until: float) -> set[str]:
+        mine = [row for row in self._known(run_ids) if row.lease_owner in owners]
+        executing = [row for row in mine if row.state is RunState.EXECUTING]
+        self._store(dataclasses.replace(row, lease_until=until) for row in executing)
+        return {row.run_id for row in mine}
+
+    async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
+        recorded = 0
+        for outcome in outcomes:
+            row = self._rows.get(outcome.node.run_id)
+            new = lifecycle.conclude(row, outcome, owner, now) if row else None
+            if new is None:
+                self._note([history.of_late_result(outcome, now)])
+                continue
+            recorded += 1
+            self._store([new])
+            self._note(filter(None, [history.of_outcome(outcome, now)]))
+        return recorded
+
+    async def settings(self) -> dict[str, str]:
+        return dict(self._settings)
+
+    async def declare(self, settings: Mapping[str, str]) -> dict[str, str]:
+        self._settings.setdefault(LEDGER_ID, uuid.uuid4().hex)
+        before = dict(self._settings)
+        self._settings.update(settings)
+        return before
+
+    async def probe(self) -> None:
+        """Everything is allowed."""
+
+    def put(self, rows: Iterable[LedgerRow]) -> None:
+        """Rows as they are, for tests."""
+        self._store(rows)
+
+
+def _may_be_open(row: LedgerRow, now: float) -> bool:
+    """Armed, or taken ahead of its deadline."""
+    ahead = row.deadline is not None and row.deadline > now
+    return row.state is RunState.ARMED or (row.state is RunState.EXECUTING and ahead)

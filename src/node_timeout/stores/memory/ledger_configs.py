@@ -1,0 +1,101 @@
+"""Configs of the ledger in memory, and what every part of it needs."""
+
+from collections.abc import Iterable, Sequence
+
+from node_timeout.domain.roots import first_and_last
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
+
+OPEN = (RunState.ARMED, RunState.EXECUTING)
+
+
+class MemoryConfigs:
+    """The part of `node_timeout.ports.ledger.Ledger` that is about configs."""
+
+    def __init__(self) -> None:
+        self._configs: dict[Node, tuple[TimeoutConfig, float | None]] = {}
+        """With the instant at which each expires."""
+        self._rows: dict[str, LedgerRow] = {}
+        self._history: dict[str, list[HistoryEntry]] = {}
+        self._settings: dict[str, str] = {}
+
+    def _config(self, node: Node) -> TimeoutConfig | None:
+        return self._configs[node][0] if node in self._configs else None
+
+    def _known(self, run_ids: Iterable[str]) -> list[LedgerRow]:
+        return [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
+
+    def _store(self, rows: Iterable[LedgerRow]) -> None:
+        for row in list(rows):
+            self._rows[row.run_id] = row
+
+    def _note(self, entries: Iterable[HistoryEntry]) -> None:
+        for entry in entries:
+            self._history.setdefault(entry.run_id, []).append(entry)
+
+    def _delete(self, run_ids: Iterable[str]) -> int:
+        there = [run_id for run_id in run_ids if run_id in self._rows]
+        for run_id in there:
+            del self._rows[run_id]
+            self._history.pop(run_id, None)
+        return len(there)
+
+    async def save_configs(
+        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
+    ) -> None:
+        self._configs.update({config.node: (config, None) for config in configs})
+        for node_id in disabled:
+            self._configs.pop((root_pipeline_id, node_id), None)
+
+    async def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
+        lasting = [
+            node
+            for node, (_, until) in self._configs.items()
+            if node[0] == root_pipeline_id and until is None
+        ]
+        for node in lasting:
+            self._configs[node] = (self._configs[node][0], expires_at)
+        return len(lasting)
+
+    async def forget_root(self, root_pipeline_id: str) -> int:
+        gone = [node for node in self._configs if node[0] == root_pipeline_id]
+        for node in gone:
+            del self._configs[node]
+        return len(gone)
+
+    async def purge_configs(self, now: float, limit: int) -> int:
+        ends = {node: until for node, (_, until) in self._configs.items() if until is not None}
+        gone = [node for node in sorted(ends, key=lambda node: ends[node]) if ends[node] < now]
+        for node in gone[:limit]:
+            del self._configs[node]
+        return len(gone[:limit])
+
+    async def add_configs(self, configs: Sequence[TimeoutConfig]) -> int:
+        new = {config.node: config for config in configs if config.node not in self._configs}
+        self._configs.update({node: (config, None) for node, config in new.items()})
+        return len(new)
+
+    async def configs(self, nodes: Sequence[Node]) -> dict[Node, TimeoutConfig]:
+        return {node: config for node in nodes if (config := self._config(node))}
+
+    async def roots(
+        self, node_ids: Sequence[str], *, of_open_runs: bool = False
+    ) -> dict[str, tuple[str, ...]]:
+        roots: dict[str, tuple[str, ...]] = {}
+        for node_id in node_ids:
+            ends = {
+                root: end for (root, node), (_, end) in self._configs.items() if node == node_id
+            }
+            live = {root for root, end in ends.items() if end is None}
+            if of_open_runs:
+                live |= {
+                    row.root_pipeline_id
+                    for row in self._rows.values()
+                    if row.node_id == node_id and row.state in OPEN
+                }
+            if found := first_and_last(live, ends):
+                roots[node_id] = found
+        return roots
+
+    async def configured(self, after: Node | None, limit: int) -> list[Node]:
+        return [node for node in sorted(self._configs) if after is None or node > after][:limit]

@@ -1,0 +1,101 @@
+"""Looking at the ledger in memory: pages of runs, one run with its history, counts."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from node_timeout.domain.run import HistoryEntry, LedgerRow, RunState
+from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
+from node_timeout.stores.memory.ledger_configs import OPEN, MemoryConfigs
+
+HOUR = 3600.0
+CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
+
+
+class MemoryDirectory(MemoryConfigs):
+    """See `node_timeout.ports.directory.Directory` for the contract."""
+
+    async def find(self, wanted: RunFilter, limit: int, after: Cursor | None = None) -> RunPage:
+        keys = {
+            Cursor(at, row.run_id): row
+            for row in self._rows.values()
+            if (at := _instant(row, wanted)) is not None and _is_wanted(row, wanted)
+        }
+        later = [key for key in sorted(keys) if after is None or key > after][:limit]
+        return RunPage(
+            rows=tuple(keys[key] for key in later),
+            after=later[-1] if len(later) == limit else None,
+        )
+
+    async def counts(self, now: float) -> LedgerCounts:
+        states = Counter(row.state for row in self._rows.values())
+        wants = {
+            row.run_id: at
+            for row in self._rows.values()
+            if row.state in OPEN
+            and (at := row.lease_until if row.next_at is None else row.next_at) is not None
+            and at <= now
+        }
+        recent = Counter(
+            row.state
+            for row in self._rows.values()
+            if row.state in CLOSED and finished_at(row) > now - HOUR
+        )
+        return LedgerCounts(
+            armed=states[RunState.ARMED],
+            overdue=sum(self._rows[run_id].state is RunState.ARMED for run_id in wants),
+            oldest_overdue_seconds=max((now - at for at in wants.values()), default=0.0),
+            executing=states[RunState.EXECUTING],
+            dead=states[RunState.DEAD],
+            last_hour=dict(recent),
+        )
+
+    async def dead(self) -> int:
+        return sum(row.state is RunState.DEAD for row in self._rows.values())
+
+    async def recent(self, limit: int) -> list[LedgerRow]:
+        closed = [row for row in self._rows.values() if row.state in CLOSED]
+        return sorted(closed, key=finished_at, reverse=True)[:limit]
+
+    async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        return [entry for run_id in sorted(set(run_ids)) for entry in self._history.get(run_id, [])]
+
+    async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        found = [
+            row
+            for row in self._rows.values()
+            if row.node_id == node_id and root_pipeline_id in (None, row.root_pipeline_id)
+        ]
+        return sorted(
+            found, key=lambda row: (row.root_pipeline_id, row.deadline or 0.0, row.version)
+        )
+
+    async def rows_of(self, run_ids: Sequence[str]) -> list[LedgerRow]:
+        return self._known(dict.fromkeys(run_ids))
+
+
+def finished_at(row: LedgerRow) -> float:
+    """Of a closed run."""
+    return 0.0 if row.finished_at is None else row.finished_at
+
+
+def _instant(row: LedgerRow, wanted: RunFilter) -> float | None:
+    """In whose order the runs come; None: it has no place there."""
+    match RunState.ARMED if wanted.due_by is not None else wanted.state:
+        case None:
+            return row.finished_at if row.deadline is None else row.deadline
+        case RunState.ARMED:
+            return row.next_at
+        case RunState.EXECUTING:
+            return row.lease_until
+        case _:
+            return row.finished_at
+
+
+def _is_wanted(row: LedgerRow, wanted: RunFilter) -> bool:
+    names = ("state", "root_pipeline_id", "node_id", "version", "action")
+    equal = {name: value for name in names if (value := getattr(wanted, name)) is not None}
+    if any(getattr(row, name) != value for name, value in equal.items()):
+        return False
+    if wanted.due_by is None:
+        return True
+    return row.state is RunState.ARMED and (row.next_at or 0.0) <= wanted.due_by

@@ -1,0 +1,152 @@
+"""The executing pool inside one process, for tests and simulations: scores in a dict, a clock."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from node_timeout.domain.run import DueRun
+from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
+from node_timeout.stores.memory.presence import MemoryPresence
+
+
+class MemoryPool:
+    """See `node_timeout.ports.pool.Pool` for the contract. It has one shard: itself."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """``clock`` gives Unix seconds: it is the clock that rules."""
+        self.scores: dict[str, float] = {}
+        """The deadline of each member, or the end of its lease."""
+        self.presence = MemoryPresence(clock)
+        self._clock = clock
+        self._last_lease = -math.inf
+        self._earlier = asyncio.Event()
+        """An earlier deadline was armed."""
+        self._leaders: dict[str, tuple[str, float]] = {}
+        self._is_reconciled = False
+        self._ledger_id: str | None = None
+
+    @property
+    def shards(self) -> Sequence["MemoryPool"]:
+        return (self,)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def now(self) -> float:
+        return self._clock()
+
+    async def passed(self) -> float | None:
+        return self._clock()
+
+    async def arm(self, due: Sequence[DueRun]) -> int:
+        new = {each.run_id: each.due_at for each in due if each.run_id not in self.scores}
+        self._put(new)
+        return len(new)
+
+    async def rearm(self, due: Sequence[DueRun]) -> None:
+        self._put({each.run_id: each.due_at for each in due})
+
+    def _put(self, scores: Mapping[str, float]) -> None:
+        before = self._first()
+        self.scores.update(scores)
+        first = self._first()
+        if first is not None and (before is None or first < before):
+            self._earlier.set()
+
+    def _first(self) -> float | None:
+        return min(self.scores.values(), default=None)
+
+    async def disarm(self, members: Sequence[str]) -> int:
+        return self._remove(members)
+
+    def _remove(self, members: Iterable[str]) -> int:
+        return sum(self.scores.pop(member, None) is not None for member in members)
+
+    async def absent(self, run_ids: Sequence[str]) -> list[str]:
+        return [run_id for run_id in run_ids if run_id not in self.scores]
+
+    async def give_back(self, members: Mapping[str, float]) -> None:
+        self.scores.update(members)
+
+    async def counts(self) -> PoolCounts:
+        now = self._clock()
+        overdue = [at for at in self.scores.values() if at <= now]
+        return PoolCounts(
+            armed=len(self.scores),
+            overdue=len(overdue),
+            oldest_overdue_seconds=max((now - at for at in overdue), default=0.0),
+        )
+
+    # Its one shard
+
+    async def claim(self, limit: int, lease_seconds: float, ahead_seconds: float = 0.0) -> Claim:
+        now = self._clock()
+        lease = max(now + lease_seconds, math.nextafter(self._last_lease, math.inf))
+        due = sorted(
+            (at, member.encode("utf-8", "surrogateescape"), member)
+            for member, at in self.scores.items()
+            if at <= now + ahead_seconds
+        )
+        newest = limit // 4 if len(due) > limit else 0
+        chosen = due[: limit - newest] + due[::-1][:newest]
+        for _, _, member in chosen:
+            self.scores[member] = lease
+        if chosen:
+            self._last_lease = lease
+        return Claim(
+            members=tuple(ClaimedMember(member=member, deadline=at) for at, _, member in chosen),
+            lease=lease,
+            now=now,
+            next_due_at=self._first(),
+        )
+
+    async def finish(self, members: Sequence[str], lease: float) -> int:
+        return self._remove([member for member in members if self.scores.get(member) == lease])
+
+    async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
+        mine = [each for each in members if self.scores.get(each.member) == lease]
+        self.scores.update({each.member: each.deadline for each in mine})
+        return len(mine)
+
+    async def wait(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._earlier.wait(), seconds)
+        except TimeoutError:
+            return
+        self._earlier.clear()
+
+    # Roles, and a loss of data
+
+    async def lead(self, role: str, leader: str, seconds: float) -> bool:
+        holder, until = self._leaders.get(role, (leader, 0.0))
+        if holder != leader and until > self._clock():
+            return False
+        self._leaders[role] = (leader, self._clock() + seconds)
+        return True
+
+    async def resign(self, role: str, leader: str) -> None:
+        if self._leaders.get(role, ("", 0.0))[0] == leader:
+            del self._leaders[role]
+
+    async def may_have_lost_data(self) -> bool:
+        return not self._is_reconciled
+
+    async def mark_reconciled(self) -> None:
+        self._is_reconciled = True
+
+    def lose_data(self) -> None:
+        """As Redis does that is started again without its data; for tests."""
+        self.scores.clear()
+        self._leaders.clear()
+        self._is_reconciled = False
+        self._ledger_id = None
+
+    async def ledger_id(self) -> str | None:
+        return self._ledger_id
+
+    async def mark_ledger(self, ledger_id: str) -> None:
+        self._ledger_id = ledger_id
+
+    async def probe(self) -> None:
+        """Everything is allowed."""

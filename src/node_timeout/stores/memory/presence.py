@@ -1,0 +1,28 @@
+"""Presence inside one process, for tests."""
+
+import dataclasses
+from collections.abc import Callable
+
+from node_timeout.ports.presence import PRESENCE_SECONDS, Process
+
+
+class MemoryPresence:
+    """See `node_timeout.ports.presence.Presence` for the contract."""
+
+    def __init__(self, clock: Callable[[], float], said: dict[str, Process] | None = None) -> None:
+        """``said`` is what others have said, if they are to be heard."""
+        self._clock = clock
+        self._said = {} if said is None else said
+        self._name = ""
+
+    async def say(self, process: Process) -> None:
+        self._name = process.name
+        self._said[process.name] = dataclasses.replace(process, seen_at=self._clock())
+
+    async def leave(self) -> None:
+        self._said.pop(self._name, None)
+
+    async def processes(self) -> list[Process]:
+        now = self._clock()
+        alive = [each for each in self._said.values() if now - each.seen_at < PRESENCE_SECONDS]
+        return sorted(alive, key=lambda process: (process.started_at, process.name))

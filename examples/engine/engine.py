@@ -29,7 +29,7 @@ PORT = int(os.environ.get("PORT", "8080"))
 
 nodes: dict[str, dict[str, object]] = {}
 """By node id, which is unique here: state, version, root_pipeline_id, story. A real engine has a
-database, and finds a node by root pipeline, node and version."""
+database."""
 works: set[asyncio.Task[None]] = set()
 
 
@@ -63,15 +63,11 @@ async def start(request: Request) -> Response:
 
 async def work(app: Starlette, node_id: str, version: str, seconds: float) -> None:
     await asyncio.sleep(seconds)
-    if is_running(node_id, version):
-        nodes[node_id] |= {"state": "finished", "story": f"finished after {seconds:g} s"}
-        root = nodes[node_id]["root_pipeline_id"]
+    node = nodes[node_id]
+    if node["version"] == version and node["state"] == "running":
+        node |= {"state": "finished", "story": f"finished after {seconds:g} s"}
+        root = node["root_pipeline_id"]
         await tell(app, "node_left", node_id, version=version, root_pipeline_id=root)
-
-
-def is_running(node_id: str, version: str) -> bool:
-    node = nodes.get(node_id, {})
-    return node.get("version") == version and node.get("state") == "running"
 
 
 async def operate(request: Request) -> Response:
@@ -80,15 +76,19 @@ async def operate(request: Request) -> Response:
     if not genuine(request, body):
         return JSONResponse({"message": "wrong signature"}, status_code=401)
     call = json.loads(body)
-    node_id, version, operation = call["node_id"], call["version"], call["operation"]
-    if operation != request.path_params["operation"] or operation not in ("state", "fail", "skip"):
-        return JSONResponse({"message": "unknown operation"}, status_code=400)
+    operation = call["operation"]
+    is_known = call["schema"] == 1 and operation in ("state", "fail", "skip")
+    if not is_known or operation != request.path_params["operation"]:
+        return JSONResponse({"message": "unknown schema or operation"}, status_code=400)
+    # The very run that is meant, or none: another version or another pipeline is left alone.
+    node = nodes.get(call["node_id"], {})
+    if any(node.get(name) != call[name] for name in ("root_pipeline_id", "version")):
+        node = {}
     if operation == "state":
-        return JSONResponse({"running": is_running(node_id, version)})
-    node = nodes.get(node_id, {})
+        return JSONResponse({"running": node.get("state") == "running"})
     if node.get("done_by") == call["idempotency_key"]:
         return JSONResponse({"message": f"{node['state']} before"})
-    if not is_running(node_id, version):
+    if node.get("state") != "running":
         return JSONResponse({"message": f"is {node.get('state', 'unknown')}"}, status_code=409)
     # One step: nothing is awaited between the look above and this line.
     state = {"fail": "failed", "skip": "skipped"}[operation]

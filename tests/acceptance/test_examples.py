@@ -6,7 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from tests.support import config, configure, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "a key of the example"
+KEY_VARIABLE = "NODE_TIMEOUT_ENGINE_SIGNING_KEY"
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class ExampleEngine:
@@ -58,7 +60,7 @@ def http_settings(settings: Settings) -> Settings:
 @pytest.fixture
 def daemons(http_settings: Settings, start: Start) -> dict[str, str]:
     """Scanner and worker, which know of the engine only its URL and its queue."""
-    env = environment(http_settings, NODE_TIMEOUT_ENGINE_SIGNING_KEY=KEY)
+    env = environment(http_settings, **{KEY_VARIABLE: KEY})
     start("scan", env=env)
     start("worker", env=env)
     return env
@@ -103,6 +105,27 @@ def test_its_nodes_are_skipped_finish_in_time_and_start_again(engine: ExampleEng
     assert engine.nodes()["twice"]["state"] == "running"
     assert engine.wait_for("twice", "failed")["version"] == again["version"]
     assert engine.nodes()["quick"]["state"] == "finished"
+
+
+def test_it_keeps_the_contract(
+    engine: ExampleEngine, daemons: dict[str, str], run_cli: RunCli
+) -> None:
+    tried = run_cli("check-engine", engine.url, env=daemons)
+    assert tried.returncode == 0, tried.stdout
+    assert tried.stdout.count("ok    ") == 8
+    *_, last = tried.stdout.splitlines()
+    assert last == "not tried: what needs a node that runs (--node, --version, --root)"
+    for operation, state in (("fail", "failed"), ("skip", "skipped")):
+        order = {"seconds": 60, "timeout": 60, "action": "forced_fail"}
+        version = engine.post(f"/nodes/{operation}", order)["version"]
+        node = ("--node", operation, "--version", version, "--root", "example")
+        tried = run_cli("check-engine", engine.url, *node, "--operation", operation, env=daemons)
+        assert tried.returncode == 0, tried.stdout
+        assert tried.stdout.count("ok    ") == 12
+        assert engine.nodes()[operation]["state"] == state
+    wrong = run_cli("check-engine", engine.url, env=daemons | {KEY_VARIABLE: "another"})
+    assert wrong.returncode == 1
+    assert "FAIL  an unknown node is not running: the engine answered 401" in wrong.stdout
 
 
 def test_it_hears_nobody_without_the_key(engine: ExampleEngine) -> None:

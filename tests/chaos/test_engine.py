@@ -86,7 +86,7 @@ class MovingEngine(FakeEngine):
     async def is_running(self, node: TimedOutNode) -> bool:
         was_running = await super().is_running(node)
         if was_running and int(node.node_id[1:]) % 2:
-            self.versions[node.node_id] = "v2"
+            self.versions[node.run.node] = "v2"
         return was_running
 
 
@@ -146,7 +146,7 @@ async def test_the_version_moves_between_the_check_and_the_act(
     row.judged(verdict)
     assert not verdict.violations, summary(verdict.violations)
     assert sorted(engine.failed, key=str) == sorted(stayed, key=str)
-    assert engine.versions == {each.node_id: "v2" for each in moved}
+    assert engine.versions == {each.node: "v2" for each in moved}
     for each, state in ((moved[0], RunState.STALE), (stayed[0], RunState.HANDLED)):
         assert [each.state for each in await ledger.rows(each.node_id)] == [state]
     counts = await ledger.counts(await pool.now())

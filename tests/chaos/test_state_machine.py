@@ -69,9 +69,9 @@ class Machine(RuleBasedStateMachine):
 
     async def arm(self, node: str) -> None:
         """The node starts, or its engine says once more that it did."""
-        if node not in self.engine.versions:
-            self.engine.versions[node] = self._next_version(node)
-        version = self.engine.versions[node]
+        if (ROOT, node) not in self.engine.versions:
+            self.engine.versions[ROOT, node] = self._next_version(node)
+        version = self.engine.versions[ROOT, node]
         await self._arm(run(node, version))
 
     def _next_version(self, node: str) -> str:
@@ -84,7 +84,7 @@ class Machine(RuleBasedStateMachine):
         self.note(Kind.ARMED, run)
 
     async def leave(self, node: str) -> None:
-        version = self.engine.versions.pop(node, None)
+        version = self.engine.versions.pop((ROOT, node), None)
         if version is not None:
             await self._leave(run(node, version))
 
@@ -102,8 +102,8 @@ class Machine(RuleBasedStateMachine):
 
         So they say when they happened: which version is the newer one is told by nothing else.
         """
-        old, new = self.engine.versions.get(node), self._next_version(node)
-        self.engine.versions[node] = new
+        old, new = self.engine.versions.get((ROOT, node)), self._next_version(node)
+        self.engine.versions[ROOT, node] = new
         now = self.now()
         both = [self._arm(run(node, new), now)]
         if old is not None:
@@ -112,12 +112,12 @@ class Machine(RuleBasedStateMachine):
 
     async def extend(self, node: str) -> None:
         """Suspended and resumed: the same version goes on with the time it had left."""
-        version = self.engine.versions.pop(node, None)
+        version = self.engine.versions.pop((ROOT, node), None)
         if version is not None:
             resumed = run(node, version)
             await self._leave(resumed)
             if self.newest[node] == version:  # an engine never goes back to an older one
-                self.engine.versions[node] = version
+                self.engine.versions[ROOT, node] = version
                 await self._arm(resumed)
 
     async def configure(self, node: str) -> None:

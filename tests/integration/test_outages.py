@@ -14,7 +14,7 @@ from node_timeout.settings import Settings
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.integration.test_rabbit import declared_for_good
 from tests.servers import MariadbServer, PostgresServer, RabbitServer, RedisServer
-from tests.support import FakeEngine, tree_of, wait_until
+from tests.support import FakeEngine, run, tree_of, wait_until
 
 
 @contextlib.asynccontextmanager
@@ -36,7 +36,7 @@ async def arm(app: NodeTimeout, engine: FakeEngine, seconds: float, *node_ids: s
     assert (await app.batch_create_node_timeout_config("r", tree_of(*node_ids, seconds=seconds)))[
         "result"
     ]
-    engine.versions |= dict.fromkeys(node_ids, "v1")
+    engine.start(*map(run, node_ids))
     await app.nodes_started([(node_id, "v1") for node_id in node_ids])
 
 

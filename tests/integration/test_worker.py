@@ -38,6 +38,7 @@ from node_timeout.strategies.base import (
 )
 from node_timeout.wire import dispatch
 from tests.support import (
+    ROOT,
     FakeEngine,
     config,
     configure,
@@ -103,7 +104,7 @@ class Bench:
         """Node runs in the ledger, running in the engine, due in so many seconds."""
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
         runs = [run(node_id) for node_id in node_ids]
-        self.engine.versions |= {each.node_id: each.version for each in runs}
+        self.engine.start(*runs)
         return await self.ledger.arm(started(runs), await self.pool.now() + seconds - 1)
 
     async def handle(self, due: Sequence[DueRun | ForeignRun], **limits: Any) -> WorkReport:
@@ -157,7 +158,7 @@ async def test_a_timed_out_node_is_failed_and_skipped(bench: Bench) -> None:
 async def test_a_handled_run_is_never_acted_on_again(bench: Bench) -> None:
     due = await bench.armed("a")
     await bench.handle(due)
-    bench.engine.versions["a"] = "v1"
+    bench.engine.versions[ROOT, "a"] = "v1"
     report = await bench.handle(due)
     assert (report.dropped, report.outcomes) == (1, {})
     assert bench.engine.failed == [run("a")]
@@ -171,8 +172,8 @@ async def test_a_run_that_comes_twice_in_a_batch_is_handled_once(bench: Bench) -
 
 async def test_a_node_that_moved_on_is_stale(bench: Bench) -> None:
     due = await bench.armed("a", "b")
-    bench.engine.versions["a"] = "v2"
-    del bench.engine.versions["b"]
+    bench.engine.versions[ROOT, "a"] = "v2"
+    del bench.engine.versions[ROOT, "b"]
     report = await bench.handle(due)
     assert report.outcomes == {RunState.STALE: 2}
     assert bench.engine.failed == []
@@ -181,7 +182,7 @@ async def test_a_node_that_moved_on_is_stale(bench: Bench) -> None:
 
 async def test_a_node_that_moves_on_between_question_and_act_is_stale(bench: Bench) -> None:
     def retried_meanwhile(node: TimedOutNode) -> Awaitable[str]:
-        bench.engine.versions["a"] = "v2"
+        bench.engine.versions[ROOT, "a"] = "v2"
         return bench.engine.forced_fail(node, node.node_id)
 
     bench.strategy("raced", retried_meanwhile)
@@ -359,7 +360,7 @@ async def test_what_an_engine_has_put_into_the_pool_is_dealt_with_in_its_root(be
     await configure(bench.ledger, config("a"), config("both"))
     await bench.ledger.save_configs("other", [config("b", root="other"), other], [])
     members = [foreign(name, due_at=1.0) for name in ("a", "b", "both", "stranger")]
-    bench.engine.versions |= dict.fromkeys(("a", "b"), "v1")
+    bench.engine.start(run("a"), run("b"))
     for times in (1, 2):  # a message may come twice
         report = await bench.handle(members)
         assert report.unreadable == 2

@@ -91,7 +91,7 @@ class House:
     async def overdue(self, *node_ids: str, action: str = "forced_fail") -> None:
         """Nodes that run in the engine, their deadlines a second ago."""
         await configure(self.ledger, *(config(node_id, 1, action) for node_id in node_ids))
-        self.engine.versions |= dict.fromkeys(node_ids, "v1")
+        self.engine.start(*map(run, node_ids))
         runs = [run(node_id) for node_id in node_ids]
         await self.pool.arm(await self.ledger.arm(started(runs), await self.pool.now() - 2))
 
@@ -192,7 +192,7 @@ async def test_11_a_message_that_comes_again_repeats_no_strategy(house: House) -
             await asyncio.sleep(0)
             await house.worker().once(consumer)
             await publishing
-            house.engine.versions = {"a": "v1", "b": "v1"}
+            house.engine.versions = {(ROOT, "a"): "v1", (ROOT, "b"): "v1"}
     assert len(house.engine.failed) == 2
 
 
@@ -256,7 +256,7 @@ async def test_15_a_deadline_does_not_know_of_local_time(
 
 async def test_16_a_node_that_is_no_longer_running_is_left_alone(house: House) -> None:
     await house.overdue("a")
-    del house.engine.versions["a"]
+    del house.engine.versions[ROOT, "a"]
     await house.work_off()
     assert (house.engine.failed, await house.states("a")) == ([], [RunState.STALE])
 
@@ -305,12 +305,12 @@ async def test_22_a_node_retried_between_check_and_act_is_not_failed(house: Hous
 
     async def retried_meanwhile(node: Any) -> bool:
         answer = await asked(node)
-        house.engine.versions["a"] = "v2"
+        house.engine.versions[ROOT, "a"] = "v2"
         return answer
 
     house.engine.is_running = retried_meanwhile  # type: ignore[method-assign]
     await house.work_off()
-    assert (house.engine.failed, house.engine.versions) == ([], {"a": "v2"})
+    assert (house.engine.failed, house.engine.versions) == ([], {(ROOT, "a"): "v2"})
 
 
 async def test_23_the_documented_commands_and_settings_work() -> None:

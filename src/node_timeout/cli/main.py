@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from node_timeout.cli import daemon, data, looking, steering
+from node_timeout.cli import daemon, data, engines, looking, steering
 from node_timeout.cli.running import FAILURE, MISTAKE, complain
 from node_timeout.domain.errors import (
     InvalidInputError,
@@ -71,7 +71,14 @@ def cli() -> None:
 
 for command in (
     *(daemon.scan, daemon.worker, daemon.dev, daemon.demo),
-    *(looking.check, looking.status, looking.processes, looking.list_runs, looking.show),
+    *(
+        looking.check,
+        engines.check_engine,
+        looking.status,
+        looking.processes,
+        looking.list_runs,
+        looking.show,
+    ),
     *(steering.cancel, steering.replay, steering.discard, steering.give_back),
     *(data.migrate, data.apply, data.import_bamboo, data.forget),
 ):

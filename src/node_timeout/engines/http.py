@@ -82,23 +82,28 @@ class HttpEngine:
         await self._calls.close()
 
     async def _call(self, operation: str, node: TimedOutNode, reason: str = "") -> Answer:
-        key = idempotency_key(operation, node)
-        body: dict[str, Any] = {
-            "schema": SCHEMA,
-            "operation": operation,
-            "idempotency_key": key,
-            "node_id": node.node_id,
-            "version": node.version,
-            "root_pipeline_id": node.root_pipeline_id,
-            "action": node.action,
-            "deadline": node.deadline,
-            "reason": reason,
-        }
+        body = request_body(operation, node, reason)
+        key = body["idempotency_key"]
         # A question has no effect: a layer that replays answers by key must not replay this one's.
         header = None if operation == "state" else key
         return await self._calls.post(
             f"/v1/{operation}", body, message_id=key, idempotency_key=header
         )
+
+
+def request_body(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
+    """What a call carries."""
+    return {
+        "schema": SCHEMA,
+        "operation": operation,
+        "idempotency_key": idempotency_key(operation, node),
+        "node_id": node.node_id,
+        "version": node.version,
+        "root_pipeline_id": node.root_pipeline_id,
+        "action": node.action,
+        "deadline": node.deadline,
+        "reason": reason,
+    }
 
 
 def _check(answer: Answer) -> str:

@@ -3,26 +3,35 @@
 from collections.abc import Callable, Iterable
 
 from node_timeout.domain.errors import NodeRunSupersededError
-from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.domain.run import Node, NodeRun, TimedOutNode
 
 
 class FakeEngine:
-    """A workflow engine that keeps the version of each node and notes what is done to it."""
+    """See `node_timeout.ports.engine.Engine`. Of each node one version runs at a time.
+
+    A second call for a run that was failed or skipped is refused as for any that has moved on.
+    """
 
     def __init__(self, running: Iterable[NodeRun] = ()) -> None:
-        self.versions = {each.node_id: each.version for each in running}
+        self.versions: dict[Node, str] = {}
+        """What runs."""
+        self.start(*running)
         self.failed: list[NodeRun] = []
         self.skipped: list[NodeRun] = []
-        self.asked: list[TimedOutNode] = []
         self.reasons: list[str] = []
+        self.asked: list[TimedOutNode] = []
         self.errors: list[Exception] = []
         """Raised one after the other by the next calls that act."""
         self.acted: Callable[[TimedOutNode], None] = lambda _node: None
         """Called in the same step as an effect."""
 
+    def start(self, *runs: NodeRun) -> None:
+        """These run now; another version of the same node does not any more."""
+        self.versions.update({each.node: each.version for each in runs})
+
     async def is_running(self, node: TimedOutNode) -> bool:
         self.asked.append(node)
-        return self.versions.get(node.node_id) == node.version
+        return self.versions.get(node.run.node) == node.version
 
     async def forced_fail(self, node: TimedOutNode, reason: str) -> str:
         self._act(node, reason)
@@ -37,9 +46,9 @@ class FakeEngine:
     def _act(self, node: TimedOutNode, reason: str) -> None:
         if self.errors:
             raise self.errors.pop(0)
-        if self.versions.get(node.node_id) != node.version:
+        if self.versions.get(node.run.node) != node.version:
             raise NodeRunSupersededError("moved on")
-        del self.versions[node.node_id]
+        del self.versions[node.run.node]
         self.reasons.append(reason)
         self.acted(node)
 

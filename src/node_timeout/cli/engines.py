@@ -1,0 +1,60 @@
+"""The command that tries an engine: check-engine. It imports what it needs when it is called."""
+
+import asyncio
+
+import click
+
+from node_timeout.cli.running import FAILURE, settings_of
+from node_timeout.urls.redaction import redact
+
+
+@click.command("check-engine")
+@click.argument("url", required=False)
+@click.option("--node", "node_id", help="A node that runs in the engine and may be failed.")
+@click.option("--version", "version", help="Its version.")
+@click.option("--root", "root_pipeline_id", help="Its root pipeline.")
+@click.option(
+    "--operation",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    help="What is done to the node in the end.  [default: fail]",
+)
+def check_engine(
+    url: str | None,
+    node_id: str | None,
+    version: str | None,
+    root_pipeline_id: str | None,
+    operation: str,
+) -> int:
+    """Try whether the engine at URL keeps the HTTP contract of node-timeout.
+
+    URL, token and signing key are those of the settings unless given. Without a node nothing in the
+    engine is touched. Exit code 1 if a rule is broken.
+    """
+    from node_timeout.domain.run import TimedOutNode, check_ids  # noqa: PLC0415
+    from node_timeout.testing import conformance  # noqa: PLC0415
+    from node_timeout.testing.http_conformance import check_http_engine  # noqa: PLC0415
+
+    named = [each is not None for each in (node_id, version, root_pipeline_id)]
+    if any(named) and not all(named):
+        raise click.UsageError("--node, --version and --root go together")
+    node = None
+    if node_id is not None and version is not None and root_pipeline_id is not None:
+        check_ids(node_id, version, root_pipeline_id)
+        node = TimedOutNode(
+            node_id=node_id,
+            version=version,
+            root_pipeline_id=root_pipeline_id,
+            action="check",
+            deadline=0.0,
+            attempt=1,
+        )
+    act = conformance.skip if operation == "skip" else conformance.fail
+    settings = settings_of({"engine_url": url})
+    findings = asyncio.run(check_http_engine(settings, node, act))
+    for each in findings:
+        text = f": {redact(each.text)}" if each.text else ""
+        click.echo(f"{'ok  ' if each.passed else 'FAIL'}  {each.rule}{text}")
+    if node is None:
+        click.echo("not tried: what needs a node that runs (--node, --version, --root)")
+    return 0 if all(each.passed for each in findings) else FAILURE

@@ -28,8 +28,6 @@ from tests.servers import (
     RedisServer,
 )
 
-pytest.register_assert_rewrite("node_timeout.testing")
-
 if find_spec("pipeline"):
     # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
     from tests.bamboo.house import house  # noqa: F401 - a fixture

@@ -11,6 +11,8 @@ from node_timeout.domain.errors import NodeTimeoutError
 NAMES = {
     "GiveBackReport",
     "RunPage",
+    "Process",
+    "ServiceState",
     "apply_node_timeout_configs",
     "apply_node_timout_configs",
     "batch_create_node_timeout_config",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import DueRun, ForeignRun, NodeRun
+from node_timeout.domain.run import DueRun, ForeignRun, NodeRun, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.ledger import Ledger
 
@@ -20,6 +20,20 @@ def run(node_id: str, version: str = "v1", root: str = ROOT) -> NodeRun:
 
 def id_of(node_id: str, version: str = "v1", root: str = ROOT) -> str:
     return run(node_id, version, root).run_id
+
+
+def timed_out(
+    node_id: str, version: str = "v1", root: str = ROOT, *, attempt: int = 1, deadline: float = 0.0
+) -> TimedOutNode:
+    """What a strategy is given."""
+    return TimedOutNode(
+        node_id=node_id,
+        version=version,
+        root_pipeline_id=root,
+        action="forced_fail",
+        deadline=deadline,
+        attempt=attempt,
+    )
 
 
 def due(node_id: str, due_at: float, version: str = "v1") -> DueRun:

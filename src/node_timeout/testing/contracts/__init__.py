@@ -1,1 +1,7 @@
 """What every store and every engine does: a suite for each, to be imported into a test file."""
+
+import pytest
+
+SUITES = ("engine", "exchange", "ledger", "pool")
+# So that a failed assertion says what was compared.
+pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in SUITES))

@@ -41,7 +41,11 @@ def upgrade() -> None:
         sa.Column("timeout", sa.Double(), nullable=False, comment="seconds"),
         sa.Column("expires_at", sa.Double(), nullable=True, comment="its root pipeline has ended"),
     )
-    create_index("ix_node_timeout_config_expires", "node_timeout_config", ["expires_at"])
+    create_index(
+        "ix_node_timeout_config_expires",
+        "node_timeout_config",
+        ["expires_at", "root_pipeline_id", "node_id"],
+    )
     create_index(
         "ix_node_timeout_config_node", "node_timeout_config", ["node_id", "root_pipeline_id"]
     )

@@ -1,9 +1,12 @@
 """Surveyor: engine → ledger. A node run whose event was lost is armed by the engine's own word.
 
 An engine may die between entering RUNNING and telling us, or tell us while the database is down.
-One worker at a time leads (a lease in Redis) and walks the stored configs, a bounded page a pass:
-runs that the engine is running, and of which the ledger knows nothing or believes that they ended,
-are armed; their deadline counts from the start that the engine names.
+One worker at a time leads (a lease in Redis) and walks the configs of root pipelines that have not
+ended, a bounded page a pass: runs that the engine is running, and of which the ledger knows nothing
+or believes that they ended, are armed; their deadline counts from the start that the engine names.
+
+So a round costs what is under way. bamboo cannot be asked for what is running: it has no index for
+that, and keeps the states of every pipeline there ever was.
 """
 
 import asyncio
@@ -40,7 +43,7 @@ class SurveyReport:
     """Nodes the engine was asked about."""
     armed: int = 0
     surveyed: bool = False
-    """The last config was reached."""
+    """The last of these configs was reached."""
 
 
 class Surveyor:

@@ -136,7 +136,10 @@ class Ledger(Directory, Protocol):
         ...
 
     async def configured(self, after: Node | None, limit: int) -> list[Node]:
-        """Nodes that have a config, in key order, those after ``after``."""
+        """Nodes that have a config, in key order, those after ``after``.
+
+        Those of root pipelines that have ended are left out.
+        """
         ...
 
     async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:

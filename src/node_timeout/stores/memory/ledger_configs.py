@@ -98,4 +98,5 @@ class MemoryConfigs:
         return roots
 
     async def configured(self, after: Node | None, limit: int) -> list[Node]:
-        return [node for node in sorted(self._configs) if after is None or node > after][:limit]
+        live = sorted(node for node, (_, end) in self._configs.items() if end is None)
+        return [node for node in live if after is None or node > after][:limit]

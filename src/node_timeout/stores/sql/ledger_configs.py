@@ -183,7 +183,8 @@ class LedgerConfigs:
         self, connection: AsyncConnection, after: Node | None, limit: int
     ) -> list[Node]:
         root, node_id = config_table.c.root_pipeline_id, config_table.c.node_id
-        query = select(root, node_id).order_by(root, node_id).limit(limit)
+        is_live = config_table.c.expires_at.is_(None)
+        query = select(root, node_id).where(is_live).order_by(root, node_id).limit(limit)
         if after is not None:
             later = or_(root > after[0], and_(root == after[0], node_id > after[1]))
             query = query.where(root >= after[0], later)

@@ -102,7 +102,8 @@ configs = Table(
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("timeout", Double, nullable=False, comment="seconds"),
     Column("expires_at", Double, nullable=True, comment="its root pipeline has ended"),
-    Index("ix_node_timeout_config_expires", "expires_at"),
+    # Configs that have expired; and those that have no end yet, in key order, for the surveyor.
+    Index("ix_node_timeout_config_expires", "expires_at", "root_pipeline_id", "node_id"),
     # The roots of a node, for events and pool members that do not name theirs.
     Index("ix_node_timeout_config_node", "node_id", "root_pipeline_id"),
 )

@@ -274,6 +274,8 @@ async def test_configured_nodes_come_in_pages(ledger: Ledger) -> None:
     await ledger.save_configs("another", [config("z", root="another")], [])
     assert await ledger.configured(None, 2) == [("another", "z"), ("root", "a")]
     assert await ledger.configured(("root", "a"), 9) == [("root", "b"), ("root", "c")]
+    await ledger.end_root("root", NOW)
+    assert await ledger.configured(None, 9) == [("another", "z")], "nothing runs there any more"
 
 
 async def test_added_configs_leave_stored_ones_alone(ledger: Ledger) -> None:

@@ -46,14 +46,14 @@ async def test_a_resume_waits_for_a_leaving_under_way(
     one, two = SqlLedger(any_database_url), SqlLedger(any_database_url)
     await configure(one, config("a", 100))
     await one.arm(started([run("a")], happened_at=NOW), NOW)
-    known = one._known
+    configs = one._configs
 
     async def slowly(*args: Any) -> Any:
-        found = await known(*args)
+        found = await configs(*args)
         await two.disarm(left(["a"], "v1", happened_at=NOW + 2), NOW + 2)
         return found
 
-    monkeypatch.setattr(one, "_known", slowly)
+    monkeypatch.setattr(one, "_configs", slowly)
     (armed,) = await one.arm(started([run("a")], happened_at=NOW + 3), NOW + 3)
     assert armed.due_at == pytest.approx(NOW + 101)
     assert await states(one, "a") == {"v1": RunState.ARMED}

@@ -218,7 +218,7 @@ async def test_leavings_at_different_instants_are_written_in_one_statement(
     with counted(any_ledger) as statements:
         disarming = await any_ledger.disarm(events, 1100.0)
     assert len(disarming.cancelled) == NODES
-    assert statements == {"SELECT": 1, "INSERT": 1, "commit": 1}
+    assert statements == {"SELECT": 1, "UPDATE": 1, "commit": 1}
     for event_, name in zip(events, names, strict=True):
         (row,) = await any_ledger.rows(name)
         assert (row.state, row.finished_at) == (RunState.CANCELLED, event_.happened_at)

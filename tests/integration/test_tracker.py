@@ -181,7 +181,7 @@ async def test_without_the_database_nothing_is_armed_and_the_caller_knows(
     ("configured", "on_start", "on_leaving", "redis_calls"),
     [
         (False, ["WITH"], ["SELECT"], []),
-        (True, ["WITH"], ["SELECT", "INSERT"], ["arm", "disarm"]),
+        (True, ["WITH"], ["SELECT", "UPDATE"], ["arm", "disarm"]),
     ],
 )
 async def test_what_a_state_change_costs(

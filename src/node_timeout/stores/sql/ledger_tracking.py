@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import and_, or_, select
+from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history
@@ -18,7 +19,6 @@ from node_timeout.domain.run import (
     NodeRun,
     RunState,
 )
-from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.ledger import Disarming
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
@@ -28,13 +28,11 @@ from node_timeout.stores.sql.run_rows import (
     ROW_COLUMNS,
     by_run,
     chunks,
-    config_of,
     due_of,
     in_order,
     rows_of,
     values_of,
 )
-from node_timeout.stores.sql.tables import configs as config_table
 from node_timeout.stores.sql.tables import history as history_table
 from node_timeout.stores.sql.tables import runs
 
@@ -69,27 +67,23 @@ class LedgerTracking(LedgerConfigs):
         for event in sorted(events, key=lambda event: event.started_at(now)):
             first.setdefault(event.run, event)
         armed: list[DueRun] = []
-        for chunk in chunks([first[run] for run in sorted(first, key=lambda run: run.run_id)]):
-            configs, known = await self._known(connection, chunk)
-            own = {event.run: configs.get(event.node, event.config) for event in chunk}
-            rows = await self._locked(connection, known)
-            fresh = [
-                row
-                for event in chunk
-                if event.run not in rows and (row := start(None, event, own[event.run], now))
-            ]
-            if fresh:
-                values = [values_of(row) for row in fresh]
-                result = await connection.execute(self._insert(runs), values)
-                if len(fresh) == 1 and result.rowcount == 1 and not self._is_mysql:
-                    armed += filter(None, map(due_of, fresh))
-                else:
-                    # Drivers do not tell which rows were inserted, and which another was first to.
-                    rows |= await self._locked(connection, (row.run_id for row in fresh))
+        for chunk in chunks(sorted(first, key=lambda run: run.run_id)):
+            configs = await self._configs(connection, (run.node for run in chunk))
+            own = {run: configs.get(run.node, first[run].config) for run in chunk}
+            watched = [run for run in chunk if own[run] is not None]
+            fresh = [row for run in watched if (row := start(None, first[run], own[run], now))]
+            if not fresh:
+                continue
+            result = await connection.execute(self._insert(runs), list(map(values_of, fresh)))
+            if len(fresh) == 1 and result.rowcount == 1 and not self._is_mysql:
+                armed += filter(None, map(due_of, fresh))
+                continue
+            # Drivers do not tell which rows were inserted, and which were there before.
+            rows = await self._locked(connection, (row.run_id for row in fresh))
             changed = {
-                event.run: new
-                for event in chunk
-                if (row := rows.get(event.run)) and (new := start(row, event, own[event.run], now))
+                run: new
+                for run in watched
+                if (row := rows.get(run)) and (new := start(row, first[run], own[run], now))
             }
             await self._store(connection, changed.values())
             resumed = (history.of_start(rows[run], new, now) for run, new in changed.items())
@@ -123,32 +117,6 @@ class LedgerTracking(LedgerConfigs):
         for chunk in chunks(values):
             await connection.execute(history_table.insert(), list(chunk))
 
-    async def _known(
-        self, connection: AsyncConnection, events: Sequence[NodeStarted]
-    ) -> tuple[dict[Node, TimeoutConfig], list[str]]:
-        """The configs of the nodes, and the ids of the runs that have a row or, with a config of
-        their own, may have one: one read.
-        """
-        its_run = and_(
-            runs.c.node_id == config_table.c.node_id,
-            runs.c.root_pipeline_id == config_table.c.root_pipeline_id,
-            self._keys.of([event.run.run_id for event in events]),
-        )
-        found = await connection.execute(
-            select(config_table, runs.c.run_id)
-            .select_from(config_table.outerjoin(runs, its_run))
-            .where(*self._keys.of_nodes([event.node for event in events], config_table))
-        )
-        configs: dict[Node, TimeoutConfig] = {}
-        known: list[str] = []
-        for row in found:
-            config = config_of(row)
-            configs[config.node] = config
-            if row.run_id is not None:
-                known.append(row.run_id)
-        carried = [e.run.run_id for e in events if e.config is not None and e.node not in configs]
-        return configs, known + carried
-
     @transaction
     async def disarm(
         self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
@@ -175,10 +143,24 @@ class LedgerTracking(LedgerConfigs):
                 changed += leaving.changed
                 gone += leaving.cancelled
                 kept += leaving.kept
-            await self._store(connection, changed)
+            await self._close_left(connection, changed)
             await self._note(connection, history.of_leavings(gone, left, now))
             cancelled += gone
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+
+    async def _close_left(self, connection: AsyncConnection, changed: Sequence[LedgerRow]) -> None:
+        """Write what `leaving.leave` has changed: all that it may change, in one statement."""
+        if not changed:
+            return
+        ordered = sorted(changed, key=lambda row: row.run_id)
+        instants = {"finished_at": [row.finished_at for row in ordered]}
+        own = self._keys.each_its_own([row.run_id for row in ordered], instants)
+        await connection.execute(
+            sql_update(runs)
+            .where(own.these)
+            .values(**own.values, state=RunState.CANCELLED, next_at=None),
+            execution_options=own.options,
+        )
 
     async def _leaving(
         self,

@@ -34,6 +34,7 @@ STATES = frozenset(RunState)
 _IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
 MUTABLE = [column.name for column in runs.c if column.name not in _IDENTITY]
 """Columns that a change of a run may write."""
+_FIELDS = tuple(each.name for each in dataclasses.fields(LedgerRow))
 ROW_COLUMNS = [column for column in runs.c if column.name != "run_id"]
 """What a `LedgerRow` holds: its run id is computed."""
 
@@ -66,7 +67,10 @@ def row_of(values: dict[str, Any]) -> LedgerRow | None:
 
 
 def values_of(row: LedgerRow) -> dict[str, Any]:
-    return {"run_id": row.run_id, **dataclasses.asdict(row)}
+    """Not by `dataclasses.asdict`, which copies each value: a fifth of what arming a batch cost."""
+    values = {name: getattr(row, name) for name in _FIELDS}
+    values["run_id"] = row.run_id
+    return values
 
 
 def by_run(rows: Iterable[LedgerRow]) -> dict[NodeRun, LedgerRow]:

@@ -30,12 +30,12 @@ from node_timeout.stores.sql.tables import RunId, as_uuids, hexadecimal, runs
 logger = logging.getLogger(__name__)
 
 KEYS_PER_STATEMENT = 500
-STATES = frozenset(RunState)
+STATES = {each.value: each for each in RunState}
 _IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
 MUTABLE = [column.name for column in runs.c if column.name not in _IDENTITY]
 """Columns that a change of a run may write."""
 _FIELDS = tuple(each.name for each in dataclasses.fields(LedgerRow))
-ROW_COLUMNS = [column for column in runs.c if column.name != "run_id"]
+ROW_COLUMNS = [runs.c[name] for name in _FIELDS]
 """What a `LedgerRow` holds: its run id is computed."""
 
 
@@ -50,13 +50,15 @@ def config_of(row: Any) -> TimeoutConfig:
 
 def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
     """Those that can be read. One that someone spoilt by hand holds up no other."""
-    return [row for each in found if (row := row_of(each._asdict()))]
+    named = (dict(zip(_FIELDS, each, strict=True)) for each in found)
+    return [row for values in named if (row := row_of(values))]
 
 
 def row_of(values: dict[str, Any]) -> LedgerRow | None:
-    """None if it cannot be read."""
-    if values["state"] in STATES:
-        return LedgerRow(**values | {"state": RunState(values["state"])})
+    """None if it cannot be read. The values are the row's from now on."""
+    if (state := STATES.get(values["state"])) is not None:
+        values["state"] = state
+        return LedgerRow(**values)
     logger.error(
         "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
         values["node_id"],

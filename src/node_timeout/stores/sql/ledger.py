@@ -27,9 +27,10 @@ from node_timeout.stores.sql.run_rows import (
     of_few,
     page_of,
     rows_of,
+    walking,
 )
+from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, runs
 from node_timeout.stores.sql.tables import history as history_table
-from node_timeout.stores.sql.tables import runs
 
 
 class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
@@ -43,7 +44,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
         limit: int,
         until: float | None = None,
     ) -> list[DueRun]:
-        query = page_of(runs.c.next_at, limit, after).where(runs.c.state == RunState.ARMED)
+        query = walking(page_of(runs.c.next_at, limit, after), NEXT_INDEX)
+        query = query.where(runs.c.state == RunState.ARMED)
         if until is not None:
             query = query.where(runs.c.next_at <= until)
         return due_runs(await connection.execute(query))
@@ -98,6 +100,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
         self, connection: AsyncConnection, order: DeadRuns, now: float, limit: int
     ) -> ReplayPage:
         query = select(*ROW_COLUMNS).where(*_meant(order)).order_by(_died_at(order), runs.c.run_id)
+        if order.node_id is None and order.root_pipeline_id is None:
+            query = walking(query, FINISHED_INDEX)
         found = await connection.execute(query.limit(limit).with_for_update())
         rows = rows_of(found)
         replayed = [new for row in rows if (new := lifecycle.replay(row, now))]

@@ -18,8 +18,9 @@ from node_timeout.stores.sql.run_rows import (
     of_few,
     row_of,
     rows_of,
+    walking,
 )
-from node_timeout.stores.sql.tables import history, runs
+from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, history, runs
 
 HOUR = 3600.0
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
@@ -36,10 +37,12 @@ class LedgerDirectory(LedgerConfigs):
         limit: int,
         after: Cursor | None = None,
     ) -> RunPage:
-        instant = _instant(wanted)
+        instant, index = _order(wanted)
         query = select(runs, instant.label("instant")).where(
             instant.is_not(None), *_conditions(wanted)
         )
+        if index is not None:
+            query = walking(query, index)
         if after is not None:
             query = query.where(*is_after(instant, *after))
         query = query.order_by(instant, runs.c.run_id).limit(limit)
@@ -147,22 +150,22 @@ class LedgerDirectory(LedgerConfigs):
         return rows
 
 
-def _instant(wanted: RunFilter) -> ColumnElement[Any]:
-    """In whose order the runs come."""
-    state = RunState.ARMED if wanted.due_by is not None else wanted.state
+def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:
+    """In whose order the runs come, and the index that has them in it."""
     column: ColumnElement[Any]
-    match state:
+    index: str | None = None
+    match RunState.ARMED if wanted.due_by is not None else wanted.state:
         case None:
             column = func.coalesce(runs.c.deadline, runs.c.finished_at)
         case RunState.ARMED:
-            column = runs.c.next_at
-        case RunState.EXECUTING:
+            column, index = runs.c.next_at, NEXT_INDEX
+        case RunState.EXECUTING:  # few
             column = runs.c.lease_until
         case _:
-            column = runs.c.finished_at
+            column, index = runs.c.finished_at, FINISHED_INDEX
     if wanted.root_pipeline_id is None and wanted.node_id is None:
-        return column
-    return of_few(column)
+        return column, index
+    return of_few(column), None
 
 
 def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:

@@ -86,6 +86,17 @@ def due_of(row: LedgerRow) -> DueRun | None:
     return DueRun(run_id=row.run_id, due_at=row.next_at)
 
 
+def walking(query: Select[Any], index: str) -> Select[Any]:
+    """Read a page from where it begins in this index.
+
+    MySQL and MariaDB would read all rows of the state before it as well: 95 ms instead of 4 in the
+    middle of a million.
+    """
+    for dialect in ("mysql", "mariadb"):
+        query = query.with_hint(runs, f"FORCE INDEX ({index})", dialect)
+    return query
+
+
 def page_of(instant: Column[float], limit: int, after: DueRun | None) -> Select[Any]:
     """Runs in order of (instant, run_id), those after ``after``."""
     query = select(runs.c.run_id, instant.label("due_at"))

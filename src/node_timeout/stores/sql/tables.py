@@ -94,6 +94,9 @@ versions = Table(
 )
 """Alembic's own table; not part of ``metadata``, as alembic makes it."""
 
+NEXT_INDEX = "ix_node_timeout_run_next"
+FINISHED_INDEX = "ix_node_timeout_run_finished"
+
 configs = Table(
     "node_timeout_config",
     metadata,
@@ -127,9 +130,9 @@ runs = Table(
     Column("finished_at", Double, nullable=True),
     Column("message", _text(), nullable=True),
     # The reconciler's sweep, in key order; also counts by state, and the few that are executing.
-    Index("ix_node_timeout_run_next", "state", "next_at", "run_id"),
+    Index(NEXT_INDEX, "state", "next_at", "run_id"),
     # The retention, the recent outcomes, and replays.
-    Index("ix_node_timeout_run_finished", "state", "finished_at"),
+    Index(FINISHED_INDEX, "state", "finished_at"),
     # The leavings of a node, and everything of a node.
     Index("ix_node_timeout_run_node", "node_id", "root_pipeline_id"),
     Index("ix_node_timeout_run_root", "root_pipeline_id"),

@@ -84,8 +84,8 @@ def test_each_option_shows_its_variable_default_and_unit(command: str) -> None:
         (["scan", "--lease-seconds", "long"], "not a valid float"),
         (["worker", "--engine", "bambo"], "no engine 'bambo' is installed"),
         (["worker", "--queue", "nowhere"], "queue 'nowhere' is none of"),
-        (["replay"], "choose --node"),
-        (["replay", "--all", "--node", "a"], "choose --node"),
+        (["replay"], "choose a node"),
+        (["replay", "--all", "--node", "a"], "choose a node"),
         (["apply", "missing.json", "missing.json"], "missing.json"),
         (["apply", "a", "b", "--create"], "--create and --root go together"),
         (["cancel", "a", "--version", "v" * 65], "at most 64"),
@@ -193,8 +193,8 @@ async def test_a_whole_root_pipeline_is_cancelled(run_cli: RunCli, app: NodeTime
     for root in ("c", "d"):
         await app.batch_create_node_timeout_config(root, tree_of("a", "b", seconds=100))
         await app.nodes_started([("a", "v1", root), ("b", "v1", root)])
-    assert_one_line(run_cli("cancel"), 2, "choose --node, --root or both")
-    assert_one_line(run_cli("cancel", "--root", "c", "--version", "v1"), 2, "--version")
+    assert_one_line(run_cli("cancel"), 2, "choose a node, a root pipeline or both")
+    assert_one_line(run_cli("cancel", "--root", "c", "--version", "v1"), 2, "a version is one")
     would = run_cli("cancel", "--root", "c", "--dry-run").stdout
     assert would.endswith("2 armed node runs would be cancelled\n")
     done = run_cli("cancel", "--root", "c", "--reason", "rolled back")
@@ -270,7 +270,7 @@ async def test_what_is_dead_is_discarded_and_configs_are_forgotten(
     )
     dead = Outcome(node=taking.taken[0], state=RunState.DEAD, message="no")
     await app.ledger.record([dead], owner="me", now=now - 60)
-    assert_one_line(run_cli("discard"), 2, "choose --node, --root or both; or --all")
+    assert_one_line(run_cli("discard"), 2, "choose a node, a root pipeline or both")
     assert run_cli("discard", "--all", "--dry-run").stdout.endswith(
         "1 dead node runs would be deleted\n"
     )

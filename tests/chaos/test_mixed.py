@@ -402,7 +402,8 @@ async def nothing_is_left_over(town: Town) -> None:
     """No orphan keys; and without our processes no connections."""
     keys = {bytes(key).decode() for key in await town.redis.keys("*")}  # type: ignore[arg-type]
     name = town.settings.executing_pool
-    ours = ("{%s}:reconciled_run_id", "{%s}:ledger_id", "%s:reconciler", "%s:surveyor")
+    ours = [f"{{%s}}:{each}" for each in ("reconciled_run_id", "ledger_id", "processes")]
+    ours += ["%s:reconciler", "%s:surveyor"]
     assert keys <= {key % name for key in ours}, keys
     for process in town.processes.values():
         assert await asyncio.to_thread(process.stop, STOP_SECONDS) == 0

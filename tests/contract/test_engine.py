@@ -136,17 +136,31 @@ async def test_a_fake_engine_tells_pipelines_and_versions_apart() -> None:
     assert engine.versions == {("one", "a"): "v1", ("two", "a"): "v2"}
 
 
+async def test_an_engine_that_never_looks_at_a_call_is_found() -> None:
+    """It says of every node that it does not know it, which is right by chance."""
+    with serving(lambda _: Reply(409, {"message": "unknown"})) as server:
+        findings = await check_http_engine(
+            Settings(engine_url=server.url, engine_token=TOKEN), None, conformance.fail
+        )
+    assert {each.rule for each in findings if not each.passed} == {
+        "an unknown schema is refused",
+        "an operation that is not that of the path is refused",
+        "a call without a token is refused",
+        "a wrong token is refused",
+    }
+
+
 async def test_an_engine_that_answers_anything_breaks_each_rule_of_http() -> None:
     settings = {"engine_token": TOKEN, "engine_signing_key": "a key"}
     with serving(lambda _: Reply(200, {"running": True})) as server:
         findings = await check_http_engine(
             Settings(engine_url=server.url, **settings), None, conformance.fail
         )
-    assert len(findings) == 9
+    assert len(findings) == 10
     assert [each.rule for each in findings if each.passed] == []
     with serving(Behind()) as server:
         findings = await check_http_engine(
             Settings(engine_url=server.url, engine_token=TOKEN), NODE, conformance.skip
         )
     assert [each for each in findings if not each.passed] == []
-    assert len(findings) == 10
+    assert len(findings) == 11

@@ -1,8 +1,11 @@
 """Presence: a process is listed while it says so, and for a while after its last word."""
 
 import dataclasses
+import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -66,7 +69,7 @@ async def test_who_speaks_is_listed_until_it_leaves(make: Callable[[], Presence]
     assert [each.pid for each in found] == [8, 7]
     assert [each.role for each in found[1].services] == ["scanner", "reconciler"]
     assert abs(found[0].seen_at - time.time()) < 5
-    await two.leave()
+    await two.leave("two")
     assert names(await two.processes()) == ["one"]
 
 
@@ -89,9 +92,15 @@ async def test_what_cannot_be_read_is_passed_over(client: RedisClient, redis: Re
     """Another version may say more; anyone may write anything."""
     presence = RedisPresence(client, KEY)
     await presence.say(process("one"))
-    strange = ("[]", "{", "\xff", '{"name": "x"}', '{"services": [{}]}', '{"services": 1}')
+    strange = ["[]", "{", "\xff", '{"name": "x"}', '{"services": [{}]}', '{"services": 1}']
+    strange.append("[" * 9999)
+    whole = dataclasses.asdict(process("x", 3.0))
+    instants: list[Any] = [None, math.nan, [], "soon"]
+    wrong: list[dict[str, Any]] = [{"started_at": instant} for instant in instants]
+    strange += [json.dumps(whole | each) for each in (*wrong, {"pid": math.inf})]
+    await redis.zadd(KEY, {json.dumps(whole | {"name": "newer", "more": 1}): 1e12})
     await redis.zadd(KEY, dict.fromkeys(strange, 1e12))
-    assert names(await presence.processes()) == ["one"]
+    assert names(await presence.processes()) == ["one", "newer"]
 
 
 async def test_an_answer_that_was_lost_makes_no_second_process(client: RedisClient) -> None:

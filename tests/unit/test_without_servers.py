@@ -120,6 +120,15 @@ async def test_a_loss_of_the_pool_is_made_up_for_and_rows_have_an_end() -> None:
     assert (await house.reconciler.once()).purged == 1
 
 
+async def test_a_pool_that_has_lost_its_data_is_told_its_ledger_again() -> None:
+    pool = MemoryPool()
+    await pool.mark_ledger("x")
+    pool.lose_data()
+    assert await pool.ledger_id() is None
+    await pool.mark_reconciled()
+    assert await pool.ledger_id() == "x"
+
+
 async def test_a_failed_attempt_is_made_again() -> None:
     house = House()
     await configure(house.ledger, config("a", HOUR))

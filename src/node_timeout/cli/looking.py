@@ -80,8 +80,8 @@ def _pause(_context: click.Context, _option: click.Parameter, seconds: float) ->
 def status(as_json: bool, watch: bool, interval: float) -> int:
     """How many are armed, overdue, executing, dead; queue depths; recent outcomes.
 
-    Exit code 1 if a store does not answer, if no scanner or no worker is alive, or if a node has
-    been overdue for too long.
+    Exit code 1 if a store does not answer, if no scanner or no worker is alive (or no listener, if
+    there is an events queue), or if a node has been overdue for too long.
     """
     settings = settings_of({})
     configure_logs(settings)

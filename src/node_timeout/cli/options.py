@@ -55,13 +55,3 @@ dead_options = options(
     click.option("--all", "everything", is_flag=True, help="All dead runs, and nothing beside it."),
     dry_run_option,
 )
-
-
-def require_choice(
-    node_id: str | None, version: str | None, root_pipeline_id: str | None, *, everything: bool
-) -> None:
-    """Of `dead_options` something is chosen, and it means something."""
-    if (node_id is None and root_pipeline_id is None) is not everything:
-        raise click.UsageError("choose --node, --root or both; or --all, and nothing beside it")
-    if version is not None and node_id is None:
-        raise click.UsageError("--version is one of a node: give --node as well")

@@ -11,7 +11,6 @@ from node_timeout.cli.options import (
     dead_options,
     dry_run_option,
     reason_option,
-    require_choice,
     root_option,
 )
 from node_timeout.cli.running import FAILURE, user_name, with_library
@@ -35,7 +34,6 @@ def cancel(reason: str | None, dry_run: bool, **which: Any) -> int:
     Where several root pipelines have a node of this id, --root says which one; --root alone
     disarms all of it. Exit code 1 if none was armed.
     """
-    require_choice(**which, everything=False)
     who = user_name()
     cancelled = with_library(
         lambda app: app.cancel(**which, actor=who, reason=reason, dry_run=dry_run)
@@ -53,7 +51,6 @@ def replay(reason: str | None, dry_run: bool, everything: bool, **which: Any) ->
 
     Exit code 1 if none was dead.
     """
-    require_choice(**which, everything=everything)
     who = user_name()
     replayed = with_library(
         lambda app: app.replay(
@@ -72,7 +69,6 @@ def discard(dry_run: bool, everything: bool, **which: Any) -> int:
 
     Exit code 1 if none was dead.
     """
-    require_choice(**which, everything=everything)
     discarded = with_library(
         lambda app: app.discard(**which, everything=everything, dry_run=dry_run)
     )
@@ -90,6 +86,8 @@ def _name_runs(state: RunState, which: dict[str, Any]) -> None:
 
     page, now = with_library(look)
     print_runs(page.rows, now)
+    if page.after:
+        click.echo(f"and more: these are the oldest {len(page.rows)}")
 
 
 def _tell(count: int, what: str, done: str, *, dry_run: bool) -> int:

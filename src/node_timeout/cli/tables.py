@@ -9,7 +9,7 @@ from rich.text import Text
 
 from node_timeout.cli.output import instant_text, lateness, printable
 from node_timeout.domain.run import LedgerRow
-from node_timeout.ports.presence import Process
+from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
 """Columns, where the output is no terminal."""
@@ -33,7 +33,7 @@ def print_processes(processes: Sequence[Process]) -> None:
         (
             f"{process.host}:{process.pid}",
             service.name,
-            "ready" if service.ready else f"failing ({service.failures})",
+            _state(service),
             service.doing,
             instant_text(process.started_at),
             instant_text(process.seen_at),
@@ -44,6 +44,12 @@ def print_processes(processes: Sequence[Process]) -> None:
     ]
     if lines:
         _print(_table(PROCESS_COLUMNS, lines))
+
+
+def _state(service: ServiceState) -> str:
+    if service.ready:
+        return "ready"
+    return f"failing ({service.failures})" if service.failures else "starting"
 
 
 def _cells(row: LedgerRow, now: float) -> tuple[str, ...]:

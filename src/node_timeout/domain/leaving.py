@@ -39,7 +39,7 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
         own = [event.left_at(now) for event in events if event.run == run]
         if row.state is RunState.CANCELLED and own and (row.finished_at or 0.0) < max(own):
             changed.append(replace(row, finished_at=max(own)))  # it has left once more
-        if not _is_open(row, now):
+        if not is_open(row, now):
             continue
         over = [event for event in events if _is_over(run, row, event, rows, now)]
         if not over:
@@ -74,7 +74,7 @@ def remembered(
     ]
 
 
-def _is_open(row: LedgerRow, now: float) -> bool:
+def is_open(row: LedgerRow, now: float) -> bool:
     """Armed, or taken ahead of its deadline."""
     taken_ahead = row.state is RunState.EXECUTING and (row.deadline or 0.0) > now
     return row.state is RunState.ARMED or taken_ahead

@@ -1,13 +1,15 @@
 """Cancelling: armed runs of a node, of one version of it, or of a root pipeline, by a person."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from node_timeout.arming.roots import ambiguity, find_roots
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.run import RunState
-from node_timeout.operations.choosing import Choice, count
+from node_timeout.domain.leaving import is_open
+from node_timeout.domain.run import LedgerRow, RunState
+from node_timeout.operations.choosing import Choice
 from node_timeout.ports.directory import Cursor
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
@@ -29,7 +31,7 @@ async def cancel(
     if choice.everything:
         raise InvalidInputError("choose a node or a root pipeline to cancel")
     if dry_run:
-        return await _count(ledger, choice)
+        return await _count(ledger, pool, choice)
     if choice.node_id is None:
         return await _cancel_root(ledger, pool, tracker, choice, actor, reason)
     return await tracker.cancel(
@@ -44,7 +46,7 @@ async def cancel(
     )
 
 
-async def _count(ledger: Ledger, choice: Choice) -> int:
+async def _count(ledger: Ledger, pool: Pool, choice: Choice) -> int:
     """Raises `AmbiguousNodeError` where cancelling would."""
     if choice.node_id is not None and choice.root_pipeline_id is None:
         rooted = await find_roots([NodeLeft(node_id=choice.node_id)], ledger)
@@ -52,7 +54,7 @@ async def _count(ledger: Ledger, choice: Choice) -> int:
             raise ambiguity(rooted)
         for event in rooted.events:
             choice = replace(choice, root_pipeline_id=event.root_pipeline_id)
-    return await count(ledger, choice.of(RunState.ARMED))
+    return sum([len(rows) async for rows, _ in _pages(ledger, pool, choice)])
 
 
 async def _cancel_root(
@@ -64,11 +66,8 @@ async def _cancel_root(
     reason: str | None,
 ) -> int:
     """Page by page; a crash leaves the rest armed, and it may be called again."""
-    now = await pool.now()
     cancelled = 0
-    after: Cursor | None = None
-    while True:
-        page = await ledger.find(choice.of(RunState.ARMED), BATCH_SIZE, after)
+    async for rows, now in _pages(ledger, pool, choice):
         events = [
             NodeLeft(
                 node_id=row.node_id,
@@ -78,11 +77,26 @@ async def _cancel_root(
                 actor=actor,
                 reason=reason,
             )
-            for row in page.rows
+            for row in rows
         ]
-        if events:
-            gone, _ = await tracker.left(events, now)
-            cancelled += gone
-        after = page.after
-        if after is None:
-            return cancelled
+        gone, _ = await tracker.left(events, now)
+        cancelled += gone
+    return cancelled
+
+
+async def _pages(
+    ledger: Ledger, pool: Pool, choice: Choice
+) -> AsyncIterator[tuple[list[LedgerRow], float]]:
+    """Runs that can be cancelled, and the instant at which they could: those that are armed, then
+    those that a worker has taken ahead of their deadline.
+    """
+    for state in (RunState.ARMED, RunState.EXECUTING):
+        after: Cursor | None = None
+        while True:
+            now = await pool.now()
+            page = await ledger.find(choice.of(state), BATCH_SIZE, after)
+            if rows := [row for row in page.rows if is_open(row, now)]:
+                yield rows, now
+            after = page.after
+            if after is None:
+                break

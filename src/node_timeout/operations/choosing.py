@@ -24,8 +24,7 @@ class Choice:
             raise InvalidInputError(
                 "choose a node, a root pipeline or both; or everything, and nothing else"
             )
-        if self.version is not None and self.node_id is None:
-            raise InvalidInputError("a version is one of a node: name the node as well")
+        require_node_of(self.version, self.node_id)
         ids = {"node id": self.node_id, "root pipeline id": self.root_pipeline_id}
         problems = [id_problem(what, value) for what, value in ids.items() if value is not None]
         if self.version is not None:
@@ -41,6 +40,12 @@ class Choice:
             node_id=self.node_id,
             version=self.version,
         )
+
+
+def require_node_of(version: str | None, node_id: str | None) -> None:
+    """Raises `InvalidInputError`."""
+    if version is not None and node_id is None:
+        raise InvalidInputError("a version is one of a node: name the node as well")
 
 
 async def count(directory: Directory, wanted: RunFilter) -> int:

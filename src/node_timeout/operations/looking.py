@@ -7,6 +7,7 @@ from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
 from node_timeout.domain.run import HistoryEntry, RunState
 from node_timeout.domain.run_id import is_run_id
+from node_timeout.operations.choosing import require_node_of
 from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter, RunPage
 from node_timeout.ports.pool import Pool
 
@@ -35,8 +36,7 @@ async def find(
         raise InvalidInputError(f"what is due is armed, not {state}")
     if after is not None:
         after = Cursor.parse(str(Cursor(*after)))
-    if version is not None and node_id is None:
-        raise InvalidInputError("a version is one of a node: name the node as well")
+    require_node_of(version, node_id)
     chosen = (state, root_pipeline_id, node_id, due_within)
     if all(each is None for each in chosen):
         state = RunState.ARMED

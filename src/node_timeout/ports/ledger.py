@@ -160,7 +160,10 @@ class Ledger(Directory, Protocol):
         ...
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        """The runs that have no row, or one that is cancelled or stale."""
+        """The runs that have no row, or one that is cancelled or stale.
+
+        Not those that a person or a program has cancelled: that is not undone by a look.
+        """
         ...
 
     async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:

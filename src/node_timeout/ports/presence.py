@@ -52,8 +52,8 @@ class Presence(Protocol):
         """Say that this process is alive now."""
         ...
 
-    async def leave(self) -> None:
-        """Take back what `say` has said."""
+    async def leave(self, name: str) -> None:
+        """Take back what the process of this name has said."""
         ...
 
     async def processes(self) -> Sequence[Process]:

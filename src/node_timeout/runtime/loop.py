@@ -38,7 +38,7 @@ class Health:
     ready: bool = False
     failures: int = 0
     doing: Callable[[], str] = field(default=lambda: "")
-    """What it is about, in words."""
+    """What it is doing now, in words."""
 
     def succeeded(self) -> None:
         if self.failures:

@@ -4,48 +4,63 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.ports.pool import Pool
 from node_timeout.ports.presence import PRESENCE_SECONDS, Presence, Process, ServiceState
-from node_timeout.runtime.loop import Health, sleep
+from node_timeout.runtime.loop import Health, repeat, sleep
+from node_timeout.tasks import ended
 
 SAY_SECONDS = PRESENCE_SECONDS / 3
 SOON_SECONDS = 1.0
 """Until it says so again while a service is not ready: that is when somebody looks."""
 LEAVE_SECONDS = 1.0
+VERSION = version("node-timeout")
+"""What runs, though another one may be installed meanwhile."""
+HOST = socket.gethostname()
 
 
-async def be_present(
-    presence: Presence, pool: Pool, name: str, services: Sequence[Health], stop: asyncio.Event
-) -> None:
-    """Say so again and again until stopped or cancelled; then take it back.
+@contextlib.asynccontextmanager
+async def present(
+    presence: Presence, pool: Pool, name: str, services: Sequence[Health]
+) -> AsyncIterator[None]:
+    """Inside, the process says that it is alive; then it takes that back.
 
-    Without Redis nobody hears it, which the services say.
+    It says so until its services have ended, not until they are asked to. Nothing that happens to
+    its words happens to the services.
     """
+    over = asyncio.Event()
     started_at: float | None = None
+
+    async def step() -> None:
+        nonlocal started_at
+        if started_at is None:
+            started_at = await pool.now()
+        await presence.say(_process(name, started_at, services))
+        is_calm = all(each.ready for each in services)
+        await sleep(SAY_SECONDS if is_calm else SOON_SECONDS, over)
+
+    saying = asyncio.create_task(
+        repeat(step, stop=over, health=Health(name="presence")), name="presence"
+    )
     try:
-        while not stop.is_set():
-            with contextlib.suppress(TemporaryError):
-                if started_at is None:
-                    started_at = await pool.now()
-                await presence.say(_process(name, started_at, services))
-            is_calm = all(each.ready for each in services)
-            await sleep(SAY_SECONDS if is_calm else SOON_SECONDS, stop)
+        yield
     finally:
+        over.set()
+        await ended(saying)
         with contextlib.suppress(TemporaryError, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
-                await presence.leave()
+                await presence.leave(name)
 
 
 def _process(name: str, started_at: float, services: Sequence[Health]) -> Process:
     return Process(
         name=name,
-        host=socket.gethostname(),
+        host=HOST,
         pid=os.getpid(),
-        version=version("node-timeout"),
+        version=VERSION,
         started_at=started_at,
         services=tuple(
             ServiceState(

@@ -11,7 +11,7 @@ from node_timeout.domain.errors import SettingsError, TemporaryError
 from node_timeout.ports.exchange import Exchange
 from node_timeout.runtime.loop import Health, repeat, sleep, until_available
 from node_timeout.runtime.monitor import MonitorHttp
-from node_timeout.runtime.presence import be_present
+from node_timeout.runtime.presence import present
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -66,10 +66,11 @@ class Serving:
                 return
             await self._warn_of_eviction()
             ready()
-            async with asyncio.TaskGroup() as group:
+            name = f"{self._name}:{'+'.join(services)}"
+            alive = present(self._pool.presence, self._pool, name, [*health.values()])
+            async with alive, asyncio.TaskGroup() as group:
                 logger.info("%s started", " and ".join(services))
                 group.create_task(_once_available(agree, stop), name="agreement")
-                group.create_task(self._be_present([*health.values()], stop), name="presence")
                 for name, run in services.items():
                     group.create_task(_alive(run, stop, health[name]), name=name)
         logger.info("%s stopped", " and ".join(services))
@@ -95,9 +96,6 @@ class Serving:
             stop.set()
             await ended(*tasks)
             await asyncio.to_thread(server.close)
-
-    async def _be_present(self, services: Sequence[Health], stop: asyncio.Event) -> None:
-        await be_present(self._pool.presence, self._pool, self._name, services, stop)
 
     async def _gauge(self, stop: asyncio.Event) -> None:
         """Keep the gauges of the stores up to date."""

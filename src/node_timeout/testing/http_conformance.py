@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from node_timeout.domain.errors import EngineUnavailableError, SettingsError
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http import SCHEMA, HttpEngine, request_body
+from node_timeout.engines.http import REFUSED, SCHEMA, HttpEngine, request_body
 from node_timeout.engines.http_calls import HttpCalls
 from node_timeout.settings import Settings, variable
 from node_timeout.testing.conformance import (
@@ -72,6 +72,7 @@ class _HttpRules:
             ),
         }
         if self._token:
+            found["a call without a token is refused"] = partial(self._forbidden, None, self._key)
             found["a wrong token is refused"] = partial(self._forbidden, WRONG, self._key)
         if self._key:
             found["a call without a signature is refused"] = partial(
@@ -84,9 +85,9 @@ class _HttpRules:
         return found
 
     async def _refused(self, **changes: Any) -> None:
-        """A ``fail`` with these changes must not be done."""
+        """A ``fail`` with these changes is no call that anyone knows."""
         status = await self._fail(self._token, self._key, **changes)
-        if 200 <= status < 300:
+        if status not in REFUSED:
             raise ConformanceError(f"the engine answered {status}; 400 is right")
 
     async def _forbidden(

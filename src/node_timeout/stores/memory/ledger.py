@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from node_timeout.domain import history, lifecycle
 from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.leaving import leave, remembered
+from node_timeout.domain.leaving import is_open, leave, remembered
 from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
@@ -67,7 +67,7 @@ class MemoryLedger(MemoryKeeping):
             rows = {
                 row.run: row
                 for row in self._rows.values()
-                if row.run.node == node and (row.run in named or _may_be_open(row, now))
+                if row.run.node == node and (row.run in named or is_open(row, now))
             }
             new = remembered(left, rows, now)
             leaving = leave(rows | {row.run: row for row in new}, left, now)
@@ -78,9 +78,13 @@ class MemoryLedger(MemoryKeeping):
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        gone = (RunState.CANCELLED, RunState.STALE)
-        rows = {run: self._rows.get(run.run_id) for run in runs}
-        return [run for run, row in rows.items() if row is None or row.state in gone]
+        return [run for run in dict.fromkeys(runs) if not self._is_tracked(run.run_id)]
+
+    def _is_tracked(self, run_id: str) -> bool:
+        row = self._rows.get(run_id)
+        if row is None or row.state not in history.CLOSED_BY_ENGINE:
+            return row is not None
+        return history.is_cancelled_by_hand(self._history.get(run_id, []))
 
     async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:
         return {row.run_id: row.action for row in self._known(run_ids) if row.action is not None}
@@ -194,9 +198,3 @@ class MemoryLedger(MemoryKeeping):
     def put(self, rows: Iterable[LedgerRow]) -> None:
         """Rows as they are, for tests."""
         self._store(rows)
-
-
-def _may_be_open(row: LedgerRow, now: float) -> bool:
-    """Armed, or taken ahead of its deadline."""
-    ahead = row.deadline is not None and row.deadline > now
-    return row.state is RunState.ARMED or (row.state is RunState.EXECUTING and ahead)

@@ -25,6 +25,7 @@ class MemoryPool:
         self._leaders: dict[str, tuple[str, float]] = {}
         self._is_reconciled = False
         self._ledger_id: str | None = None
+        self._marked: str | None = None
 
     @property
     def shards(self) -> Sequence["MemoryPool"]:
@@ -134,6 +135,8 @@ class MemoryPool:
 
     async def mark_reconciled(self) -> None:
         self._is_reconciled = True
+        if self._marked is not None:
+            self._ledger_id = self._marked
 
     def lose_data(self) -> None:
         """As Redis does that is started again without its data; for tests."""
@@ -146,7 +149,7 @@ class MemoryPool:
         return self._ledger_id
 
     async def mark_ledger(self, ledger_id: str) -> None:
-        self._ledger_id = ledger_id
+        self._ledger_id = self._marked = ledger_id
 
     async def probe(self) -> None:
         """Everything is allowed."""

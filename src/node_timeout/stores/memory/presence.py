@@ -13,14 +13,12 @@ class MemoryPresence:
         """``said`` is what others have said, if they are to be heard."""
         self._clock = clock
         self._said = {} if said is None else said
-        self._name = ""
 
     async def say(self, process: Process) -> None:
-        self._name = process.name
         self._said[process.name] = dataclasses.replace(process, seen_at=self._clock())
 
-    async def leave(self) -> None:
-        self._said.pop(self._name, None)
+    async def leave(self, name: str) -> None:
+        self._said.pop(name, None)
 
     async def processes(self) -> list[Process]:
         now = self._clock()

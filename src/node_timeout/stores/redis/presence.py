@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from typing import Any
+import math
 
 from node_timeout.ports.presence import PRESENCE_SECONDS, Process, ServiceState
 from node_timeout.stores.redis.client import RedisClient
@@ -17,17 +17,17 @@ class RedisPresence:
     def __init__(self, client: RedisClient, key: str) -> None:
         self.key = key
         self._client = client
-        self._said = ""
-        """By this process; an answer that was lost leaves it behind, and it ends by its time."""
+        self._said: dict[str, str] = {}
+        """By name; an answer that was lost leaves it behind, and it ends by its time."""
 
     async def say(self, process: Process) -> None:
         text = json.dumps(dataclasses.asdict(process))
-        await self._call(repr(PRESENCE_SECONDS), text)
-        self._said = text
+        await self._call(repr(PRESENCE_SECONDS), self._said.get(process.name, ""), text)
+        self._said[process.name] = text
 
-    async def leave(self) -> None:
-        await self._call("0", "")
-        self._said = ""
+    async def leave(self, name: str) -> None:
+        await self._call("0", self._said.get(name, ""), "")
+        self._said.pop(name, None)
 
     async def processes(self) -> list[Process]:
         found = await self._client.call("presence", self.key, "0", "", "")
@@ -40,15 +40,33 @@ class RedisPresence:
                 alive[process.name] = process
         return sorted(alive.values(), key=lambda process: (process.started_at, process.name))
 
-    async def _call(self, seconds: str, text: str) -> None:
-        await self._client.call("presence", self.key, seconds, self._said, text)
+    async def _call(self, seconds: str, before: str, text: str) -> None:
+        await self._client.call("presence", self.key, seconds, before, text)
 
 
 def _read(text: bytes, seen_at: float) -> Process | None:
-    """None for what another version, or anyone else, has written."""
+    """None for what nobody can read. A newer version may say more than is asked for here."""
     try:
-        said: dict[str, Any] = json.loads(text)
-        services = tuple(ServiceState(**each) for each in said.pop("services"))
-        return Process(**said | {"services": services, "seen_at": seen_at})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        said = json.loads(text)
+        started_at = float(said["started_at"])
+        services = tuple(
+            ServiceState(
+                name=str(each["name"]),
+                ready=bool(each["ready"]),
+                failures=int(each["failures"]),
+                doing=str(each["doing"]),
+            )
+            for each in said["services"]
+        )
+        process = Process(
+            name=str(said["name"]),
+            host=str(said["host"]),
+            pid=int(said["pid"]),
+            version=str(said["version"]),
+            started_at=started_at,
+            services=services,
+            seen_at=seen_at,
+        )
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+    return process if math.isfinite(started_at) else None

@@ -135,8 +135,9 @@ def _meant(which: DeadRuns) -> list[ColumnElement[bool]]:
 
 
 def _died_at(which: DeadRuns) -> ColumnElement[float]:
-    """In whose order they come; see `of_few` for why a root makes a difference."""
-    return runs.c.finished_at if which.root_pipeline_id is None else of_few(runs.c.finished_at)
+    """In whose order they come; see `of_few` for why a root or a node makes a difference."""
+    is_all = which.root_pipeline_id is None and which.node_id is None
+    return runs.c.finished_at if is_all else of_few(runs.c.finished_at)
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:

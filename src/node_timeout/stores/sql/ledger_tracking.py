@@ -14,6 +14,7 @@ from node_timeout.domain.lifecycle import start
 from node_timeout.domain.run import (
     DueRun,
     HistoryEntry,
+    HistoryKind,
     LedgerRow,
     Node,
     NodeRun,
@@ -78,7 +79,8 @@ class LedgerTracking(LedgerConfigs):
             if len(fresh) == 1 and result.rowcount == 1 and not self._is_mysql:
                 armed += filter(None, map(due_of, fresh))
                 continue
-            # Drivers do not tell which rows were inserted, and which were there before.
+            # Drivers do not tell which rows were inserted, and which were there before. Should a
+            # leaving hold one of these and wait for another, one of the two is tried again.
             rows = await self._locked(connection, (row.run_id for row in fresh))
             changed = {
                 run: new
@@ -192,13 +194,25 @@ class LedgerTracking(LedgerConfigs):
         tracked: set[str] = set()
         for chunk in chunks(in_order(run.run_id for run in chosen)):
             found = await connection.execute(
-                select(runs.c.run_id).where(
-                    self._keys.of(chunk),
-                    runs.c.state.not_in((RunState.CANCELLED, RunState.STALE)),
-                )
+                select(runs.c.run_id, runs.c.state).where(self._keys.of(chunk))
             )
-            tracked.update(found.scalars())
+            states = {row.run_id: row.state for row in found}
+            closed = [each for each, state in states.items() if state in history.CLOSED_BY_ENGINE]
+            tracked |= states.keys() - set(closed)
+            if closed:
+                tracked |= await self._cancelled_by_hand(connection, closed)
         return [run for run in dict.fromkeys(chosen) if run.run_id not in tracked]
+
+    async def _cancelled_by_hand(
+        self, connection: AsyncConnection, run_ids: Sequence[str]
+    ) -> set[str]:
+        found = await connection.execute(
+            select(history_table.c.run_id, history_table.c.kind)
+            .where(self._keys.of(run_ids, history_table), history_table.c.kind.in_(history.TURNS))
+            .order_by(history_table.c.id)
+        )
+        last = {row.run_id: row.kind for row in found}
+        return {run_id for run_id, kind in last.items() if kind == HistoryKind.CANCELLED}
 
     @transaction
     async def actions(self, connection: AsyncConnection, chosen: Sequence[str]) -> dict[str, str]:

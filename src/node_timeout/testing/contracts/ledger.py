@@ -953,3 +953,15 @@ async def test_every_ending_message_is_kept(ledger: Ledger) -> None:
     ]
     assert await ledger.record(outcomes, owner=taking.owner, now=NOW) == 2
     assert [row.message for row in await ledger.rows("b")] == ["b 已跳过 🙂"]
+
+
+async def test_what_a_person_has_cancelled_is_not_missed(ledger: Ledger) -> None:
+    """An engine that still runs it may say so by an event; a look alone does not undo it."""
+    await configure(ledger, config("engine", 100), config("person", 100))
+    runs = [run("engine"), run("person")]
+    await ledger.arm(started(runs), NOW)
+    await ledger.disarm([gone("engine"), gone("person", actor="me", reason="wrong")], NOW + 1)
+    assert await ledger.untracked([*runs, run("new")]) == [run("engine"), run("new")]
+    await ledger.arm(started([run("person")], happened_at=NOW + 2), NOW + 2)
+    await ledger.disarm([gone("person")], NOW + 3)
+    assert await ledger.untracked([run("person")]) == [run("person")], "the engine's own word"

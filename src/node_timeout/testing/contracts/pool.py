@@ -141,3 +141,13 @@ async def test_in_a_backlog_a_quarter_of_a_claim_is_the_newest(pool: Pool) -> No
     claimed = [each.member for each in claim.members]
     claimed += [each.member for some in rest for each in some.members]
     assert sorted(claimed) == sorted(due.run_id for due in backlog)
+
+
+async def test_the_ledger_that_was_marked_is_told(pool: Pool) -> None:
+    assert await pool.may_have_lost_data()
+    assert await pool.ledger_id() is None
+    await pool.mark_ledger("x")
+    assert await pool.ledger_id() == "x"
+    await pool.mark_reconciled()
+    assert not await pool.may_have_lost_data()
+    assert await pool.ledger_id() == "x"

@@ -66,7 +66,7 @@ def test_errors_reach_the_caller(client: BlockingNodeTimeout) -> None:
         client.node_started("a", "")
     with pytest.raises(InvalidInputError, match="node id is empty"):
         client.node_left("")
-    with pytest.raises(InvalidInputError, match="choose one"):
+    with pytest.raises(InvalidInputError, match="choose a node"):
         client.replay()
 
 

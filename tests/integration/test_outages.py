@@ -36,7 +36,7 @@ async def arm(app: NodeTimeout, engine: FakeEngine, seconds: float, *node_ids: s
     assert (await app.batch_create_node_timeout_config("r", tree_of(*node_ids, seconds=seconds)))[
         "result"
     ]
-    engine.start(*map(run, node_ids))
+    engine.start(*(run(node_id, root="r") for node_id in node_ids))
     await app.nodes_started([(node_id, "v1") for node_id in node_ids])
 
 

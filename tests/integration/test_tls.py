@@ -46,7 +46,7 @@ from tests.servers import (
     Server,
     free_port,
 )
-from tests.support import ROOT, FakeEngine, tree_of, wait_until
+from tests.support import FakeEngine, tree_of, wait_until
 
 STORES = {
     "redis": (RedisServer, PoolUnavailableError),
@@ -462,7 +462,7 @@ async def test_the_whole_way_over_tls(tls_settings: Settings) -> None:
         try:
             stored = await app.batch_create_node_timeout_config("r", tree_of("a", seconds=0.5))
             assert stored["result"]
-            engine.versions[ROOT, "a"] = "v1"
+            engine.versions["r", "a"] = "v1"
             assert await app.node_started("a", "v1")
             await wait_until(lambda: engine.failed, 20)
         finally:

@@ -360,7 +360,7 @@ async def test_what_an_engine_has_put_into_the_pool_is_dealt_with_in_its_root(be
     await configure(bench.ledger, config("a"), config("both"))
     await bench.ledger.save_configs("other", [config("b", root="other"), other], [])
     members = [foreign(name, due_at=1.0) for name in ("a", "b", "both", "stranger")]
-    bench.engine.start(run("a"), run("b"))
+    bench.engine.start(run("a"), run("b", root="other"))
     for times in (1, 2):  # a message may come twice
         report = await bench.handle(members)
         assert report.unreadable == 2

@@ -34,7 +34,7 @@ return 1
 """
 
 
-class FakeEngine:
+class RecordingEngine:
     """Keeps the version of each running node; an effect is recorded and ends it, in one step."""
 
     def __init__(self, settings: Settings) -> None:
@@ -73,7 +73,7 @@ class PageOperator(NodeTimeoutStrategy):
     """Notes who has to be called, and leaves the node running."""
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        assert isinstance(self.engine, FakeEngine)
+        assert isinstance(self.engine, RecordingEngine)
         await self.engine.redis.rpush("pages", node.node_id)
         return StrategyResult(True, "operator paged")
 
@@ -82,7 +82,7 @@ class Hang(NodeTimeoutStrategy):
     """Takes its time, then fails the node."""
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        assert isinstance(self.engine, FakeEngine)
+        assert isinstance(self.engine, RecordingEngine)
         await self.engine.redis.rpush("hanging", node.node_id)
         await asyncio.sleep(float(os.environ.get("HANG_SECONDS", "1")))
         return StrategyResult(True, await self.engine.forced_fail(node, "hung"))

@@ -7,19 +7,12 @@ Prints a Markdown table: medians, lowest and highest round in brackets, and the 
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from benchmarks.run import ROOT, Result, run_side
 from benchmarks.stores import Servers
-
-ROOT = Path(__file__).parents[1]
-Result = dict[str, Any]
 
 # Command and options, and the figure that counts of its result; more is better but for what ends
 # in a unit of time.
@@ -33,17 +26,8 @@ WORKLOADS = {
 
 
 def run(checkout: Path, command: str, stores: str) -> Result:
-    done = subprocess.run(
-        [checkout / ".venv/bin/python", "-m", "benchmarks.sides.ours", *command.split()],
-        env={**os.environ, "BENCH_STORES": stores},
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{checkout}: {command}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    result: Result = json.loads(done.stdout.splitlines()[-1])
+    python = str(checkout / ".venv" / "bin" / "python")
+    (result,) = run_side("ours", command.split(), stores, checkout=checkout, python=python)
     return result
 
 

@@ -187,13 +187,21 @@ WORKLOADS = [
 Result = dict[str, Any]
 
 
-def run_side(module: str, command: list[str], stores: str) -> list[Result]:
-    """The result of each round that the side made."""
-    python = OURS if module in ("ours", "embedded", "floor") else OTHERS
+def run_side(
+    module: str,
+    command: list[str],
+    stores: str,
+    *,
+    checkout: Path = ROOT,
+    python: str | None = None,
+) -> list[Result]:
+    """The result of each round that the side made, with the code of this checkout."""
+    if python is None:
+        python = OURS if module in ("ours", "embedded", "floor") else OTHERS
     done = subprocess.run(
         [python, "-m", f"benchmarks.sides.{module}", *command],
         env={**os.environ, "BENCH_STORES": stores},
-        cwd=ROOT,
+        cwd=checkout,
         capture_output=True,
         text=True,
         check=False,

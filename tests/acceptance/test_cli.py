@@ -85,7 +85,7 @@ def test_each_option_shows_its_variable_default_and_unit(command: str) -> None:
         (["worker", "--engine", "bambo"], "no engine 'bambo' is installed"),
         (["worker", "--queue", "nowhere"], "queue 'nowhere' is none of"),
         (["replay"], "choose a node"),
-        (["replay", "--all", "--node", "a"], "choose a node"),
+        (["replay", "--all", "--node", "a"], "nothing to be chosen beside it"),
         (["apply", "missing.json", "missing.json"], "missing.json"),
         (["apply", "a", "b", "--create"], "--create and --root go together"),
         (["cancel", "a", "--version", "v" * 65], "at most 64"),

@@ -14,17 +14,11 @@ from node_timeout.testing import conformance
 from node_timeout.testing.conformance import NODE_RULES, SAFE_RULES, fail, name_of, try_rule
 from node_timeout.testing.contracts.engine import *  # noqa: F403 - the suite
 from node_timeout.testing.http_conformance import check_http_engine
+from node_timeout.testing.words import timed_out
 from tests.http_server import Reply, Request, serving
 from tests.support import FakeEngine, run
 
-NODE = TimedOutNode(
-    node_id="deploy",
-    version="1",
-    root_pipeline_id="root",
-    action="forced_fail",
-    deadline=1.0,
-    attempt=1,
-)
+NODE = timed_out("deploy", "1")
 TOKEN = "right"
 
 

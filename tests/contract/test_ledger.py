@@ -13,7 +13,7 @@ from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
 from node_timeout.stores.sql.tables import runs as ledger_table
 from node_timeout.testing.contracts.ledger import *  # noqa: F403 - the suite
-from node_timeout.testing.contracts.ledger import NOW, states
+from node_timeout.testing.contracts.ledger.acts import NOW, died, states
 from tests.support import armed_row, config, configure, gone, id_of, left, run, started
 
 
@@ -72,7 +72,7 @@ async def test_a_replay_looks_at_each_dead_row_once(any_ledger: SqlLedger) -> No
     ]
     async with any_ledger.engine.begin() as connection:
         await connection.execute(insert(ledger_table), rows)
-    order: DeadRuns | None = DeadRuns(until=NOW + 99, root_pipeline_id="root")
+    order: DeadRuns | None = died(NOW + 99, root_pipeline_id="root")
     replayed: list[str] = []
     pages = 0
     while order:

@@ -98,7 +98,7 @@ def test_no_instant_stops_a_line_or_an_event(deadline: float) -> None:
         message="",
     )
     assert "deadline" in row_text(row, 0.0)
-    assert strict(json_text(row_as_dict(row, 0.0, ())))["deadline"] is None
+    assert strict(json_text(row_as_dict(row, 0.0)))["deadline"] is None
     node = TimedOutNode(
         node_id="n",
         version="v",

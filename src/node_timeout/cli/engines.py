@@ -31,9 +31,10 @@ def check_engine(
     URL, token and signing key are those of the settings unless given. Without a node nothing in the
     engine is touched. Exit code 1 if a rule is broken.
     """
-    from node_timeout.domain.run import TimedOutNode, check_ids  # noqa: PLC0415
+    from node_timeout.domain.run import check_ids  # noqa: PLC0415
     from node_timeout.testing import conformance  # noqa: PLC0415
     from node_timeout.testing.http_conformance import check_http_engine  # noqa: PLC0415
+    from node_timeout.testing.words import timed_out  # noqa: PLC0415
 
     named = [each is not None for each in (node_id, version, root_pipeline_id)]
     if any(named) and not all(named):
@@ -41,14 +42,7 @@ def check_engine(
     node = None
     if node_id is not None and version is not None and root_pipeline_id is not None:
         check_ids(node_id, version, root_pipeline_id)
-        node = TimedOutNode(
-            node_id=node_id,
-            version=version,
-            root_pipeline_id=root_pipeline_id,
-            action="check",
-            deadline=0.0,
-            attempt=1,
-        )
+        node = timed_out(node_id, version, root_pipeline_id)
     act = conformance.skip if operation == "skip" else conformance.fail
     settings = settings_of({"engine_url": url})
     findings = asyncio.run(check_http_engine(settings, node, act))

@@ -101,8 +101,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
             failing = bool(found.unreachable or found.alarms)
             if watch and not as_json:
                 click.clear()
-            now = await app.pool.now()
-            click.echo(json_text(status_as_dict(found, now)) if as_json else status_text(found))
+            click.echo(json_text(status_as_dict(found)) if as_json else status_text(found))
             if not watch or stop.is_set():
                 return
             await sleep(interval, stop)
@@ -173,8 +172,11 @@ def processes(as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
 def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version, with its history."""
+    import dataclasses  # noqa: PLC0415
+
     from node_timeout.cli.output import (  # noqa: PLC0415
         entry_text,
+        for_programs,
         json_text,
         row_as_dict,
         row_text,
@@ -192,7 +194,8 @@ def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_jso
     for row in rows:
         own = told.get(row.run_id, [])
         if as_json:
-            click.echo(json_text(row_as_dict(row, now, own)))
+            history = [for_programs(dataclasses.asdict(entry)) for entry in own]
+            click.echo(json_text(row_as_dict(row, now) | {"history": history}))
         else:
             click.echo("\n".join([row_text(row, now), *map(entry_text, own)]))
     if not rows:

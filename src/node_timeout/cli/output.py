@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from node_timeout.domain.instants import utc
@@ -99,24 +99,21 @@ def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def row_as_dict(row: "LedgerRow", now: float, history: Iterable["HistoryEntry"]) -> dict[str, Any]:
-    """What is known of a run, for programs."""
+def row_as_dict(row: "LedgerRow", now: float) -> dict[str, Any]:
+    """What is known of a run, for programs; ``now`` counts for one that is open."""
     found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
-    entries = [for_programs(dataclasses.asdict(entry)) for entry in history]
-    return {**found, "late_seconds": lateness(row, now), "history": entries}
+    return {**found, "late_seconds": lateness(row, now)}
 
 
 def page_as_dict(page: "RunPage", now: float) -> dict[str, Any]:
     """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
-    runs = [row_as_dict(row, now, ()) for row in page.rows]
-    for run in runs:
-        del run["history"]
+    runs = [row_as_dict(row, now) for row in page.rows]
     return {"runs": runs, "after": str(page.after) if page.after else None}
 
 
-def status_as_dict(status: "Status", now: float) -> dict[str, Any]:
+def status_as_dict(status: "Status") -> dict[str, Any]:
     found = status.as_dict()
-    found["recent"] = [row_as_dict(row, now, ()) for row in status.recent]
+    found["recent"] = [row_as_dict(row, math.inf) for row in status.recent]
     if status.processes is not None:
         found["processes"] = [process_as_dict(each) for each in status.processes]
     return found

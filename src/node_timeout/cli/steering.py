@@ -3,6 +3,7 @@
 Each imports what it needs, so that ``--help`` answers at once.
 """
 
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,12 +36,13 @@ def cancel(reason: str | None, dry_run: bool, **which: Any) -> int:
     disarms all of it. Exit code 1 if none was armed.
     """
     who = user_name()
-    cancelled = with_library(
-        lambda app: app.cancel(**which, actor=who, reason=reason, dry_run=dry_run)
+    return _steer(
+        lambda app: app.cancel(**which, actor=who, reason=reason, dry_run=dry_run),
+        RunState.ARMED if dry_run else None,
+        which,
+        "armed node runs",
+        "cancelled",
     )
-    if dry_run:
-        _name_runs(RunState.ARMED, which)
-    return _tell(cancelled, "armed node runs", "cancelled", dry_run=dry_run)
 
 
 @click.command()
@@ -52,14 +54,15 @@ def replay(reason: str | None, dry_run: bool, everything: bool, **which: Any) ->
     Exit code 1 if none was dead.
     """
     who = user_name()
-    replayed = with_library(
+    return _steer(
         lambda app: app.replay(
             **which, everything=everything, actor=who, reason=reason, dry_run=dry_run
-        )
+        ),
+        RunState.DEAD if dry_run else None,
+        which,
+        "dead node runs",
+        "armed again",
     )
-    if dry_run:
-        _name_runs(RunState.DEAD, which)
-    return _tell(replayed, "dead node runs", "armed again", dry_run=dry_run)
 
 
 @click.command()
@@ -69,29 +72,39 @@ def discard(dry_run: bool, everything: bool, **which: Any) -> int:
 
     Exit code 1 if none was dead.
     """
-    discarded = with_library(
-        lambda app: app.discard(**which, everything=everything, dry_run=dry_run)
+    return _steer(
+        lambda app: app.discard(**which, everything=everything, dry_run=dry_run),
+        RunState.DEAD if dry_run else None,
+        which,
+        "dead node runs",
+        "deleted",
     )
-    if dry_run:
-        _name_runs(RunState.DEAD, which)
-    return _tell(discarded, "dead node runs", "deleted", dry_run=dry_run)
 
 
-def _name_runs(state: RunState, which: dict[str, Any]) -> None:
-    """Print the oldest of the chosen runs, a page of them."""
-    from node_timeout.cli.tables import print_runs  # noqa: PLC0415
+def _steer(
+    call: Callable[["NodeTimeout"], Coroutine[Any, Any, int]],
+    shown: RunState | None,
+    which: dict[str, Any],
+    what: str,
+    done: str,
+) -> int:
+    """Do it and say how many; of a dry run, print the oldest runs of state ``shown`` as well."""
 
-    async def look(app: "NodeTimeout") -> "tuple[RunPage, float]":
-        return await app.find(state=state, limit=MAX_PAGE, **which), await app.pool.now()
+    async def steer(app: "NodeTimeout") -> "tuple[int, RunPage | None, float]":
+        count = await call(app)
+        if shown is None:
+            return count, None, 0.0
+        page = await app.find(state=shown, limit=MAX_PAGE, **which)
+        return count, page, await app.pool.now()
 
-    page, now = with_library(look)
-    print_runs(page.rows, now)
-    if page.after:
-        click.echo(f"and more: these are the oldest {len(page.rows)}")
+    count, page, now = with_library(steer)
+    if page is not None:
+        from node_timeout.cli.tables import print_runs  # noqa: PLC0415
 
-
-def _tell(count: int, what: str, done: str, *, dry_run: bool) -> int:
-    click.echo(f"{count} {what} {'would be ' if dry_run else ''}{done}")
+        print_runs(page.rows, now)
+        if page.after:
+            click.echo(f"and more: these are the oldest {len(page.rows)}")
+    click.echo(f"{count} {what} {'would be ' if page is not None else ''}{done}")
     return 0 if count else FAILURE
 
 

@@ -5,16 +5,13 @@ from dataclasses import replace
 
 from node_timeout.arming.roots import ambiguity, find_roots
 from node_timeout.arming.tracker import Tracker
-from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.leaving import is_open
 from node_timeout.domain.run import LedgerRow, RunState
 from node_timeout.operations.choosing import Choice
-from node_timeout.ports.directory import Cursor
+from node_timeout.operations.pages import pages
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-
-BATCH_SIZE = 500
 
 
 async def cancel(
@@ -28,8 +25,6 @@ async def cancel(
     dry_run: bool,
 ) -> int:
     """See `NodeTimeout.cancel`."""
-    if choice.everything:
-        raise InvalidInputError("choose a node or a root pipeline to cancel")
     if dry_run:
         return await _count(ledger, pool, choice)
     if choice.node_id is None:
@@ -54,7 +49,7 @@ async def _count(ledger: Ledger, pool: Pool, choice: Choice) -> int:
             raise ambiguity(rooted)
         for event in rooted.events:
             choice = replace(choice, root_pipeline_id=event.root_pipeline_id)
-    return sum([len(rows) async for rows, _ in _pages(ledger, pool, choice)])
+    return sum([len(rows) async for rows, _ in _open_runs(ledger, pool, choice)])
 
 
 async def _cancel_root(
@@ -67,7 +62,7 @@ async def _cancel_root(
 ) -> int:
     """Page by page; a crash leaves the rest armed, and it may be called again."""
     cancelled = 0
-    async for rows, now in _pages(ledger, pool, choice):
+    async for rows, now in _open_runs(ledger, pool, choice):
         events = [
             NodeLeft(
                 node_id=row.node_id,
@@ -84,19 +79,14 @@ async def _cancel_root(
     return cancelled
 
 
-async def _pages(
+async def _open_runs(
     ledger: Ledger, pool: Pool, choice: Choice
 ) -> AsyncIterator[tuple[list[LedgerRow], float]]:
     """Runs that can be cancelled, and the instant at which they could: those that are armed, then
     those that a worker has taken ahead of their deadline.
     """
     for state in (RunState.ARMED, RunState.EXECUTING):
-        after: Cursor | None = None
-        while True:
+        async for page in pages(ledger, choice.of(state)):
             now = await pool.now()
-            page = await ledger.find(choice.of(state), BATCH_SIZE, after)
-            if rows := [row for row in page.rows if is_open(row, now)]:
+            if rows := [row for row in page if is_open(row, now)]:
                 yield rows, now
-            after = page.after
-            if after is None:
-                break

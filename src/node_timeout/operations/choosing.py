@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.run import MAX_VERSION_LENGTH, RunState, id_problem
-from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter
+from node_timeout.operations.pages import pages
+from node_timeout.ports.directory import Directory, RunFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +21,11 @@ class Choice:
     everything: bool = False
 
     def __post_init__(self) -> None:
-        if (self.node_id is None and self.root_pipeline_id is None) is not self.everything:
-            raise InvalidInputError(
-                "choose a node, a root pipeline or both; or everything, and nothing else"
-            )
+        is_named = self.node_id is not None or self.root_pipeline_id is not None
+        if self.everything and is_named:
+            raise InvalidInputError("everything leaves nothing to be chosen beside it")
+        if not self.everything and not is_named:
+            raise InvalidInputError("choose a node, a root pipeline or both")
         require_node_of(self.version, self.node_id)
         ids = {"node id": self.node_id, "root pipeline id": self.root_pipeline_id}
         problems = [id_problem(what, value) for what, value in ids.items() if value is not None]
@@ -50,11 +52,4 @@ def require_node_of(version: str | None, node_id: str | None) -> None:
 
 async def count(directory: Directory, wanted: RunFilter) -> int:
     """How many these are now: what a dry run tells. Costs what it counts."""
-    total = 0
-    after: Cursor | None = None
-    while True:
-        page = await directory.find(wanted, MAX_PAGE, after)
-        total += len(page.rows)
-        after = page.after
-        if after is None:
-            return total
+    return sum([len(rows) async for rows in pages(directory, wanted)])

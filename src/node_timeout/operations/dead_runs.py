@@ -2,10 +2,9 @@
 
 from node_timeout.domain.run import RunState
 from node_timeout.operations.choosing import Choice, count
+from node_timeout.operations.pages import BATCH_SIZE
 from node_timeout.ports.ledger import DeadRuns, Ledger
 from node_timeout.ports.pool import Pool
-
-BATCH_SIZE = 500
 
 
 async def replay(
@@ -21,7 +20,9 @@ async def replay(
     if dry_run:
         return await count(ledger, choice.of(RunState.DEAD))
     now = await pool.now()
-    rest: DeadRuns | None = _dead(choice, now, actor, reason)
+    rest: DeadRuns | None = DeadRuns(
+        wanted=choice.of(RunState.DEAD), until=now, actor=actor, reason=reason
+    )
     replayed = 0
     while rest is not None:
         page = await ledger.replay(rest, now, BATCH_SIZE)
@@ -35,22 +36,9 @@ async def discard(ledger: Ledger, pool: Pool, choice: Choice, *, dry_run: bool) 
     """See `NodeTimeout.discard`."""
     if dry_run:
         return await count(ledger, choice.of(RunState.DEAD))
-    which = _dead(choice, await pool.now())
+    which = DeadRuns(wanted=choice.of(RunState.DEAD), until=await pool.now())
     discarded = 0
     while run_ids := await ledger.discard(which, BATCH_SIZE):
         discarded += len(run_ids)
         await pool.disarm(run_ids)
     return discarded
-
-
-def _dead(
-    choice: Choice, until: float, actor: str | None = None, reason: str | None = None
-) -> DeadRuns:
-    return DeadRuns(
-        until=until,
-        node_id=choice.node_id,
-        version=choice.version,
-        root_pipeline_id=choice.root_pipeline_id,
-        actor=actor,
-        reason=reason,
-    )

@@ -6,17 +6,15 @@ have a run. A crash leaves some runs given back and the others not; called again
 
 import math
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from node_timeout.dispatch.reconciler import ROLE
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import LedgerRow, RunState, foreign_member
-from node_timeout.ports.directory import Cursor, RunFilter
+from node_timeout.operations.pages import pages
+from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
-
-BATCH_SIZE = 500
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +37,7 @@ async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBac
     try:
         await _require_no_worker(ledger, await pool.now())
         for state in (RunState.EXECUTING, RunState.ARMED):
-            async for rows in _pages(ledger, state):
+            async for rows in pages(ledger, RunFilter(state=state)):
                 await _lead(pool, name, lease_seconds)
                 await _give(rows, pool, report)
     finally:
@@ -53,21 +51,11 @@ async def _lead(pool: Pool, name: str, seconds: float) -> None:
 
 
 async def _require_no_worker(ledger: Ledger, now: float) -> None:
-    async for rows in _pages(ledger, RunState.EXECUTING):
+    async for rows in pages(ledger, RunFilter(state=RunState.EXECUTING)):
         if any((row.lease_until or 0.0) > now for row in rows):
             raise NodeTimeoutError(
                 "a worker has runs in its hands: stop all scanners and workers first"
             )
-
-
-async def _pages(ledger: Ledger, state: RunState) -> AsyncIterator[tuple[LedgerRow, ...]]:
-    after: Cursor | None = None
-    while True:
-        page = await ledger.find(RunFilter(state=state), BATCH_SIZE, after)
-        yield page.rows
-        after = page.after
-        if after is None:
-            return
 
 
 async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport) -> None:

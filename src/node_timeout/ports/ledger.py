@@ -15,7 +15,7 @@ from node_timeout.domain.run import (
     TimedOutNode,
 )
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.directory import Directory
+from node_timeout.ports.directory import Cursor, Directory, RunFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +61,19 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadRuns:
-    """Which dead runs are meant: those for which all that is given holds.
+    """Which dead runs are meant.
 
     Only those that died by ``until``, so that a replay ends even if they die again at once.
     """
 
+    wanted: RunFilter
+    """Of state ``dead``."""
     until: float
-    node_id: str | None = None
-    version: str | None = None
-    root_pipeline_id: str | None = None
     actor: str | None = None
     reason: str | None = None
     """Who asked for it, and why: for the history."""
-    after: tuple[float, str] | None = None
-    """(finished_at, run_id) of the last row of the page before."""
+    after: Cursor | None = None
+    """Of the last row of the page before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from node_timeout.domain.errors import NodeRunSupersededError, NodeTimeoutError
 from node_timeout.domain.run import TimedOutNode
 from node_timeout.ports.engine import Engine
+from node_timeout.testing.words import timed_out
 
 ANSWER_SECONDS = 30.0
 REASON = "tried by the conformance suite of node-timeout"
@@ -48,14 +49,7 @@ async def skip(engine: Engine, node: TimedOutNode) -> str:
 def nobody() -> TimedOutNode:
     """A run that no engine has."""
     name = f"node-timeout-check-{uuid.uuid4().hex}"
-    return TimedOutNode(
-        node_id=name,
-        version="0",
-        root_pipeline_id=name,
-        action="check",
-        deadline=0.0,
-        attempt=1,
-    )
+    return timed_out(name, "0", name)
 
 
 async def an_unknown_node_is_not_running(engine: Engine) -> None:

@@ -5,10 +5,10 @@ Nothing in a method waits, so that each is a transaction. It keeps nothing on di
 
 import dataclasses
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from node_timeout.domain import history, lifecycle
+from node_timeout.domain.batches import by_node, first_starts, judge
 from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import is_open, leave, remembered
@@ -17,11 +17,9 @@ from node_timeout.domain.run import (
     DueRun,
     ForeignRun,
     LedgerRow,
-    Node,
     NodeRun,
     Outcome,
     RunState,
-    TimedOutNode,
 )
 from node_timeout.ports.ledger import Adoption, Disarming, Taking
 from node_timeout.stores.memory.ledger_keeping import MemoryKeeping
@@ -36,11 +34,8 @@ class MemoryLedger(MemoryKeeping):
         """Nothing is open."""
 
     async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
-        first: dict[NodeRun, NodeStarted] = {}
-        for event in sorted(events, key=lambda event: event.started_at(now)):
-            first.setdefault(event.run, event)
         armed: list[DueRun] = []
-        for run, event in sorted(first.items(), key=lambda each: each[0].run_id):
+        for run, event in first_starts(events, now).items():
             config = self._config(event.node) or event.config
             if config is None:  # it is not looked for
                 continue
@@ -56,13 +51,9 @@ class MemoryLedger(MemoryKeeping):
         return armed
 
     async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
-        by_node: dict[Node, list[NodeLeft]] = {}
-        for event in events:
-            by_node.setdefault(event.node, []).append(event)
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
-        for node in sorted(by_node):
-            left = by_node[node]
+        for node, left in sorted(by_node(events).items()):
             named = {event.run for event in left}
             rows = {
                 row.run: row
@@ -119,41 +110,24 @@ class MemoryLedger(MemoryKeeping):
         owner: str | None = None,
     ) -> Taking:
         lease = lifecycle.Lease(owner=owner or uuid.uuid4().hex, until=now + lease_seconds)
-        taken: list[TimedOutNode] = []
-        later: list[DueRun] = []
-        dropped: Counter[RunState] = Counter()
-        given_up: list[LedgerRow] = []
-        abandoned: list[LedgerRow] = []
-        for row in self._known(sorted({each.run_id for each in due})):
-            decision = lifecycle.take(
-                row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds
-            )
-            match decision:
-                case lifecycle.Taken(new, was_abandoned):
-                    self._store([new])
-                    taken.append(lifecycle.timed_out(new))
-                    abandoned += [new] if was_abandoned else []
-                case lifecycle.Later(at):
-                    later.append(DueRun(run_id=row.run_id, due_at=at))
-                case lifecycle.Dropped(state):
-                    dropped[state] += 1
-                case lifecycle.GivenUp(dead):
-                    self._store([dead])
-                    given_up.append(dead)
-        self._note(history.of_taking(abandoned, given_up, now))
+        judged = judge(
+            self._known(sorted({each.run_id for each in due})),
+            lease,
+            now,
+            max_attempts=max_attempts,
+            ahead_seconds=ahead_seconds,
+        )
+        self._store(each.row for each in judged.taken)
+        self._store(judged.given_up)
+        self._note(history.of_taking(judged.abandoned, judged.given_up, now))
         return Taking(
-            taken=tuple(taken),
+            taken=tuple(lifecycle.timed_out(each.row) for each in judged.taken),
             owner=lease.owner,
             lease_until=lease.until,
-            later=tuple(later),
-            dropped=dropped,
-            given_up=tuple(
-                Outcome(
-                    node=lifecycle.timed_out(row), state=RunState.DEAD, message=row.message or ""
-                )
-                for row in given_up
-            ),
-            stolen=len(abandoned),
+            later=tuple(judged.later),
+            dropped=judged.dropped,
+            given_up=judged.deaths(),
+            stolen=len(judged.abandoned),
             unknown=tuple(each for each in due if each.run_id not in self._rows),
         )
 

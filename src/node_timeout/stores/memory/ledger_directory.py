@@ -15,16 +15,20 @@ class MemoryDirectory(MemoryConfigs):
     """See `node_timeout.ports.directory.Directory` for the contract."""
 
     async def find(self, wanted: RunFilter, limit: int, after: Cursor | None = None) -> RunPage:
-        keys = {
+        found = self._found(wanted, after)[:limit]
+        return RunPage(
+            rows=tuple(row for _, row in found),
+            after=found[-1][0] if len(found) == limit else None,
+        )
+
+    def _found(self, wanted: RunFilter, after: Cursor | None) -> list[tuple[Cursor, LedgerRow]]:
+        """The runs that are wanted, oldest first, those behind ``after``."""
+        found = {
             Cursor(at, row.run_id): row
             for row in self._rows.values()
             if (at := _instant(row, wanted)) is not None and _is_wanted(row, wanted)
         }
-        later = [key for key in sorted(keys) if after is None or key > after][:limit]
-        return RunPage(
-            rows=tuple(keys[key] for key in later),
-            after=later[-1] if len(later) == limit else None,
-        )
+        return [(key, found[key]) for key in sorted(found) if after is None or key > after]
 
     async def counts(self, now: float) -> LedgerCounts:
         states = Counter(row.state for row in self._rows.values())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from node_timeout.domain import history, lifecycle
 from node_timeout.domain.run import DueRun, LedgerRow, RunState
+from node_timeout.ports.directory import Cursor
 from node_timeout.ports.ledger import DeadRuns, ReplayPage, Retention
 from node_timeout.stores.memory.ledger_directory import CLOSED, MemoryDirectory, finished_at
 
@@ -62,7 +63,7 @@ class MemoryKeeping(MemoryDirectory):
         self._note(history.of_replay(row, now, order.actor, order.reason) for row in replayed)
         rest = None
         if len(page) == limit:
-            rest = dataclasses.replace(order, after=(finished_at(page[-1]), page[-1].run_id))
+            rest = dataclasses.replace(order, after=Cursor(finished_at(page[-1]), page[-1].run_id))
         due = tuple(DueRun(run_id=row.run_id, due_at=now) for row in replayed)
         return ReplayPage(due=due, rest=rest)
 
@@ -72,17 +73,8 @@ class MemoryKeeping(MemoryDirectory):
         return run_ids
 
     def _dead(self, which: DeadRuns) -> list[LedgerRow]:
-        names = ("root_pipeline_id", "node_id", "version")
-        wanted = {name: value for name in names if (value := getattr(which, name)) is not None}
-        found = [
-            row
-            for row in self._rows.values()
-            if row.state is RunState.DEAD
-            and finished_at(row) <= which.until
-            and all(getattr(row, name) == value for name, value in wanted.items())
-            and (which.after is None or (finished_at(row), row.run_id) > which.after)
-        ]
-        return sorted(found, key=lambda row: (finished_at(row), row.run_id))
+        found = self._found(which.wanted, which.after)
+        return [row for _, row in found if finished_at(row) <= which.until]
 
 
 def _is_past(row: LedgerRow, now: float, retention: Retention) -> bool:

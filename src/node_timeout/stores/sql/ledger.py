@@ -7,15 +7,17 @@ at in `ledger_directory`, settings and rights in `ledger_settings`.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history, lifecycle
 from node_timeout.domain.run import DueRun, RunState
+from node_timeout.ports.directory import Cursor
 from node_timeout.ports.ledger import DeadRuns, ReplayPage, Retention
 from node_timeout.stores.sql.database import transaction
-from node_timeout.stores.sql.ledger_directory import LedgerDirectory
+from node_timeout.stores.sql.ledger_directory import LedgerDirectory, page_of_runs
 from node_timeout.stores.sql.ledger_handling import LedgerHandling
 from node_timeout.stores.sql.ledger_settings import LedgerSettings
 from node_timeout.stores.sql.run_rows import (
@@ -23,13 +25,11 @@ from node_timeout.stores.sql.run_rows import (
     chunks,
     due_runs,
     in_order,
-    is_after,
-    of_few,
     page_of,
     rows_of,
     walking,
 )
-from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, runs
+from node_timeout.stores.sql.tables import NEXT_INDEX, runs
 from node_timeout.stores.sql.tables import history as history_table
 
 
@@ -99,10 +99,8 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
     async def replay(
         self, connection: AsyncConnection, order: DeadRuns, now: float, limit: int
     ) -> ReplayPage:
-        query = select(*ROW_COLUMNS).where(*_meant(order)).order_by(_died_at(order), runs.c.run_id)
-        if order.node_id is None and order.root_pipeline_id is None:
-            query = walking(query, FINISHED_INDEX)
-        found = await connection.execute(query.limit(limit).with_for_update())
+        query = _oldest(select(*ROW_COLUMNS), order, limit)
+        found = await connection.execute(query.with_for_update())
         rows = rows_of(found)
         replayed = [new for row in rows if (new := lifecycle.replay(row, now))]
         await self._store(connection, replayed)
@@ -111,33 +109,22 @@ class SqlLedger(LedgerHandling, LedgerDirectory, LedgerSettings):
         rest = None
         if len(rows) == limit:
             last = rows[-1]
-            rest = replace(order, after=(last.finished_at or 0.0, last.run_id))
+            rest = replace(order, after=Cursor(last.finished_at or 0.0, last.run_id))
         due = tuple(DueRun(run_id=row.run_id, due_at=now) for row in replayed)
         return ReplayPage(due=due, rest=rest)
 
     @transaction
     async def discard(self, connection: AsyncConnection, which: DeadRuns, limit: int) -> list[str]:
-        query = select(runs.c.run_id).where(*_meant(which))
-        query = query.order_by(_died_at(which)).limit(limit).with_for_update()
-        run_ids = list((await connection.execute(query)).scalars())
+        query = _oldest(select(runs.c.run_id), which, limit)
+        run_ids = list((await connection.execute(query.with_for_update())).scalars())
         await self._delete(connection, run_ids, runs.c.state == RunState.DEAD)
         return run_ids
 
 
-def _meant(which: DeadRuns) -> list[ColumnElement[bool]]:
-    """The dead rows that are meant, those of the pages before left out."""
-    conditions = [runs.c.state == RunState.DEAD, runs.c.finished_at <= which.until]
-    equal = {name: getattr(which, name) for name in ("root_pipeline_id", "node_id", "version")}
-    conditions += [runs.c[name] == value for name, value in equal.items() if value is not None]
-    if which.after is not None:
-        conditions += is_after(_died_at(which), *which.after)
-    return conditions
-
-
-def _died_at(which: DeadRuns) -> ColumnElement[float]:
-    """In whose order they come; see `of_few` for why a root or a node makes a difference."""
-    is_all = which.root_pipeline_id is None and which.node_id is None
-    return runs.c.finished_at if is_all else of_few(runs.c.finished_at)
+def _oldest(query: Select[Any], which: DeadRuns, limit: int) -> Select[Any]:
+    """The dead rows that are meant, those that died first first, behind the pages before."""
+    query = page_of_runs(query, which.wanted, limit, which.after)
+    return query.where(runs.c.finished_at <= which.until)
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState
@@ -37,15 +37,8 @@ class LedgerDirectory(LedgerConfigs):
         limit: int,
         after: Cursor | None = None,
     ) -> RunPage:
-        instant, index = _order(wanted)
-        query = select(runs, instant.label("instant")).where(
-            instant.is_not(None), *_conditions(wanted)
-        )
-        if index is not None:
-            query = walking(query, index)
-        if after is not None:
-            query = query.where(*is_after(instant, *after))
-        query = query.order_by(instant, runs.c.run_id).limit(limit)
+        instant, _ = _order(wanted)
+        query = page_of_runs(select(runs, instant.label("instant")), wanted, limit, after)
         found = [each._asdict() for each in await connection.execute(query)]
         keys = [Cursor(each.pop("instant"), each.pop("run_id")) for each in found]
         return RunPage(
@@ -148,6 +141,19 @@ class LedgerDirectory(LedgerConfigs):
                 await connection.execute(select(*ROW_COLUMNS).where(self._keys.of(chunk)))
             )
         return rows
+
+
+def page_of_runs(
+    query: Select[Any], wanted: RunFilter, limit: int, after: Cursor | None
+) -> Select[Any]:
+    """Runs that are wanted, oldest first, those behind ``after``."""
+    instant, index = _order(wanted)
+    query = query.where(instant.is_not(None), *_conditions(wanted))
+    if after is not None:
+        query = query.where(*is_after(instant, *after))
+    if index is not None:
+        query = walking(query, index)
+    return query.order_by(instant, runs.c.run_id).limit(limit)
 
 
 def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:

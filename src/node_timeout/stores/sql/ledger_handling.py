@@ -5,7 +5,6 @@ while it lasts, the row is this worker's, and nobody else's.
 """
 
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,24 +13,19 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history
+from node_timeout.domain.batches import judge
 from node_timeout.domain.errors import AmbiguousNodeError
 from node_timeout.domain.lifecycle import (
-    Dropped,
-    GivenUp,
-    Later,
     Lease,
     Taken,
     adopt,
-    take,
     timed_out,
 )
 from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
     ForeignRun,
-    LedgerRow,
     Node,
-    Outcome,
     RunState,
     TimedOutNode,
 )
@@ -83,36 +77,20 @@ class LedgerHandling(LedgerRecording):
             due = [each for each in due if each.run_id not in gone]
         rows = await self._locked(connection, (each.run_id for each in due))
         known = {run.run_id for run in rows}
-        later: list[DueRun] = []
-        dropped: Counter[RunState] = Counter()
-        given_up: list[LedgerRow] = []
-        mine: list[Taken] = []
-        for run, row in rows.items():
-            decision = take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds)
-            match decision:
-                case Taken():
-                    mine.append(decision)
-                case Later(at):
-                    later.append(DueRun(run_id=run.run_id, due_at=at))
-                case Dropped(state):
-                    dropped[state] += 1
-                case GivenUp(dead):
-                    given_up.append(dead)
-        await self._mark_taken(connection, mine, lease)
-        await self._store(connection, given_up)
-        abandoned = [each.row for each in mine if each.was_abandoned]
-        await self._note(connection, history.of_taking(abandoned, given_up, now))
+        judged = judge(
+            rows.values(), lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds
+        )
+        await self._mark_taken(connection, judged.taken, lease)
+        await self._store(connection, judged.given_up)
+        await self._note(connection, history.of_taking(judged.abandoned, judged.given_up, now))
         return Taking(
-            taken=(*taken, *(timed_out(each.row) for each in mine)),
+            taken=(*taken, *(timed_out(each.row) for each in judged.taken)),
             owner=lease.owner,
             lease_until=lease.until,
-            later=tuple(later),
-            dropped=dropped,
-            given_up=tuple(
-                Outcome(node=timed_out(row), state=RunState.DEAD, message=row.message or "")
-                for row in given_up
-            ),
-            stolen=len(abandoned),
+            later=tuple(judged.later),
+            dropped=judged.dropped,
+            given_up=judged.deaths(),
+            stolen=len(judged.abandoned),
             unknown=tuple(each for each in due if each.run_id not in known),
         )
 

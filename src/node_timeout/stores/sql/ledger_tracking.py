@@ -8,6 +8,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history
+from node_timeout.domain.batches import by_node, first_starts
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
 from node_timeout.domain.lifecycle import start
@@ -64,11 +65,9 @@ class LedgerTracking(LedgerConfigs):
     async def _arm(
         self, connection: AsyncConnection, events: Sequence[NodeStarted], now: float
     ) -> list[DueRun]:
-        first: dict[NodeRun, NodeStarted] = {}
-        for event in sorted(events, key=lambda event: event.started_at(now)):
-            first.setdefault(event.run, event)
+        first = first_starts(events, now)
         armed: list[DueRun] = []
-        for chunk in chunks(sorted(first, key=lambda run: run.run_id)):
+        for chunk in chunks(list(first)):
             configs = await self._configs(connection, (run.node for run in chunk))
             own = {run: configs.get(run.node, first[run].config) for run in chunk}
             watched = [run for run in chunk if own[run] is not None]
@@ -123,13 +122,11 @@ class LedgerTracking(LedgerConfigs):
     async def disarm(
         self, connection: AsyncConnection, events: Sequence[NodeLeft], now: float
     ) -> Disarming:
-        by_node: dict[Node, list[NodeLeft]] = {}
-        for event in events:
-            by_node.setdefault(event.node, []).append(event)
+        leavings = by_node(events)
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
-        for chunk in chunks(sorted(by_node)):
-            left = [event for node in chunk for event in by_node[node]]
+        for chunk in chunks(sorted(leavings)):
+            left = [event for node in chunk for event in leavings[node]]
             rows = await self._leaving(connection, chunk, left, now)
             if new := remembered(left, rows, now):
                 await connection.execute(self._insert(runs), [values_of(row) for row in new])
@@ -141,7 +138,7 @@ class LedgerTracking(LedgerConfigs):
             changed: list[LedgerRow] = []
             gone: list[NodeRun] = []
             for node, node_rows in nodes.items():
-                leaving = leave(node_rows, by_node[node], now)
+                leaving = leave(node_rows, leavings[node], now)
                 changed += leaving.changed
                 gone += leaving.cancelled
                 kept += leaving.kept

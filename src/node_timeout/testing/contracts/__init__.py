@@ -3,5 +3,5 @@
 import pytest
 
 SUITES = ("engine", "exchange", "ledger", "pool")
-# So that a failed assertion says what was compared.
+# So that a failed assertion says what was compared; a name stands for all below it.
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in SUITES))

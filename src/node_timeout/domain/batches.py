@@ -1,0 +1,71 @@
+"""Batches: what the rules for one run make of many. Pure, and the same for every ledger."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.lifecycle import (
+    Dropped,
+    GivenUp,
+    Later,
+    Lease,
+    Taken,
+    take,
+    timed_out,
+)
+from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, Outcome, RunState
+
+
+def first_starts(events: Iterable[NodeStarted], now: float) -> dict[NodeRun, NodeStarted]:
+    """Of each run its earliest start, in the order in which rows are locked."""
+    first: dict[NodeRun, NodeStarted] = {}
+    for event in sorted(events, key=lambda event: event.started_at(now)):
+        first.setdefault(event.run, event)
+    return {run: first[run] for run in sorted(first, key=lambda run: run.run_id)}
+
+
+def by_node(events: Iterable[NodeLeft]) -> dict[Node, list[NodeLeft]]:
+    """The leavings of each node, which are judged together."""
+    found: dict[Node, list[NodeLeft]] = {}
+    for event in events:
+        found.setdefault(event.node, []).append(event)
+    return found
+
+
+@dataclass(slots=True)
+class Judged:
+    """What became of the runs that a worker asked for, by `lifecycle.take`."""
+
+    taken: list[Taken] = field(default_factory=list)
+    later: list[DueRun] = field(default_factory=list)
+    dropped: Counter[RunState] = field(default_factory=Counter)
+    given_up: list[LedgerRow] = field(default_factory=list)
+
+    @property
+    def abandoned(self) -> list[LedgerRow]:
+        """Those of the taken that another worker had."""
+        return [each.row for each in self.taken if each.was_abandoned]
+
+    def deaths(self) -> tuple[Outcome, ...]:
+        return tuple(
+            Outcome(node=timed_out(row), state=RunState.DEAD, message=row.message or "")
+            for row in self.given_up
+        )
+
+
+def judge(
+    rows: Iterable[LedgerRow], lease: Lease, now: float, *, max_attempts: int, ahead_seconds: float
+) -> Judged:
+    judged = Judged()
+    for row in rows:
+        match take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds):
+            case Taken() as taken:
+                judged.taken.append(taken)
+            case Later(at):
+                judged.later.append(DueRun(run_id=row.run_id, due_at=at))
+            case Dropped(state):
+                judged.dropped[state] += 1
+            case GivenUp(dead):
+                judged.given_up.append(dead)
+    return judged

@@ -1,0 +1,9 @@
+"""What every ledger does. A suite for pytest: give it a fixture ``ledger``, an empty one.
+
+from node_timeout.testing.contracts.ledger import *
+"""
+
+from node_timeout.testing.contracts.ledger.attempts import *
+from node_timeout.testing.contracts.ledger.configs import *
+from node_timeout.testing.contracts.ledger.events import *
+from node_timeout.testing.contracts.ledger.keeping import *

@@ -9,13 +9,15 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+
+from benchmarks.figures import figures
 
 mpl.use("Agg")
 
@@ -34,12 +36,6 @@ Written by `make bench`; what it means is in [performance](../explanation/perfor
 
 All servers and all processes share one machine, so only ratios within one run say much. Figures are
 medians; the lowest and the highest round stand in brackets."""
-LISTS = ("lateness", "newcomers_late")
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 def read(paths: Iterable[Path]) -> tuple[Result, list[Result]]:
@@ -54,20 +50,6 @@ def read(paths: Iterable[Path]) -> tuple[Result, list[Result]]:
             else:
                 rounds.append(entry)
     return about, rounds
-
-
-def figures(result: Result) -> Result:
-    """One round's numbers; of a list its percentiles, in milliseconds."""
-    found: Result = {}
-    for name, value in result.items():
-        if name in LISTS:
-            for label, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
-                found[f"{name} {label} ms"] = percentile(value, share) * 1000
-        elif isinstance(value, dict):
-            found |= {f"{name} {key}": each for key, each in value.items()}
-        elif isinstance(value, int | float):
-            found[name] = value
-    return found
 
 
 def shown(value: float) -> str:

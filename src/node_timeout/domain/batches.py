@@ -39,8 +39,11 @@ class Judged:
 
     taken: list[Taken] = field(default_factory=list)
     later: list[DueRun] = field(default_factory=list)
+    """To be looked at again at their instants."""
     dropped: Counter[RunState] = field(default_factory=Counter)
+    """Closed already, by state."""
     given_up: list[LedgerRow] = field(default_factory=list)
+    """Dead now: out of attempts."""
 
     @property
     def abandoned(self) -> list[LedgerRow]:
@@ -48,6 +51,7 @@ class Judged:
         return [each.row for each in self.taken if each.was_abandoned]
 
     def deaths(self) -> tuple[Outcome, ...]:
+        """How those that were given up ended."""
         return tuple(
             Outcome(node=timed_out(row), state=RunState.DEAD, message=row.message or "")
             for row in self.given_up
@@ -57,6 +61,7 @@ class Judged:
 def judge(
     rows: Iterable[LedgerRow], lease: Lease, now: float, *, max_attempts: int, ahead_seconds: float
 ) -> Judged:
+    """What `lifecycle.take` says of each row. Nothing is stored yet."""
     judged = Judged()
     for row in rows:
         match take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds):

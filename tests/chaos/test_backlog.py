@@ -11,10 +11,11 @@ from nt_faults import measure_scripts
 from redis.asyncio import Redis
 from sqlalchemy import insert
 
+from node_timeout import NodeTimeout
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process
 from tests.chaos.history import Kind
-from tests.chaos.house import House, scaled
+from tests.chaos.house import House, changed, scaled
 from tests.support import armed_row, config, run, wait_until
 
 OUTAGE_SECONDS = 7200.0
@@ -96,6 +97,41 @@ async def test_two_hours_of_overdue_deadlines(house: House, pool_redis: Redis) -
     assert int(await house.engine.get(EFFECTS) or 0) == count + len(late)
     await house.verdict()
     house.row.deadlines += count  # each of which had its effect once: see above
+
+
+async def test_a_queue_that_nobody_reads_gets_few_messages(house: House) -> None:
+    """Not even of the nodes that a killed worker had in hand."""
+    count, seconds = 300, scaled(25, 120)
+    house.row.of(
+        fault="no worker for long",
+        tried=f"{count} nodes, the worker killed in the middle; nobody reads for {seconds} s",
+        times=1,
+    )
+    queue = f"{house.settings.dispatch_queue}.chaos"
+    settings = changed(house.settings, handle_queues={"chaos": queue})
+    await house.spawn("scan", settings=settings)
+    await house.spawn("worker", "--queue", settings.dispatch_queue, settings=settings)
+    handler = ("worker", "--queue", queue)
+    die = {"at": "before engine.act", "nth": count // 2}
+    doomed = await house.spawn(*handler, settings=settings, die=die)
+    async with NodeTimeout(settings) as app:
+        with house.outage():
+            await house.arm(count, 1.0)
+            assert await asyncio.to_thread(doomed.wait, 60) == -9
+            await asyncio.sleep(seconds)
+            waiting = (await app.exchange.depths())[queue]
+        house.row.tried += f": {waiting} messages waited"
+        # The waits double: 1.5, 3, 6 … seconds.
+        rounds = 1 + math.log2(1 + seconds / settings.redispatch_after)
+        assert waiting <= count * rounds
+        await house.spawn(*handler, settings=settings)
+        await wait_until(lambda: house.closed("n", count), 60)
+
+        async def drained() -> bool:
+            return not any((await app.exchange.depths()).values())
+
+        await wait_until(drained, 60)
+    await house.verdict()
 
 
 async def arm_newcomers(house: House) -> None:

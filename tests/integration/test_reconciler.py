@@ -164,7 +164,11 @@ async def test_long_overdue_it_is_armed_at_the_second_look_and_a_backlog_does_no
     clock[0] += 30
     assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
     clock[0] += 31
-    assert (await sweep(one)).rearmed == 2
+    assert (await sweep(one)).rearmed == 1, "the other one; this one waits twice as long"
+    assert await healthy_pool.absent([id_of("a"), id_of("b")]) == [id_of("a")]
+    clock[0] += 60
+    assert (await sweep(one)).rearmed == 1
+    assert await healthy_pool.absent([id_of("a"), id_of("b")]) == []
 
 
 async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(
@@ -180,6 +184,27 @@ async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(
     assert (await sweep(one)).rearmed == 0, "it is there"
     taking = await ledger.take(due, now=await healthy_pool.now(), lease_seconds=30, max_attempts=3)
     assert taking.stolen == 1
+
+
+async def test_a_vanished_workers_run_that_waits_in_a_queue_is_armed_seldom(
+    ledger: SqlLedger, healthy_pool: RedisPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    await armed(ledger, healthy_pool, -95, "a")
+    now = await healthy_pool.now()
+    due = [DueRun(run_id=id_of("a"), due_at=now - 95)]
+    await ledger.take(due, now=now - 90, lease_seconds=10, max_attempts=3)
+    one = reconciler(ledger, healthy_pool)
+    at: list[float] = []
+    for second in range(0, 300, 30):
+        if (await sweep(one)).rearmed:
+            at.append(second)
+            await healthy_pool.disarm([id_of("a")])  # it is sent to the queue
+        clock[0] += 30
+    assert at == [0, 60, 180]
+    await ledger.take(due, now=now - 70, lease_seconds=5, max_attempts=3)
+    assert (await sweep(one)).rearmed == 1, "another worker had it, and vanished too"
 
 
 async def test_after_a_loss_every_expired_lease_is_armed(

@@ -13,8 +13,9 @@ cost nothing. After a loss of data everything is put back at once, oldest first.
 
 A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
 Redis has just lost data, the sweep arms it only when it was absent at a look ``redispatch_after``
-seconds before as well, so that a backlog does not feed itself. While the queues are empty it waits
-nowhere; then two looks a few seconds apart are enough.
+seconds before as well, so that a backlog does not feed itself; the next time it waits twice as long
+(see `backoff`). So does the rescue of one run after the first. While the queues are empty a row
+waits nowhere; then two looks a few seconds apart are enough.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from node_timeout import metrics
+from node_timeout.dispatch.backoff import Backoff
 from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.exchange import Exchange
@@ -41,8 +43,6 @@ BUSY_SECONDS = 0.1
 """Longest pause between two pages; the pause is random, so that the database has some air."""
 SWEEP_SECONDS = 60.0
 """How long a sweep may take, about, and still see each row before it is due."""
-MAX_ABSENT = 200_000
-"""Runs to keep in mind between two looks of a sweep."""
 LOOK_SECONDS = 5.0
 """Between two looks at what is just overdue; and how long that must be overdue."""
 
@@ -99,8 +99,8 @@ class Reconciler:
         self._all_swept = False
         """The last sweep has come to its end."""
         self._rescue_cursor: DueRun | None = None
-        self._absent_since: dict[str, float] = {}
-        """Overdue runs that the sweep did not find in the pool, by the monotonic clock."""
+        self._backoff = Backoff(redispatch_after)
+        """Of overdue runs that were not in the pool."""
         self._missing: frozenset[DueRun] = frozenset()
         """What the last look at the overdue did not find."""
         self._renew_lead_at = 0.0
@@ -133,7 +133,7 @@ class Reconciler:
         if not report.leading:
             self._cursor, self._data_lost, self._missing = None, False, frozenset()
             self._rescue_cursor = None
-            self._absent_since.clear()
+            self._backoff.clear()
             return report
         if not self._data_lost and await self._pool.may_have_lost_data():
             logger.info("Redis is new or was restarted: looking for open node runs that it lacks")
@@ -145,7 +145,7 @@ class Reconciler:
             self._next_sweep_at = self._next(await self._sweep(report), self._sweep_pause, report)
             report.swept = self._all_swept = self._cursor is None
             if report.swept:
-                self._forget_found()
+                self._backoff.forget_found(clock(), self._sweep_pause)
         if self._data_lost:
             await self._put_back_the_rest(report)
         elif clock() >= self._next_rescue_at:
@@ -198,32 +198,27 @@ class Reconciler:
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         missing = await self._absent(suspects)
         if not self._data_lost:
-            missing = [due for due in missing if due.due_at > now or self._is_missed(due.run_id)]
+            missing = [
+                due
+                for due in missing
+                if due.due_at > now or self._may_be_armed(due, at_first=False)
+            ]
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
 
-    def _is_missed(self, run_id: str) -> bool:
-        """True if the run was absent ``redispatch_after`` ago too; then it has as long again."""
-        clock = time.monotonic()
-        since = self._absent_since.get(run_id)
-        if since is None or clock - since >= self._redispatch_after:
-            if len(self._absent_since) >= MAX_ABSENT:
-                self._absent_since.clear()  # the next looks begin anew
-            self._absent_since[run_id] = clock
-        return since is not None and clock - since >= self._redispatch_after
-
-    def _forget_found(self) -> None:
-        """What has not been missed for long is in the pool again, or closed."""
-        oldest = time.monotonic() - 2 * self._redispatch_after - 2 * self._sweep_pause
-        for run_id in [run_id for run_id, since in self._absent_since.items() if since < oldest]:
-            del self._absent_since[run_id]
+    def _may_be_armed(self, due: DueRun, *, at_first: bool) -> bool:
+        return self._backoff.is_over(due, time.monotonic(), at_first=at_first)
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
         now = await self._pool.now()
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
-        missing = await self._absent(page)
-        await self._rearm([DueRun(run_id=due.run_id, due_at=now) for due in missing], report)
+        missing = [
+            DueRun(run_id=due.run_id, due_at=now)
+            for due in await self._absent(page)
+            if self._data_lost or self._may_be_armed(due, at_first=True)
+        ]
+        await self._rearm(missing, report)
         report.rescued += len(page)
         is_full = len(page) == BATCH_SIZE
         self._rescue_cursor = page[-1] if is_full else None

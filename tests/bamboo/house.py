@@ -28,6 +28,13 @@ DROPIN_APP = "tests.bamboo.dropin"
 QUEUES = "er_execute,er_schedule"
 
 
+def elsewhere(house: "House") -> dict[str, str]:
+    """The same database by a name that Django does not know it by: it is none of the project's."""
+    url = house.env["BAMBOO_TEST_DATABASE_URL"]
+    assert "@127.0.0.1:" in url
+    return {"BAMBOO_TEST_LEDGER_URL": url.replace("@127.0.0.1:", "@127.1:")}
+
+
 class House:
     """Everything that runs, and the hands of a user of bamboo-pipeline."""
 

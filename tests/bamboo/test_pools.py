@@ -1,7 +1,8 @@
-"""Celery's pools: ``threads`` works as ``prefork`` does; ``gevent`` and ``eventlet`` are refused.
+"""Celery's pools. Over Django's own connection all of them work.
 
-In a process that one of those has patched, the bridge's event loop would be a greenlet of the
-engine's thread, and Django takes every query of that thread for one inside an event loop.
+With a ledger elsewhere ``threads`` works as ``prefork`` does, and ``gevent`` and ``eventlet`` are
+refused: in a process that one of those has patched, the bridge's event loop would be a greenlet of
+the engine's thread, and Django takes every query of that thread for one inside an event loop.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bamboo.house import DATABASE, OWN_APP, PROJECT, ROOT, House, fail
+from node_timeout.domain.run import RunState
+from tests.bamboo.house import DATABASE, OWN_APP, PROJECT, ROOT, House, elsewhere, fail
 
 POOLS_QUEUES = "er_execute_pools,er_schedule_pools"
 LIBRARIES = ("gevent", "eventlet")
@@ -20,6 +22,28 @@ PATCH = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
     "eventlet": "import eventlet; eventlet.monkey_patch()",
 }
+
+
+@pytest.mark.parametrize("pool", ["threads", *LIBRARIES])
+def test_every_pool_works_without_a_connection_of_ours(house: House, pool: str) -> None:
+    """Thirty threads or greenlets of one Celery process change states; a third overruns."""
+    house.ensure_workers()
+    celery = house.start_celery(POOLS_QUEUES, pool=("-P", pool, "-c", "30"), PGAPPNAME="django")
+    nodes = [house.activity(seconds=60 if i % 3 == 0 else 1) for i in range(60)]
+    roots = [house.run(house.tree(node), {node.id: fail(5)}, queue="pools") for node in nodes]
+    most = 0
+    for node in nodes[::3]:
+        while house.name(node.id) != "FAILED":
+            most = max(most, _connections_of_ours(celery.popen.pid))
+    assert most == 0
+    for i, root in enumerate(roots):
+        if i % 3:
+            house.wait_for(root, "FINISHED")
+    for i, node in enumerate(nodes):
+        (row,) = house.rows(node.id)
+        assert row.state is (RunState.CANCELLED if i % 3 else RunState.HANDLED)
+        assert row.attempts == (0 if i % 3 else 1)
+    assert celery.stop() == 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -38,7 +62,7 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
             "--without-mingle",
             "--without-gossip",
         ],
-        env=house.env,
+        env=house.env | elsewhere(house),
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -52,17 +76,20 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
     assert "--pool prefork" in last
     assert "ready." not in output
     assert house.name(node.id) == "", "not begun, so not lost"
-    celery = house.start_celery(POOLS_QUEUES)
+    celery = house.start_celery(POOLS_QUEUES, pool=("-c", "3"), **elsewhere(house))
     house.wait_for(root, "FINISHED")
     assert celery.stop() == 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("called_before", [False, True])
+@pytest.mark.parametrize("is_elsewhere", [False, True])
 def test_a_process_patched_later_keeps_its_engine(
-    house: House, library: str, *, called_before: bool
+    house: House, library: str, *, called_before: bool, is_elsewhere: bool
 ) -> None:
-    """Nothing of ours is called, whether or not its event loop runs already; that is said once."""
+    """With a ledger elsewhere nothing of ours is called, whether or not its event loop runs, and
+    that is said once; over Django's own connection all is recorded.
+    """
     node = house.activity(seconds=60)
     house.run(house.tree(node), {node.id: fail(60)})
     house.wait_for(node.id, "RUNNING")
@@ -90,7 +117,9 @@ print("missed:", metrics.EVENTS_MISSED._value.get())
 """
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=house.env | {"BAMBOO_TEST_APPS": json.dumps([OWN_APP])},
+        env=house.env
+        | {"BAMBOO_TEST_APPS": json.dumps([OWN_APP])}
+        | (elsewhere(house) if is_elsewhere else {}),
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -100,15 +129,23 @@ print("missed:", metrics.EVENTS_MISSED._value.get())
     assert found.returncode == 0, found.stderr
     assert f"refused: {library} has replaced" in found.stdout
     assert "states: 1" in found.stdout
-    assert "missed: 2.0" in found.stdout, "of RUNNING and SUSPENDED"
-    assert found.stderr.count(f"{library} has replaced") == 1, "said once"
+    if is_elsewhere:
+        assert "missed: 2.0" in found.stdout, "of RUNNING and SUSPENDED"
+        assert found.stderr.count(f"{library} has replaced") == 1, "said once"
+    else:
+        assert "missed: 0.0" in found.stdout
+        assert f"{library} has replaced" not in found.stderr
+        assert house.row(node.id).state is RunState.ARMED
 
 
 def test_threads_share_one_event_loop_and_a_few_connections(house: House) -> None:
     """Thirty threads of one Celery process change states; fifteen connections are ours at most."""
     house.ensure_workers()
     celery = house.start_celery(
-        POOLS_QUEUES, pool=("-P", "threads", "-c", "30"), PGAPPNAME="django"
+        POOLS_QUEUES,
+        pool=("-P", "threads", "-c", "30"),
+        PGAPPNAME="django",
+        **elsewhere(house),
     )
     nodes = [house.activity(seconds=60) for _ in range(60)]
     for node in nodes:

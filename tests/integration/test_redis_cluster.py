@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from node_timeout import metrics
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.settings import Settings
+from node_timeout.stores.redis.blocking import CONNECTIONS, BlockingPool, is_served
 from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.redis.pool import RedisPool
 from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
@@ -20,6 +23,8 @@ from tests.servers import RedisServer
 from tests.support import id_of, wait_until
 
 SHARDS = 4
+URLS: dict[str, str] = {}
+"""Of the pools, by name."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelTrio]:
 @contextlib.asynccontextmanager
 async def opened(url: str, name: str, shards: int) -> AsyncIterator[RedisPool]:
     pool = RedisPool(url, name, shards)
+    URLS[name] = url
     yield pool
     await pool.close()
 
@@ -52,9 +58,73 @@ async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield pool
 
 
+def blocking_like(pool: RedisPool) -> BlockingPool:
+    return BlockingPool(URLS[pool._name], pool._name, len(pool._hashed))
+
+
 async def due(pool: RedisPool, seconds: float, count: int) -> list[DueRun]:
     now = await pool.now()
     return [DueRun(run_id=id_of(f"n{i}"), due_at=now + seconds) for i in range(count)]
+
+
+async def test_the_pool_of_synchronous_callers_is_the_same_pool(pool: RedisPool) -> None:
+    with contextlib.closing(blocking_like(pool)) as blocking:
+        for theirs, ours in zip(await due(pool, 60, 20), await due(pool, 90, 20), strict=True):
+            blocking.arm(theirs)
+            assert await pool.absent([theirs.run_id]) == []
+            blocking.arm(ours)  # it is there, and keeps its instant
+        claims = [await shard.claim(0, 5) for shard in pool.shards]
+        first = min(claim.next_due_at for claim in claims if claim.next_due_at)
+        assert first < await pool.now() + 61
+        for each in await due(pool, 60, 20):
+            blocking.disarm(each.run_id)
+        assert (await pool.counts()).armed == 0
+        for _ in range(5):
+            assert -0.05 <= blocking.now() - await pool.now() < 0.05
+
+
+async def test_a_scanner_hears_of_what_a_synchronous_caller_arms(pool: RedisPool) -> None:
+    (one, *_) = await due(pool, 60, 1)
+    shard = pool._shard_of(one.run_id)
+    await shard.wait(0.0)
+    await asyncio.sleep(0.5)  # it hears by now
+    await shard.wait(0.0)
+    with contextlib.closing(blocking_like(pool)) as blocking:
+        waiting = asyncio.create_task(shard.wait(20))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        blocking.arm(one)
+        await waiting
+        assert time.monotonic() - began < 10
+
+
+async def test_threads_share_a_few_connections(redis_server: RedisServer) -> None:
+    blocking = BlockingPool(redis_server.url, "threads")
+    runs = [DueRun(run_id=id_of(f"n{i}"), due_at=1e12) for i in range(400)]
+    with contextlib.closing(blocking), ThreadPoolExecutor(64) as threads:
+        await asyncio.gather(
+            *(asyncio.get_running_loop().run_in_executor(threads, blocking.arm, e) for e in runs)
+        )
+        assert len(blocking._client.connection_pool._connections) <= CONNECTIONS
+
+
+async def test_without_redis_a_synchronous_caller_is_told_soon_and_held_up_seldom() -> None:
+    with contextlib.closing(BlockingPool("redis://127.0.0.1:1", "nowhere")) as blocking:
+        with pytest.raises(PoolUnavailableError, match="Redis: "):
+            blocking.arm(DueRun(run_id=id_of("a"), due_at=1.0))
+        began = time.monotonic()
+        assert abs(blocking.now() - time.time()) < 1, "this host's clock"
+        asked = blocking._clock._ask_again_at
+        assert asked > began
+        blocking.now()
+        assert blocking._clock._ask_again_at == asked, "not yet again"
+
+
+def test_only_a_cluster_with_tls_is_not_served() -> None:
+    assert is_served("redis+cluster://a:1,b:1")
+    assert is_served("rediss+sentinel://a:1/service")
+    assert is_served("rediss://a:1")
+    assert not is_served("rediss+cluster://a:1")
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 3))

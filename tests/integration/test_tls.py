@@ -30,6 +30,7 @@ from node_timeout.domain.errors import (
 )
 from node_timeout.settings import Settings
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
+from node_timeout.stores.redis.blocking import BlockingPool
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.bamboo_configs import BambooConfigs
 from node_timeout.stores.sql.database import create_engine
@@ -50,6 +51,7 @@ from tests.support import FakeEngine, tree_of, wait_until
 
 STORES = {
     "redis": (RedisServer, PoolUnavailableError),
+    "redis, blocking": (RedisServer, PoolUnavailableError),
     "rabbitmq": (RabbitServer, ExchangeUnavailableError),
     "postgresql": (PostgresServer, LedgerUnavailableError),
     "mariadb": (MariadbServer, LedgerUnavailableError),
@@ -89,7 +91,13 @@ class Store:
 
     async def use(self, tls: Tls, url: str = "") -> None:
         """Connect as the adapter of this store does, and do a little."""
-        await use(url or self.server.url, tls)
+        if self.name == "redis, blocking":
+            with contextlib.closing(
+                BlockingPool(url or self.server.url, "tls_pool", tls=tls)
+            ) as it:
+                it.disarm("nobody")
+        else:
+            await use(url or self.server.url, tls)
 
 
 async def use(url: str, tls: Tls) -> None:

@@ -62,6 +62,8 @@ LOGGING = {
 }
 
 NODE_TIMEOUT = {
-    "database_url": os.environ["BAMBOO_TEST_DATABASE_URL"],
+    "database_url": os.environ.get(
+        "BAMBOO_TEST_LEDGER_URL", os.environ["BAMBOO_TEST_DATABASE_URL"]
+    ),
     "redis_url": os.environ["BAMBOO_TEST_REDIS_URL"],
 }

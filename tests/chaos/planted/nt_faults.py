@@ -246,10 +246,10 @@ class Faults:
 def measure_scripts(client: RedisClient) -> None:
     """Its scripts measure themselves; what the core does for others meanwhile does not count."""
     for name, script in client._scripts.items():
-        text = script._text
+        text = script.text
         head, body = text.split("\n", 1) if text.startswith("#!") else ("", text)
-        script._text = MEASURED % {"head": head, "body": body, "key": CPU_SECONDS, "name": name}
-        script._sha = sha1(script._text.encode(), usedforsecurity=False).hexdigest()
+        script.text = MEASURED % {"head": head, "body": body, "key": CPU_SECONDS, "name": name}
+        script.sha = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _measure() -> None:

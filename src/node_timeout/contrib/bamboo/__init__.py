@@ -4,6 +4,10 @@ The settings are those of the environment; ``NODE_TIMEOUT``, a dict in the Djang
 
     NODE_TIMEOUT = {"database_url": "mysql://…", "redis_url": "redis://…"}
 
+Where ``database_url`` is one of the project's ``DATABASES``, states and configs are written through
+Django's own connection, in the engine's transaction. A ledger elsewhere is reached by a thread with
+an event loop, and connections of our own.
+
 ``"enabled": False`` in it turns the app off, for a project's unit tests for example: then it
 connects nowhere, stores nothing and arms nothing. Trees and configs are checked all the same.
 """
@@ -12,23 +16,29 @@ from functools import cache
 from typing import Any
 
 from node_timeout.blocking import BlockingNodeTimeout, require_native_threads
+from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.switched_off import SwitchedOff
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
 from node_timeout.settings import Settings
+from node_timeout.stores.redis.blocking import is_served
 
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
 
 CALL_SECONDS = 5.0
+"""No call over connections of our own takes longer."""
 
 
 @cache
 def client() -> BlockingNodeTimeout:
     """The process's client with the settings of the project.
 
-    Raises `SettingsError`, `GreenThreadsError`. No call of it takes longer than `CALL_SECONDS`.
+    Raises `SettingsError`; where the ledger is in no database of the project, `GreenThreadsError`.
     """
     from django.conf import settings  # noqa: PLC0415 - Django is not needed to import this
+    from django.db import connections  # noqa: PLC0415
+
+    from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
 
     own = {"enabled": True} | getattr(settings, "NODE_TIMEOUT", {})
     enabled = own.pop("enabled")
@@ -36,8 +46,12 @@ def client() -> BlockingNodeTimeout:
         raise SettingsError(f"NODE_TIMEOUT['enabled'] is {shown(enabled)}, not True or False")
     if not enabled:
         return SwitchedOff(Settings(**own))
+    ours = Settings(**own)
+    alias = alias_of(ours.database_url.get_secret_value(), connections.all())
+    if alias is not None and is_served(ours.redis_url.get_secret_value()):
+        return OwnConnection(ours, alias, call_timeout=CALL_SECONDS)
     require_native_threads()
-    return BlockingNodeTimeout(Settings(**own), call_timeout=CALL_SECONDS)
+    return BlockingNodeTimeout(ours, call_timeout=CALL_SECONDS)
 
 
 def forget_client(*, setting: str, **_more: Any) -> None:

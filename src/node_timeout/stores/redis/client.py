@@ -36,6 +36,11 @@ CALL_SECONDS = 5.0
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 CLUSTER, SENTINEL = "cluster", "sentinel"
+# redis-py's own text shows the clients with all their options, and not why they failed.
+NO_PRIMARY = (
+    "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
+    "or none knows a primary of this service"
+)
 SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "presence", "call")
 
 
@@ -64,7 +69,7 @@ class RedisClient:
         }
         self.commands: Redis | RedisCluster
         if read.kind == CLUSTER:
-            nodes = [ClusterNode(host, port) for host, port in _ports(read, REDIS_PORT)]
+            nodes = [ClusterNode(host, port) for host, port in ports_of(read, REDIS_PORT)]
             self.commands = RedisCluster(startup_nodes=nodes, **self._options)
         elif read.kind == SENTINEL:
             limits: dict[str, Any] = {
@@ -75,7 +80,7 @@ class RedisClient:
                 "retry": Retry(NoBackoff(), 0),
             }
             self._sentinel = _Sentinels(  # type: ignore[no-untyped-call]  # redis-py's
-                _ports(read, SENTINEL_PORT),
+                ports_of(read, SENTINEL_PORT),
                 sentinel_kwargs=limits,
                 db=read.database,
                 **self._options,
@@ -84,13 +89,13 @@ class RedisClient:
                 secure(each, self._tls)
             self.commands = self._sentinel.master_for(read.service)
         else:
-            ((host, port),) = _ports(read, REDIS_PORT)
+            ((host, port),) = ports_of(read, REDIS_PORT)
             where: dict[str, Any] = {"host": host or "localhost", "port": port}
             if read.path:
                 where = {"unix_socket_path": read.path}
             self.commands = Redis(**where, db=read.database, **self._options)
         secure(self.commands, self._tls)
-        self._scripts = {name: _Script(name) for name in SCRIPTS}
+        self._scripts = {name: Script(name) for name in SCRIPTS}
 
     async def close(self) -> None:
         await self.commands.aclose()
@@ -138,7 +143,7 @@ class RedisClient:
         return [str(answer[name]) for answer in answers] or ["unknown"]
 
 
-def _ports(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
+def ports_of(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
     return [(host.name, host.port or default_port) for host in url.hosts]
 
 
@@ -157,18 +162,18 @@ class _Sentinels(Sentinel):
         return found
 
 
-class _Script:
+class Script:
     """A Lua script beside this file, sent whole only to a server that does not know it."""
 
     def __init__(self, name: str) -> None:
-        self._text = (files("node_timeout.stores.redis") / "lua" / f"{name}.lua").read_text()
-        self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self.text = (files("node_timeout.stores.redis") / "lua" / f"{name}.lua").read_text()
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Any, key: str, *args: Any) -> Any:
         try:
-            return await client.evalsha(self._sha, 1, key, *args)
+            return await client.evalsha(self.sha, 1, key, *args)
         except NoScriptError:
-            return await client.eval(self._text, 1, key, *args)
+            return await client.eval(self.text, 1, key, *args)
 
 
 class _ClosedInUseError(RedisConnectionError):
@@ -204,10 +209,6 @@ async def translated(time_limit: float = CALL_SECONDS) -> AsyncIterator[None]:
         text = redact(str(error)) or f"no answer within {time_limit:g} s"
         raise PoolUnavailableError(f"Redis: {text}") from presentable(error)
     except MasterNotFoundError as error:
-        # Its own text shows the clients with all their options, and not why they failed.
-        raise PoolUnavailableError(
-            "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
-            "or none knows a primary of this service"
-        ) from presentable(error)
+        raise PoolUnavailableError(NO_PRIMARY) from presentable(error)
     except (RedisError, RedisClusterException, OSError) as error:
         raise PoolUnavailableError(f"Redis: {reason_of(error)}") from presentable(error)

@@ -1,6 +1,7 @@
 """Redis's clock, kept by asking for the time now and then, and by what its replies tell."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -14,19 +15,18 @@ TRUST_SECONDS = 0.1
 """An answer that is younger than this is not asked for again, whatever other replies tell."""
 ANSWER_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 2.0
+QUESTIONS = 4
+"""The quickest answer of so many counts, or the first good one."""
 
 
-class PoolClock:
+class ClockEstimate:
     """An estimate of Redis's clock.
 
     The error is at most the duration of the best of a few requests, and it is on the late side: a
     deadline computed from it is never before the one Redis would have computed.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """``ask`` returns Redis's time, or raises `PoolUnavailableError`."""
-        self._ask = ask
-        self._asking = asyncio.Lock()
+    def __init__(self) -> None:
         self._ask_again_at = 0.0
         self._offset: float | None = None
         self._error = 0.0
@@ -47,19 +47,6 @@ class PoolClock:
         if asked_ago > TRUST_SECONDS and abs(now - self.now()) > STEP_SECONDS:
             self._synchronised_at = float("-inf")
 
-    async def keep(self) -> None:
-        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
-        if self._offset is not None and self._asking.locked():
-            return
-        async with self._asking:
-            if not self._is_stale():
-                return
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._synchronise()
-            except (PoolUnavailableError, TimeoutError):
-                self._ask_again_at = time.monotonic() + ASK_AGAIN_SECONDS
-
     def _is_stale(self) -> bool:
         """True if never asked, long ago, or if this host's own clock stepped or slept since."""
         if time.monotonic() < self._ask_again_at:
@@ -71,16 +58,77 @@ class PoolClock:
             or abs(wall_offset - self._wall_offset) > STEP_SECONDS
         )
 
-    async def _synchronise(self) -> None:
-        best = float("inf")
-        for _ in range(4):
-            sent = time.monotonic()
-            now = await self._ask()
-            took = time.monotonic() - sent
-            if took < best:
-                best = self._error = took
-                self._offset = now - sent
-            if took < GOOD_SECONDS:
-                break
+    def _not_answered(self, rest_seconds: float = ASK_AGAIN_SECONDS) -> None:
+        self._ask_again_at = time.monotonic() + rest_seconds
+
+    def _answered(self, sent: float, now: float, best: float) -> float:
+        """Heed an answer if it was quicker than the best before; return how long the best took."""
+        took = time.monotonic() - sent
+        if took < best:
+            best = self._error = took
+            self._offset = now - sent
         self._synchronised_at = time.monotonic()
         self._wall_offset = time.time() - time.monotonic()
+        return best
+
+
+class PoolClock(ClockEstimate):
+    """The estimate of an event loop."""
+
+    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
+        """``ask`` returns Redis's time, or raises `PoolUnavailableError`."""
+        super().__init__()
+        self._ask = ask
+        self._asking = asyncio.Lock()
+
+    async def keep(self) -> None:
+        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
+        if self._offset is not None and self._asking.locked():
+            return
+        async with self._asking:
+            if not self._is_stale():
+                return
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._synchronise()
+            except (PoolUnavailableError, TimeoutError):
+                self._not_answered()
+
+    async def _synchronise(self) -> None:
+        best = float("inf")
+        for _ in range(QUESTIONS):
+            sent = time.monotonic()
+            best = self._answered(sent, await self._ask(), best)
+            if best < GOOD_SECONDS:
+                break
+
+
+class BlockingClock(ClockEstimate):
+    """The estimate of synchronous callers, in any number of threads."""
+
+    def __init__(self, ask: Callable[[], float]) -> None:
+        """``ask`` returns Redis's time, or raises `PoolUnavailableError` soon."""
+        super().__init__()
+        self._ask = ask
+        self._asking = threading.Lock()
+
+    def keep(self) -> None:
+        """Ask again if it is time to; without an answer go on estimating."""
+        if not self._is_stale() or not self._asking.acquire(blocking=self._offset is None):
+            return
+        began = time.monotonic()
+        try:
+            if self._is_stale():
+                self._synchronise()
+        except PoolUnavailableError:  # callers are held up for a tenth of the time at most
+            self._not_answered(max(ASK_AGAIN_SECONDS, 10 * (time.monotonic() - began)))
+        finally:
+            self._asking.release()
+
+    def _synchronise(self) -> None:
+        best = float("inf")
+        for _ in range(QUESTIONS):
+            sent = time.monotonic()
+            best = self._answered(sent, self._ask(), best)
+            if best < GOOD_SECONDS:
+                break

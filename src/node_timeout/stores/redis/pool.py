@@ -21,7 +21,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TypeVar
-from zlib import crc32
 
 from redis.exceptions import ResponseError
 
@@ -30,6 +29,7 @@ from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.clock import PoolClock
+from node_timeout.stores.redis.keys import shard_number, tagged, wakeup_channel, zset_keys
 from node_timeout.stores.redis.presence import RedisPresence
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.redis.wakeups import Wakeups
@@ -51,7 +51,7 @@ class RedisPool:
         """Raises ValueError for a URL that means nothing, `SettingsError` for TLS files."""
         self._client = RedisClient(url, tls)
         self._name = name
-        keys = [name] if shards == 1 else [f"{name}:{{{i}}}" for i in range(shards)] + [name]
+        keys = zset_keys(name, shards)
         self._clock = PoolClock(self._time)
         self._wakeups = Wakeups(self._client, keys)
         self.shards = tuple(
@@ -120,7 +120,7 @@ class RedisPool:
         await self.shards[-1].put(members)
 
     def _shard_of(self, member: str) -> "RedisShard":
-        return self._hashed[crc32(member.encode()) % len(self._hashed)]
+        return self._hashed[shard_number(member, len(self._hashed))]
 
     def _places(self, members: Iterable[str]) -> "dict[RedisShard, list[str]]":
         """The members by each shard that may hold them."""
@@ -179,13 +179,13 @@ class RedisPool:
         keys = [shard.key for shard in self.shards]
         for shard in self.shards:
             scratch = f"{tagged(shard.key)}:check"
-            await probe_commands(self._client, scratch, self._wakeups.channel(shard.key))
+            await probe_commands(self._client, scratch, wakeup_channel(shard.key))
         roles = [f"{self._name}:{role}" for role in ROLES]
         markers = [shard.marker_key for shard in self.shards]
         await probe_keys(
             self._client, [*keys, self.presence.key], [*markers, *roles, self._ledger_key]
         )
-        await probe_channels(self._client, [self._wakeups.channel(key) for key in keys])
+        await probe_channels(self._client, [wakeup_channel(key) for key in keys])
 
 
 class RedisShard:
@@ -235,7 +235,7 @@ class RedisShard:
 
     async def add(self, mode: str, due: Sequence[DueRun]) -> int:
         added = 0
-        channel = self._wakeups.channel(self.key)
+        channel = wakeup_channel(self.key)
         for chunk in _chunks(due):
             pairs = [part for each in chunk for part in (repr(each.due_at), each.run_id)]
             count, now = await self._client.call("arm", self.key, mode, channel, *pairs)
@@ -284,11 +284,6 @@ async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
-
-
-def tagged(key: str) -> str:
-    """What a key begins with that lies in the same slot: a key without a tag is its own tag."""
-    return key if "{" in key else f"{{{key}}}"
 
 
 def _encode(member: str) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from node_timeout.stores.redis.client import RedisClient, noticed
+from node_timeout.stores.redis.keys import wakeup_channel
 from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
@@ -21,18 +22,14 @@ class Wakeups:
 
     def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
         self._client = client
-        self._events = {self.channel(key): asyncio.Event() for key in keys}
+        self._events = {wakeup_channel(key): asyncio.Event() for key in keys}
         self._listener: asyncio.Task[None] | None = None
         self._refused = False
-
-    @staticmethod
-    def channel(key: str) -> str:
-        return f"{key}:wakeup"
 
     async def wait(self, key: str, seconds: float) -> None:
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="wake-up listener")
-        event = self._events[self.channel(key)]
+        event = self._events[wakeup_channel(key)]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), seconds)
         event.clear()

@@ -1,0 +1,226 @@
+"""The ledger through a connection of Django's: what an engine's own process writes.
+
+One statement for a start and for a leaving, in the engine's own transaction if there is one: then
+the row is there exactly if the state change is. No second connection, no thread, no event loop.
+What a start or a leaving does to a row, `node_timeout.domain` says.
+"""
+
+import dataclasses
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import Error as DjangoDatabaseError
+from django.db import IntegrityError, connections, transaction
+
+from node_timeout.domain import history, run_id
+from node_timeout.domain.errors import LedgerUnavailableError
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.lifecycle import start
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.stores.sql import tables
+from node_timeout.stores.sql.run_rows import MUTABLE, ROW_COLUMNS, rows_of, values_of
+from node_timeout.urls.redaction import presentable, redact
+
+CONFIGS, RUNS, HISTORY = (table.name for table in (tables.configs, tables.runs, tables.history))
+COLUMNS = [column.name for column in tables.runs.c]
+CONFIGS_PER_STATEMENT = 150
+"""SQLite takes 999 values in one."""
+
+
+class DjangoLedger:
+    """Raises `LedgerUnavailableError` for whatever the database says."""
+
+    def __init__(self, alias: str) -> None:
+        """``alias``: of the database in ``DATABASES``."""
+        self.alias = alias
+
+    # Configs
+
+    def configs_of(self, root_pipeline_id: str) -> dict[str, TimeoutConfig]:
+        """By node id; one indexed read."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"SELECT node_id, action, timeout FROM {CONFIGS} WHERE root_pipeline_id = %s",
+                [root_pipeline_id],
+            )
+            return {
+                node_id: TimeoutConfig(
+                    node_id=node_id,
+                    root_pipeline_id=root_pipeline_id,
+                    action=action,
+                    timeout=timeout,
+                )
+                for node_id, action, timeout in cursor.fetchall()
+            }
+
+    def roots_of(self, node_id: str) -> list[str]:
+        """Root pipelines that have not ended and have a config for the node; two at most."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"SELECT root_pipeline_id FROM {CONFIGS} WHERE node_id = %s"
+                " AND expires_at IS NULL ORDER BY root_pipeline_id LIMIT 2",
+                [node_id],
+            )
+            return [root for (root,) in cursor.fetchall()]
+
+    def save_configs(
+        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
+    ) -> None:
+        """All of them or none; those of ``disabled`` nodes go."""
+        names = ("root_pipeline_id", "node_id", "action", "timeout")
+        rows = [
+            [getattr(config, name) for name in names]
+            for config in sorted(configs, key=lambda config: config.node_id)
+        ]
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            for part in _parts(rows):
+                places = ", ".join([f"({', '.join(['%s'] * len(names))})"] * len(part))
+                cursor.execute(
+                    f"INSERT INTO {CONFIGS} ({', '.join(names)}) VALUES {places} "
+                    f"{self._or_replace()}",
+                    [value for row in part for value in row],
+                )
+            for nodes in _parts(sorted(disabled)):
+                cursor.execute(
+                    f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s"
+                    f" AND node_id IN ({', '.join(['%s'] * len(nodes))})",
+                    [root_pipeline_id, *nodes],
+                )
+
+    def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
+        """Let the configs of a root end then; return how many had no end yet."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {CONFIGS} SET expires_at = %s"
+                " WHERE root_pipeline_id = %s AND expires_at IS NULL",
+                [expires_at, root_pipeline_id],
+            )
+            return int(cursor.rowcount)
+
+    # Runs
+
+    def start(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
+        """Arm the run, or let it go on; return its row, None if it stays closed."""
+        row = start(None, event, config, now)
+        if row is None or self._insert(row):
+            return row
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            return self._start_again(cursor, event, config, now)
+
+    def leave(self, run: NodeRun, now: float) -> bool:
+        """`leaving.leave` of exactly this run, which has left just now; whether it was open, or has
+        left before.
+        """
+        cancelled = RunState.CANCELLED.value
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s"
+                " WHERE run_id = %s AND (state = %s OR (state = %s AND deadline > %s)"
+                " OR (state = %s AND finished_at < %s))",
+                [
+                    *(cancelled, now, self._key(run.run_id)),
+                    *(RunState.ARMED.value, RunState.EXECUTING.value, now, cancelled, now),
+                ],
+            )
+            return bool(cursor.rowcount)
+
+    def _insert(self, row: LedgerRow) -> bool:
+        """False if the run has a row already."""
+        values = self._values(row, COLUMNS)
+        statement = (
+            f"INSERT INTO {RUNS} ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"
+        )
+        if not self._is_mysql:
+            statement += " ON CONFLICT (run_id) DO NOTHING"
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(statement, values)
+            except IntegrityError:  # MySQL's IGNORE would forgive other faults as well
+                if not self._is_mysql:
+                    raise
+                return False
+            return bool(cursor.rowcount)
+
+    def _start_again(
+        self, cursor: Any, event: NodeStarted, config: TimeoutConfig, now: float
+    ) -> LedgerRow | None:
+        lock = " FOR UPDATE" if self._connection.features.has_select_for_update else ""
+        names = ", ".join(column.name for column in ROW_COLUMNS)
+        key = self._key(event.run.run_id)
+        cursor.execute(f"SELECT {names} FROM {RUNS} WHERE run_id = %s{lock}", [key])
+        rows = rows_of(cursor.fetchall())
+        if not rows:  # deleted that very moment
+            return None
+        changed = start(rows[0], event, config, now)
+        if changed is None:
+            return rows[0]
+        assignments = ", ".join(f"{name} = %s" for name in MUTABLE)
+        cursor.execute(
+            f"UPDATE {RUNS} SET {assignments} WHERE run_id = %s",
+            [*self._values(changed, MUTABLE), key],
+        )
+        if entry := history.of_start(rows[0], changed, now):
+            values = dataclasses.asdict(entry) | {"run_id": key}
+            cursor.execute(
+                f"INSERT INTO {HISTORY} ({', '.join(values)}) "
+                f"VALUES ({', '.join(['%s'] * len(values))})",
+                list(values.values()),
+            )
+        return changed
+
+    # The connection
+
+    @property
+    def _connection(self) -> Any:
+        """Of this thread or greenlet."""
+        return connections[self.alias]
+
+    @property
+    def _is_mysql(self) -> bool:
+        return bool(self._connection.vendor == "mysql")
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """What fails in a transaction of the engine's leaves that transaction as it was."""
+        connection = self._connection
+        try:
+            if connection.in_atomic_block or not connection.get_autocommit():
+                with transaction.atomic(self.alias), connection.cursor() as cursor:
+                    yield cursor
+            else:
+                with connection.cursor() as cursor:
+                    yield cursor
+        except DjangoDatabaseError as error:
+            raise LedgerUnavailableError(
+                f"Django's database {self.alias!r}: {redact(str(error))}"
+            ) from presentable(error)
+
+    def _key(self, text: str) -> Any:
+        number = run_id.to_bytes(text)
+        return uuid.UUID(bytes=number) if self._connection.vendor == "postgresql" else number
+
+    def _values(self, row: LedgerRow, names: Sequence[str]) -> list[Any]:
+        values = values_of(row)
+        values["run_id"] = self._key(values["run_id"])
+        values["state"] = row.state.value  # not every driver writes an enum as its text
+        return [values[name] for name in names]
+
+    def _or_replace(self) -> str:
+        """How a config takes the place of an older one, with no end."""
+        if self._is_mysql:
+            return (
+                "ON DUPLICATE KEY UPDATE action = VALUES(action), timeout = VALUES(timeout),"
+                " expires_at = NULL"
+            )
+        return (
+            "ON CONFLICT (root_pipeline_id, node_id) DO UPDATE SET action = excluded.action,"
+            " timeout = excluded.timeout, expires_at = NULL"
+        )
+
+
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for i in range(0, len(items), CONFIGS_PER_STATEMENT):
+        yield items[i : i + CONFIGS_PER_STATEMENT]

@@ -1,0 +1,132 @@
+"""The client of a project whose database holds the ledger: it uses the project's own connection.
+
+What the engine tells costs one statement at most, and none for a node without a config. Redis is
+told behind the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.db import connections, transaction
+
+from node_timeout import metrics
+from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
+from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
+from node_timeout.contrib.bamboo.root_configs import RootConfigs
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.roots import only_root
+from node_timeout.domain.run import DueRun, NodeRun, RunState, check_ids
+from node_timeout.operations.configs import read_tree
+from node_timeout.settings import Settings
+from node_timeout.stores.redis.blocking import BlockingPool
+from node_timeout.stores.tls import Tls
+from node_timeout.wiring import rules_of
+
+
+class OwnConnection(BlockingNodeTimeout):
+    """`BlockingNodeTimeout`; what follows needs neither its thread nor its connections.
+
+    It is right under prefork, threads, gevent and eventlet.
+    """
+
+    def __init__(
+        self, settings: Settings, alias: str, *, call_timeout: float | None = None
+    ) -> None:
+        """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
+        super().__init__(settings, call_timeout=call_timeout)
+        self.ledger = DjangoLedger(alias)
+        pool = BlockingPool(
+            settings.redis_url.get_secret_value(),
+            settings.executing_pool,
+            settings.pool_shards,
+            tls=Tls.of(settings),
+        )
+        self.pool = PoolOutbox(pool)
+        self.configs = RootConfigs(self.ledger.configs_of)
+        self._rules = rules_of(settings)
+
+    def close(self) -> None:
+        super().close()
+        self.pool.close()
+
+    def batch_create_node_timeout_config(
+        self, root_pipeline_id: Any, pipeline_tree: Any
+    ) -> dict[str, Any]:
+        """As ever; in the transaction that the caller has begun, if there is one."""
+        result, tree = read_tree(root_pipeline_id, pipeline_tree, self._rules)
+        if tree:
+            self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
+            self.configs.forget(root_pipeline_id)
+            self._behind_commit(partial(self.configs.forget, root_pipeline_id))
+        return result
+
+    def node_started(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        check_ids(node_id, version, root_pipeline_id)
+        root = root_pipeline_id or only_root(node_id, self.ledger.roots_of(node_id))
+        config = None if root is None else self.configs.of(root).get(node_id)
+        if root is None or config is None:
+            metrics.NOT_ARMED.inc()
+            return False
+        event = NodeStarted(
+            node_id=node_id, version=version, root_pipeline_id=root, happened_at=happened_at
+        )
+        row = self.ledger.start(event, config, self.pool.now())
+        if row is None or row.state is not RunState.ARMED or row.next_at is None:
+            metrics.NOT_ARMED.inc()
+            return False
+        metrics.ARMED_TOTAL.inc()
+        due = DueRun(run_id=row.run_id, due_at=row.next_at)
+        self._behind_commit(partial(self.pool.arm, due))
+        return True
+
+    def node_left(
+        self,
+        node_id: str,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+        trust_ledger: bool = False,
+    ) -> int:
+        """As ever. With ``trust_ledger`` exactly the named version has left, just now."""
+        if not (trust_ledger and version and root_pipeline_id and happened_at is None):
+            return super().node_left(
+                node_id,
+                version,
+                root_pipeline_id,
+                happened_at=happened_at,
+                trust_ledger=trust_ledger,
+            )
+        check_ids(node_id, version, root_pipeline_id)
+        if node_id not in self.configs.of(root_pipeline_id):
+            return 0
+        run = NodeRun(root_pipeline_id=root_pipeline_id, node_id=node_id, version=version)
+        if not self.ledger.leave(run, self.pool.now()):
+            return 0
+        metrics.DISARMED.inc()
+        self._behind_commit(partial(self.pool.disarm, run.run_id))
+        return 1
+
+    def root_finished(self, root_pipeline_id: str) -> int:
+        if not self.configs.of(root_pipeline_id):
+            return 0
+        expires_at = self.pool.now() + self.settings.config_retention
+        self.configs.forget(root_pipeline_id)
+        return self.ledger.end_root(root_pipeline_id, expires_at)
+
+    def _behind_commit(self, call: Callable[[], None]) -> None:
+        """Now, if no transaction is under way; never, if it is rolled back."""
+        connection = connections[self.ledger.alias]
+        if connection.in_atomic_block:
+            transaction.on_commit(call, using=self.ledger.alias)
+        else:
+            call()

@@ -1,0 +1,113 @@
+"""What the pool is told once the engine's transaction is committed.
+
+The row is enough: a run that the pool never hears of is armed by the reconciler. So a Redis that is
+away costs the engine one try, then none for a while; what it missed is told in the background.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from typing import Protocol
+
+from node_timeout import metrics
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 2.0
+"""After a failure Redis is not asked for so long, or ten times as long as it took to fail."""
+MAX_MISSED = 100_000
+
+
+class Pool(Protocol):
+    """What an engine's process needs of it; see `stores.redis.blocking`."""
+
+    def now(self) -> float: ...
+
+    def arm(self, due: DueRun) -> None: ...
+
+    def disarm(self, run_id: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PoolOutbox:
+    """The pool as an engine's process uses it: no call raises. Safe from several threads."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._rest_until = 0.0
+        """On this host's monotonic clock."""
+        self._missed: dict[str, DueRun] = {}
+        self._timer: threading.Timer | None = None
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        """What is still missed is left to the reconciler."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pool.close()
+
+    def now(self) -> float:
+        """Redis's time, Unix seconds; see `ClockEstimate`."""
+        return self._pool.now()
+
+    def arm(self, due: DueRun) -> None:
+        if self._is_resting():
+            self._miss(due)
+            return
+        began = time.monotonic()
+        try:
+            self._pool.arm(due)
+        except PoolUnavailableError as error:
+            self._failed(due.run_id, "armed", error, began)
+            self._miss(due)
+
+    def disarm(self, run_id: str) -> None:
+        """One that stays in the pool does no harm: its row says that it has left."""
+        self._missed.pop(run_id, None)
+        if self._is_resting():
+            return
+        began = time.monotonic()
+        try:
+            self._pool.disarm(run_id)
+        except PoolUnavailableError as error:
+            self._failed(run_id, "disarmed", error, began)
+
+    def _is_resting(self) -> bool:
+        return time.monotonic() < self._rest_until
+
+    def _failed(self, run_id: str, what: str, error: Exception, began: float) -> None:
+        now = time.monotonic()
+        self._rest_until = now + max(AGAIN_SECONDS, 10 * (now - began))
+        logger.warning(
+            "run %s is %s in the ledger only: %s", run_id, what, error, extra={"run_id": run_id}
+        )
+
+    def _miss(self, due: DueRun) -> None:
+        metrics.ARM_FAILURES.inc()
+        if self._pid != os.getpid():  # a fork: the parent tells of its own
+            self._pid, self._missed, self._timer = os.getpid(), {}, None
+        if len(self._missed) < MAX_MISSED:
+            self._missed[due.run_id] = due
+        if self._timer is None:
+            self._again()
+
+    def _again(self) -> None:
+        self._timer = threading.Timer(AGAIN_SECONDS, self._tell)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _tell(self) -> None:
+        """Until all are in the pool, or one more fails."""
+        with contextlib.suppress(PoolUnavailableError):
+            for run_id, due in list(self._missed.items()):
+                self._pool.arm(due)
+                self._missed.pop(run_id, None)
+                self._rest_until = 0.0
+        self._timer = None
+        if self._missed:
+            self._again()

@@ -1,0 +1,60 @@
+"""What the configs of a root pipeline are, kept in mind for a few seconds.
+
+Most pipelines have none, and most nodes of the others have none either. An engine tells of each of
+their states: what is known here costs it no query.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from node_timeout.domain.timeout_config import TimeoutConfig
+
+KEPT_SECONDS = 10.0
+"""So long a change that another process made may not be known here."""
+MAX_ROOTS = 10_000
+MAX_CONFIGS = 50_000
+"""Of all roots together."""
+
+Configs = Mapping[str, TimeoutConfig]
+"""By node id."""
+
+
+class RootConfigs:
+    """Safe from several threads: each step is one operation on a dict, or may be lost."""
+
+    def __init__(
+        self, load: Callable[[str], Configs], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``load`` reads the configs of a root from the ledger, and raises what that raises."""
+        self._load = load
+        self._clock = clock
+        self._kept: OrderedDict[str, tuple[float, Configs]] = OrderedDict()
+        self._configs = 0
+
+    def of(self, root_pipeline_id: str) -> Configs:
+        """The configs of a root as they were at most `KEPT_SECONDS` ago; usually none."""
+        kept = self._kept.get(root_pipeline_id)
+        if kept is not None and self._clock() < kept[0]:
+            return kept[1]
+        found = self._load(root_pipeline_id)
+        self.forget(root_pipeline_id)
+        self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
+        self._configs += len(found)
+        while len(self._kept) > MAX_ROOTS or (self._configs > MAX_CONFIGS and len(self._kept) > 1):
+            self._drop_oldest()
+        return found
+
+    def forget(self, root_pipeline_id: str) -> None:
+        """They were changed here, or are not needed any more."""
+        kept = self._kept.pop(root_pipeline_id, None)
+        if kept is not None:
+            self._configs -= len(kept[1])
+
+    def _drop_oldest(self) -> None:
+        try:
+            _, (_, configs) = self._kept.popitem(last=False)
+        except KeyError:  # another thread was quicker
+            self._configs = 0
+        else:
+            self._configs -= len(configs)

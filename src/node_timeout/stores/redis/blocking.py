@@ -1,0 +1,168 @@
+"""The pool for synchronous callers: the few calls that an engine's own process makes.
+
+One call arms or disarms a run. It needs no event loop and no thread, so it is made under gevent and
+eventlet as well.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# The constructors of redis-py's synchronous clients have no types.
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from redis import (
+    BlockingConnectionPool,
+    Connection,
+    Redis,
+    RedisCluster,
+    UnixDomainSocketConnection,
+)
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.run import DueRun
+from node_timeout.stores.redis.client import (
+    CLUSTER,
+    NO_PRIMARY,
+    REDIS_PORT,
+    SENTINEL,
+    SENTINEL_PORT,
+    Script,
+    ports_of,
+)
+from node_timeout.stores.redis.clock import BlockingClock
+from node_timeout.stores.redis.keys import shard_number, wakeup_channel, zset_keys
+from node_timeout.stores.redis.tls import BlockingTlsConnection, secure_sentinel
+from node_timeout.stores.tls import Tls, reason_of
+from node_timeout.urls.redaction import presentable
+from node_timeout.urls.redis import RedisUrl, read_redis_url
+
+T = TypeVar("T")
+
+SOCKET_SECONDS = 1.0
+CONNECTIONS = 16
+"""To one server, of a process; whoever comes while all are busy waits for one."""
+
+
+def is_served(url: str) -> bool:
+    """Whether `BlockingPool` serves a Redis: all but a cluster that talks TLS, where redis-py's
+    synchronous client would trust the system's authorities too.
+    """
+    read = read_redis_url(url)
+    return not (read.kind == CLUSTER and read.tls)
+
+
+class BlockingPool:
+    """What `node_timeout.ports.Pool` says of ``now``, ``arm`` and ``disarm``, without ``await``.
+
+    Nothing is connected before the first call. Each raises `PoolUnavailableError`.
+    """
+
+    def __init__(self, url: str, name: str, shards: int = 1, *, tls: Tls | None = None) -> None:
+        """Of a Redis that `is_served`. Raises ValueError for a URL that means nothing,
+        `SettingsError` for TLS files.
+        """
+        self._client = _connected_to(read_redis_url(url), tls or Tls())
+        self._name = name
+        self._shards = shards
+        self._keys = zset_keys(name, shards)
+        self._arm, self._claim = Script("arm"), Script("claim")
+        self._clock = BlockingClock(self._time)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def now(self) -> float:
+        """Redis's time, Unix seconds; an estimate that is not too early."""
+        self._clock.keep()
+        return self._clock.now()
+
+    def arm(self, due: DueRun) -> None:
+        """Put a run into the pool; one that is there keeps its instant."""
+        key = self._key_of(due.run_id)
+        words = ("NX", wakeup_channel(key), repr(due.due_at), due.run_id)
+        _, now = _translated(lambda: self._run(self._arm, key, *words))
+        self._clock.observe(float(now))
+
+    def disarm(self, run_id: str) -> None:
+        """Take a run out of the shard in which it is armed."""
+        _translated(lambda: self._client.zrem(self._key_of(run_id), run_id))
+
+    def _key_of(self, run_id: str) -> str:
+        return self._keys[shard_number(run_id, self._shards)]
+
+    def _time(self) -> float:
+        found = _translated(lambda: self._run(self._claim, self._name, 0, "1", "0"))
+        return float(found[0])
+
+    def _run(self, script: Script, key: str, *args: Any) -> Any:
+        try:
+            return self._client.evalsha(script.sha, 1, key, *args)
+        except NoScriptError:
+            return self._client.eval(script.text, 1, key, *args)
+
+
+def _connected_to(url: RedisUrl, tls: Tls) -> Any:
+    """A client of redis-py's; it connects at its first call."""
+    options: dict[str, Any] = {
+        "username": url.user,
+        "password": url.password,
+        "socket_timeout": SOCKET_SECONDS,
+        "socket_connect_timeout": SOCKET_SECONDS,
+        "health_check_interval": 30,
+        # Once more, as the server may have closed the connection since its last call.
+        "retry": Retry(NoBackoff(), 1),
+        **url.parameters,
+    }
+    if url.kind == CLUSTER:
+        nodes = [ClusterNode(host, port) for host, port in ports_of(url, REDIS_PORT)]
+        return RedisCluster(startup_nodes=nodes, **options)
+    if url.kind == SENTINEL:
+        limits = {
+            "socket_timeout": SOCKET_SECONDS,
+            "socket_connect_timeout": SOCKET_SECONDS,
+            "ssl": url.tls,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        sentinel = _Sentinels(
+            ports_of(url, SENTINEL_PORT), sentinel_kwargs=limits, ssl=url.tls, **options
+        )
+        client = sentinel.master_for(url.service, db=url.database)
+        for each in (*sentinel.sentinels, client):
+            secure_sentinel(each, tls)
+        return client
+    ((host, port),) = ports_of(url, REDIS_PORT)
+    options |= {"max_connections": CONNECTIONS, "timeout": SOCKET_SECONDS, "db": url.database}
+    if url.path:
+        options |= {"connection_class": UnixDomainSocketConnection, "path": url.path}
+        del options["socket_connect_timeout"]
+    else:
+        options |= {"connection_class": Connection, "host": host or "localhost", "port": port}
+    if url.tls:
+        options |= {"connection_class": BlockingTlsConnection, "context": tls.context}
+    return Redis(connection_pool=BlockingConnectionPool(**options))
+
+
+class _Sentinels(Sentinel):
+    """Sentinels that several threads may ask at a time: see `client`."""
+
+    def discover_master(self, service_name: str) -> Any:
+        asked = copy.copy(self)
+        asked.sentinels = list(self.sentinels)
+        found = Sentinel.discover_master(asked, service_name)
+        self.sentinels = asked.sentinels
+        return found
+
+
+def _translated(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except MasterNotFoundError as error:
+        raise PoolUnavailableError(NO_PRIMARY) from presentable(error)
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise PoolUnavailableError(f"Redis: {reason_of(error)}") from presentable(error)

@@ -1,0 +1,338 @@
+"""States and configs go through the project's own connection, in the engine's own transaction."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from node_timeout.domain import history
+from node_timeout.domain.errors import LedgerUnavailableError
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.leaving import leave
+from node_timeout.domain.lifecycle import start
+from node_timeout.domain.run import LedgerRow, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
+from tests.bamboo.house import ROOT, House, fail
+
+NUMBERS = count()
+
+
+def new_id(what: str = "n") -> str:
+    return f"own-{what}{next(NUMBERS)}"
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[Any]:
+    client = house.client()
+    assert type(client).__name__ == "OwnConnection"
+    yield client
+    client.pool._rest_until = 0.0
+
+
+@pytest.fixture
+def pool(house: House, redis_server: Any) -> Iterator[Redis]:
+    with Redis.from_url(redis_server.url) as redis:
+        yield redis
+
+
+def score(pool: Redis, row: LedgerRow) -> float | None:
+    return pool.zscore("executing_node_pool", row.run_id)
+
+
+def stored(client: Any, *node_ids: str, seconds: float = 600) -> str:
+    """Configs of a root; its id."""
+    root = new_id("root")
+    configs = [
+        TimeoutConfig(node_id=node_id, root_pipeline_id=root, action="forced_fail", timeout=seconds)
+        for node_id in node_ids
+    ]
+    client.ledger.save_configs(root, configs, [])
+    return root
+
+
+def rows_of(client: Any, root: str, node_id: str) -> list[LedgerRow]:
+    rows: list[LedgerRow] = client.rows(node_id, root)
+    return rows
+
+
+# What a row becomes is what the domain says
+
+
+def rows() -> st.SearchStrategy[LedgerRow]:
+    """Rows of every shape that a run can have."""
+    instants = st.sampled_from([50.0, 90.0, 100.0, 110.0, 200.0])
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> LedgerRow:
+        state = draw(st.sampled_from(RunState))
+        is_closed = state not in (RunState.ARMED, RunState.EXECUTING)
+        only_left = state is RunState.CANCELLED and draw(st.booleans())
+        deadline = None if only_left else draw(instants)
+        return LedgerRow(
+            root_pipeline_id=new_id("root"),
+            node_id="n",
+            version="v1",
+            action=None if only_left else "forced_fail",
+            state=state,
+            started_at=None if only_left else draw(st.none() | instants),
+            deadline=deadline,
+            next_at=draw(instants) if state is RunState.ARMED else None,
+            lease_until=300.0 if state is RunState.EXECUTING else None,
+            lease_owner="someone" if state is RunState.EXECUTING else None,
+            attempts=draw(st.integers(0, 3)),
+            revision=draw(st.integers(0, 3)),
+            finished_at=draw(instants) if is_closed else None,
+            message=draw(st.sampled_from([None, "said"])),
+        )
+
+    return drawn()
+
+
+MANY = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@MANY
+@given(before=st.none() | rows(), now=st.sampled_from([95.0, 105.0, 150.0]), happened=st.booleans())
+def test_a_start_does_what_the_domain_says(
+    client: Any, before: LedgerRow | None, now: float, *, happened: bool
+) -> None:
+    root = before.root_pipeline_id if before else new_id("root")
+    config = TimeoutConfig(node_id="n", root_pipeline_id=root, action="forced_fail", timeout=60)
+    if before:
+        assert client.ledger._insert(before)
+        assert not client.ledger._insert(before), "once"
+    event = NodeStarted(
+        node_id="n",
+        version="v1",
+        root_pipeline_id=root,
+        happened_at=now - 10 if happened else None,
+    )
+    expected = start(before, event, config, now) or before
+    assert expected
+    assert client.ledger.start(event, config, now) == expected
+    assert rows_of(client, root, "n") == [expected]
+    told = history.of_start(before, expected, now) if before else None
+    assert client.history([expected.run_id]) == ([told] if told else [])
+
+
+@MANY
+@given(before=rows(), now=st.sampled_from([95.0, 105.0, 150.0]))
+def test_a_leaving_does_what_the_domain_says(client: Any, before: LedgerRow, now: float) -> None:
+    root = before.root_pipeline_id
+    assert client.ledger._insert(before)
+    another = replace(before, version="v0")
+    assert client.ledger._insert(another)
+    event = NodeLeft(node_id="n", version="v1", root_pipeline_id=root, only_version=True)
+    changed = leave({before.run: before, another.run: another}, [event], now).changed
+    assert client.ledger.leave(before.run, now) == bool(changed)
+    expected = [*(changed or [before]), another]
+    found = sorted(rows_of(client, root, "n"), key=lambda row: row.version, reverse=True)
+    assert found == expected
+
+
+# What it costs
+
+
+def statements(client: Any) -> Any:
+    from django.db import connections
+    from django.test.utils import CaptureQueriesContext
+
+    return CaptureQueriesContext(connections[client.ledger.alias])
+
+
+def tell(state: str, node_id: str, root: str, version: str = "v1") -> None:
+    """What the engine sends."""
+    from pipeline.eri.models import State
+    from pipeline.eri.signals import post_set_state
+
+    post_set_state.send(
+        sender=State,
+        node_id=node_id,
+        to_state=state,
+        version=version,
+        root_id=root,
+        parent_id=root,
+        loop=1,
+    )
+
+
+def test_a_pipeline_without_configs_costs_one_read(client: Any) -> None:
+    root = new_id("root")
+    with statements(client) as sent:
+        for i in range(10):
+            for state in ("READY", "RUNNING", "FINISHED"):
+                tell(state, f"n{i}", root)
+        tell("FINISHED", root, root)
+    assert [each["sql"].split()[0] for each in sent] == ["SELECT"]
+
+
+def test_a_node_costs_a_statement_a_change_and_its_neighbours_none(
+    client: Any, pool: Redis
+) -> None:
+    root = stored(client, "n")
+    with statements(client) as sent:
+        tell("RUNNING", "n", root)
+        tell("RUNNING", "neighbour", root)
+        (row,) = rows_of(client, root, "n")
+        assert score(pool, row) == row.deadline
+        tell("FINISHED", "neighbour", root)
+        tell("FINISHED", "n", root)
+        tell("FINISHED", root, root)
+    assert [each["sql"].split()[0] for each in sent] == ["SELECT", "INSERT", "UPDATE", "UPDATE"]
+    (row,) = rows_of(client, root, "n")
+    assert row.state is RunState.CANCELLED
+    assert score(pool, row) is None
+
+
+def test_a_config_that_is_stored_here_counts_at_once(client: Any) -> None:
+    root = new_id("root")
+    assert not client.node_started("n", "v1", root)
+    node: dict[str, Any] = {"type": "ServiceActivity", "timeout_config": fail(60)}
+    tree = {"activities": {"n": node}, "id": root}
+    assert client.batch_create_node_timeout_config(root, tree)["result"]
+    assert client.node_started("n", "v1", root)
+    assert not client.node_started("other", "v1", root)
+    node["timeout_config"] = {"enable": False}
+    assert client.batch_create_node_timeout_config(root, tree)["result"]
+    assert not client.node_started("n", "v2", root)
+
+
+# The engine's transaction
+
+
+def test_what_is_rolled_back_was_never_armed(client: Any, pool: Redis) -> None:
+    from django.db import transaction
+
+    root = stored(client, "n")
+    with transaction.atomic(client.ledger.alias):
+        tell("RUNNING", "n", root)
+        transaction.set_rollback(True, client.ledger.alias)
+    assert client.ledger.roots_of("n"), "the config was there before"
+    assert rows_of(client, root, "n") == []
+    with transaction.atomic(client.ledger.alias):
+        tell("RUNNING", "n", root)
+        before = pool.zcard("executing_node_pool")
+    (row,) = rows_of(client, root, "n")
+    assert score(pool, row) == row.deadline
+    assert pool.zcard("executing_node_pool") == before + 1
+    with transaction.atomic(client.ledger.alias):
+        tell("FINISHED", "n", root)
+        transaction.set_rollback(True, client.ledger.alias)
+    assert rows_of(client, root, "n") == [row]
+    assert score(pool, row) == row.deadline
+
+
+def test_a_failure_of_ours_leaves_the_engines_transaction_as_it_was(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db import transaction
+    from pipeline.eri.models import State
+
+    from node_timeout import metrics
+    from node_timeout.contrib.bamboo import django_ledger, receivers
+
+    monkeypatch.setattr(receivers._Rest, "until", 0.0)
+    root = stored(client, "n")
+    missed = metrics.EVENTS_MISSED._value.get()
+    with monkeypatch.context() as patch:
+        patch.setattr(django_ledger, "RUNS", "no_such_table")
+        with transaction.atomic(client.ledger.alias):
+            State.objects.create(
+                node_id=root, root_id=root, parent_id=root, name="RUNNING", version="v1"
+            )
+            tell("RUNNING", "n", root)
+        with pytest.raises(LedgerUnavailableError, match="no_such_table"):
+            client.node_started("n", "v1", root)
+    assert State.objects.filter(node_id=root).exists()
+    assert metrics.EVENTS_MISSED._value.get() == missed + 1
+    assert client.node_started("n", "v1", root)
+
+
+# Redis
+
+
+class _Away:
+    """A Redis that cannot be reached until it is back."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.is_back = False
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        from node_timeout.domain.errors import PoolUnavailableError
+
+        self.calls += 1
+        if not self.is_back:
+            raise PoolUnavailableError("Redis: away")
+        return getattr(self.pool, name)(*args)
+
+    def arm(self, due: Any) -> None:
+        self._call("arm", due)
+
+    def disarm(self, run_id: str) -> None:
+        self._call("disarm", run_id)
+
+
+def test_what_redis_has_missed_is_told_it_later(
+    house: House, client: Any, pool: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [f"n{i}" for i in range(20)]
+    root = stored(client, *nodes)
+    away = _Away(client.pool._pool)
+    monkeypatch.setattr(client.pool, "_pool", away)
+    for node_id in nodes:
+        tell("RUNNING", node_id, root)
+    tell("FINISHED", nodes[0], root)
+    assert away.calls == 1, "then it rests"
+    away.is_back = True
+    found = [rows_of(client, root, node_id)[0] for node_id in nodes]
+    began = time.monotonic()
+    house.wait(lambda: all(score(pool, row) for row in found[1:]), 5)
+    assert time.monotonic() - began < 5
+    assert score(pool, found[0]) is None, "it has left"
+    assert client.pool._missed == {}
+    house.wait(lambda: client.pool._timer is None, 2)
+
+
+def test_killed_between_the_commit_and_redis(house: House, client: Any) -> None:
+    """The deadline is met 30 s late at most; nobody tells the pool but the reconciler."""
+    house.ensure_workers()
+    node = new_id("n")
+    root = stored(client, node, seconds=1)
+    code = f"""
+import os, django; django.setup()
+from node_timeout.contrib.bamboo import client
+client().pool.arm = lambda due: os._exit(7)
+client().node_started({node!r}, "v1", {root!r})
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env=house.env | _apps(), cwd=ROOT, check=False
+    )
+    assert killed.returncode == 7
+    (row,) = rows_of(client, root, node)
+    assert row.state is RunState.ARMED
+    closed = house.wait(
+        lambda: [each for each in rows_of(client, root, node) if each.finished_at], 40
+    )
+    assert closed[0].state is RunState.STALE, "the engine does not know this node"
+    print(f"\n{closed[0].finished_at - row.deadline:.1f} s late")
+    assert closed[0].finished_at - row.deadline < 30
+
+
+def _apps() -> dict[str, str]:
+    return {"BAMBOO_TEST_APPS": os.environ["BAMBOO_TEST_APPS"]}

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class House:
     def start_scan(self) -> Process:
         return self.start([*NODE_TIMEOUT, "scan"], "started")
 
-    def start_worker(self, **others: str) -> Process:
-        worker = self.start([*NODE_TIMEOUT, "worker"], "started", **others)
+    def start_worker(self, command: Sequence[str] = (), **others: str) -> Process:
+        worker = self.start([*(command or [*NODE_TIMEOUT, "worker"])], "started", **others)
         self.workers.append(worker)
         return worker
 
@@ -74,13 +74,13 @@ class House:
         while len(self.workers) < count:
             self.start_worker()
 
-    def only_worker(self, **others: str) -> Process:
+    def only_worker(self, command: Sequence[str] = (), **others: str) -> Process:
         """End the workers there are; start one."""
         for worker in self.workers:
             if worker.popen.poll() is None:
                 worker.stop()
         self.workers = []
-        return self.start_worker(**others)
+        return self.start_worker(command, **others)
 
     def stop(self) -> None:
         """End what is still running; bamboo's workers may be busy with nodes that hang."""

@@ -67,3 +67,9 @@ NODE_TIMEOUT = {
     ),
     "redis_url": os.environ["BAMBOO_TEST_REDIS_URL"],
 }
+
+if "BAMBOO_TEST_OLD_HANDLER" in os.environ:
+    from tests.bamboo.project.old import FailByHand
+
+    PIPELINE_NODE_TIMEOUT_HANDLER = {"by_hand": FailByHand()}
+    NODE_TIMEOUT |= {"amqp_url": os.environ["BAMBOO_TEST_BROKER_URL"]}

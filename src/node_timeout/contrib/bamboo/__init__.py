@@ -1,8 +1,8 @@
 """Event source for bamboo-engine: put ``node_timeout.contrib.bamboo`` into INSTALLED_APPS.
 
-The settings are those of the environment; ``NODE_TIMEOUT``, a dict in the Django settings, wins:
+The settings are those of the project, see `project`; ``NODE_TIMEOUT``, a dict, wins:
 
-    NODE_TIMEOUT = {"database_url": "mysql://…", "redis_url": "redis://…"}
+    NODE_TIMEOUT = {"redis_url": "redis://…"}
 
 Where ``database_url`` is one of the project's ``DATABASES``, states and configs are written through
 Django's own connection, in the engine's transaction. A ledger elsewhere is reached by a thread with
@@ -18,8 +18,6 @@ from typing import Any
 from node_timeout.blocking import BlockingNodeTimeout, require_native_threads
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.switched_off import SwitchedOff
-from node_timeout.domain.errors import SettingsError
-from node_timeout.domain.hints import shown
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import is_served
 
@@ -35,18 +33,15 @@ def client() -> BlockingNodeTimeout:
 
     Raises `SettingsError`; where the ledger is in no database of the project, `GreenThreadsError`.
     """
-    from django.conf import settings  # noqa: PLC0415 - Django is not needed to import this
-    from django.db import connections  # noqa: PLC0415
+    from django.db import connections  # noqa: PLC0415 - Django is not needed to import this
 
+    from node_timeout.contrib.bamboo import project  # noqa: PLC0415
     from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
 
-    own = {"enabled": True} | getattr(settings, "NODE_TIMEOUT", {})
-    enabled = own.pop("enabled")
-    if not isinstance(enabled, bool):
-        raise SettingsError(f"NODE_TIMEOUT['enabled'] is {shown(enabled)}, not True or False")
-    if not enabled:
-        return SwitchedOff(Settings(**own))
-    ours = Settings(**own)
+    is_enabled = project.is_enabled()
+    ours = Settings(**project.settings_of_project())
+    if not is_enabled:
+        return SwitchedOff(ours)
     alias = alias_of(ours.database_url.get_secret_value(), connections.all())
     if alias is not None and is_served(ours.redis_url.get_secret_value()):
         return OwnConnection(ours, alias, call_timeout=CALL_SECONDS)

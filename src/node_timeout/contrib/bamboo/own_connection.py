@@ -4,7 +4,9 @@ What the engine tells costs one statement at most, and none for a node without a
 told behind the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
 """
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ from django.db import connections, transaction
 from node_timeout import metrics
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
+from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.contrib.bamboo.root_configs import RootConfigs
 from node_timeout.domain.events import NodeStarted
@@ -21,6 +24,7 @@ from node_timeout.domain.run import DueRun, NodeRun, RunState, check_ids
 from node_timeout.operations.configs import read_tree
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import BlockingPool
+from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.tls import Tls
 from node_timeout.wiring import rules_of
 
@@ -50,6 +54,26 @@ class OwnConnection(BlockingNodeTimeout):
     def close(self) -> None:
         super().close()
         self.pool.close()
+
+    def is_in(self, alias: str) -> bool:
+        """Whether the ledger is in this database of the project as it is now: tests have others."""
+        return (
+            alias_of(self.settings.database_url.get_secret_value(), [connections[alias]])
+            is not None
+        )
+
+    def migrate(self) -> str | None:
+        """Make the tables, or bring them to this version; return their revision."""
+        schema = Schema(self.settings.database_url.get_secret_value(), tls=Tls.of(self.settings))
+
+        async def go() -> str | None:
+            try:
+                return await schema.migrate()
+            finally:
+                await schema.close()
+
+        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
+            return thread.submit(asyncio.run, go()).result()
 
     def batch_create_node_timeout_config(
         self, root_pipeline_id: Any, pipeline_tree: Any

@@ -1,5 +1,6 @@
 """bamboo-engine's runtime for one act on one node run. Import it only with Django set up."""
 
+import copy
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -46,6 +47,8 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
     def __init__(self, node: TimedOutNode) -> None:
         super().__init__()
         self._node = node
+        self._state: Any = None
+        """Of the node, whose row is locked: nobody but this changes it. None: to be read."""
         self._signals: list[dict[str, Any]] = []
         self._messages: list[tuple[Callable[[], None], str]] = []
         """Each with the version of the node behind which it sends the pipeline on."""
@@ -70,12 +73,22 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
             message=text.format(version or state.version),
         )
 
+    def get_state(self, node_id: str) -> Any:
+        """Of our node it is read once for each change: the engine asks for it ten times."""
+        if node_id != self._node.node_id:
+            return super().get_state(node_id)
+        if self._state is None:
+            self._state = super().get_state(node_id)
+        return copy.copy(self._state)
+
     def set_state(
         self, *, node_id: str, to_state: str, send_post_set_state_signal: bool = True, **how: Any
     ) -> str:
         version: str = super().set_state(
             node_id=node_id, to_state=to_state, send_post_set_state_signal=False, **how
         )
+        if node_id == self._node.node_id:
+            self._state = None
         if send_post_set_state_signal:
             state = self.get_state(node_id)
             self._signals.append(

@@ -1,0 +1,30 @@
+"""``manage.py node_timeout …``: the command line of node-timeout, with the project's settings."""
+
+import os
+import sys
+from typing import Any, ClassVar
+
+from django.core.management.base import BaseCommand
+
+from node_timeout.contrib.bamboo.project import environment_of, settings_of_project
+from node_timeout.settings import variable
+
+
+class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
+    help = "node-timeout with the settings of this project: scan, worker, check, migrate, status, …"
+    requires_system_checks: ClassVar[list[str]] = []
+    requires_migrations_checks = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Everything behind ``node_timeout`` is for our own command line; it ends the process."""
+        from node_timeout.cli.main import main  # noqa: PLC0415 - it takes a while to import
+
+        os.environ |= environment_of(settings_of_project())
+        os.environ.setdefault(variable("engine"), "bamboo")
+        sys.argv = ["manage.py node_timeout", *argv[2:]]
+        main()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """By `call_command`: nothing, as it would end the caller's process."""
+        del args, options
+        self.stdout.write(self.help)

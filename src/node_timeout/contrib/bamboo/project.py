@@ -1,0 +1,134 @@
+"""The settings of a Django project, as settings of node-timeout. Django must be set up.
+
+What ``NODE_TIMEOUT`` says wins, then the environment, then what the project says for bamboo's own
+app (``PIPELINE_NODE_TIMEOUT_…``), then what it says for itself: ``DATABASES``, ``redis_inst``, the
+broker of Celery.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.hints import shown
+from node_timeout.settings import variable
+
+BAMBOO_PREFIX = "PIPELINE_NODE_TIMEOUT_"
+DEFAULT_DATABASE = "default"
+OLD_STRATEGY = "node_timeout.contrib.bamboo.old_strategies:OldStrategy"
+BUILT_IN = ("forced_fail", "forced_fail_and_skip")
+SCHEMES = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
+"""Of our URLs, by Django's vendor."""
+
+
+def is_enabled() -> bool:
+    """Raises `SettingsError`."""
+    enabled = _own().get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise SettingsError(f"NODE_TIMEOUT['enabled'] is {shown(enabled)}, not True or False")
+    return enabled
+
+
+def settings_of_project() -> dict[str, Any]:
+    """What the project says, by the names of `Settings`; what the environment says is not in it."""
+    from django.conf import settings  # noqa: PLC0415 - as in every module of the app
+    from django.db import connections  # noqa: PLC0415
+
+    own = _own()
+    own.pop("enabled", None)
+    found = {
+        "dispatch_queue": _of_bamboo("DISPATCH_QUEUE"),
+        "handle_queue": _of_bamboo("HANDLE_QUEUE"),
+        "executing_pool": _of_bamboo("EXECUTING_POOL"),
+        "handlers": _handlers(old_strategies()),
+        "database_url": database_url(connections[DEFAULT_DATABASE]),
+        "redis_url": redis_url(getattr(settings, "redis_inst", None)),
+        "amqp_url": _broker(settings),
+    }
+    unsaid = {
+        name: value
+        for name, value in found.items()
+        if value and name not in own and not os.environ.get(variable(name))
+    }
+    return unsaid | own
+
+
+def environment_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The same settings as environment variables, for our own command line."""
+    return {
+        variable(name): value if isinstance(value, str) else json.dumps(value, default=str)
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def old_strategies() -> dict[str, Any]:
+    """What bamboo's own app would call, by action."""
+    handlers = _of_bamboo("HANDLER") or {}
+    if not isinstance(handlers, Mapping):
+        raise SettingsError(f"{BAMBOO_PREFIX}HANDLER is {shown(handlers)}, not a dict by action")
+    return dict(handlers)
+
+
+def _handlers(old: Mapping[str, Any]) -> dict[str, str]:
+    """Bamboo's own two strategies have successors here."""
+    return {
+        action: OLD_STRATEGY
+        for action, strategy in old.items()
+        if not (action in BUILT_IN and type(strategy).__module__.startswith("pipeline.contrib."))
+    }
+
+
+def database_url(connection: Any) -> str | None:
+    """The URL of a database of Django's; None for a kind that is not served."""
+    known, scheme = connection.settings_dict, SCHEMES.get(connection.vendor)
+    if scheme is None:
+        return None
+    if scheme == "sqlite":
+        return f"sqlite:///{known['NAME']}"
+    if str(known["HOST"]).startswith("/"):
+        return None  # a directory of sockets: each driver writes that in its own way
+    place = (known["HOST"] or "localhost") + (f":{known['PORT']}" if known["PORT"] else "")
+    return (
+        f"{scheme}://{_login(known['USER'], known['PASSWORD'])}{place}/{quote(known['NAME'], '')}"
+    )
+
+
+def redis_url(client: Any) -> str | None:
+    """The URL of a client of redis-py's for one server; None for any other."""
+    pool = getattr(client, "connection_pool", None)
+    known = getattr(pool, "connection_kwargs", {})
+    if pool is None or "host" not in known or hasattr(pool, "service_name"):
+        return None
+    scheme = "rediss" if "SSL" in pool.connection_class.__name__ else "redis"
+    login = _login(known.get("username") or "", known.get("password") or "")
+    return f"{scheme}://{login}{known['host']}:{known.get('port') or 6379}/{known.get('db') or 0}"
+
+
+def _broker(settings: Any) -> str | None:
+    """Celery's, if it is a RabbitMQ by one URL."""
+    for name in ("CELERY_BROKER_URL", "BROKER_URL"):
+        url = getattr(settings, name, None)
+        if isinstance(url, str) and url.startswith(("amqp://", "amqps://")) and ";" not in url:
+            return url
+    return None
+
+
+def _login(user: str, password: str) -> str:
+    if not user and not password:
+        return ""
+    return quote(str(user), "") + (f":{quote(str(password), '')}" if password else "") + "@"
+
+
+def _own() -> dict[str, Any]:
+    from django.conf import settings  # noqa: PLC0415
+
+    return dict(getattr(settings, "NODE_TIMEOUT", {}))
+
+
+def _of_bamboo(name: str) -> Any:
+    from django.conf import settings  # noqa: PLC0415
+
+    return getattr(settings, BAMBOO_PREFIX + name, None)

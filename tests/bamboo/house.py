@@ -120,7 +120,7 @@ class House:
 
     def run(self, tree: dict[str, Any], configs: dict[str, Any] | None = None, **how: Any) -> str:
         """Store the configs (by node id), run the pipeline; return its id."""
-        from node_timeout import apply_node_timeout_configs
+        from node_timeout.contrib.bamboo import apply_node_timeout_configs
 
         root: str = tree["id"]
         tree = apply_node_timeout_configs(tree, configs or {})

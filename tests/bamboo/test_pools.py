@@ -30,7 +30,10 @@ def test_every_pool_works_without_a_connection_of_ours(house: House, pool: str) 
     house.ensure_workers()
     celery = house.start_celery(POOLS_QUEUES, pool=("-P", pool, "-c", "30"), PGAPPNAME="django")
     nodes = [house.activity(seconds=60 if i % 3 == 0 else 1) for i in range(60)]
-    roots = [house.run(house.tree(node), {node.id: fail(5)}, queue="pools") for node in nodes]
+    roots = [
+        house.run(house.tree(node), {node.id: fail(90 if i % 3 else 5)}, queue="pools")
+        for i, node in enumerate(nodes)
+    ]
     most = 0
     for node in nodes[::3]:
         while house.name(node.id) != "FAILED":
@@ -38,7 +41,7 @@ def test_every_pool_works_without_a_connection_of_ours(house: House, pool: str) 
     assert most == 0
     for i, root in enumerate(roots):
         if i % 3:
-            house.wait_for(root, "FINISHED")
+            house.wait_for(root, "FINISHED", 80)
     for i, node in enumerate(nodes):
         (row,) = house.rows(node.id)
         assert row.state is (RunState.CANCELLED if i % 3 else RunState.HANDLED)

@@ -66,7 +66,7 @@ def test_what_the_project_says_elsewhere_need_not_be_said_again(
     }
     with override_settings(NODE_TIMEOUT={}, **said):
         built = Settings(**project.settings_of_project())
-        monkeypatch.setenv("NODE_TIMEOUT_HANDLE_QUEUE", "the environment's")
+        monkeypatch.setenv("NODE_TIMEOUT_HANDLE_QUEUE", "of-the-environment")
         assert "handle_queue" not in project.settings_of_project()
     assert built.dispatch_queue == "dispatch"
     assert built.handle_queue == "handle"
@@ -102,7 +102,7 @@ def test_the_command_needs_nothing_of_the_environment(house: House) -> None:
     said = manage(house, "list", "--json")
     assert said.returncode == 0, said.stderr
     helped = manage(house, "--help")
-    assert "Usage: manage.py node_timeout" in helped.stdout
+    assert "Usage: manage.py node_timeout [OPTIONS] COMMAND" in helped.stdout
     wrong = manage(house, "nonsense")
     assert wrong.returncode == 2
     assert "No such command 'nonsense'" in wrong.stderr

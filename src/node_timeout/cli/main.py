@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -18,14 +19,14 @@ from node_timeout.urls.redaction import excepthook
 MISTAKES = (SettingsError, InvalidInputError, StrategyError)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Entry point: one line for a mistake (exit code 2) or a failure (1).
 
-    Only a bug has a traceback, which is logged.
+    Only a bug has a traceback, which is logged. ``name``: what the program calls itself.
     """
     sys.excepthook = excepthook  # a bug has one, without secrets
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(arguments, name, standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:

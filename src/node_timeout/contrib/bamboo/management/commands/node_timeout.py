@@ -1,7 +1,6 @@
 """``manage.py node_timeout …``: the command line of node-timeout, with the project's settings."""
 
 import os
-import sys
 from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand
@@ -21,8 +20,7 @@ class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
 
         os.environ |= environment_of(settings_of_project())
         os.environ.setdefault(variable("engine"), "bamboo")
-        sys.argv = ["manage.py node_timeout", *argv[2:]]
-        main()
+        main(argv[2:], "manage.py node_timeout")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """By `call_command`: nothing, as it would end the caller's process."""

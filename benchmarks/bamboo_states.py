@@ -27,8 +27,14 @@ from urllib.parse import urlsplit
 OURS, ORIGINAL = "node-timeout", "bamboo's own app"
 SIDES = ("neither", OURS, ORIGINAL)
 APPS = {OURS: ["node_timeout.contrib.bamboo"], ORIGINAL: ["pipeline.contrib.node_timeout"]}
+BAMBOO = [
+    *("django.contrib.auth", "django.contrib.contenttypes", "django_celery_beat"),
+    *("pipeline", "pipeline.engine", "pipeline.component_framework"),
+    *("pipeline.variable_framework", "pipeline.eri"),
+]
 CHANGES = ("RUNNING", "FINISHED")
 CONFIGS = ("no config", "config")
+ANSWER = "answer: "
 NODES_OF_A_PIPELINE = 17
 NODES = 20 * NODES_OF_A_PIPELINE
 """Of a round, for each kind."""
@@ -51,7 +57,7 @@ class Side:
             SECRET_KEY="not a secret",
             USE_TZ=True,
             DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-            INSTALLED_APPS=["pipeline", "pipeline.eri", *APPS.get(name, [])],
+            INSTALLED_APPS=[*BAMBOO, *APPS.get(name, [])],
             DATABASES={
                 "default": {
                     "ENGINE": f"django.db.backends.{url.scheme}",
@@ -128,19 +134,14 @@ class Side:
 def serve(name: str) -> None:
     """The process of a side: a round for each line that it reads."""
     side = Side(name, os.environ["BENCH_DATABASE"], os.environ["BENCH_REDIS"])
-    print("ready", flush=True)
+    print(f"{ANSWER}ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(side.round(int(line))), flush=True)
+        print(f"{ANSWER}{json.dumps(side.round(int(line)))}", flush=True)
 
 
 @contextmanager
 def started(name: str, database: str, redis: str) -> Iterator[subprocess.Popen[str]]:
     environment = os.environ | {"BENCH_DATABASE": database, "BENCH_REDIS": redis}
-    if name == OURS:
-        command = "from node_timeout.cli.main import main; main()"
-        migrate = [sys.executable, "-c", command, "migrate"]
-        url = {"NODE_TIMEOUT_DATABASE_URL": database}
-        subprocess.run(migrate, env=environment | url, check=True, stdout=subprocess.DEVNULL)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bamboo_states", "--side", name],
         env=environment,
@@ -148,9 +149,8 @@ def started(name: str, database: str, redis: str) -> Iterator[subprocess.Popen[s
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
     try:
+        assert answer(process) == "ready"
         yield process
     finally:
         process.kill()
@@ -159,11 +159,19 @@ def started(name: str, database: str, redis: str) -> Iterator[subprocess.Popen[s
 
 def ask(process: subprocess.Popen[str], threads: int) -> Times:
     assert process.stdin
-    assert process.stdout
     process.stdin.write(f"{threads}\n")
     process.stdin.flush()
-    times: Times = json.loads(process.stdout.readline())
+    times: Times = json.loads(answer(process))
     return times
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    """What it says next; bamboo-pipeline prints lines of its own."""
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(ANSWER):
+            return line.removeprefix(ANSWER).strip()
+    raise RuntimeError("the process of a side has ended")
 
 
 def percentile(times: list[float], share: float) -> float:

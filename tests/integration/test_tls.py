@@ -51,7 +51,7 @@ from tests.support import FakeEngine, tree_of, wait_until
 
 STORES = {
     "redis": (RedisServer, PoolUnavailableError),
-    "redis, blocking": (RedisServer, PoolUnavailableError),
+    "redis-blocking": (RedisServer, PoolUnavailableError),
     "rabbitmq": (RabbitServer, ExchangeUnavailableError),
     "postgresql": (PostgresServer, LedgerUnavailableError),
     "mariadb": (MariadbServer, LedgerUnavailableError),
@@ -91,7 +91,7 @@ class Store:
 
     async def use(self, tls: Tls, url: str = "") -> None:
         """Connect as the adapter of this store does, and do a little."""
-        if self.name == "redis, blocking":
+        if self.name == "redis-blocking":
             with contextlib.closing(
                 BlockingPool(url or self.server.url, "tls_pool", tls=tls)
             ) as it:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> Non
     """
     sys.excepthook = excepthook  # a bug has one, without secrets
     try:
-        code = cli.main(arguments, name, standalone_mode=False)
+        code = cli.main(args=arguments, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:

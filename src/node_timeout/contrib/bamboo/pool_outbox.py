@@ -4,11 +4,12 @@ The row is enough: a run that the pool never hears of is armed by the reconciler
 away costs the engine one try, then none for a while; what it missed is told in the background.
 """
 
-import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from node_timeout import metrics
@@ -26,6 +27,8 @@ class Pool(Protocol):
     """What an engine's process needs of it; see `stores.redis.blocking`."""
 
     def now(self) -> float: ...
+
+    def estimate(self) -> float: ...
 
     def arm(self, due: DueRun) -> None: ...
 
@@ -52,40 +55,33 @@ class PoolOutbox:
         self._pool.close()
 
     def now(self) -> float:
-        """Redis's time, Unix seconds; see `ClockEstimate`."""
-        return self._pool.now()
+        """Redis's time, Unix seconds, or what it must be by now; see `ClockEstimate`."""
+        self._has_heard(self._pool.now)
+        return self._pool.estimate()
 
     def arm(self, due: DueRun) -> None:
-        if self._is_resting():
-            self._miss(due)
-            return
-        began = time.monotonic()
-        try:
-            self._pool.arm(due)
-        except PoolUnavailableError as error:
-            self._failed(due.run_id, "armed", error, began)
+        if not self._has_heard(partial(self._pool.arm, due)):
             self._miss(due)
 
     def disarm(self, run_id: str) -> None:
         """One that stays in the pool does no harm: its row says that it has left."""
         self._missed.pop(run_id, None)
-        if self._is_resting():
-            return
+        self._has_heard(partial(self._pool.disarm, run_id))
+
+    def _has_heard(self, call: Callable[[], object]) -> bool:
+        """Call Redis, unless it rests; a failure lets it rest."""
         began = time.monotonic()
+        if began < self._rest_until:
+            return False
         try:
-            self._pool.disarm(run_id)
+            call()
         except PoolUnavailableError as error:
-            self._failed(run_id, "disarmed", error, began)
-
-    def _is_resting(self) -> bool:
-        return time.monotonic() < self._rest_until
-
-    def _failed(self, run_id: str, what: str, error: Exception, began: float) -> None:
-        now = time.monotonic()
-        self._rest_until = now + max(AGAIN_SECONDS, 10 * (now - began))
-        logger.warning(
-            "run %s is %s in the ledger only: %s", run_id, what, error, extra={"run_id": run_id}
-        )
+            failed = time.monotonic()
+            rest = max(AGAIN_SECONDS, 10 * (failed - began))
+            self._rest_until = failed + rest
+            logger.warning("what runs is noted in the ledger only for %.0f s: %s", rest, error)
+            return False
+        return True
 
     def _miss(self, due: DueRun) -> None:
         metrics.ARM_FAILURES.inc()
@@ -103,11 +99,14 @@ class PoolOutbox:
 
     def _tell(self) -> None:
         """Until all are in the pool, or one more fails."""
-        with contextlib.suppress(PoolUnavailableError):
+        try:
             for run_id, due in list(self._missed.items()):
                 self._pool.arm(due)
                 self._missed.pop(run_id, None)
                 self._rest_until = 0.0
-        self._timer = None
-        if self._missed:
-            self._again()
+        except PoolUnavailableError as error:
+            logger.debug("%d runs are in the ledger only: %s", len(self._missed), error)
+        finally:
+            self._timer = None
+            if self._missed:
+                self._again()

@@ -4,8 +4,8 @@ Most pipelines have none, and most nodes of the others have none either. An engi
 their states: what is known here costs it no query.
 """
 
+import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from node_timeout.domain.timeout_config import TimeoutConfig
@@ -21,7 +21,7 @@ Configs = Mapping[str, TimeoutConfig]
 
 
 class RootConfigs:
-    """Safe from several threads: each step is one operation on a dict, or may be lost."""
+    """Safe from several threads, none of which waits for another's reading."""
 
     def __init__(
         self, load: Callable[[str], Configs], clock: Callable[[], float] = time.monotonic
@@ -29,8 +29,10 @@ class RootConfigs:
         """``load`` reads the configs of a root from the ledger, and raises what that raises."""
         self._load = load
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[float, Configs]] = OrderedDict()
+        self._kept: dict[str, tuple[float, Configs]] = {}
+        """With the instant until which they count; in the order in which they were read."""
         self._configs = 0
+        self._changing = threading.Lock()
 
     def of(self, root_pipeline_id: str) -> Configs:
         """The configs of a root as they were at most `KEPT_SECONDS` ago; usually none."""
@@ -38,23 +40,24 @@ class RootConfigs:
         if kept is not None and self._clock() < kept[0]:
             return kept[1]
         found = self._load(root_pipeline_id)
-        self.forget(root_pipeline_id)
-        self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
-        self._configs += len(found)
-        while len(self._kept) > MAX_ROOTS or (self._configs > MAX_CONFIGS and len(self._kept) > 1):
-            self._drop_oldest()
+        with self._changing:
+            self._drop(root_pipeline_id)
+            self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
+            self._configs += len(found)
+            while self._is_too_large():
+                self._drop(next(iter(self._kept)))
         return found
 
     def forget(self, root_pipeline_id: str) -> None:
         """They were changed here, or are not needed any more."""
+        with self._changing:
+            self._drop(root_pipeline_id)
+
+    def _is_too_large(self) -> bool:
+        count = len(self._kept)
+        return count > MAX_ROOTS or (self._configs > MAX_CONFIGS and count > 1)
+
+    def _drop(self, root_pipeline_id: str) -> None:
         kept = self._kept.pop(root_pipeline_id, None)
         if kept is not None:
             self._configs -= len(kept[1])
-
-    def _drop_oldest(self) -> None:
-        try:
-            _, (_, configs) = self._kept.popitem(last=False)
-        except KeyError:  # another thread was quicker
-            self._configs = 0
-        else:
-            self._configs -= len(configs)

@@ -113,15 +113,15 @@ class BlockingClock(ClockEstimate):
         self._asking = threading.Lock()
 
     def keep(self) -> None:
-        """Ask again if it is time to; without an answer go on estimating."""
+        """Ask again if it is time to. Raises what ``ask`` raises; then go on estimating."""
         if not self._is_stale() or not self._asking.acquire(blocking=self._offset is None):
             return
-        began = time.monotonic()
         try:
             if self._is_stale():
                 self._synchronise()
-        except PoolUnavailableError:  # callers are held up for a tenth of the time at most
-            self._not_answered(max(ASK_AGAIN_SECONDS, 10 * (time.monotonic() - began)))
+        except PoolUnavailableError:
+            self._not_answered()
+            raise
         finally:
             self._asking.release()
 

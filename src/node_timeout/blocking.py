@@ -143,10 +143,12 @@ class BlockingNodeTimeout:
         return NodeTimeout(self.settings).apply_node_timeout_configs(pipeline_tree, configs)
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any
+        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         return self._run(
-            lambda app: app.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
+            lambda app: app.batch_create_node_timeout_config(
+                root_pipeline_id, pipeline_tree, lenient=lenient
+            )
         )
 
     def node_started(
@@ -276,7 +278,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def batch_create_node_timeout_config(root_pipeline_id: Any, pipeline_tree: Any) -> dict[str, Any]:
+def batch_create_node_timeout_config(
+    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+) -> dict[str, Any]:
     """`NodeTimeout.batch_create_node_timeout_config` for synchronous callers.
 
     The settings are those of the environment; the connections stay open for the next call.
@@ -289,4 +293,6 @@ def batch_create_node_timeout_config(root_pipeline_id: Any, pipeline_tree: Any) 
                 _default.close()
             _default = BlockingNodeTimeout(settings)
         default = _default
-    return default.batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
+    return default.batch_create_node_timeout_config(
+        root_pipeline_id, pipeline_tree, lenient=lenient
+    )

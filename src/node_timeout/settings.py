@@ -202,6 +202,9 @@ class Settings(BaseSettings):
     )
     retry_backoff_max: Seconds = Field(300.0, description="Longest wait between two calls, seconds")
     max_seconds: Seconds = Field(366 * DAY, description="Longest timeout of a node, seconds")
+    min_seconds: Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)] = Field(
+        0.0, description="Shortest timeout of a node, seconds"
+    )
     shutdown_timeout: Annotated[float, Field(ge=0, le=DAY)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"
     )
@@ -260,6 +263,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
         STORES[field.field_name or ""](value.get_secret_value())
+        return value
+
+    @field_validator("min_seconds")
+    @classmethod
+    def _is_below_the_longest(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("max_seconds", LONGEST):
+            raise ValueError(f"is more than {variable('max_seconds')}")
         return value
 
     @field_validator("tls_key_file")

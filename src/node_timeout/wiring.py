@@ -39,7 +39,11 @@ IN_PROCESS = "memory://"
 
 def rules_of(settings: Settings) -> ConfigRules:
     """What a timeout config must keep to."""
-    return ConfigRules(actions=known_actions(settings.handlers), max_seconds=settings.max_seconds)
+    return ConfigRules(
+        actions=known_actions(settings.handlers),
+        max_seconds=settings.max_seconds,
+        min_seconds=settings.min_seconds,
+    )
 
 
 class Wiring:

@@ -59,6 +59,12 @@ def test_other_parameters_of_a_url_are_let_pass() -> None:
     assert Settings(amqp_url=url).amqp_url.get_secret_value() == url
 
 
+def test_the_shortest_timeout_is_not_above_the_longest() -> None:
+    assert Settings(min_seconds=5, max_seconds=5).min_seconds == 5
+    with pytest.raises(SettingsError, match="MIN_SECONDS: is more than NODE_TIMEOUT_MAX_SECONDS"):
+        Settings(min_seconds=6, max_seconds=5)
+
+
 def test_a_key_without_its_certificate_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     with pytest.raises(SettingsError, match="NODE_TIMEOUT_TLS_KEY_FILE: is of no use without"):

@@ -5,6 +5,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -191,6 +192,44 @@ def test_reading_leaves_disabled_configs_out_but_names_them() -> None:
         {"node_id": "on", "root_pipeline_id": "root", "action": "forced_fail", "timeout": 10.0}
     ]
     assert found.disabled == ("off",)
+
+
+def test_a_lenient_reading_keeps_the_good_nodes_and_names_the_bad_ones() -> None:
+    """A bad one counts for nothing: what was stored for it before is left as it is."""
+    tree = plain("a", "b", "c", "d", " e")
+    changes: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"seconds": -1},
+        "c": {"action": "x"},
+        " e": {},
+    }
+    for node_id, change in changes.items():
+        tree["activities"][node_id]["timeout_config"] = {**GOOD, **change}
+    tree["activities"]["d"]["timeout_config"] = {"enable": False}
+    with pytest.raises(InvalidTimeoutConfigError):
+        read_configs("root", tree, RULES)
+    found = read_configs("root", tree, RULES, lenient=True)
+    assert [config.node_id for config in found.enabled] == ["a"]
+    assert found.disabled == ("d",)
+    b, c, e = found.findings
+    assert b.startswith("node 'b': seconds is -1")
+    assert c.startswith("node 'c': action 'x' is unknown")
+    assert e == "node id ' e' begins or ends with white space"
+    with pytest.raises(InvalidPipelineTreeError):
+        read_configs("root", [], RULES, lenient=True)
+
+
+@pytest.mark.parametrize("seconds", [5, 5.0, "1000"])
+def test_the_least_and_the_greatest_number_of_seconds_are_allowed(seconds: Any) -> None:
+    rules = replace(RULES, min_seconds=5)
+    assert apply_configs(plain("a"), {"a": {**GOOD, "seconds": seconds}}, rules)
+
+
+@pytest.mark.parametrize("seconds", [4.9, 0, "1001"])
+def test_what_is_beyond_them_is_refused_with_both(seconds: Any) -> None:
+    rules = replace(RULES, min_seconds=5)
+    with pytest.raises(InvalidTimeoutConfigError, match="at least 5 and at most 1000"):
+        apply_configs(plain("a"), {"a": {**GOOD, "seconds": seconds}}, rules)
 
 
 def test_reading_lists_every_bad_node() -> None:

@@ -53,10 +53,13 @@ class TimeoutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigRules:
-    """What a config is checked against: the actions that are installed and the longest timeout."""
+    """What a config is checked against: the actions that are installed, and how long a timeout may
+    be.
+    """
 
     actions: Collection[str]
     max_seconds: float
+    min_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,13 @@ def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]
     return new_tree
 
 
-def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeConfigs:
-    """Collect the configs of a tree. Raises `InvalidInputError` that lists every bad node."""
+def read_configs(
+    root_pipeline_id: Any, tree: Any, rules: ConfigRules, *, lenient: bool = False
+) -> TreeConfigs:
+    """Collect the configs of a tree. Raises `InvalidInputError` that lists every bad node.
+
+    ``lenient``: a bad node is a finding, and the others keep their timeouts.
+    """
     problem = id_problem("root pipeline id", root_pipeline_id)
     if problem:
         raise InvalidInputError(problem)
@@ -118,13 +126,15 @@ def read_configs(root_pipeline_id: Any, tree: Any, rules: ConfigRules) -> TreeCo
         elif _is_enabled(config) and bad_id:
             problems.append(bad_id)
         elif _is_enabled(config):
+            before = len(problems)
             checked = _check_config(node_id, config, rules, problems)
-            if not problems:
+            if len(problems) == before:
                 enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
         if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
             disabled.append(node_id)
-    if problems:
+    if problems and not lenient:
         raise InvalidTimeoutConfigError(*problems)
+    findings += problems
     return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled), findings=tuple(findings))
 
 
@@ -234,12 +244,17 @@ def _check_config(
             f" (installed: {', '.join(sorted(rules.actions))})"
         )
     number = _number(seconds)
-    if "seconds" in config and (number is None or not 0 < number <= rules.max_seconds):
+    if "seconds" in config and not (number is not None and _is_allowed(number, rules)):
+        least = f"at least {rules.min_seconds:.15g}" if rules.min_seconds else "above 0"
         problems.append(
             f"node {node_id!r}: seconds is {shown(seconds)}, "
-            f"not a number above 0 and at most {rules.max_seconds:.15g}"
+            f"not a number {least} and at most {rules.max_seconds:.15g}"
         )
     return {"enable": enable, "action": action, "seconds": number}
+
+
+def _is_allowed(seconds: float, rules: ConfigRules) -> bool:
+    return seconds > 0 and rules.min_seconds <= seconds <= rules.max_seconds
 
 
 def _number(value: Any) -> int | float | None:

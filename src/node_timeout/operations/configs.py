@@ -28,14 +28,14 @@ class ImportReport:
 
 
 def read_tree(
-    root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules
+    root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules, *, lenient: bool = False
 ) -> tuple[dict[str, Any], TreeConfigs | None]:
     """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
 
     Nothing is to be stored of a tree that is refused.
     """
     try:
-        tree = read_configs(root_pipeline_id, pipeline_tree, rules)
+        tree = read_configs(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
     except InvalidInputError as error:
         return {"result": False, "data": [], "message": str(error)}, None
     message = joined(tree.findings)
@@ -45,10 +45,15 @@ def read_tree(
 
 
 async def store_tree(
-    ledger: Ledger, root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules
+    ledger: Ledger,
+    root_pipeline_id: Any,
+    pipeline_tree: Any,
+    rules: ConfigRules,
+    *,
+    lenient: bool = False,
 ) -> dict[str, Any]:
     """See `NodeTimeout.batch_create_node_timeout_config`."""
-    result, tree = read_tree(root_pipeline_id, pipeline_tree, rules)
+    result, tree = read_tree(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
     if tree:
         await ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
     return result

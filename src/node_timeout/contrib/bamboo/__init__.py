@@ -61,9 +61,13 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
     return client().apply_node_timeout_configs(pipeline_tree, configs)
 
 
-def batch_create_node_timeout_config(root_pipeline_id: Any, pipeline_tree: Any) -> dict[str, Any]:
+def batch_create_node_timeout_config(
+    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+) -> dict[str, Any]:
     """`node_timeout.batch_create_node_timeout_config`, with the settings of the project."""
-    return client().batch_create_node_timeout_config(root_pipeline_id, pipeline_tree)
+    return client().batch_create_node_timeout_config(
+        root_pipeline_id, pipeline_tree, lenient=lenient
+    )
 
 
 # The spelling that users of the original import.

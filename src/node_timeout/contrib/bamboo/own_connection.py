@@ -76,10 +76,10 @@ class OwnConnection(BlockingNodeTimeout):
             return thread.submit(asyncio.run, go()).result()
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any
+        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         """As ever; in the transaction that the caller has begun, if there is one."""
-        result, tree = read_tree(root_pipeline_id, pipeline_tree, self._rules)
+        result, tree = read_tree(root_pipeline_id, pipeline_tree, self._rules, lenient=lenient)
         if tree:
             self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
             self.configs.forget(root_pipeline_id)

@@ -16,10 +16,12 @@ class SwitchedOff(BlockingNodeTimeout):
     """Connects nowhere: nothing is stored, no node is armed. What needs a store raises."""
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any
+        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         """As ever, but the configs in ``data`` are not stored, and ``message`` says so."""
-        result, _ = read_tree(root_pipeline_id, pipeline_tree, rules_of(self.settings))
+        result, _ = read_tree(
+            root_pipeline_id, pipeline_tree, rules_of(self.settings), lenient=lenient
+        )
         if result["result"]:
             result["message"] = "; ".join(filter(None, [OFF, result["message"]]))
         return result

@@ -121,16 +121,22 @@ class NodeTimeout:
         return await configs.forget_root(self.ledger, root_pipeline_id)
 
     async def import_bamboo_configs(
-        self, source_url: str, progress: Callable[[int, int], None]
+        self,
+        source_url: str,
+        progress: Callable[[int, int], None],
+        *,
+        table: str = "node_timeout_timeoutnodeconfig",
     ) -> ImportReport:
         """Copy the configs of bamboo's own app from its database; those stored here stay.
 
-        Called again it copies what is new. ``progress`` is told the rows read and their number.
-        Raises `SettingsError`, `LedgerUnavailableError`, `LedgerError`.
+        ``table`` may also be ``taskflow3_timeoutnodeconfig`` (bk-sops) or
+        ``task_timeoutnodeconfig`` (BKFlow). Called again it copies what is new. ``progress`` is
+        told the rows read and their number. Raises `SettingsError`, `InvalidInputError`,
+        `LedgerUnavailableError`, `LedgerError`.
         """
         rules = rules_of(self.settings)
         return await configs.import_bamboo(
-            self.ledger, source_url, rules, self.wiring.tls, progress
+            self.ledger, source_url, table, rules, self.wiring.tls, progress
         )
 
     # Node runs

@@ -195,6 +195,16 @@ def test_a_node_costs_a_statement_a_change_and_its_neighbours_none(
     assert score(pool, row) is None
 
 
+def test_a_leaving_of_what_never_began_needs_no_thread_and_no_connection_of_ours(
+    client: Any,
+) -> None:
+    """A node that is told to pause before it begins has no root yet."""
+    client.close()
+    for node_id, root in (("unknown", ""), (new_id(), stored(client, "n"))):
+        tell("SUSPENDED", node_id, root)
+    assert client._bridge is None
+
+
 def test_a_config_that_is_stored_here_counts_at_once(client: Any) -> None:
     root = new_id("root")
     assert not client.node_started("n", "v1", root)

@@ -19,10 +19,9 @@ from node_timeout.domain.run import RunState
 from node_timeout.settings import Settings
 from node_timeout.testing import FakeEngine
 from node_timeout.testing.words import run, timed_out
-from tests.bamboo.house import OWN_APP, PROJECT, ROOT, House
+from tests.bamboo.house import OWN_APP, ROOT, House
 
 MANAGE = [sys.executable, "-m", "django", "node_timeout"]
-OLD = "tests.bamboo.project.old"
 
 
 def bare(house: House, **others: str) -> dict[str, str]:
@@ -178,7 +177,6 @@ def test_an_old_strategy_deals_with_a_node_of_the_engine(house: House) -> None:
     """Its action is known where configs are stored, and to a worker started by Django's command."""
     from django.test import override_settings
 
-    from node_timeout.contrib.bamboo import client
     from tests.bamboo.project.old import FailByHand
 
     only = {"NODE_TIMEOUT_ENGINE": "bamboo", "BAMBOO_TEST_OLD_HANDLER": "yes"}
@@ -187,7 +185,6 @@ def test_an_old_strategy_deals_with_a_node_of_the_engine(house: House) -> None:
         node = house.activity(seconds=60)
         tree = house.tree(node)
         with override_settings(PIPELINE_NODE_TIMEOUT_HANDLER={"by_hand": FailByHand()}):
-            client.cache_clear()
             config = {"enable": True, "action": "by_hand", "seconds": 2}
             house.run(tree, {node.id: config})
         house.wait_for(node.id, "FAILED")
@@ -195,7 +192,5 @@ def test_an_old_strategy_deals_with_a_node_of_the_engine(house: House) -> None:
         assert (row.state, row.action) == (RunState.HANDLED, "by_hand")
         assert house.outputs(node.id)["ex_data"] == "failed by hand"
     finally:
-        client.cache_clear()
         assert worker.stop() == 0
         house.workers = []
-    assert PROJECT

@@ -6,28 +6,28 @@ from sqlalchemy import text
 
 from node_timeout.app import NodeTimeout
 from node_timeout.cli.main import cli
-from node_timeout.domain.errors import LedgerError, SettingsError
+from node_timeout.domain.errors import InvalidInputError, LedgerError, SettingsError
 from node_timeout.settings import Settings
-from node_timeout.stores.sql.bamboo_configs import BATCH_SIZE
+from node_timeout.stores.sql.bamboo_configs import BATCH_SIZE, OWN_APP, TABLES
 from node_timeout.stores.sql.ledger import SqlLedger
 from tests.support import config, configure
 
-TABLE = """CREATE TABLE node_timeout_timeoutnodeconfig (
+TABLE = """CREATE TABLE {table} (
     root_pipeline_id varchar(64) NOT NULL, action varchar(32) NOT NULL,
     node_id varchar(64) NOT NULL PRIMARY KEY, timeout integer NOT NULL)"""
-INSERT = text(
-    "INSERT INTO node_timeout_timeoutnodeconfig (node_id, root_pipeline_id, action, timeout)"
+INSERT = (
+    "INSERT INTO {table} (node_id, root_pipeline_id, action, timeout)"
     " VALUES (:node_id, :root, :action, :timeout)"
 )
 
 
-async def fill(ledger: SqlLedger, *rows: tuple[str, str, int]) -> None:
+async def fill(ledger: SqlLedger, *rows: tuple[str, str, int], table: str = OWN_APP) -> None:
     async with ledger.engine.begin() as connection:
-        await connection.execute(text("DROP TABLE IF EXISTS node_timeout_timeoutnodeconfig"))
-        await connection.execute(text(TABLE))
+        await connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+        await connection.execute(text(TABLE.format(table=table)))
         if rows:
             await connection.execute(
-                INSERT,
+                text(INSERT.format(table=table)),
                 [
                     {"node_id": node_id, "root": "root", "action": action, "timeout": timeout}
                     for node_id, action, timeout in rows
@@ -55,6 +55,26 @@ async def test_configs_are_copied_once_in_batches(
         2,
         "root",
     )
+
+
+@pytest.mark.parametrize("table", TABLES[1:])
+async def test_the_tables_of_bk_sops_and_bkflow_are_read(
+    any_ledger: SqlLedger, any_database_url: str, table: str
+) -> None:
+    await fill(any_ledger)
+    await fill(any_ledger, ("n", "forced_fail", 7), table=table)
+    async with NodeTimeout(Settings(database_url=any_database_url)) as app:
+        report = await app.import_bamboo_configs(any_database_url, lambda *_: None, table=table)
+    assert (report.read, report.imported, report.refused) == (1, 1, [])
+    assert (await any_ledger.configs([("root", "n")]))["root", "n"].timeout == 7
+
+
+async def test_another_table_is_refused(sqlite_url: str) -> None:
+    async with NodeTimeout(Settings(database_url=sqlite_url)) as app:
+        with pytest.raises(
+            InvalidInputError, match="no table of timeout configs is called 'users'"
+        ):
+            await app.import_bamboo_configs(sqlite_url, lambda *_: None, table="users")
 
 
 async def test_a_bad_row_is_named_and_the_others_are_copied(

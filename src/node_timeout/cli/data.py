@@ -70,8 +70,15 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     help="URL of the database that has bamboo's table.  [variable: BAMBOO_DATABASE_URL; "
     "default: the database of node-timeout]",
 )
-def import_bamboo(source: str | None) -> int:
-    """Copy the configs of bamboo's own app.
+@click.option(
+    "--table",
+    default="node_timeout_timeoutnodeconfig",
+    show_default=True,
+    help="Table to read: that of bk-sops is taskflow3_timeoutnodeconfig, that of BKFlow "
+    "task_timeoutnodeconfig.",
+)
+def import_bamboo(source: str | None, table: str) -> int:
+    """Copy the configs of bamboo's own app, of bk-sops or of BKFlow.
 
     Configs that are stored here stay as they are, so it may be repeated. The actions of the rows
     must be installed here. Exit code 1 if a row was refused, which is then named.
@@ -84,7 +91,9 @@ def import_bamboo(source: str | None) -> int:
         task = bar.add_task("timeout configs", total=None)
         report = with_library(
             lambda app: app.import_bamboo_configs(
-                source, lambda done, total: bar.update(task, completed=done, total=total)
+                source,
+                lambda done, total: bar.update(task, completed=done, total=total),
+                table=table,
             )
         )
     for problem in report.refused:

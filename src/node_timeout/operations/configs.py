@@ -76,13 +76,14 @@ async def forget_root(ledger: Ledger, root_pipeline_id: str) -> int:
 async def import_bamboo(
     ledger: Ledger,
     source_url: str,
+    table: str,
     rules: ConfigRules,
     tls: Tls,
     progress: Callable[[int, int], None],
 ) -> ImportReport:
     """See `NodeTimeout.import_bamboo_configs`."""
     report = ImportReport()
-    source = BambooConfigs(source_url, tls=tls)
+    source = BambooConfigs(source_url, table, tls=tls)
     try:
         total = await source.count()
         async for page in source.pages(rules):

@@ -51,7 +51,9 @@ def client() -> BlockingNodeTimeout:
 
 def forget_client(*, setting: str, **_more: Any) -> None:
     """Receiver of Django's ``setting_changed``, which `override_settings` sends."""
-    if setting == "NODE_TIMEOUT" and client.cache_info().currsize:
+    from node_timeout.contrib.bamboo import project  # noqa: PLC0415
+
+    if project.is_read(setting) and client.cache_info().currsize:
         client().close()
         client.cache_clear()
 

@@ -95,7 +95,7 @@ class OwnConnection(BlockingNodeTimeout):
         happened_at: float | None = None,
     ) -> bool:
         check_ids(node_id, version, root_pipeline_id)
-        root = root_pipeline_id or only_root(node_id, self.ledger.roots_of(node_id))
+        root = self._root_of(node_id, root_pipeline_id)
         config = None if root is None else self.configs.of(root).get(node_id)
         if root is None or config is None:
             metrics.NOT_ARMED.inc()
@@ -122,7 +122,7 @@ class OwnConnection(BlockingNodeTimeout):
         trust_ledger: bool = False,
     ) -> int:
         """As ever. With ``trust_ledger`` exactly the named version has left, just now."""
-        if not (trust_ledger and version and root_pipeline_id and happened_at is None):
+        if not (trust_ledger and version and happened_at is None):
             return super().node_left(
                 node_id,
                 version,
@@ -131,9 +131,10 @@ class OwnConnection(BlockingNodeTimeout):
                 trust_ledger=trust_ledger,
             )
         check_ids(node_id, version, root_pipeline_id)
-        if node_id not in self.configs.of(root_pipeline_id):
+        root = self._root_of(node_id, root_pipeline_id)
+        if root is None or node_id not in self.configs.of(root):
             return 0
-        run = NodeRun(root_pipeline_id=root_pipeline_id, node_id=node_id, version=version)
+        run = NodeRun(root_pipeline_id=root, node_id=node_id, version=version)
         if not self.ledger.leave(run, self.pool.now()):
             return 0
         metrics.DISARMED.inc()
@@ -146,6 +147,10 @@ class OwnConnection(BlockingNodeTimeout):
         expires_at = self.pool.now() + self.settings.config_retention
         self.configs.forget(root_pipeline_id)
         return self.ledger.end_root(root_pipeline_id, expires_at)
+
+    def _root_of(self, node_id: str, named: str | None) -> str | None:
+        """Raises `AmbiguousNodeError`."""
+        return named or only_root(node_id, self.ledger.roots_of(node_id))
 
     def _behind_commit(self, call: Callable[[], None]) -> None:
         """Now, if no transaction is under way; never, if it is rolled back."""

@@ -15,12 +15,19 @@ from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
 from node_timeout.settings import variable
 
+OWN, REDIS = "NODE_TIMEOUT", "redis_inst"
+BROKERS = ("CELERY_BROKER_URL", "BROKER_URL")
 BAMBOO_PREFIX = "PIPELINE_NODE_TIMEOUT_"
 DEFAULT_DATABASE = "default"
 OLD_STRATEGY = "node_timeout.contrib.bamboo.old_strategies:OldStrategy"
 BUILT_IN = ("forced_fail", "forced_fail_and_skip")
 SCHEMES = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 """Of our URLs, by Django's vendor."""
+
+
+def is_read(setting: str) -> bool:
+    """Whether a setting of Django's counts here."""
+    return setting in (OWN, REDIS, *BROKERS) or setting.startswith(BAMBOO_PREFIX)
 
 
 def is_enabled() -> bool:
@@ -44,7 +51,7 @@ def settings_of_project() -> dict[str, Any]:
         "executing_pool": _of_bamboo("EXECUTING_POOL"),
         "handlers": _handlers(old_strategies()),
         "database_url": database_url(connections[DEFAULT_DATABASE]),
-        "redis_url": redis_url(getattr(settings, "redis_inst", None)),
+        "redis_url": redis_url(getattr(settings, REDIS, None)),
         "amqp_url": _broker(settings),
     }
     unsaid = {
@@ -109,7 +116,7 @@ def redis_url(client: Any) -> str | None:
 
 def _broker(settings: Any) -> str | None:
     """Celery's, if it is a RabbitMQ by one URL."""
-    for name in ("CELERY_BROKER_URL", "BROKER_URL"):
+    for name in BROKERS:
         url = getattr(settings, name, None)
         if isinstance(url, str) and url.startswith(("amqp://", "amqps://")) and ";" not in url:
             return url
@@ -125,7 +132,7 @@ def _login(user: str, password: str) -> str:
 def _own() -> dict[str, Any]:
     from django.conf import settings  # noqa: PLC0415
 
-    return dict(getattr(settings, "NODE_TIMEOUT", {}))
+    return dict(getattr(settings, OWN, {}))
 
 
 def _of_bamboo(name: str) -> Any:

@@ -56,9 +56,7 @@ def _tell(node_id: str, to_state: str, version: str, root: str | None) -> None:
 def on_post_set_state(
     sender: Any, node_id: str, to_state: str, version: str, root_id: str | None = None, **_more: Any
 ) -> None:
-    """Receiver. Costs one indexed read for a node without a timeout config, and an UPDATE at the
-    end of a root pipeline.
-    """
+    """Receiver; what it costs is in docs/how-to/use-with-bamboo-engine.md."""
     del sender
     root = root_id or None  # a node that was told to pause before it began has none yet
     began = time.monotonic()

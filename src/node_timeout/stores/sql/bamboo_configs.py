@@ -1,4 +1,4 @@
-"""The config table of bamboo's own app, ``node_timeout_timeoutnodeconfig``, to read from."""
+"""The config table of bamboo's own app, or of bk-sops or BKFlow, to read from."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,20 +12,27 @@ from node_timeout.domain.errors import (
     LedgerUnavailableError,
     SchemaError,
 )
+from node_timeout.domain.hints import shown
 from node_timeout.domain.timeout_config import ConfigRules, TimeoutConfig, read_config
 from node_timeout.stores.sql.database import create_engine, dispose, transaction
 from node_timeout.stores.tls import Tls
 
 BATCH_SIZE = 1000
 
-_table = Table(
-    "node_timeout_timeoutnodeconfig",
-    MetaData(),
-    Column("node_id", String, primary_key=True),
-    Column("root_pipeline_id", String),
-    Column("action", String),
-    Column("timeout", Integer),
-)
+OWN_APP = "node_timeout_timeoutnodeconfig"
+TABLES = (OWN_APP, "taskflow3_timeoutnodeconfig", "task_timeoutnodeconfig")
+"""Of bamboo's own app, of bk-sops, of BKFlow: the same columns, as far as they count here."""
+
+
+def _table(name: str) -> Table:
+    return Table(
+        name,
+        MetaData(),
+        Column("node_id", String, primary_key=True),
+        Column("root_pipeline_id", String),
+        Column("action", String),
+        Column("timeout", Integer),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +47,13 @@ class Page:
 class BambooConfigs:
     """Reads the table in pages. Raises `LedgerUnavailableError`, `LedgerError`."""
 
-    def __init__(self, url: str, *, tls: Tls | None = None) -> None:
-        """Raises `SettingsError`."""
+    def __init__(self, url: str, table: str = OWN_APP, *, tls: Tls | None = None) -> None:
+        """``table``: one of `TABLES`. Raises `SettingsError`, `InvalidInputError`."""
+        if table not in TABLES:
+            raise InvalidInputError(
+                f"no table of timeout configs is called {shown(table)}; known: {', '.join(TABLES)}"
+            )
+        self._table = _table(table)
         self.engine = create_engine(url, tls, named="bamboo's database (BAMBOO_DATABASE_URL)")
 
     async def close(self) -> None:
@@ -54,12 +66,14 @@ class BambooConfigs:
             raise LedgerUnavailableError(f"bamboo's database: {error}") from error
         except SchemaError as error:
             raise LedgerError(
-                f"the database has no table {_table.name}; is it that of bamboo's project?"
+                f"the database has no table {self._table.name}; is it that of bamboo's project?"
             ) from error
 
     @transaction
     async def _count(self, connection: AsyncConnection) -> int:
-        return int((await connection.execute(select(func.count(_table.c.node_id)))).scalar_one())
+        return int(
+            (await connection.execute(select(func.count(self._table.c.node_id)))).scalar_one()
+        )
 
     async def pages(self, rules: ConfigRules) -> AsyncIterator[Page]:
         """Every row as it is when its page is read."""
@@ -71,9 +85,9 @@ class BambooConfigs:
     @transaction
     async def _rows(self, connection: AsyncConnection, after: str) -> list[TimeoutConfig]:
         found = await connection.execute(
-            select(_table)
-            .where(_table.c.node_id > after)
-            .order_by(_table.c.node_id)
+            select(self._table)
+            .where(self._table.c.node_id > after)
+            .order_by(self._table.c.node_id)
             .limit(BATCH_SIZE)
         )
         return [

@@ -28,8 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from benchmarks.house import ROOT, House, drained, until_empty
 from benchmarks.stores import Stores
 from benchmarks.tally import Tally
-from node_timeout.domain.lifecycle import Lease
 from node_timeout.domain.run import DueRun, RunState
+from node_timeout.domain.taking import Lease
 from node_timeout.stores.redis.client import RedisClient
 from node_timeout.stores.sql.database import create_engine, in_autocommit
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values

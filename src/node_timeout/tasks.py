@@ -1,6 +1,7 @@
-"""How tasks are ended."""
+"""How tasks are ended, and awaited together."""
 
 import asyncio
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 CANCEL_AGAIN_SECONDS = 1.0
@@ -18,3 +19,10 @@ async def ended(*tasks: asyncio.Future[Any]) -> None:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def together(work: Iterable[Awaitable[None]]) -> None:
+    """Await all of them, also if one fails; then raise the first failure."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

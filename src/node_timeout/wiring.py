@@ -12,12 +12,12 @@ from node_timeout.arming.surveyor import Surveyor
 from node_timeout.arming.tracker import Tracker
 from node_timeout.dispatch.reconciler import Reconciler
 from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.engines import load_engine
 from node_timeout.handling.attempt import Limits
-from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.ports.engine import Engine, SurveyableEngine
 from node_timeout.ports.exchange import Exchange

@@ -15,8 +15,9 @@ from bamboo_engine.builder import (
 )
 from bamboo_engine.eri import NodeType
 
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.pipeline_tree import PipelineTree
-from node_timeout.domain.timeout_config import ConfigRules, read_configs
+from node_timeout.domain.timeout_config import read_configs
 
 RULES = ConfigRules(actions=("forced_fail",), max_seconds=1000)
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 10}

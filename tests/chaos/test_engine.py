@@ -7,7 +7,7 @@ from nt_chaos import OVERLOADED
 
 from node_timeout.domain.run import RunState, TimedOutNode
 from node_timeout.handling.attempt import Limits
-from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.runtime.loop import Backoff, Health
 from node_timeout.stores.memory.exchange import MemoryExchange

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import event, insert
 
 from node_timeout.domain.run import RunState
-from node_timeout.ports.directory import Cursor, RunFilter
-from node_timeout.ports.ledger import DeadRuns, Ledger
+from node_timeout.ports.directory import Cursor, DeadRuns, RunFilter
+from node_timeout.ports.ledger import Ledger
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
 from node_timeout.stores.sql.tables import runs as ledger_table

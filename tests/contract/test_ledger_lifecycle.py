@@ -15,6 +15,7 @@ from sqlalchemy import insert
 from node_timeout.domain import leaving, lifecycle
 from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.ports.ledger import Ledger
 from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -65,7 +66,7 @@ async def found(ledger: Ledger, chosen: Sequence[LedgerRow]) -> list[LedgerRow]:
 async def test_taking(ledger: Ledger, data: st.DataObject, now: float, ahead: float) -> None:
     before = several(data)
     await stored(ledger, before)
-    lease = lifecycle.Lease(owner=data.draw(st.sampled_from(["me", "new"])), until=now + 5.0)
+    lease = Lease(owner=data.draw(st.sampled_from(["me", "new"])), until=now + 5.0)
     taking = await ledger.take(
         [DueRun(run_id=row.run_id, due_at=now) for row in before],
         now=now,
@@ -81,7 +82,7 @@ async def test_taking(ledger: Ledger, data: st.DataObject, now: float, ahead: fl
     expected = []
     for row in before:
         match verdicts[row.run]:
-            case lifecycle.Taken(new) | lifecycle.GivenUp(new):
+            case Taken(new) | GivenUp(new):
                 expected.append(new)
             case _:
                 expected.append(row)
@@ -89,15 +90,13 @@ async def test_taking(ledger: Ledger, data: st.DataObject, now: float, ahead: fl
     by_kind: dict[type, set[NodeRun]] = {}
     for run, verdict in verdicts.items():
         by_kind.setdefault(type(verdict), set()).add(run)
-    assert {node.run for node in taking.taken} == by_kind.get(lifecycle.Taken, set())
+    assert {node.run for node in taking.taken} == by_kind.get(Taken, set())
     assert {node.run: node.revision for node in taking.taken} == {
-        row.run: row.revision for row in before if row.run in by_kind.get(lifecycle.Taken, set())
+        row.run: row.revision for row in before if row.run in by_kind.get(Taken, set())
     }
-    assert {due.run_id for due in taking.later} == {
-        run.run_id for run in by_kind.get(lifecycle.Later, set())
-    }
-    assert {each.node.run for each in taking.given_up} == by_kind.get(lifecycle.GivenUp, set())
-    assert sum(taking.dropped.values()) == len(by_kind.get(lifecycle.Dropped, set()))
+    assert {due.run_id for due in taking.later} == {run.run_id for run in by_kind.get(Later, set())}
+    assert {each.node.run for each in taking.given_up} == by_kind.get(GivenUp, set())
+    assert sum(taking.dropped.values()) == len(by_kind.get(Dropped, set()))
 
 
 @each_way

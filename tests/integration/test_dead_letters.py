@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.tracker import Tracker
 from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.domain.run import DueRun, RunState
-from node_timeout.domain.timeout_config import ConfigRules
-from node_timeout.handling.dispatch_handler import Routes
 from node_timeout.handling.prefetch import FEW
+from node_timeout.handling.routes import Routes
 from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.loop import Backoff, Health
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange

@@ -11,9 +11,9 @@ import pytest
 
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.run import RunState
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.runtime.loop import Health
 from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
 from node_timeout.stores.redis.pool import RedisPool

@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout.dispatch import reconciler as room
-from node_timeout.dispatch.reconciler import SWEEP_SECONDS, Reconciler, ReconcileReport
+from node_timeout.dispatch.reconciler import SWEEP_SECONDS, Reconciler
+from node_timeout.dispatch.reports import ReconcileReport
 from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.ledger import Retention

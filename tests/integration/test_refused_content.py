@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import LedgerError
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import RunState, TimedOutNode
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger

@@ -20,9 +20,9 @@ from node_timeout.domain.errors import (
 from node_timeout.domain.run import DueRun, ForeignRun, HistoryKind, RunState, TimedOutNode
 from node_timeout.handling.attempt import LONGEST_WAIT_SECONDS, Limits
 from node_timeout.handling.breaker import Breaker
-from node_timeout.handling.dispatch_handler import Routes
 from node_timeout.handling.prefetch import FEW
 from node_timeout.handling.recorder import WorkReport
+from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.runtime.loop import Backoff, Health
 from node_timeout.stores.memory.exchange import MemoryDelivery, MemoryExchange

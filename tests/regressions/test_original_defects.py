@@ -15,11 +15,12 @@ from node_timeout.app import NodeTimeout
 from node_timeout.arming.tracker import Tracker
 from node_timeout.dispatch.reconciler import Reconciler
 from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import ExchangeUnavailableError, PoolUnavailableError
 from node_timeout.domain.run import DueRun, ForeignRun, RunState
-from node_timeout.domain.timeout_config import ConfigRules, apply_configs, read_configs
+from node_timeout.domain.timeout_config import apply_configs, read_configs
 from node_timeout.handling.attempt import Limits
-from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.ports.ledger import Retention
 from node_timeout.runtime.loop import Backoff

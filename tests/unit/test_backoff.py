@@ -11,41 +11,60 @@ from node_timeout.domain.run import DueRun
 DUE = DueRun(run_id="a", due_at=1.0)
 
 
-def dispatched(backoff: Backoff, until: int, *, at_first: bool) -> list[int]:
-    """The instants, looking each second, at which it may be dispatched again."""
-    return [now for now in range(until) if backoff.is_over(DUE, now, at_first=at_first)]
+class Waits:
+    """A backoff with a clock that is moved."""
+
+    def __init__(self, first_seconds: float) -> None:
+        self.now = 0.0
+        self.backoff = Backoff(first_seconds, lambda: self.now)
+
+    def is_over(self, due: DueRun = DUE, *, at_first: bool = False) -> bool:
+        over = self.backoff.over([due], at_first=at_first)
+        assert over in ([], [due])
+        return bool(over)
+
+    def dispatched(self, until: int, *, at_first: bool = False) -> list[int]:
+        """The instants, looking each second, at which the run may be dispatched again."""
+        times = []
+        for now in range(until):
+            self.now = now
+            times += [now] if self.is_over(at_first=at_first) else []
+        return times
 
 
 def test_each_wait_is_twice_the_last() -> None:
-    assert dispatched(Backoff(10), 300, at_first=False) == [10, 30, 70, 150]
-    assert dispatched(Backoff(10), 300, at_first=True) == [0, 10, 30, 70, 150]
+    assert Waits(10).dispatched(300) == [10, 30, 70, 150]
+    assert Waits(10).dispatched(300, at_first=True) == [0, 10, 30, 70, 150]
 
 
 def test_no_wait_is_longer_than_an_hour_but_the_first() -> None:
-    times = dispatched(Backoff(1000), 20_000, at_first=False)
+    times = Waits(1000).dispatched(20_000)
     assert [b - a for a, b in itertools.pairwise(times)][-2:] == [LONGEST_WAIT_SECONDS] * 2
-    assert dispatched(Backoff(5000), 20_000, at_first=False) == [5000, 10_000, 15_000]
+    assert Waits(5000).dispatched(20_000) == [5000, 10_000, 15_000]
 
 
 def test_a_run_that_is_due_at_another_time_waits_anew() -> None:
-    backoff = Backoff(10)
-    assert backoff.is_over(DUE, 0, at_first=True)
-    assert not backoff.is_over(DUE, 5, at_first=True)
-    assert backoff.is_over(DueRun(run_id="a", due_at=2.0), 5, at_first=True)
+    waits = Waits(10)
+    assert waits.is_over(at_first=True)
+    waits.now = 5
+    assert not waits.is_over(at_first=True)
+    assert waits.is_over(DueRun(run_id="a", due_at=2.0), at_first=True)
 
 
 def test_what_is_not_missed_any_more_is_forgotten() -> None:
-    backoff = Backoff(10)
-    assert dispatched(backoff, 31, at_first=False) == [10, 30]
-    backoff.forget_found(111, pause_seconds=1)
-    assert backoff.is_over(DUE, 111, at_first=False), "it waited 40 s at least"
-    backoff.forget_found(274, pause_seconds=1)
-    assert not backoff.is_over(DUE, 274, at_first=False), "it is seen for the first time"
+    waits = Waits(10)
+    assert waits.dispatched(31) == [10, 30]
+    waits.now = 111
+    waits.backoff.forget_found(pause_seconds=1)
+    assert waits.is_over(), "it waited 40 s at least"
+    waits.now = 274
+    waits.backoff.forget_found(pause_seconds=1)
+    assert not waits.is_over(), "it is seen for the first time"
 
 
 def test_its_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_REMEMBERED", 2)
-    backoff = Backoff(10)
+    waits = Waits(10)
     for i in range(100):
-        backoff.is_over(DueRun(run_id=str(i), due_at=0.0), 0, at_first=False)
-        assert len(backoff._waits) <= 2
+        waits.is_over(DueRun(run_id=str(i), due_at=0.0))
+        assert len(waits.backoff._waits) <= 2

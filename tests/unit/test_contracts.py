@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.engines.http import HttpEngine
 from node_timeout.settings import Settings
 from node_timeout.wire import events

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import UnreadableMessageError
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.wire.events import decode, encode, in_rounds
 from tests.support import config, gone, run
 

@@ -7,20 +7,9 @@ from hypothesis import strategies as st
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
-from node_timeout.domain.lifecycle import (
-    Dropped,
-    GivenUp,
-    Later,
-    Lease,
-    Taken,
-    conclude,
-    is_first_try,
-    replay,
-    start,
-    take,
-    timed_out,
-)
+from node_timeout.domain.lifecycle import conclude, is_first_try, replay, start, take, timed_out
 from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from tests.lives import INSTANTS, config_of, leavings, outcomes, rows, starts
 
 LEASE = Lease(owner="mine", until=100.0)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_timeout.domain import hints
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import (
     SHOWN_PROBLEMS,
     InvalidInputError,
@@ -21,12 +22,7 @@ from node_timeout.domain.errors import (
     InvalidTimeoutConfigError,
 )
 from node_timeout.domain.pipeline_tree import MAX_SUB_PROCESS_DEPTH
-from node_timeout.domain.timeout_config import (
-    ConfigRules,
-    apply_configs,
-    read_config,
-    read_configs,
-)
+from node_timeout.domain.timeout_config import apply_configs, read_config, read_configs
 from tests.support import tree_of
 
 RULES = ConfigRules(actions=("forced_fail", "forced_fail_and_skip"), max_seconds=1000)

@@ -8,7 +8,7 @@ from node_timeout.dispatch.reconciler import Reconciler
 from node_timeout.dispatch.scanner import Scanner
 from node_timeout.domain.events import NodeLeft
 from node_timeout.handling.attempt import Limits
-from node_timeout.handling.dispatch_handler import Routes
+from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
 from node_timeout.ports.ledger import Retention
 from node_timeout.runtime.loop import Backoff

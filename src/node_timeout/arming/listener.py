@@ -15,9 +15,9 @@ from functools import partial
 from node_timeout import metrics
 from node_timeout.arming.roots import Rooted, find_roots
 from node_timeout.arming.tracker import Tracker
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.events import Event, NodeLeft, NodeStarted
-from node_timeout.domain.timeout_config import ConfigRules
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool

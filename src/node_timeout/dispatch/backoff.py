@@ -4,6 +4,8 @@ A queue that nobody reads keeps what it was given. So a run that was dispatched 
 long before the next time: an outage of any length costs a few messages a run.
 """
 
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from node_timeout.domain.run import DueRun
@@ -20,17 +22,22 @@ class _Wait:
 
 
 class Backoff:
-    """What the leader has seen absent from the pool; instants are those of a monotonic clock."""
+    """What the leader has seen absent from the pool."""
 
-    def __init__(self, first_seconds: float) -> None:
+    def __init__(self, first_seconds: float, clock: Callable[[], float] | None = None) -> None:
         self._first_seconds = first_seconds
+        self._clock = clock or time.monotonic
         self._waits: dict[DueRun, _Wait] = {}
 
-    def is_over(self, due: DueRun, now: float, *, at_first: bool) -> bool:
-        """Whether to dispatch a run again that is absent now; its next wait begins then.
+    def over(self, absent: Iterable[DueRun], *, at_first: bool) -> list[DueRun]:
+        """Which of these to dispatch again; their next wait begins now.
 
-        ``at_first``: the answer for one that was not seen absent before, since it is due then.
+        ``at_first``: whether one that was not seen absent before, since it is due then, is.
         """
+        now = self._clock()
+        return [due for due in absent if self._is_over(due, now, at_first=at_first)]
+
+    def _is_over(self, due: DueRun, now: float, *, at_first: bool) -> bool:
         wait = self._waits.get(due)
         if wait is None:
             if len(self._waits) >= MAX_REMEMBERED:
@@ -43,11 +50,12 @@ class Backoff:
         wait.seconds = max(wait.seconds, min(2 * wait.seconds, LONGEST_WAIT_SECONDS))
         return True
 
-    def forget_found(self, now: float, pause_seconds: float) -> None:
+    def forget_found(self, pause_seconds: float) -> None:
         """Forget what is in the pool again, or closed: a wait that ended more than a round ago.
 
         ``pause_seconds``: between two looks at the same run.
         """
+        now = self._clock()
         over = [
             due
             for due, wait in self._waits.items()

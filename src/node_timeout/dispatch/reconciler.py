@@ -23,10 +23,10 @@ import logging
 import random
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.dispatch.backoff import Backoff
+from node_timeout.dispatch.reports import ReconcileReport
 from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.exchange import Exchange
@@ -47,25 +47,6 @@ LOOK_SECONDS = 5.0
 """Between two looks at what is just overdue; and how long that must be overdue."""
 
 
-@dataclass(slots=True, kw_only=True)
-class ReconcileReport:
-    """What one pass did, in node runs."""
-
-    leading: bool = True
-    data_lost: bool = False
-    """This pass is part of a sweep after a loss of Redis's data."""
-    checked: int = 0
-    rearmed: int = 0
-    rescued: int = 0
-    """Rows with an expired lease that were looked at."""
-    purged: int = 0
-    purged_configs: int = 0
-    swept: bool = False
-    """The end of the ledger was reached."""
-    more: bool = False
-    """A page was full: there is more to do right now."""
-
-
 class Reconciler:
     """Puts back what the pool has lost, and deletes what nobody needs any more."""
 
@@ -83,7 +64,7 @@ class Reconciler:
         sweep_pause: float,
         retention: Retention,
     ) -> None:
-        """``queues`` are those in which a node run may wait for a worker."""
+        """``queues``: where a node run may wait for a worker."""
         self._ledger = ledger
         self._pool = pool
         self._exchange = exchange
@@ -103,12 +84,9 @@ class Reconciler:
         """Of overdue runs that were not in the pool."""
         self._missing: frozenset[DueRun] = frozenset()
         """What the last look at the overdue did not find."""
-        self._renew_lead_at = 0.0
-        self._next_sweep_at = 0.0
-        self._next_rescue_at = 0.0
-        self._next_look_at = 0.0
-        self._next_purge_at = 0.0
-        """All on this host's monotonic clock."""
+        # All on this host's monotonic clock.
+        self._renew_lead_at = self._next_sweep_at = self._next_rescue_at = 0.0
+        self._next_look_at = self._next_purge_at = 0.0
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Reconcile until stopped; after a loss of data without pause until all is armed."""
@@ -145,7 +123,7 @@ class Reconciler:
             self._next_sweep_at = self._next(await self._sweep(report), self._sweep_pause, report)
             report.swept = self._all_swept = self._cursor is None
             if report.swept:
-                self._backoff.forget_found(clock(), self._sweep_pause)
+                self._backoff.forget_found(self._sweep_pause)
         if self._data_lost:
             await self._put_back_the_rest(report)
         elif clock() >= self._next_rescue_at:
@@ -198,27 +176,19 @@ class Reconciler:
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         missing = await self._absent(suspects)
         if not self._data_lost:
-            missing = [
-                due
-                for due in missing
-                if due.due_at > now or self._may_be_armed(due, at_first=False)
-            ]
+            late = self._backoff.over((due for due in missing if due.due_at <= now), at_first=False)
+            missing = [due for due in missing if due.due_at > now] + late
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
-
-    def _may_be_armed(self, due: DueRun, *, at_first: bool) -> bool:
-        return self._backoff.is_over(due, time.monotonic(), at_first=at_first)
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
         now = await self._pool.now()
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
-        missing = [
-            DueRun(run_id=due.run_id, due_at=now)
-            for due in await self._absent(page)
-            if self._data_lost or self._may_be_armed(due, at_first=True)
-        ]
-        await self._rearm(missing, report)
+        missing = await self._absent(page)
+        if not self._data_lost:
+            missing = self._backoff.over(missing, at_first=True)
+        await self._rearm([DueRun(run_id=due.run_id, due_at=now) for due in missing], report)
         report.rescued += len(page)
         is_full = len(page) == BATCH_SIZE
         self._rescue_cursor = page[-1] if is_full else None

@@ -14,20 +14,19 @@ wait there, and what falls due now is not behind all that is overdue.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from node_timeout import metrics
+from node_timeout.dispatch.members import read
 from node_timeout.dispatch.queue_room import QueueRoom
+from node_timeout.dispatch.reports import ScanReport
 from node_timeout.domain.errors import (
     ExchangeUnavailableError,
-    InvalidNodeRunError,
     NotConfirmedError,
     PoolUnavailableError,
     TemporaryError,
 )
 from node_timeout.domain.run import DueRun, ForeignRun
-from node_timeout.domain.run_id import is_run_id
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.pool import Claim, ClaimedMember, Shard
 from node_timeout.runtime.loop import Backoff, Health, repeat
@@ -41,27 +40,6 @@ MAX_DEAD_MEMBER_BYTES = 64 * 1024
 BATCHES_IN_FLIGHT = 16
 CROWDED = Backoff(first=0.02, longest=1.0, random=lambda: 1.0)
 """How long to leave a queue alone that is full."""
-
-
-@dataclass(slots=True, kw_only=True)
-class ScanReport:
-    """What one pass did, in node runs."""
-
-    claimed: int = 0
-    published: int = 0
-    finished: int = 0
-    unreadable: int = 0
-    unconfirmed: int = 0
-    more: bool = False
-    """Whether more may be due right now."""
-    crowded: bool = False
-    """Nothing was claimed, as enough messages wait in the queue."""
-    seconds_to_next: float | None = None
-    """Until the earliest deadline left in the pool, counted from ``claimed_at``."""
-    claimed_at: float = 0.0
-    """When the last claim was answered, by the event loop's clock."""
-    error: Exception | None = None
-    """The last failure of Redis or RabbitMQ in this pass."""
 
 
 class Scanner:
@@ -191,7 +169,7 @@ class Scanner:
 
     def _begin(self, claim: Claim, report: ScanReport) -> None:
         """Send the claim on its way; what cannot be read is put aside beside it."""
-        members, due, unreadable = _read(claim.members)
+        members, due, unreadable = read(claim.members)
         if due:
             self._room.take()
             task = asyncio.create_task(self._dispatch(members, due, claim.lease, report))
@@ -261,25 +239,3 @@ class Scanner:
             report.unreadable += 1
             metrics.UNREADABLE.labels("pool").inc()
             logger.error("%s; it is in the dead-letter queue", reason)
-
-
-def _read(
-    claimed: Sequence[ClaimedMember],
-) -> tuple[list[ClaimedMember], list[DueRun | ForeignRun], dict[str, str]]:
-    """Split into members that name a node run, these runs, and the others with the reason."""
-    members: list[ClaimedMember] = []
-    due: list[DueRun | ForeignRun] = []
-    unreadable: dict[str, str] = {}
-    for each in claimed:
-        # A score of -inf, which anyone may write, is no instant: it was due long ago.
-        due_at = max(each.deadline, 0.0)
-        try:
-            if is_run_id(each.member):
-                due.append(DueRun(run_id=each.member, due_at=due_at))
-            else:
-                due.append(ForeignRun.parse(each.member, due_at))
-        except InvalidNodeRunError as error:
-            unreadable[each.member] = str(error)
-        else:
-            members.append(each)
-    return members, due, unreadable

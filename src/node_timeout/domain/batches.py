@@ -5,16 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.lifecycle import (
-    Dropped,
-    GivenUp,
-    Later,
-    Lease,
-    Taken,
-    take,
-    timed_out,
-)
+from node_timeout.domain.lifecycle import take, timed_out
 from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, Outcome, RunState
+from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 
 
 def first_starts(events: Iterable[NodeStarted], now: float) -> dict[NodeRun, NodeStarted]:

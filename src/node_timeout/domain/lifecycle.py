@@ -16,10 +16,11 @@ store. Where an adapter has a faster way, a test shows that it does the same.
 ``happened_at``, which are by the engine's.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import ForeignRun, LedgerRow, Outcome, RunState, TimedOutNode
+from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 LOOK_AGAIN_SECONDS = 60.0
@@ -114,47 +115,6 @@ def adopt(foreign: ForeignRun, config: TimeoutConfig) -> LedgerRow:
 
 
 # Take
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """A worker's claim on rows."""
-
-    owner: str
-    """Its token: no other taking has the same, and it stays when the lease is renewed."""
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The run is the worker's."""
-
-    row: LedgerRow
-    was_abandoned: bool = False
-    """Another worker's lease on it had run out."""
-    is_repeated: bool = False
-    """It was this taking's before: the transaction was committed, and its answer lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """Not for now: it is to be looked at again at this instant."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Closed already."""
-
-    state: RunState
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """It cannot be tried any more: dead."""
-
-    row: LedgerRow
 
 
 def take(

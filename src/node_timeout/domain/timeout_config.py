@@ -9,11 +9,11 @@ A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": numb
 """
 
 import copy
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node_timeout.domain.config_check import ConfigRules, check_config
 from node_timeout.domain.errors import (
     InvalidInputError,
     InvalidPipelineTreeError,
@@ -23,7 +23,6 @@ from node_timeout.domain.hints import Problems, shown
 from node_timeout.domain.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
 from node_timeout.domain.run import Node, id_problem
 
-KEYS = ("enable", "action", "seconds")
 MAX_ACTION_LENGTH = 64
 
 
@@ -52,17 +51,6 @@ class TimeoutConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigRules:
-    """What a config is checked against: the actions that are installed, and how long a timeout may
-    be.
-    """
-
-    actions: Collection[str]
-    max_seconds: float
-    min_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfigs:
     """What a tree says of its nodes' timeouts."""
 
@@ -88,7 +76,7 @@ def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]
     checked: dict[str, dict[str, Any]] = {}
     for node_id, config in configs.items():
         if _is_target(node_id, nodes, problems):
-            checked[node_id] = _check_config(node_id, config, rules, problems)
+            checked[node_id] = check_config(node_id, config, rules, problems)
     if problems:
         raise InvalidTimeoutConfigError(*problems)
     try:
@@ -127,7 +115,7 @@ def read_configs(
             problems.append(bad_id)
         elif _is_enabled(config):
             before = len(problems)
-            checked = _check_config(node_id, config, rules, problems)
+            checked = check_config(node_id, config, rules, problems)
             if len(problems) == before:
                 enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
         if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
@@ -151,7 +139,7 @@ def read_config(
     if problem:
         raise InvalidInputError(problem)
     problems = Problems()
-    checked = _check_config(node_id, config, rules, problems)
+    checked = check_config(node_id, config, rules, problems)
     if problems:
         raise InvalidTimeoutConfigError(*problems)
     return _timeout_config(node_id, root_pipeline_id, checked)
@@ -213,60 +201,3 @@ def _is_target(node_id: Any, nodes: Mapping[Any, dict[str, Any]], problems: Prob
     if problem:
         problems.append(problem)
     return not problem
-
-
-def _check_config(
-    node_id: str, config: Any, rules: ConfigRules, problems: Problems
-) -> dict[str, Any]:
-    """Return the config with ``seconds`` as a number; add every fault of it to ``problems``."""
-    if not isinstance(config, Mapping):
-        problems.append(
-            f"node {node_id!r}: timeout config is {type(config).__name__}, "
-            f"not a dict with the keys {', '.join(KEYS)}"
-        )
-        return {}
-    for key in KEYS:
-        if key not in config:
-            problems.append(f"node {node_id!r}: key {key!r} is missing")
-    for key in config:
-        if key not in KEYS:
-            problems.append(
-                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(KEYS)}"
-                f"{problems.did_you_mean(key, KEYS)}"
-            )
-    enable, action, seconds = (config.get(key) for key in KEYS)
-    if "enable" in config and not isinstance(enable, bool):
-        problems.append(f"node {node_id!r}: enable is {shown(enable)}, not True or False")
-    if "action" in config and not (isinstance(action, str) and action in rules.actions):
-        problems.append(
-            f"node {node_id!r}: action {shown(action)} is unknown"
-            f"{problems.did_you_mean(action, rules.actions)}"
-            f" (installed: {', '.join(sorted(rules.actions))})"
-        )
-    number = _number(seconds)
-    if "seconds" in config and not (number is not None and _is_allowed(number, rules)):
-        least = f"at least {rules.min_seconds:.15g}" if rules.min_seconds else "above 0"
-        problems.append(
-            f"node {node_id!r}: seconds is {shown(seconds)}, "
-            f"not a number {least} and at most {rules.max_seconds:.15g}"
-        )
-    return {"enable": enable, "action": action, "seconds": number}
-
-
-def _is_allowed(seconds: float, rules: ConfigRules) -> bool:
-    return seconds > 0 and rules.min_seconds <= seconds <= rules.max_seconds
-
-
-def _number(value: Any) -> int | float | None:
-    """Read a finite number; text such as ``"10"`` counts. None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, int):
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    if not math.isfinite(number):
-        return None
-    return int(number) if isinstance(value, str) and number.is_integer() else number

@@ -12,24 +12,25 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, TemporaryError
 from node_timeout.domain.run import DueRun, ForeignRun
 from node_timeout.handling.attempt import Attempts, Limits, log_outcome
+from node_timeout.handling.batch import Batch, read
 from node_timeout.handling.leases import Leased, Leases
 from node_timeout.handling.recorder import Recorder, WorkReport
+from node_timeout.handling.routes import Routes
 from node_timeout.ports.exchange import Delivery, Exchange
 from node_timeout.ports.ledger import Ledger, Taking
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.halving import in_halves
 from node_timeout.runtime.loop import until_available
+from node_timeout.tasks import together
 from node_timeout.wire import dispatch
-from node_timeout.wire.dispatch import Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -40,25 +41,6 @@ UNKNOWN = "the ledger has no run of this id"
 
 class _StoppedError(Exception):
     """The worker stops in the middle of an outage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routes:
-    """Where strategies run: by action, else in the handle queue, else here (None)."""
-
-    dispatch_queue: str
-    handle_queue: str | None = None
-    handle_queues: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def queues(self) -> list[str]:
-        """Every queue by name, the dispatch queue first."""
-        named = [self.dispatch_queue, self.handle_queue, *self.handle_queues.values()]
-        return list(dict.fromkeys(name for name in named if name))
-
-    def target(self, action: str | None) -> str | None:
-        """The queue of an action (None: of a run that is not known); None for here."""
-        return self.handle_queues.get(action or "", self.handle_queue)
 
 
 class DispatchHandler:
@@ -101,23 +83,23 @@ class DispatchHandler:
         report = WorkReport()
         try:
             try:
-                read = _read(deliveries)
-                report.received = len(read.due) + len(read.foreign)
-                await self._adopt(read, stop)
-                here = await self._forward(read, stop, report)
-                takings = await self._take_all(here, read, stop, report)
+                batch = read(deliveries)
+                report.received = len(batch.due) + len(batch.foreign)
+                await self._adopt(batch, stop)
+                here = await self._forward(batch, stop, report)
+                takings = await self._take_all(here, batch, stop, report)
                 begun = [await self._begin(*each) for each in takings]
             finally:
                 prepared(report)
-            await _together(self._end(leased, report) for leased in begun)
+            await together(self._end(leased, report) for leased in begun)
         except _StoppedError:
-            await _each(deliveries, lambda delivery: delivery.requeue())
+            await _requeue(deliveries)
         except Exception:
             logger.exception("a batch of %d messages goes back to its queue", len(deliveries))
-            await _each(deliveries, lambda delivery: delivery.requeue())
+            await _requeue(deliveries)
             raise
         else:
-            report.unreadable = await self.dead_letters.settle(deliveries, read.unreadable)
+            report.unreadable = await self.dead_letters.settle(deliveries, batch.unreadable)
         return report
 
     async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
@@ -131,34 +113,32 @@ class DispatchHandler:
             raise _StoppedError
         return value
 
-    async def _adopt(self, read: "_Read", stop: asyncio.Event) -> None:
+    async def _adopt(self, batch: Batch, stop: asyncio.Event) -> None:
         """Find out which runs an engine means that has put them into the pool itself."""
 
         async def adopt(some: Sequence[ForeignRun]) -> None:
             adoption = await self._insist(lambda: self._ledger.adopt(some), stop)
             for foreign, due in adoption.due.items():
-                read.due[due.run_id] = (due, read.foreign[foreign])
+                batch.due[due.run_id] = (due, batch.foreign[foreign])
             for foreign, reason in adoption.refused.items():
-                read.put_aside(foreign, read.foreign[foreign], reason)
+                batch.put_aside(foreign, batch.foreign[foreign], reason)
 
         async def refuse(foreign: ForeignRun, error: LedgerError) -> None:
-            read.put_aside(foreign, read.foreign[foreign], str(error))
+            batch.put_aside(foreign, batch.foreign[foreign], str(error))
 
-        if read.foreign:
-            await in_halves(list(read.foreign), adopt, refuse)
+        if batch.foreign:
+            await in_halves(list(batch.foreign), adopt, refuse)
 
-    async def _forward(
-        self, read: "_Read", stop: asyncio.Event, report: WorkReport
-    ) -> list[DueRun]:
+    async def _forward(self, batch: Batch, stop: asyncio.Event, report: WorkReport) -> list[DueRun]:
         """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
         dispatch_queue = self._routes.dispatch_queue
-        dispatched = [run_id for run_id, (_, at) in read.due.items() if at.queue == dispatch_queue]
+        dispatched = [run_id for run_id, (_, at) in batch.due.items() if at.queue == dispatch_queue]
         actions: dict[str, str] = {}
         if dispatched and self._routes.handle_queues:
             actions = await self._insist(lambda: self._ledger.actions(dispatched), stop)
         here: list[DueRun] = []
         onward: dict[str, tuple[DueRun, str]] = {}
-        for due, delivery in read.due.values():
+        for due, delivery in batch.due.values():
             target = None
             if delivery.queue == dispatch_queue:
                 target = self._routes.target(actions.get(due.run_id))
@@ -177,7 +157,7 @@ class DispatchHandler:
             await self._send(due, queue)
             del onward[due.run_id]
 
-        await _together(send(due, queue) for due, queue in list(onward.values()))
+        await together(send(due, queue) for due, queue in list(onward.values()))
         return True
 
     async def _send(self, due: DueRun, queue: str) -> None:
@@ -185,7 +165,7 @@ class DispatchHandler:
         metrics.FORWARDED.labels(queue).inc()
 
     async def _take_all(
-        self, due: Sequence[DueRun], read: "_Read", stop: asyncio.Event, report: WorkReport
+        self, due: Sequence[DueRun], batch: Batch, stop: asyncio.Event, report: WorkReport
     ) -> list[tuple[Taking, float]]:
         """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable.
 
@@ -196,13 +176,13 @@ class DispatchHandler:
             owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
             taking, ends = await self._insist(lambda: self._take(some, owner, report), stop)
             if taking.unknown:
-                await self._drop_unknown(taking.unknown, read, report)
+                await self._drop_unknown(taking.unknown, batch, report)
             return taking, ends
 
-        return await in_halves(due, take, read.refuse) if due else []
+        return await in_halves(due, take, batch.refuse) if due else []
 
     async def _drop_unknown(
-        self, unknown: Sequence[DueRun], read: "_Read", report: WorkReport
+        self, unknown: Sequence[DueRun], batch: Batch, report: WorkReport
     ) -> None:
         """Runs that the ledger does not have; those that may have been closed and purged are none
         of anybody's business any more.
@@ -213,7 +193,7 @@ class DispatchHandler:
                 metrics.DROPPED.labels("purged").inc()
                 report.dropped += 1
             else:
-                read.put_aside(each, read.due[each.run_id][1], UNKNOWN)
+                batch.put_aside(each, batch.due[each.run_id][1], UNKNOWN)
 
     async def _take(
         self, due: Sequence[DueRun], owner: str, report: WorkReport
@@ -240,7 +220,7 @@ class DispatchHandler:
         return taking, lease_ends
 
     async def _begin(self, taking: Taking, lease_ends: float) -> Leased:
-        """Start the attempts, oldest deadline first; those that came ahead at their deadline."""
+        """Start the attempts, oldest deadline first; those that came ahead, at theirs."""
         passed = await self._pool.passed()
         leased = Leased(owner=taking.owner, lease_ends=lease_ends)
         for node in sorted(taking.taken, key=lambda node: node.deadline):
@@ -262,51 +242,6 @@ class DispatchHandler:
             self._leases.let_go(leased)
 
 
-@dataclass(slots=True)
-class _Read:
-    """What a batch of messages says."""
-
-    due: dict[str, tuple[DueRun, Delivery]] = field(default_factory=dict)
-    """Every run once by its id, with the message that brought it."""
-    foreign: dict[ForeignRun, Delivery] = field(default_factory=dict)
-    """Runs that an engine has put into the pool itself, and whose ids are to be found."""
-    unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
-
-    async def refuse(self, due: DueRun, error: LedgerError) -> None:
-        """The ledger cannot hold this run."""
-        self.put_aside(due, self.due[due.run_id][1], str(error))
-
-    def put_aside(self, due: DueRun | ForeignRun, delivery: Delivery, reason: str) -> None:
-        letter = Unreadable(body=dispatch.encode([due]), reason=reason)
-        self.unreadable.setdefault(delivery, []).append(letter)
-
-
-def _read(deliveries: Sequence[Delivery]) -> _Read:
-    read = _Read()
+async def _requeue(deliveries: Iterable[Delivery]) -> None:
     for delivery in deliveries:
-        try:
-            due, unreadable = dispatch.decode(delivery.body)
-        except Exception as error:  # noqa: BLE001 - it is this message's own fault
-            due, unreadable = [], [Unreadable(body=delivery.body, reason=str(error))]
-        if unreadable:
-            read.unreadable[delivery] = unreadable
-        for each in due:
-            if isinstance(each, ForeignRun):
-                read.foreign[each] = delivery
-            else:
-                read.due[each.run_id] = (each, delivery)
-    return read
-
-
-async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """Await all of them, also if one fails; then raise the first failure."""
-    for result in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-
-
-async def _each(
-    deliveries: Iterable[Delivery], settle: Callable[[Delivery], Awaitable[None]]
-) -> None:
-    for delivery in deliveries:
-        await settle(delivery)
+        await delivery.requeue()

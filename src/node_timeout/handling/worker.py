@@ -10,11 +10,12 @@ from typing import Any
 
 from node_timeout.handling.attempt import Attempts, Limits
 from node_timeout.handling.breaker import Breaker
-from node_timeout.handling.dispatch_handler import DispatchHandler, Routes
+from node_timeout.handling.dispatch_handler import DispatchHandler
 from node_timeout.handling.early_hold import EarlyHold
 from node_timeout.handling.leases import Leases
 from node_timeout.handling.prefetch import QUIET_SECONDS, Prefetch
 from node_timeout.handling.recorder import WorkReport
+from node_timeout.handling.routes import Routes
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.ports.ledger import Ledger

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import InvalidInputError, joined
 from node_timeout.domain.run import id_problem
-from node_timeout.domain.timeout_config import ConfigRules, TreeConfigs, read_configs
+from node_timeout.domain.timeout_config import TreeConfigs, read_configs
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.stores.sql.bamboo_configs import BambooConfigs

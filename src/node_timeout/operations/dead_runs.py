@@ -3,7 +3,8 @@
 from node_timeout.domain.run import RunState
 from node_timeout.operations.choosing import Choice, count
 from node_timeout.operations.pages import BATCH_SIZE
-from node_timeout.ports.ledger import DeadRuns, Ledger
+from node_timeout.ports.directory import DeadRuns
+from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 
 

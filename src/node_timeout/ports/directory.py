@@ -75,6 +75,23 @@ class RunPage:
     """Where the next page begins; None after the last one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadRuns:
+    """Which dead runs are meant.
+
+    Only those that died by ``until``, so that a replay ends even if they die again at once.
+    """
+
+    wanted: RunFilter
+    """Of state ``dead``."""
+    until: float
+    actor: str | None = None
+    reason: str | None = None
+    """Who asked for it, and why: for the history."""
+    after: Cursor | None = None
+    """Of the last row of the page before."""
+
+
 class Directory(Protocol):
     """The read side of the ledger."""
 

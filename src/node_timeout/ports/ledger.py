@@ -15,7 +15,7 @@ from node_timeout.domain.run import (
     TimedOutNode,
 )
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.directory import Cursor, Directory, RunFilter
+from node_timeout.ports.directory import DeadRuns, Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +57,6 @@ class Retention:
     """Of handled and stale rows."""
     cancelled_seconds: float
     dead_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadRuns:
-    """Which dead runs are meant.
-
-    Only those that died by ``until``, so that a replay ends even if they die again at once.
-    """
-
-    wanted: RunFilter
-    """Of state ``dead``."""
-    until: float
-    actor: str | None = None
-    reason: str | None = None
-    """Who asked for it, and why: for the history."""
-    after: Cursor | None = None
-    """Of the last row of the page before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from node_timeout.domain.run import (
     Outcome,
     RunState,
 )
+from node_timeout.domain.taking import Lease
 from node_timeout.ports.ledger import Adoption, Disarming, Taking
 from node_timeout.stores.memory.ledger_keeping import MemoryKeeping
 
@@ -109,7 +110,7 @@ class MemoryLedger(MemoryKeeping):
         ahead_seconds: float = 0.0,
         owner: str | None = None,
     ) -> Taking:
-        lease = lifecycle.Lease(owner=owner or uuid.uuid4().hex, until=now + lease_seconds)
+        lease = Lease(owner=owner or uuid.uuid4().hex, until=now + lease_seconds)
         judged = judge(
             self._known(sorted({each.run_id for each in due})),
             lease,

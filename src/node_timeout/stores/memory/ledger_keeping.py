@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from node_timeout.domain import history, lifecycle
 from node_timeout.domain.run import DueRun, LedgerRow, RunState
-from node_timeout.ports.directory import Cursor
-from node_timeout.ports.ledger import DeadRuns, ReplayPage, Retention
+from node_timeout.ports.directory import Cursor, DeadRuns
+from node_timeout.ports.ledger import ReplayPage, Retention
 from node_timeout.stores.memory.ledger_directory import CLOSED, MemoryDirectory, finished_at
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import (
     InvalidInputError,
     LedgerError,
@@ -13,7 +14,7 @@ from node_timeout.domain.errors import (
     SchemaError,
 )
 from node_timeout.domain.hints import shown
-from node_timeout.domain.timeout_config import ConfigRules, TimeoutConfig, read_config
+from node_timeout.domain.timeout_config import TimeoutConfig, read_config
 from node_timeout.stores.sql.database import create_engine, dispose, transaction
 from node_timeout.stores.tls import Tls
 

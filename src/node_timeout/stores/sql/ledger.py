@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history, lifecycle
 from node_timeout.domain.run import DueRun, RunState
-from node_timeout.ports.directory import Cursor
-from node_timeout.ports.ledger import DeadRuns, ReplayPage, Retention
+from node_timeout.ports.directory import Cursor, DeadRuns
+from node_timeout.ports.ledger import ReplayPage, Retention
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_directory import LedgerDirectory, page_of_runs
 from node_timeout.stores.sql.ledger_handling import LedgerHandling

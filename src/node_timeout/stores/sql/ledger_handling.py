@@ -15,12 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain import history
 from node_timeout.domain.batches import judge
 from node_timeout.domain.errors import AmbiguousNodeError
-from node_timeout.domain.lifecycle import (
-    Lease,
-    Taken,
-    adopt,
-    timed_out,
-)
+from node_timeout.domain.lifecycle import adopt, timed_out
 from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
@@ -29,6 +24,7 @@ from node_timeout.domain.run import (
     RunState,
     TimedOutNode,
 )
+from node_timeout.domain.taking import Lease, Taken
 from node_timeout.ports.ledger import Adoption, Taking
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_recording import LedgerRecording

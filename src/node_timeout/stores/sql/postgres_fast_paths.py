@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.lifecycle import Lease
 from node_timeout.domain.run import RunState
+from node_timeout.domain.taking import Lease
 from node_timeout.stores.sql.tables import RunId, as_uuids, configs, hexadecimal, runs
 
 

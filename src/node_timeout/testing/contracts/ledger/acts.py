@@ -3,8 +3,8 @@
 from typing import Any
 
 from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports.directory import RunFilter
-from node_timeout.ports.ledger import DeadRuns, Ledger, Retention, Taking
+from node_timeout.ports.directory import DeadRuns, RunFilter
+from node_timeout.ports.ledger import Ledger, Retention, Taking
 
 NOW = 1_795_448_948.419_445_3
 LEASE = 60.0

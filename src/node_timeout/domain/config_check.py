@@ -1,0 +1,78 @@
+"""What is wrong with a timeout config: its keys, its action, its seconds."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node_timeout.domain.hints import Problems, shown
+
+KEYS = ("enable", "action", "seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRules:
+    """What a config is checked against: the actions that are installed, and how long a timeout may
+    be.
+    """
+
+    actions: Collection[str]
+    max_seconds: float
+    min_seconds: float = 0.0
+
+
+def check_config(
+    node_id: str, config: Any, rules: ConfigRules, problems: Problems
+) -> dict[str, Any]:
+    """Return the config with ``seconds`` as a number; add every fault of it to ``problems``."""
+    if not isinstance(config, Mapping):
+        problems.append(
+            f"node {node_id!r}: timeout config is {type(config).__name__}, "
+            f"not a dict with the keys {', '.join(KEYS)}"
+        )
+        return {}
+    for key in KEYS:
+        if key not in config:
+            problems.append(f"node {node_id!r}: key {key!r} is missing")
+    for key in config:
+        if key not in KEYS:
+            problems.append(
+                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(KEYS)}"
+                f"{problems.did_you_mean(key, KEYS)}"
+            )
+    enable, action, seconds = (config.get(key) for key in KEYS)
+    if "enable" in config and not isinstance(enable, bool):
+        problems.append(f"node {node_id!r}: enable is {shown(enable)}, not True or False")
+    if "action" in config and not (isinstance(action, str) and action in rules.actions):
+        problems.append(
+            f"node {node_id!r}: action {shown(action)} is unknown"
+            f"{problems.did_you_mean(action, rules.actions)}"
+            f" (installed: {', '.join(sorted(rules.actions))})"
+        )
+    number = _number(seconds)
+    if "seconds" in config and not (number is not None and _is_allowed(number, rules)):
+        least = f"at least {rules.min_seconds:.15g}" if rules.min_seconds else "above 0"
+        problems.append(
+            f"node {node_id!r}: seconds is {shown(seconds)}, "
+            f"not a number {least} and at most {rules.max_seconds:.15g}"
+        )
+    return {"enable": enable, "action": action, "seconds": number}
+
+
+def _is_allowed(seconds: float, rules: ConfigRules) -> bool:
+    return seconds > 0 and rules.min_seconds <= seconds <= rules.max_seconds
+
+
+def _number(value: Any) -> int | float | None:
+    """Read a finite number; text such as ``"10"`` counts. None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    return int(number) if isinstance(value, str) and number.is_integer() else number

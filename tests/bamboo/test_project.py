@@ -94,6 +94,42 @@ def test_what_cannot_be_understood_is_left_alone(project: Any) -> None:
         project.settings_of_project()
 
 
+class Connection:
+    """What is read of one of Django's."""
+
+    def __init__(self, vendor: str, **known: Any) -> None:
+        self.vendor, self.alias = vendor, "default"
+        nothing = {"NAME": "", "HOST": "", "PORT": "", "USER": "", "PASSWORD": ""}
+        self.settings_dict = nothing | known
+
+
+@pytest.mark.parametrize(
+    ("connection", "url"),
+    [
+        (
+            Connection("postgresql", NAME="a/b", USER="u", PASSWORD="p@:/", HOST="db", PORT=1),
+            "postgresql://u:p%40%3A%2F@db:1/a%2Fb",
+        ),
+        (Connection("mysql", NAME="a", USER="u"), "mysql://u@localhost/a"),
+        (Connection("sqlite", NAME="/data/a b?.db"), "sqlite:////data/a%20b%3F.db"),
+        (Connection("sqlite", NAME=":memory:"), None),
+        (Connection("sqlite", NAME="file:memorydb_default?mode=memory&cache=shared"), None),
+        (Connection("postgresql", NAME="a", HOST="/run/postgresql"), None),
+        (Connection("postgresql", NAME=None), None),
+        (Connection("oracle", NAME="a"), None),
+        (Connection("unknown"), None),
+    ],
+)
+def test_the_url_of_a_database_of_djangos(
+    project: Any, connection: Connection, url: str | None
+) -> None:
+    from node_timeout.contrib.bamboo.own_database import alias_of
+
+    assert project.database_url(connection) == url
+    if url:
+        assert alias_of(url, [connection]) == "default"
+
+
 def test_the_command_needs_nothing_of_the_environment(house: House) -> None:
     checked = manage(house, "check", "--engine", "bamboo")
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -89,18 +89,17 @@ def _handlers(old: Mapping[str, Any]) -> dict[str, str]:
 
 
 def database_url(connection: Any) -> str | None:
-    """The URL of a database of Django's; None for a kind that is not served."""
+    """The URL of a database of Django's; None for one that other processes cannot reach by it."""
     known, scheme = connection.settings_dict, SCHEMES.get(connection.vendor)
-    if scheme is None:
+    name, host = str(known["NAME"] or ""), str(known["HOST"] or "localhost")
+    if scheme is None or not name:
         return None
-    if scheme == "sqlite":
-        return f"sqlite:///{known['NAME']}"
-    if str(known["HOST"]).startswith("/"):
+    if scheme == "sqlite":  # a test's is in memory
+        return None if name.startswith((":", "file:")) else f"sqlite:///{quote(name)}"
+    if host.startswith("/"):
         return None  # a directory of sockets: each driver writes that in its own way
-    place = (known["HOST"] or "localhost") + (f":{known['PORT']}" if known["PORT"] else "")
-    return (
-        f"{scheme}://{_login(known['USER'], known['PASSWORD'])}{place}/{quote(known['NAME'], '')}"
-    )
+    place = host + (f":{known['PORT']}" if known["PORT"] else "")
+    return f"{scheme}://{_login(known['USER'], known['PASSWORD'])}{place}/{quote(name, '')}"
 
 
 def redis_url(client: Any) -> str | None:

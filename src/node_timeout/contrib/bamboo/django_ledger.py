@@ -16,7 +16,8 @@ from django.db import IntegrityError, connections, transaction
 
 from node_timeout.domain import history, run_id
 from node_timeout.domain.errors import LedgerUnavailableError
-from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import start
 from node_timeout.domain.run import LedgerRow, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
@@ -110,10 +111,20 @@ class DjangoLedger:
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._start_again(cursor, event, config, now)
 
-    def leave(self, run: NodeRun, now: float) -> bool:
-        """`leaving.leave` of exactly this run, which has left just now; whether it was open, or has
-        left before.
+    def leave(self, event: NodeLeft, now: float) -> list[NodeRun]:
+        """Cancel the run that has left just now; return it, nothing if it was not open.
+
+        The version of an event may be the one that the engine gave the node next, as when somebody
+        fails it by hand. Only if there is no such run to cancel, all of the node are looked at.
         """
+        run = event.run
+        if run is not None and self._leave_named(run, now):
+            return [run]
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            return self._leave_by_rule(cursor, event, now)
+
+    def _leave_named(self, run: NodeRun, now: float) -> bool:
+        """`leaving.leave` of exactly this run; whether it was open, or has left before."""
         cancelled = RunState.CANCELLED.value
         with self._cursor() as cursor:
             cursor.execute(
@@ -126,6 +137,26 @@ class DjangoLedger:
                 ],
             )
             return bool(cursor.rowcount)
+
+    def _leave_by_rule(self, cursor: Any, event: NodeLeft, now: float) -> list[NodeRun]:
+        named = event.run
+        root, node_id = event.node
+        condition = "root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s) OR run_id = %s)"
+        rows = self._locked(
+            cursor,
+            condition,
+            [
+                *(root, node_id, RunState.ARMED.value, RunState.EXECUTING.value),
+                self._key(named.run_id) if named else None,
+            ],
+        )
+        leaving = leave({row.run: row for row in rows}, [event], now)
+        for row in leaving.changed:
+            cursor.execute(
+                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s WHERE run_id = %s",
+                [row.state.value, row.finished_at, self._key(row.run_id)],
+            )
+        return list(leaving.cancelled)
 
     def _insert(self, row: LedgerRow) -> bool:
         """False if the run has a row already."""
@@ -147,11 +178,8 @@ class DjangoLedger:
     def _start_again(
         self, cursor: Any, event: NodeStarted, config: TimeoutConfig, now: float
     ) -> LedgerRow | None:
-        lock = " FOR UPDATE" if self._connection.features.has_select_for_update else ""
-        names = ", ".join(column.name for column in ROW_COLUMNS)
         key = self._key(event.run.run_id)
-        cursor.execute(f"SELECT {names} FROM {RUNS} WHERE run_id = %s{lock}", [key])
-        rows = rows_of(cursor.fetchall())
+        rows = self._locked(cursor, "run_id = %s", [key])
         if not rows:  # deleted that very moment
             return None
         changed = start(rows[0], event, config, now)
@@ -170,6 +198,14 @@ class DjangoLedger:
                 list(values.values()),
             )
         return changed
+
+    def _locked(self, cursor: Any, condition: str, values: Sequence[Any]) -> list[LedgerRow]:
+        """Rows as they are once nobody else is changing them."""
+        lock = " FOR UPDATE" if self._connection.features.has_select_for_update else ""
+        names = ", ".join(column.name for column in ROW_COLUMNS)
+        order = f"ORDER BY run_id{lock}"
+        cursor.execute(f"SELECT {names} FROM {RUNS} WHERE {condition} {order}", values)
+        return rows_of(cursor.fetchall())
 
     # The connection
 

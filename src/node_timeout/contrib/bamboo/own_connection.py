@@ -18,9 +18,9 @@ from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.contrib.bamboo.root_configs import RootConfigs
-from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, NodeRun, RunState, check_ids
+from node_timeout.domain.run import DueRun, RunState, check_ids
 from node_timeout.operations.configs import read_tree
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import BlockingPool
@@ -121,7 +121,9 @@ class OwnConnection(BlockingNodeTimeout):
         happened_at: float | None = None,
         trust_ledger: bool = False,
     ) -> int:
-        """As ever. With ``trust_ledger`` exactly the named version has left, just now."""
+        """As ever. With ``trust_ledger`` a version is named, or the one after it, and has left just
+        now.
+        """
         if not (trust_ledger and version and happened_at is None):
             return super().node_left(
                 node_id,
@@ -134,12 +136,12 @@ class OwnConnection(BlockingNodeTimeout):
         root = self._root_of(node_id, root_pipeline_id)
         if root is None or node_id not in self.configs.of(root):
             return 0
-        run = NodeRun(root_pipeline_id=root, node_id=node_id, version=version)
-        if not self.ledger.leave(run, self.pool.now()):
-            return 0
-        metrics.DISARMED.inc()
-        self._behind_commit(partial(self.pool.disarm, run.run_id))
-        return 1
+        event = NodeLeft(node_id=node_id, version=version, root_pipeline_id=root)
+        cancelled = self.ledger.leave(event, self.pool.now())
+        metrics.DISARMED.inc(len(cancelled))
+        for run in cancelled:
+            self._behind_commit(partial(self.pool.disarm, run.run_id))
+        return len(cancelled)
 
     def root_finished(self, root_pipeline_id: str) -> int:
         if not self.configs.of(root_pipeline_id):

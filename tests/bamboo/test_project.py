@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def project(house: House) -> Any:
 
 
 def test_what_the_project_says_elsewhere_need_not_be_said_again(
-    house: House, project: Any, monkeypatch: pytest.MonkeyPatch
+    house: House, project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from django.conf import settings
     from django.test import override_settings
@@ -65,8 +66,12 @@ def test_what_the_project_says_elsewhere_need_not_be_said_again(
     }
     with override_settings(NODE_TIMEOUT={}, **said):
         built = Settings(**project.settings_of_project())
-        monkeypatch.setenv("NODE_TIMEOUT_HANDLE_QUEUE", "of-the-environment")
-        assert "handle_queue" not in project.settings_of_project()
+        monkeypatch.setenv("node_timeout_handle_queue", "of-the-environment")
+        (tmp_path / "node_timeout_executing_pool").write_text("of-a-secret-file")
+        monkeypatch.setenv("NODE_TIMEOUT_SECRETS_DIR", str(tmp_path))
+        assert not {"handle_queue", "executing_pool"} & {*project.settings_of_project()}
+        assert Settings(**project.settings_of_project()).executing_pool == "of-a-secret-file"
+        monkeypatch.undo()
     assert built.dispatch_queue == "dispatch"
     assert built.handle_queue == "handle"
     assert built.executing_pool == "pool"
@@ -115,6 +120,9 @@ class Connection:
         (Connection("sqlite", NAME=":memory:"), None),
         (Connection("sqlite", NAME="file:memorydb_default?mode=memory&cache=shared"), None),
         (Connection("postgresql", NAME="a", HOST="/run/postgresql"), None),
+        (Connection("postgresql", NAME="a", HOST="h1,h2", PORT="1,2"), None),
+        (Connection("postgresql", NAME="a", OPTIONS={"sslmode": "verify-full"}), None),
+        (Connection("mysql", NAME="a", HOST="::1", PORT=1), "mysql://[::1]:1/a"),
         (Connection("postgresql", NAME=None), None),
         (Connection("oracle", NAME="a"), None),
         (Connection("unknown"), None),

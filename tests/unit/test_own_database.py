@@ -25,7 +25,8 @@ POSTGRES = Connection("pg", "postgresql", {"HOST": "db.example", "PORT": "5433"}
 MYSQL = Connection("my", "mysql", {"HOST": "127.0.0.1", "PORT": 3306})
 SQLITE = Connection("lite", "sqlite", {"NAME": "/data/project.db"})
 OTHER = Connection("other", "oracle")
-ALL = [OTHER, POSTGRES, MYSQL, SQLITE]
+SEVERAL = Connection("several", "postgresql", {"HOST": "h1,h2", "PORT": "5432,5433"})
+ALL = [OTHER, SEVERAL, POSTGRES, MYSQL, SQLITE]
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,19 @@ def test_a_failure_is_not_kept() -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="gone"):
             configs.of("a")
+
+
+def test_what_was_read_before_a_change_is_not_kept_behind_it() -> None:
+    ledger = Ledger()
+    configs = RootConfigs(ledger.load)
+
+    def load_while_others_store(root: str) -> dict[str, TimeoutConfig]:
+        found = ledger.load(root)
+        configs.forget(root)
+        return found
+
+    configs._load = load_while_others_store
+    configs.of("a")
+    configs._load = ledger.load
+    configs.of("a")
+    assert ledger.asked == ["a", "a"]

@@ -29,7 +29,12 @@ CALL_SECONDS = 5.0
 
 @cache
 def client() -> BlockingNodeTimeout:
-    """The process's client with the settings of the project.
+    """The process's client with the settings of the project. Raises what `new_client` does."""
+    return new_client()
+
+
+def new_client() -> BlockingNodeTimeout:
+    """Make one; it connects at its first call.
 
     Raises `SettingsError`; where the ledger is in no database of the project, `GreenThreadsError`.
     """
@@ -39,7 +44,7 @@ def client() -> BlockingNodeTimeout:
     from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
 
     is_enabled = project.is_enabled()
-    ours = Settings(**project.settings_of_project())
+    ours = Settings(**project.settings_of_project(stores=is_enabled))
     if not is_enabled:
         return SwitchedOff(ours)
     alias = alias_of(ours.database_url.get_secret_value(), connections.all())

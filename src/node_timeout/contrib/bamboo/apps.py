@@ -4,6 +4,8 @@ from typing import Any
 
 from django.apps import AppConfig
 
+from node_timeout.domain.errors import NodeTimeoutError
+
 
 class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
     name = "node_timeout.contrib.bamboo"
@@ -15,12 +17,14 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
         from django.db.models.signals import post_migrate  # noqa: PLC0415
 
         from node_timeout.contrib.bamboo import (  # noqa: PLC0415 - needs the apps
-            client,
             forget_client,
+            new_client,
             receivers,
         )
 
-        client()  # a wrong setting or gevent stops the start, before a task is taken
+        # A wrong setting or gevent stops the start, before a task is taken. It is not kept: apps
+        # behind this one may set what it is made of.
+        new_client().close()
         setting_changed.connect(forget_client, dispatch_uid="node_timeout")
         post_migrate.connect(make_tables, sender=self, dispatch_uid="node_timeout")
         receivers.connect()
@@ -32,7 +36,12 @@ def make_tables(*, using: str, verbosity: int = 1, **_more: Any) -> None:
     from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
 
     ours = client()
-    if isinstance(ours, OwnConnection) and ours.is_in(using):
-        revision = ours.migrate()
-        if verbosity:
-            print(f"  node-timeout: its tables are at revision {revision}")  # noqa: T201
+    if not (isinstance(ours, OwnConnection) and ours.is_in(using)):
+        return
+    try:
+        said = f"its tables are at revision {ours.migrate()}"
+    except NodeTimeoutError as error:  # Django's own are made all the same
+        said = f"its tables were not made: {error}; then run manage.py node_timeout migrate"
+        verbosity = 1
+    if verbosity:
+        print(f"  node-timeout: {said}")  # noqa: T201

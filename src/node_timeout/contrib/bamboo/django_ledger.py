@@ -1,8 +1,8 @@
 """The ledger through a connection of Django's: what an engine's own process writes.
 
-One statement for a start and for a leaving, in the engine's own transaction if there is one: then
-the row is there exactly if the state change is. No second connection, no thread, no event loop.
-What a start or a leaving does to a row, `node_timeout.domain` says.
+No second connection, no thread, no event loop; usually one statement. What a start or a leaving
+does to a row, `node_timeout.domain` says. In a transaction of the engine's only new rows are
+written: what others may hold is for behind the commit, as to wait for it could end the transaction.
 """
 
 import dataclasses
@@ -103,11 +103,13 @@ class DjangoLedger:
 
     # Runs
 
-    def start(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
-        """Arm the run, or let it go on; return its row, None if it stays closed."""
+    def open(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
+        """Arm a run that has no row yet; None if it has one, which `resume` looks at."""
         row = start(None, event, config, now)
-        if row is None or self._insert(row):
-            return row
+        return row if row is not None and self._insert(row) else None
+
+    def resume(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
+        """Let a run go on that has a row; return it as it is then."""
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._start_again(cursor, event, config, now)
 
@@ -230,8 +232,9 @@ class DjangoLedger:
                 with connection.cursor() as cursor:
                     yield cursor
         except DjangoDatabaseError as error:
+            hint = "; are its tables made? manage.py migrate" if _lacks_table(error) else ""
             raise LedgerUnavailableError(
-                f"Django's database {self.alias!r}: {redact(str(error))}"
+                f"Django's database {self.alias!r}: {redact(str(error)).strip()}{hint}"
             ) from presentable(error)
 
     def _key(self, text: str) -> Any:
@@ -260,3 +263,11 @@ class DjangoLedger:
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for i in range(0, len(items), CONFIGS_PER_STATEMENT):
         yield items[i : i + CONFIGS_PER_STATEMENT]
+
+
+def _lacks_table(error: Exception) -> bool:
+    """As each database says it: PostgreSQL and MySQL that it does not exist, SQLite that it has
+    none.
+    """
+    said = str(error)
+    return "exist" in said or "no such table" in said

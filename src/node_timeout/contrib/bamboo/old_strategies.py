@@ -1,12 +1,15 @@
 """Strategies that were written for bamboo's own app, as the project's settings name them."""
 
-import asyncio
 import inspect
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 from node_timeout.contrib.bamboo.project import BAMBOO_PREFIX, old_strategies
 from node_timeout.domain.errors import NodeRunSupersededError, StrategyRefusedError
 from node_timeout.domain.run import TimedOutNode
+from node_timeout.ports.engine import Engine
+from node_timeout.runtime.threads import Threads
+from node_timeout.settings import Settings
 from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult
 
 
@@ -15,7 +18,19 @@ class OldStrategy(NodeTimeoutStrategy):
 
     It was written to be given a node id. So the engine is asked just before whether that very
     version of the node is running; in the moment between, a retry of the node is not noticed.
+    It runs in threads of its own, `engine_threads` of them, each with connections of Django's.
     """
+
+    def __init__(self, engine: Engine, threads: int = 1) -> None:
+        super().__init__(engine)
+        self._threads = Threads(threads, name="old-strategy", at_end=_close_connections)
+
+    @classmethod
+    def build(cls, engine: Engine, settings: Settings) -> Self:
+        return cls(engine, settings.engine_threads)
+
+    async def close(self) -> None:
+        await self._threads.close()
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
         strategy = old_strategies().get(node.action)
@@ -23,7 +38,7 @@ class OldStrategy(NodeTimeoutStrategy):
             raise StrategyRefusedError(f"{BAMBOO_PREFIX}HANDLER has no action {node.action!r}")
         if not await self.engine.is_running(node):
             raise NodeRunSupersededError("no longer running at this version")
-        return StrategyResult.of(await asyncio.to_thread(_called, strategy, node.node_id))
+        return StrategyResult.of(await self._threads.run(partial(_called, strategy, node.node_id)))
 
 
 def _called(strategy: Any, node_id: str) -> Any:
@@ -36,3 +51,9 @@ def _called(strategy: Any, node_id: str) -> Any:
         return instance.deal_with_timeout_node(node_id)
     finally:
         close_old_connections()
+
+
+def _close_connections() -> None:
+    from django.db import connections  # noqa: PLC0415
+
+    connections.close_all()

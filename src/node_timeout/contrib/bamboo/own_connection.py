@@ -1,10 +1,11 @@
 """The client of a project whose database holds the ledger: it uses the project's own connection.
 
-What the engine tells costs one statement at most, and none for a node without a config. Redis is
-told behind the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
+What the engine tells costs a statement, and none for a node without a config. Redis is told behind
+the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,13 +21,15 @@ from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.contrib.bamboo.root_configs import RootConfigs
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, RunState, check_ids
+from node_timeout.domain.run import DueRun, LedgerRow, RunState, check_ids
 from node_timeout.operations.configs import read_tree
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import BlockingPool
 from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.tls import Tls
 from node_timeout.wiring import rules_of
+
+logger = logging.getLogger(__name__)
 
 
 class OwnConnection(BlockingNodeTimeout):
@@ -103,7 +106,17 @@ class OwnConnection(BlockingNodeTimeout):
         event = NodeStarted(
             node_id=node_id, version=version, root_pipeline_id=root, happened_at=happened_at
         )
-        row = self.ledger.start(event, config, self.pool.now())
+        now = self.pool.now()
+        row = self.ledger.open(event, config, now)
+        if row is not None:
+            return self._armed(row)
+        if self._in_transaction:
+            self._behind_commit(lambda: self._armed(self.ledger.resume(event, config, now)))
+            return False
+        return self._armed(self.ledger.resume(event, config, now))
+
+    def _armed(self, row: LedgerRow | None) -> bool:
+        """Tell the pool of an armed run."""
         if row is None or row.state is not RunState.ARMED or row.next_at is None:
             metrics.NOT_ARMED.inc()
             return False
@@ -122,7 +135,7 @@ class OwnConnection(BlockingNodeTimeout):
         trust_ledger: bool = False,
     ) -> int:
         """As ever. With ``trust_ledger`` a version is named, or the one after it, and has left just
-        now.
+        now; in a transaction that is noted behind the commit, and 0 is returned.
         """
         if not (trust_ledger and version and happened_at is None):
             return super().node_left(
@@ -137,7 +150,14 @@ class OwnConnection(BlockingNodeTimeout):
         if root is None or node_id not in self.configs.of(root):
             return 0
         event = NodeLeft(node_id=node_id, version=version, root_pipeline_id=root)
-        cancelled = self.ledger.leave(event, self.pool.now())
+        now = self.pool.now()
+        if self._in_transaction:
+            self._behind_commit(lambda: self._left(event, now))
+            return 0
+        return self._left(event, now)
+
+    def _left(self, event: NodeLeft, now: float) -> int:
+        cancelled = self.ledger.leave(event, now)
         metrics.DISARMED.inc(len(cancelled))
         for run in cancelled:
             self._behind_commit(partial(self.pool.disarm, run.run_id))
@@ -154,10 +174,24 @@ class OwnConnection(BlockingNodeTimeout):
         """Raises `AmbiguousNodeError`."""
         return named or only_root(node_id, self.ledger.roots_of(node_id))
 
-    def _behind_commit(self, call: Callable[[], None]) -> None:
-        """Now, if no transaction is under way; never, if it is rolled back."""
-        connection = connections[self.ledger.alias]
-        if connection.in_atomic_block:
-            transaction.on_commit(call, using=self.ledger.alias)
-        else:
+    @property
+    def _in_transaction(self) -> bool:
+        return bool(connections[self.ledger.alias].in_atomic_block)
+
+    def _behind_commit(self, call: Callable[[], object]) -> None:
+        """Now, if no transaction is under way; never, if it is rolled back.
+
+        Behind a commit nothing is raised: the engine has hooks of its own there.
+        """
+        if not self._in_transaction:
             call()
+            return
+
+        def safely() -> None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - see above
+                metrics.EVENTS_MISSED.inc()
+                logger.error("not recorded behind the commit: %s", error)  # noqa: TRY400 - one line
+
+        transaction.on_commit(safely, using=self.ledger.alias)

@@ -31,7 +31,7 @@ def _place(url: DatabaseUrl) -> tuple[Any, ...] | None:
     if len(url.hosts) > 1:
         return None
     host, port = (url.hosts[0].name, url.hosts[0].port) if url.hosts else ("", None)
-    return family, _name(host), port or PORTS[family], url.name
+    return family, _name(host), str(port or PORTS[family]), url.name
 
 
 def _place_in_django(connection: Any) -> tuple[Any, ...] | None:
@@ -41,7 +41,7 @@ def _place_in_django(connection: Any) -> tuple[Any, ...] | None:
         return None
     if family == "sqlite":
         return family, str(known["NAME"])
-    return family, _name(known["HOST"]), int(known["PORT"] or PORTS[family]), known["NAME"]
+    return family, _name(known["HOST"]), str(known["PORT"] or PORTS[family]), known["NAME"]
 
 
 def _name(host: str) -> str:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Protocol
 
 from node_timeout import metrics
-from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class PoolOutbox:
             return False
         try:
             call()
-        except PoolUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - the engine's transaction is committed already
             failed = time.monotonic()
             rest = max(AGAIN_SECONDS, 10 * (failed - began))
             self._rest_until = failed + rest
@@ -93,9 +92,14 @@ class PoolOutbox:
             self._again()
 
     def _again(self) -> None:
-        self._timer = threading.Timer(AGAIN_SECONDS, self._tell)
-        self._timer.daemon = True
-        self._timer.start()
+        timer = threading.Timer(AGAIN_SECONDS, self._tell)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError as error:  # no thread is to be had: the reconciler does it
+            logger.warning("%d runs are in the ledger only: %s", len(self._missed), error)
+        else:
+            self._timer = timer
 
     def _tell(self) -> None:
         """Until all are in the pool, or one more fails."""
@@ -104,7 +108,7 @@ class PoolOutbox:
                 self._pool.arm(due)
                 self._missed.pop(run_id, None)
                 self._rest_until = 0.0
-        except PoolUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - as above; they are told again
             logger.debug("%d runs are in the ledger only: %s", len(self._missed), error)
         finally:
             self._timer = None

@@ -1,19 +1,25 @@
 """The settings of a Django project, as settings of node-timeout. Django must be set up.
 
-What ``NODE_TIMEOUT`` says wins, then the environment, then what the project says for bamboo's own
-app (``PIPELINE_NODE_TIMEOUT_…``), then what it says for itself: ``DATABASES``, ``redis_inst``, the
-broker of Celery.
+What ``NODE_TIMEOUT`` says wins, then the environment and secret files, then what the project says
+for bamboo's own app (``PIPELINE_NODE_TIMEOUT_…``), then what it says for itself: ``DATABASES``,
+``redis_inst``, the broker of Celery.
 """
 
 import json
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from pydantic import SecretStr
+
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
-from node_timeout.settings import variable
+from node_timeout.settings import STORES, Settings, variable
+from node_timeout.urls.redaction import redact
+
+logger = logging.getLogger(__name__)
 
 OWN, REDIS = "NODE_TIMEOUT", "redis_inst"
 BROKERS = ("CELERY_BROKER_URL", "BROKER_URL")
@@ -21,6 +27,12 @@ BAMBOO_PREFIX = "PIPELINE_NODE_TIMEOUT_"
 DEFAULT_DATABASE = "default"
 OLD_STRATEGY = "node_timeout.contrib.bamboo.old_strategies:OldStrategy"
 BUILT_IN = ("forced_fail", "forced_fail_and_skip")
+REDIS_URL = "redis_url"
+ODD_OPTIONS = {
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "ssl", "ssl_mode"),
+    *("options", "service", "assume_role", "passfile", "unix_socket", "read_default_file"),
+}
+"""Of ``OPTIONS``: what changes where, as whom or how Django connects."""
 SCHEMES = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 """Of our URLs, by Django's vendor."""
 
@@ -38,37 +50,71 @@ def is_enabled() -> bool:
     return enabled
 
 
-def settings_of_project() -> dict[str, Any]:
-    """What the project says, by the names of `Settings`; what the environment says is not in it."""
+def settings_of_project(*, stores: bool = True) -> dict[str, Any]:
+    """What the project says, by the names of `Settings`; what the environment says is not in it.
+
+    Without ``stores`` not where the stores are, unless ``NODE_TIMEOUT`` says so. Raises
+    `SettingsError`.
+    """
     from django.conf import settings  # noqa: PLC0415 - as in every module of the app
     from django.db import connections  # noqa: PLC0415
 
     own = _own()
     own.pop("enabled", None)
+    said = Settings().model_fields_set | own.keys()
     found = {
         "dispatch_queue": _of_bamboo("DISPATCH_QUEUE"),
         "handle_queue": _of_bamboo("HANDLE_QUEUE"),
         "executing_pool": _of_bamboo("EXECUTING_POOL"),
         "handlers": _handlers(old_strategies()),
-        "database_url": database_url(connections[DEFAULT_DATABASE]),
-        "redis_url": redis_url(getattr(settings, REDIS, None)),
-        "amqp_url": _broker(settings),
     }
-    unsaid = {
-        name: value
-        for name, value in found.items()
-        if value and name not in own and not os.environ.get(variable(name))
+    if stores:
+        found |= _stores(settings, connections[DEFAULT_DATABASE], said)
+    return {name: value for name, value in found.items() if value and name not in said} | own
+
+
+def _stores(settings: Any, database: Any, said: Collection[str]) -> dict[str, str]:
+    """URLs of the stores, but for those that are ``said``. Raises `SettingsError`."""
+    redis = getattr(settings, REDIS, None)
+    urls: tuple[tuple[str, str, Callable[[], str | None]], ...] = (
+        ("database_url", "DATABASES['default']", lambda: database_url(database)),
+        (REDIS_URL, REDIS, lambda: redis_url(redis)),
+        ("amqp_url", " or ".join(BROKERS), lambda: _broker(settings)),
+    )
+    found = {
+        name: url
+        for name, source, read in urls
+        if name not in said and (url := read()) and _can_be_read(name, source, url)
     }
-    return unsaid | own
+    if redis is not None and REDIS_URL not in {*said, *found}:
+        raise SettingsError(
+            f"settings.{REDIS} is no client of one server by a host: give redis_url in {OWN}"
+        )
+    return found
+
+
+def _can_be_read(name: str, source: str, url: str) -> bool:
+    """Other programs read URLs otherwise: what means nothing here is said, and left out."""
+    try:
+        STORES[name](url)
+    except ValueError as error:
+        logger.warning("%s is not taken for %s: it %s", source, name, redact(str(error)))
+        return False
+    return True
 
 
 def environment_of(settings: Mapping[str, Any]) -> dict[str, str]:
     """The same settings as environment variables, for our own command line."""
-    return {
-        variable(name): value if isinstance(value, str) else json.dumps(value, default=str)
-        for name, value in settings.items()
-        if value is not None
-    }
+    return {variable(name): _text(value) for name, value in settings.items()}
+
+
+def _text(value: Any) -> str:
+    """An empty variable counts as none."""
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, str | PurePath) else json.dumps(value, default=str)
 
 
 def old_strategies() -> dict[str, Any]:
@@ -96,9 +142,15 @@ def database_url(connection: Any) -> str | None:
         return None
     if scheme == "sqlite":  # a test's is in memory
         return None if name.startswith((":", "file:")) else f"sqlite:///{quote(name)}"
-    if host.startswith("/"):
-        return None  # a directory of sockets: each driver writes that in its own way
-    place = host + (f":{known['PORT']}" if known["PORT"] else "")
+    odd = ODD_OPTIONS & set(known.get("OPTIONS") or ())
+    if host.startswith("/") or "," in host or odd:
+        # Each driver writes that in its own way.
+        logger.warning(
+            "DATABASES['default'] is not taken for database_url: write that yourself (%s)",
+            ", ".join(sorted(odd)) or f"HOST is {host}",
+        )
+        return None
+    place = _host(host) + (f":{known['PORT']}" if known["PORT"] else "")
     return f"{scheme}://{_login(known['USER'], known['PASSWORD'])}{place}/{quote(name, '')}"
 
 
@@ -110,7 +162,8 @@ def redis_url(client: Any) -> str | None:
         return None
     scheme = "rediss" if "SSL" in pool.connection_class.__name__ else "redis"
     login = _login(known.get("username") or "", known.get("password") or "")
-    return f"{scheme}://{login}{known['host']}:{known.get('port') or 6379}/{known.get('db') or 0}"
+    place = f"{_host(known['host'])}:{known.get('port') or 6379}"
+    return f"{scheme}://{login}{place}/{known.get('db') or 0}"
 
 
 def _broker(settings: Any) -> str | None:
@@ -120,6 +173,10 @@ def _broker(settings: Any) -> str | None:
         if isinstance(url, str) and url.startswith(("amqp://", "amqps://")) and ";" not in url:
             return url
     return None
+
+
+def _host(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
 
 
 def _login(user: str, password: str) -> str:

@@ -32,6 +32,8 @@ class RootConfigs:
         self._kept: dict[str, tuple[float, Configs]] = {}
         """With the instant until which they count; in the order in which they were read."""
         self._configs = 0
+        self._changes = 0
+        """How often something was forgotten."""
         self._changing = threading.Lock()
 
     def of(self, root_pipeline_id: str) -> Configs:
@@ -39,9 +41,12 @@ class RootConfigs:
         kept = self._kept.get(root_pipeline_id)
         if kept is not None and self._clock() < kept[0]:
             return kept[1]
+        changes = self._changes
         found = self._load(root_pipeline_id)
         with self._changing:
             self._drop(root_pipeline_id)
+            if changes != self._changes:  # some were stored meanwhile: these may be the older ones
+                return found
             self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
             self._configs += len(found)
             while self._is_too_large():
@@ -51,6 +56,7 @@ class RootConfigs:
     def forget(self, root_pipeline_id: str) -> None:
         """They were changed here, or are not needed any more."""
         with self._changing:
+            self._changes += 1
             self._drop(root_pipeline_id)
 
     def _is_too_large(self) -> bool:

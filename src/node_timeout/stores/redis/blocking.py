@@ -15,12 +15,10 @@ from redis import (
     BlockingConnectionPool,
     Connection,
     Redis,
-    RedisCluster,
     UnixDomainSocketConnection,
 )
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -50,11 +48,10 @@ CONNECTIONS = 16
 
 
 def is_served(url: str) -> bool:
-    """Whether `BlockingPool` serves a Redis: all but a cluster that talks TLS, where redis-py's
-    synchronous client would trust the system's authorities too.
+    """Whether `BlockingPool` serves a Redis: all but a cluster, to which redis-py's synchronous
+    client connects when it is made, and which it may search for long.
     """
-    read = read_redis_url(url)
-    return not (read.kind == CLUSTER and read.tls)
+    return read_redis_url(url).kind != CLUSTER
 
 
 class BlockingPool:
@@ -118,14 +115,10 @@ def _connected_to(url: RedisUrl, tls: Tls) -> Any:
         "password": url.password,
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,
-        "health_check_interval": 30,
-        # Once more, as the server may have closed the connection since its last call.
-        "retry": Retry(NoBackoff(), 1),
+        # A connection that the server has closed is noticed when it is chosen.
+        "retry": Retry(NoBackoff(), 0),
         **url.parameters,
     }
-    if url.kind == CLUSTER:
-        nodes = [ClusterNode(host, port) for host, port in ports_of(url, REDIS_PORT)]
-        return RedisCluster(startup_nodes=nodes, **options)
     if url.kind == SENTINEL:
         limits = {
             "socket_timeout": SOCKET_SECONDS,
@@ -168,5 +161,5 @@ def _translated(call: Callable[[], T]) -> T:
         return call()
     except MasterNotFoundError as error:
         raise PoolUnavailableError(NO_PRIMARY) from presentable(error)
-    except (RedisError, RedisClusterException, OSError) as error:
+    except (RedisError, OSError) as error:
         raise PoolUnavailableError(f"Redis: {reason_of(error)}") from presentable(error)

@@ -15,6 +15,8 @@ TRUST_SECONDS = 0.1
 """An answer that is younger than this is not asked for again, whatever other replies tell."""
 ANSWER_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 2.0
+SLOW_SECONDS = 0.1
+"""Whoever cannot do anything else meanwhile asks no more after an answer that took so long."""
 QUESTIONS = 4
 """The quickest answer of so many counts, or the first good one."""
 
@@ -113,22 +115,28 @@ class BlockingClock(ClockEstimate):
         self._asking = threading.Lock()
 
     def keep(self) -> None:
-        """Ask again if it is time to. Raises what ``ask`` raises; then go on estimating."""
-        if not self._is_stale() or not self._asking.acquire(blocking=self._offset is None):
+        """Ask again if it is time to, one caller at once; nobody waits for another.
+
+        Raises what ``ask`` raises; then go on estimating.
+        """
+        if not self._is_stale():
+            return
+        is_mine = self._asking.acquire(blocking=False)
+        if not is_mine and self._offset is not None:
             return
         try:
-            if self._is_stale():
-                self._synchronise()
+            self._synchronise()
         except PoolUnavailableError:
             self._not_answered()
             raise
         finally:
-            self._asking.release()
+            if is_mine:
+                self._asking.release()
 
     def _synchronise(self) -> None:
         best = float("inf")
         for _ in range(QUESTIONS):
             sent = time.monotonic()
             best = self._answered(sent, self._ask(), best)
-            if best < GOOD_SECONDS:
+            if best < GOOD_SECONDS or time.monotonic() - sent > SLOW_SECONDS:
                 break

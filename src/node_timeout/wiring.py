@@ -46,6 +46,18 @@ def rules_of(settings: Settings) -> ConfigRules:
     )
 
 
+def agreed_settings(settings: Settings) -> dict[str, str]:
+    """Those that must agree between processes, by the name that a user knows them by."""
+    names = ("executing_pool", "pool_shards", "dispatch_exchange", "dispatch_queue")
+    agreed = {variable(name): str(getattr(settings, name)) for name in names}
+    agreed[variable("dispatch_ahead")] = f"{settings.dispatch_ahead:g}"
+    amqp_url = settings.amqp_url.get_secret_value()
+    if not amqp_url.startswith(IN_PROCESS):
+        url, *_ = split_urls(amqp_url)
+        agreed["vhost of " + variable("amqp_url")] = HostsUrl.parse(url).path
+    return agreed
+
+
 class Wiring:
     """What the settings name, closed together. Nothing is connected before it is used."""
 
@@ -68,7 +80,9 @@ class Wiring:
         closing.push_async_callback(self.pool.close)
         self.tracker = Tracker(ledger=self.ledger, pool=self.pool)
         closing.push_async_callback(self.tracker.close)
-        self.agreement = self._agreement()
+        self.agreement = Agreement(
+            ledger=self.ledger, pool=self.pool, settings=agreed_settings(settings)
+        )
         closing.push_async_callback(self.agreement.close)
 
     async def close(self) -> None:
@@ -245,16 +259,6 @@ class Wiring:
             self._closing.push_async_callback(rabbit.close)
             self._exchange = rabbit
         return self._exchange
-
-    def _agreement(self) -> Agreement:
-        settings = self.settings
-        names = ("executing_pool", "pool_shards", "dispatch_exchange", "dispatch_queue")
-        agreed = {variable(name): str(getattr(settings, name)) for name in names}
-        agreed[variable("dispatch_ahead")] = f"{settings.dispatch_ahead:g}"
-        if not self.in_process:
-            url, *_ = split_urls(settings.amqp_url.get_secret_value())
-            agreed["vhost of " + variable("amqp_url")] = HostsUrl.parse(url).path
-        return Agreement(ledger=self.ledger, pool=self.pool, settings=agreed)
 
     async def serve(
         self,

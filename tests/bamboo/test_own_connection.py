@@ -36,6 +36,7 @@ def new_id(what: str = "n") -> str:
 def client(house: House) -> Iterator[Any]:
     client = house.client()
     assert type(client).__name__ == "OwnConnection"
+    client._is_compared = True  # its statement is no change's
     yield client
     client.pool._rest_until = 0.0
 
@@ -152,7 +153,7 @@ def test_a_leaving_does_what_the_domain_says(
     own = {run: row for run, row in both.items() if run.version == named}
     exactly = leave(own, [replace(event, only_version=True)], now)
     expected = exactly if exactly.changed else leave(both, [event], now)
-    left = client.ledger.leave(event, now)
+    left = client.ledger.leave(replace(before.run, version=named), now)
     assert {*left} == {*expected.cancelled} or {*left} == {row.run for row in expected.changed}
     for row in expected.changed:
         both[row.run] = row
@@ -223,6 +224,20 @@ def test_a_node_costs_a_statement_a_change_and_its_neighbours_none(
     (row,) = rows_of(client, root, "n")
     assert row.state is RunState.CANCELLED
     assert score(pool, row) is None
+
+
+def test_settings_that_are_not_the_scanners_are_named_once(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = stored(client, "n", "m")
+    agreed = client._agreed | {"NODE_TIMEOUT_POOL_SHARDS": "7"}
+    monkeypatch.setattr(client, "_agreed", agreed)
+    client._is_compared = False
+    for node_id in ("n", "m"):
+        assert client.node_started(node_id, "v1", root)
+    said = [each.getMessage() for each in caplog.records if "POOL_SHARDS" in each.getMessage()]
+    (text,) = said
+    assert text.startswith("NODE_TIMEOUT_POOL_SHARDS is '7' here and '1' in the scanners")
 
 
 def test_a_leaving_of_what_never_began_needs_no_thread_and_no_connection_of_ours(

@@ -14,7 +14,7 @@ cost nothing. After a loss of data everything is put back at once, oldest first.
 A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
 Redis has just lost data, the sweep arms it only when it was absent at a look ``redispatch_after``
 seconds before as well, so that a backlog does not feed itself; the next time it waits twice as long
-(see `backoff`). So does the rescue of one run after the first. While the queues are empty a row
+(see `redispatch`). So does the rescue of one run after the first. While the queues are empty a row
 waits nowhere; then two looks a few seconds apart are enough.
 """
 
@@ -25,7 +25,7 @@ import time
 from collections.abc import Collection
 
 from node_timeout import metrics
-from node_timeout.dispatch.backoff import Backoff
+from node_timeout.dispatch.redispatch import Redispatch
 from node_timeout.dispatch.reports import ReconcileReport
 from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.domain.run import DueRun
@@ -80,7 +80,7 @@ class Reconciler:
         self._all_swept = False
         """The last sweep has come to its end."""
         self._rescue_cursor: DueRun | None = None
-        self._backoff = Backoff(redispatch_after)
+        self._redispatch = Redispatch(redispatch_after)
         """Of overdue runs that were not in the pool."""
         self._missing: frozenset[DueRun] = frozenset()
         """What the last look at the overdue did not find."""
@@ -111,7 +111,7 @@ class Reconciler:
         if not report.leading:
             self._cursor, self._data_lost, self._missing = None, False, frozenset()
             self._rescue_cursor = None
-            self._backoff.clear()
+            self._redispatch.clear()
             return report
         if not self._data_lost and await self._pool.may_have_lost_data():
             logger.info("Redis is new or was restarted: looking for open node runs that it lacks")
@@ -123,7 +123,7 @@ class Reconciler:
             self._next_sweep_at = self._next(await self._sweep(report), self._sweep_pause, report)
             report.swept = self._all_swept = self._cursor is None
             if report.swept:
-                self._backoff.forget_found(self._sweep_pause)
+                self._redispatch.forget_found(self._sweep_pause)
         if self._data_lost:
             await self._put_back_the_rest(report)
         elif clock() >= self._next_rescue_at:
@@ -176,7 +176,9 @@ class Reconciler:
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
         missing = await self._absent(suspects)
         if not self._data_lost:
-            late = self._backoff.over((due for due in missing if due.due_at <= now), at_first=False)
+            late = self._redispatch.over(
+                (due for due in missing if due.due_at <= now), at_first=False
+            )
             missing = [due for due in missing if due.due_at > now] + late
         await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
 
@@ -187,7 +189,7 @@ class Reconciler:
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
         missing = await self._absent(page)
         if not self._data_lost:
-            missing = self._backoff.over(missing, at_first=True)
+            missing = self._redispatch.over(missing, at_first=True)
         await self._rearm([DueRun(run_id=due.run_id, due_at=now) for due in missing], report)
         report.rescued += len(page)
         is_full = len(page) == BATCH_SIZE

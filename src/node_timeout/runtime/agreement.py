@@ -42,7 +42,7 @@ class Agreement:
     async def declare(self) -> None:
         """A scanner: say what is right. Logs what another scanner was set to."""
         stored = await self._ledger.declare(self._settings)
-        for text in self._differences(stored, "in the scanner that started before"):
+        for text in _differences(self._settings, stored, "in the scanner that started before"):
             logger.warning("%s", text)
         marked = await self._pool.ledger_id()
         if marked not in (None, stored[LEDGER_ID]):
@@ -55,22 +55,7 @@ class Agreement:
 
     async def problems(self) -> list[str]:
         """Any other process: a sentence for each difference; none before a scanner has started."""
-        stored = await self._ledger.settings()
-        if LEDGER_ID not in stored:
-            return []
-        found = self._differences(stored, "in the scanners")
-        marked = await self._pool.ledger_id()
-        if marked is None and not found:
-            found.append(
-                "the scanners have never served the pool in this Redis: redis_url may name another "
-                "server or database number than theirs, or it has lost its data since; " + MEND
-            )
-        elif marked not in (None, stored[LEDGER_ID]):
-            found.append(
-                "the pool in this Redis belongs to the scanners of another database: database_url "
-                "or redis_url is not theirs; " + MEND
-            )
-        return found
+        return problems(self._settings, await self._ledger.settings(), await self._pool.ledger_id())
 
     async def compare(self) -> None:
         """Log the problems, once the stores answer; they have no other effect."""
@@ -90,9 +75,33 @@ class Agreement:
         except NodeTimeoutError as error:
             logger.debug("settings not compared: %s", error)
 
-    def _differences(self, stored: Mapping[str, str], where: str) -> list[str]:
-        return [
-            f"{name} is {own!r} here and {stored[name]!r} {where}; {MEND}"
-            for name, own in self._settings.items()
-            if stored.get(name, own) != own
-        ]
+
+def problems(
+    settings: Mapping[str, str], stored: Mapping[str, str], marked: str | None
+) -> list[str]:
+    """A sentence for each difference between the settings here and those that a scanner stored.
+
+    ``marked``: the ledger's id that the pool holds.
+    """
+    if LEDGER_ID not in stored:
+        return []
+    found = _differences(settings, stored, "in the scanners")
+    if marked is None and not found:
+        found.append(
+            "the scanners have never served the pool in this Redis: redis_url may name another "
+            "server or database number than theirs, or it has lost its data since; " + MEND
+        )
+    elif marked not in (None, stored[LEDGER_ID]):
+        found.append(
+            "the pool in this Redis belongs to the scanners of another database: database_url "
+            "or redis_url is not theirs; " + MEND
+        )
+    return found
+
+
+def _differences(settings: Mapping[str, str], stored: Mapping[str, str], where: str) -> list[str]:
+    return [
+        f"{name} is {own!r} here and {stored[name]!r} {where}; {MEND}"
+        for name, own in settings.items()
+        if stored.get(name, own) != own
+    ]

@@ -25,7 +25,9 @@ from node_timeout.stores.sql import tables
 from node_timeout.stores.sql.run_rows import MUTABLE, ROW_COLUMNS, rows_of, values_of
 from node_timeout.urls.redaction import presentable, redact
 
-CONFIGS, RUNS, HISTORY = (table.name for table in (tables.configs, tables.runs, tables.history))
+CONFIGS, RUNS, HISTORY, SETTINGS = (
+    table.name for table in (tables.configs, tables.runs, tables.history, tables.settings)
+)
 COLUMNS = [column.name for column in tables.runs.c]
 CONFIGS_PER_STATEMENT = 150
 """SQLite takes 999 values in one."""
@@ -101,6 +103,12 @@ class DjangoLedger:
             )
             return int(cursor.rowcount)
 
+    def settings(self) -> dict[str, str]:
+        """What the scanners are set to; see `runtime.agreement`."""
+        with self._cursor() as cursor:
+            cursor.execute(f"SELECT name, value FROM {SETTINGS}")
+            return dict(cursor.fetchall())
+
     # Runs
 
     def open(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
@@ -113,17 +121,16 @@ class DjangoLedger:
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._start_again(cursor, event, config, now)
 
-    def leave(self, event: NodeLeft, now: float) -> list[NodeRun]:
+    def leave(self, run: NodeRun, now: float) -> list[NodeRun]:
         """Cancel the run that has left just now; return it, nothing if it was not open.
 
-        The version of an event may be the one that the engine gave the node next, as when somebody
-        fails it by hand. Only if there is no such run to cancel, all of the node are looked at.
+        Its version may be the one that the engine gave the node next, as when somebody fails it by
+        hand. Only if there is no such run to cancel, all of the node are looked at.
         """
-        run = event.run
-        if run is not None and self._leave_named(run, now):
+        if self._leave_named(run, now):
             return [run]
         with self._cursor() as cursor, transaction.atomic(self.alias):
-            return self._leave_by_rule(cursor, event, now)
+            return self._leave_by_rule(cursor, run, now)
 
     def _leave_named(self, run: NodeRun, now: float) -> bool:
         """`leaving.leave` of exactly this run; whether it was open, or has left before."""
@@ -140,17 +147,14 @@ class DjangoLedger:
             )
             return bool(cursor.rowcount)
 
-    def _leave_by_rule(self, cursor: Any, event: NodeLeft, now: float) -> list[NodeRun]:
-        named = event.run
-        root, node_id = event.node
-        condition = "root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s) OR run_id = %s)"
+    def _leave_by_rule(self, cursor: Any, run: NodeRun, now: float) -> list[NodeRun]:
         rows = self._locked(
             cursor,
-            condition,
-            [
-                *(root, node_id, RunState.ARMED.value, RunState.EXECUTING.value),
-                self._key(named.run_id) if named else None,
-            ],
+            "root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s) OR run_id = %s)",
+            [*run.node, RunState.ARMED.value, RunState.EXECUTING.value, self._key(run.run_id)],
+        )
+        event = NodeLeft(
+            node_id=run.node_id, version=run.version, root_pipeline_id=run.root_pipeline_id
         )
         leaving = leave({row.run: row for row in rows}, [event], now)
         for row in leaving.changed:

@@ -19,15 +19,17 @@ from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.contrib.bamboo.root_configs import RootConfigs
-from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.errors import TemporaryError
+from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, LedgerRow, RunState, check_ids
+from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, check_ids
 from node_timeout.operations.configs import read_tree
+from node_timeout.runtime.agreement import problems
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import BlockingPool
 from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.tls import Tls
-from node_timeout.wiring import rules_of
+from node_timeout.wiring import agreed_settings, rules_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ class OwnConnection(BlockingNodeTimeout):
             tls=Tls.of(settings),
         )
         self.pool = PoolOutbox(pool)
+        self._ledger_id = pool.ledger_id
+        self._agreed = agreed_settings(settings)
+        self._is_compared = False
         self.configs = RootConfigs(self.ledger.configs_of)
         self._rules = rules_of(settings)
 
@@ -122,8 +127,22 @@ class OwnConnection(BlockingNodeTimeout):
             return False
         metrics.ARMED_TOTAL.inc()
         due = DueRun(run_id=row.run_id, due_at=row.next_at)
-        self._behind_commit(partial(self.pool.arm, due))
+        self._behind_commit(partial(self._arm, due))
         return True
+
+    def _arm(self, due: DueRun) -> None:
+        if self.pool.arm(due) and not self._is_compared:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Once a process: what is set otherwise than in the scanners may lose a deadline."""
+        try:
+            found = problems(self._agreed, self.ledger.settings(), self._ledger_id())
+        except TemporaryError:
+            return  # at the next arming
+        self._is_compared = True
+        for text in found:
+            logger.error("%s", text)
 
     def node_left(
         self,
@@ -149,15 +168,15 @@ class OwnConnection(BlockingNodeTimeout):
         root = self._root_of(node_id, root_pipeline_id)
         if root is None or node_id not in self.configs.of(root):
             return 0
-        event = NodeLeft(node_id=node_id, version=version, root_pipeline_id=root)
+        named = NodeRun(root_pipeline_id=root, node_id=node_id, version=version)
         now = self.pool.now()
         if self._in_transaction:
-            self._behind_commit(lambda: self._left(event, now))
+            self._behind_commit(lambda: self._left(named, now))
             return 0
-        return self._left(event, now)
+        return self._left(named, now)
 
-    def _left(self, event: NodeLeft, now: float) -> int:
-        cancelled = self.ledger.leave(event, now)
+    def _left(self, named: NodeRun, now: float) -> int:
+        cancelled = self.ledger.leave(named, now)
         metrics.DISARMED.inc(len(cancelled))
         for run in cancelled:
             self._behind_commit(partial(self.pool.disarm, run.run_id))

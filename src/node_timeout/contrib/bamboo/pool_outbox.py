@@ -58,9 +58,12 @@ class PoolOutbox:
         self._has_heard(self._pool.now)
         return self._pool.estimate()
 
-    def arm(self, due: DueRun) -> None:
-        if not self._has_heard(partial(self._pool.arm, due)):
-            self._miss(due)
+    def arm(self, due: DueRun) -> bool:
+        """Whether the pool has heard; else it is told later."""
+        if self._has_heard(partial(self._pool.arm, due)):
+            return True
+        self._miss(due)
+        return False
 
     def disarm(self, run_id: str) -> None:
         """One that stays in the pool does no harm: its row says that it has left."""

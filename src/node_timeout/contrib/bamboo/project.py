@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from node_timeout.contrib.bamboo.own_database import FAMILIES
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
 from node_timeout.settings import STORES, Settings, variable
@@ -33,8 +34,6 @@ ODD_OPTIONS = {
     *("options", "service", "assume_role", "passfile", "unix_socket", "read_default_file"),
 }
 """Of ``OPTIONS``: what changes where, as whom or how Django connects."""
-SCHEMES = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
-"""Of our URLs, by Django's vendor."""
 
 
 def is_read(setting: str) -> bool:
@@ -136,7 +135,7 @@ def _handlers(old: Mapping[str, Any]) -> dict[str, str]:
 
 def database_url(connection: Any) -> str | None:
     """The URL of a database of Django's; None for one that other processes cannot reach by it."""
-    known, scheme = connection.settings_dict, SCHEMES.get(connection.vendor)
+    known, scheme = connection.settings_dict, FAMILIES.get(connection.vendor)
     name, host = str(known["NAME"] or ""), str(known["HOST"] or "localhost")
     if scheme is None or not name:
         return None

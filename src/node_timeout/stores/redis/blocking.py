@@ -34,7 +34,7 @@ from node_timeout.stores.redis.client import (
     ports_of,
 )
 from node_timeout.stores.redis.clock import BlockingClock
-from node_timeout.stores.redis.keys import shard_number, wakeup_channel, zset_keys
+from node_timeout.stores.redis.keys import ledger_key, shard_number, wakeup_channel, zset_keys
 from node_timeout.stores.redis.tls import BlockingTlsConnection, secure_sentinel
 from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.redaction import presentable
@@ -93,6 +93,11 @@ class BlockingPool:
     def disarm(self, run_id: str) -> None:
         """Take a run out of the shard in which it is armed."""
         _translated(lambda: self._client.zrem(self._key_of(run_id), run_id))
+
+    def ledger_id(self) -> str | None:
+        """Of the ledger that the scanners of this pool serve."""
+        found: Any = _translated(lambda: self._client.get(ledger_key(self._name)))
+        return found.decode(errors="replace") if isinstance(found, bytes) else found
 
     def _key_of(self, run_id: str) -> str:
         return self._keys[shard_number(run_id, self._shards)]

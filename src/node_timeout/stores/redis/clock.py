@@ -60,8 +60,8 @@ class ClockEstimate:
             or abs(wall_offset - self._wall_offset) > STEP_SECONDS
         )
 
-    def _not_answered(self, rest_seconds: float = ASK_AGAIN_SECONDS) -> None:
-        self._ask_again_at = time.monotonic() + rest_seconds
+    def _not_answered(self) -> None:
+        self._ask_again_at = time.monotonic() + ASK_AGAIN_SECONDS
 
     def _answered(self, sent: float, now: float, best: float) -> float:
         """Heed an answer if it was quicker than the best before; return how long the best took."""

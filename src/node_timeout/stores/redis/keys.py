@@ -21,3 +21,8 @@ def wakeup_channel(key: str) -> str:
 def tagged(key: str) -> str:
     """What a key begins with that lies in the same slot: a key without a tag is its own tag."""
     return key if "{" in key else f"{{{key}}}"
+
+
+def ledger_key(pool: str) -> str:
+    """Where the id of the ledger stands that the scanners of the pool serve."""
+    return f"{tagged(pool)}:ledger_id"

@@ -29,7 +29,13 @@ from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.clock import PoolClock
-from node_timeout.stores.redis.keys import shard_number, tagged, wakeup_channel, zset_keys
+from node_timeout.stores.redis.keys import (
+    ledger_key,
+    shard_number,
+    tagged,
+    wakeup_channel,
+    zset_keys,
+)
 from node_timeout.stores.redis.presence import RedisPresence
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.redis.wakeups import Wakeups
@@ -60,7 +66,7 @@ class RedisPool:
         self._hashed = self.shards[:shards]
         self._run_ids: dict[str, str] = {}
         self.presence = RedisPresence(self._client, f"{tagged(name)}:processes")
-        self._ledger_key = f"{tagged(name)}:ledger_id"
+        self._ledger_key = ledger_key(name)
         self._ledger_id: str | None = None
 
     async def close(self) -> None:

@@ -4,22 +4,22 @@ import itertools
 
 import pytest
 
-from node_timeout.dispatch import backoff as room
-from node_timeout.dispatch.backoff import LONGEST_WAIT_SECONDS, Backoff
+from node_timeout.dispatch import redispatch as room
+from node_timeout.dispatch.redispatch import LONGEST_WAIT_SECONDS, Redispatch
 from node_timeout.domain.run import DueRun
 
 DUE = DueRun(run_id="a", due_at=1.0)
 
 
 class Waits:
-    """A backoff with a clock that is moved."""
+    """With a clock that is moved."""
 
     def __init__(self, first_seconds: float) -> None:
         self.now = 0.0
-        self.backoff = Backoff(first_seconds, lambda: self.now)
+        self.redispatch = Redispatch(first_seconds, lambda: self.now)
 
     def is_over(self, due: DueRun = DUE, *, at_first: bool = False) -> bool:
-        over = self.backoff.over([due], at_first=at_first)
+        over = self.redispatch.over([due], at_first=at_first)
         assert over in ([], [due])
         return bool(over)
 
@@ -55,10 +55,10 @@ def test_what_is_not_missed_any_more_is_forgotten() -> None:
     waits = Waits(10)
     assert waits.dispatched(31) == [10, 30]
     waits.now = 111
-    waits.backoff.forget_found(pause_seconds=1)
+    waits.redispatch.forget_found(pause_seconds=1)
     assert waits.is_over(), "it waited 40 s at least"
     waits.now = 274
-    waits.backoff.forget_found(pause_seconds=1)
+    waits.redispatch.forget_found(pause_seconds=1)
     assert not waits.is_over(), "it is seen for the first time"
 
 
@@ -67,4 +67,4 @@ def test_its_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits(10)
     for i in range(100):
         waits.is_over(DueRun(run_id=str(i), due_at=0.0))
-        assert len(waits.backoff._waits) <= 2
+        assert len(waits.redispatch._seen) <= 2

@@ -1,4 +1,4 @@
-"""Backoff: how long to leave a run alone that may be waiting in a queue.
+"""Redispatch: how long to leave a run alone that may be waiting in a queue.
 
 A queue that nobody reads keeps what it was given. So a run that was dispatched again gets twice as
 long before the next time: an outage of any length costs a few messages a run.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from node_timeout.domain.run import DueRun
+from node_timeout.runtime.loop import Backoff
 
 MAX_REMEMBERED = 200_000
 """Runs to keep in mind."""
@@ -16,18 +17,20 @@ LONGEST_WAIT_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
-class _Wait:
+class _Seen:
     since: float
-    seconds: float
+    """When it was seen absent first, or dispatched again last."""
+    times: int = 1
 
 
-class Backoff:
+class Redispatch:
     """What the leader has seen absent from the pool."""
 
     def __init__(self, first_seconds: float, clock: Callable[[], float] | None = None) -> None:
-        self._first_seconds = first_seconds
+        longest = max(first_seconds, LONGEST_WAIT_SECONDS)
+        self._waits = Backoff(first=first_seconds, longest=longest, random=lambda: 1.0)
         self._clock = clock or time.monotonic
-        self._waits: dict[DueRun, _Wait] = {}
+        self._seen: dict[DueRun, _Seen] = {}
 
     def over(self, absent: Iterable[DueRun], *, at_first: bool) -> list[DueRun]:
         """Which of these to dispatch again; their next wait begins now.
@@ -38,16 +41,16 @@ class Backoff:
         return [due for due in absent if self._is_over(due, now, at_first=at_first)]
 
     def _is_over(self, due: DueRun, now: float, *, at_first: bool) -> bool:
-        wait = self._waits.get(due)
-        if wait is None:
-            if len(self._waits) >= MAX_REMEMBERED:
-                self._waits.clear()  # the next looks begin anew
-            self._waits[due] = _Wait(since=now, seconds=self._first_seconds)
+        seen = self._seen.get(due)
+        if seen is None:
+            if len(self._seen) >= MAX_REMEMBERED:
+                self._seen.clear()  # the next looks begin anew
+            self._seen[due] = _Seen(since=now)
             return at_first
-        if now - wait.since < wait.seconds:
+        if now - seen.since < self._waits.seconds(seen.times):
             return False
-        wait.since = now
-        wait.seconds = max(wait.seconds, min(2 * wait.seconds, LONGEST_WAIT_SECONDS))
+        seen.since = now
+        seen.times += 1
         return True
 
     def forget_found(self, pause_seconds: float) -> None:
@@ -58,12 +61,12 @@ class Backoff:
         now = self._clock()
         over = [
             due
-            for due, wait in self._waits.items()
-            if now - wait.since > 2 * wait.seconds + 2 * pause_seconds
+            for due, seen in self._seen.items()
+            if now - seen.since > 2 * self._waits.seconds(seen.times) + 2 * pause_seconds
         ]
         for due in over:
-            del self._waits[due]
+            del self._seen[due]
 
     def clear(self) -> None:
         """Another one leads."""
-        self._waits.clear()
+        self._seen.clear()

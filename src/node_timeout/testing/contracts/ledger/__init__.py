@@ -3,7 +3,8 @@
 from node_timeout.testing.contracts.ledger import *
 """
 
-from node_timeout.testing.contracts.ledger.attempts import *
 from node_timeout.testing.contracts.ledger.configs import *
 from node_timeout.testing.contracts.ledger.events import *
 from node_timeout.testing.contracts.ledger.keeping import *
+from node_timeout.testing.contracts.ledger.outcomes import *
+from node_timeout.testing.contracts.ledger.takings import *

@@ -4,6 +4,7 @@ The database is that which ``BAMBOO_TEST_DATABASE`` names: ``mariadb`` or ``post
 set up once a process, so another database is another run.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -61,6 +62,17 @@ class House:
         options = ["-Q", queues, "-l", "info", "-n", name, "--without-mingle", "--without-gossip"]
         return self.start([*command, *options], "Connected to amqp", **others)
 
+    @contextlib.contextmanager
+    def celery(
+        self, queues: str, *, pool: tuple[str, ...] = ("-c", "3"), **others: str
+    ) -> Iterator[Process]:
+        """One test's own Celery. It ends with the test, lest it take tasks of the next one."""
+        process = self.start_celery(queues, pool=pool, **others)
+        try:
+            yield process
+        finally:
+            end(process)
+
     def start_scan(self) -> Process:
         return self.start([*NODE_TIMEOUT, "scan"], "started")
 
@@ -88,10 +100,7 @@ class House:
             if process.popen.poll() is None:
                 process.popen.terminate()
         for process in self.processes:
-            try:
-                process.popen.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process)
 
     # The hands of a user
 
@@ -179,6 +188,15 @@ class House:
         while (name := self.name(node_id)) != state:
             assert time.monotonic() < until, f"{name}, not {state} within {time_limit} s"
             time.sleep(0.05)
+
+
+def end(process: Process) -> None:
+    if process.popen.poll() is None:
+        process.popen.terminate()
+    try:
+        process.popen.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def fail(seconds: float = 2) -> dict[str, Any]:

@@ -12,7 +12,6 @@ def test_its_signal_handler_fills_the_pool_and_our_worker_acts(house: House) -> 
 
     apps = json.dumps([BAMBOO_APP, DROPIN_APP])
     house.ensure_workers()
-    house.start_celery("er_execute_dropin,er_schedule_dropin", BAMBOO_TEST_APPS=apps)
     failed, skipped = house.activity(seconds=60), house.activity(seconds=60)
     trees = {node.id: house.tree(node) for node in (failed, skipped)}
     with connection.cursor() as cursor:
@@ -25,10 +24,11 @@ def test_its_signal_handler_fills_the_pool_and_our_worker_acts(house: House) -> 
     for imported in (2, 0):
         command = house.start([*NODE_TIMEOUT, "import-bamboo"], f" {imported} imported")
         assert command.wait() == 0
-    for tree in trees.values():
-        house.act("run_pipeline", pipeline=tree, queue="dropin")
-    house.wait_for(failed.id, "FAILED")
-    house.wait_for(trees[skipped.id]["id"], "FINISHED")
+    with house.celery("er_execute_dropin,er_schedule_dropin", BAMBOO_TEST_APPS=apps):
+        for tree in trees.values():
+            house.act("run_pipeline", pipeline=tree, queue="dropin")
+        house.wait_for(failed.id, "FAILED")
+        house.wait_for(trees[skipped.id]["id"], "FINISHED")
     for node in (failed, skipped):
         row = house.handled(node.id)
         assert row.started_at is None, "the pool alone knew of it"

@@ -79,7 +79,7 @@ def test_celery_refuses_to_start_and_loses_no_task(house: House, library: str) -
     assert "--pool prefork" in last
     assert "ready." not in output
     assert house.name(node.id) == "", "not begun, so not lost"
-    with house.celery(POOLS_QUEUES, **elsewhere(house)) as celery:
+    with house.celery(POOLS_QUEUES, pool=("-c", "3"), **elsewhere(house)) as celery:
         house.wait_for(root, "FINISHED")
         assert celery.stop() == 0
 

@@ -57,8 +57,14 @@ class _BlockingGiven:
         super().__init__(**options)
         self._context = context
 
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        return self._context.wrap_socket(sock, server_hostname=self.host)
+    def _connect(self) -> ssl.SSLSocket:
+        # Not SSLConnection's own, which makes a context in each version of the driver otherwise.
+        plain: socket.socket = redis.Connection._connect(self)
+        try:
+            return self._context.wrap_socket(plain, server_hostname=self.host)
+        except (OSError, ValueError):
+            plain.close()
+            raise
 
 
 class BlockingTlsConnection(_BlockingGiven, redis.SSLConnection):

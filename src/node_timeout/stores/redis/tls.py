@@ -58,8 +58,9 @@ class _BlockingGiven:
         self._context = context
 
     def _connect(self) -> ssl.SSLSocket:
-        # Not SSLConnection's own, which makes a context in each version of the driver otherwise.
-        plain: socket.socket = redis.Connection._connect(self)
+        # Past SSLConnection, which makes a context of its own, in each version of the driver in
+        # another method.
+        plain: socket.socket = redis.Connection._connect(self)  # noqa: SLF001 - see above
         try:
             return self._context.wrap_socket(plain, server_hostname=self.host)
         except (OSError, ValueError):

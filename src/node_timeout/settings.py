@@ -24,7 +24,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from pydantic_settings import SettingsError as UnreadableSettingError
+from pydantic_settings.sources import SettingsError as UnreadableSettingError
 
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean, nearest

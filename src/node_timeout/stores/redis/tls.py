@@ -60,7 +60,8 @@ class _BlockingGiven:
     def _connect(self) -> ssl.SSLSocket:
         # Past SSLConnection, which makes a context of its own, in each version of the driver in
         # another method.
-        plain: socket.socket = redis.Connection._connect(self)  # noqa: SLF001 - see above
+        connect: Any = redis.Connection._connect  # noqa: SLF001 - see above
+        plain: socket.socket = connect(self)
         try:
             return self._context.wrap_socket(plain, server_hostname=self.host)
         except (OSError, ValueError):

@@ -24,7 +24,6 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from pydantic_settings.sources import SettingsError as UnreadableSettingError
 
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean, nearest
@@ -244,7 +243,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             # The original error is cut off: it could quote a password.
             raise SettingsError(_explain(error)) from None
-        except UnreadableSettingError as error:
+        except ValueError as error:  # pydantic-settings' own; its versions name it otherwise
             name = next((name for name in type(self).model_fields if f'"{name}"' in str(error)), "")
             raise SettingsError(f"{variable(name)}: is not JSON") from None
         _refuse_misspelt(os.environ)

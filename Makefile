@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
 
-.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-faults test-all dev demo test check lint types imports unit bench tables clean servers
+.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-faults test-all dev demo test check lint types imports unit bench tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -22,8 +22,9 @@ demo: $(VENV)/.embedded
 test: servers check $(if $(BAMBOO_PYTHON),test-bamboo-postgresql)
 	@echo "every check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
 
-# What takes longer: each fault, faults at random, bamboo-pipeline on the other database.
-test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bamboo-mariadb)
+# What takes longer: each fault, faults at random, bamboo-pipeline on the other
+# database, beside what bk-sops pins.
+test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bk-sops)
 	@echo "every longer check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
 
 check: lint types imports unit
@@ -65,6 +66,11 @@ test-bamboo: test-bamboo-postgresql test-bamboo-mariadb
 
 test-bamboo-%: $(BAMBOO)/.dev servers
 	BAMBOO_TEST_DATABASE=$* $(BAMBOO_PYTEST) --durations 20 $(BAMBOO_TESTS) $(PYTEST)
+
+# On MariaDB, beside the versions that bk-sops pins.
+test-bk-sops:
+	$(MAKE) test-bamboo-mariadb BAMBOO=.venv-bk-sops BAMBOO_PIPELINE='bamboo-pipeline==4.0.4' \
+		BAMBOO_CONSTRAINTS='--constraint constraints-bk-sops.txt'
 
 # Random faults of all kinds under a steady load, for three minutes. It prints its seed;
 # make chaos CHAOS_SEED=… repeats a run.
@@ -108,7 +114,7 @@ test-bamboo-3:
 BAMBOO_CONSTRAINTS := --constraint constraints-bamboo.txt
 BAMBOO_PIPELINE := bamboo-pipeline==4.0.6
 
-$(BAMBOO)/.dev: pyproject.toml requirements-bamboo.txt constraints-bamboo.txt
+$(BAMBOO)/.dev: pyproject.toml requirements-bamboo.txt constraints-bamboo.txt constraints-bk-sops.txt
 	@command -v "$(BAMBOO_PYTHON)" >/dev/null || { echo "cannot run $(NEEDS_BAMBOO_PYTHON)"; exit 1; }
 	@echo "installing node-timeout beside $(BAMBOO_PIPELINE) into $(BAMBOO) …"
 	@$(BAMBOO_PYTHON) -m venv $(BAMBOO)
@@ -155,7 +161,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 clean:
-	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bench .venv-audit build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bk-sops .venv-bench .venv-audit build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "node-timeout needs Python 3.11 or newer; see https://www.python.org"; exit 1; }

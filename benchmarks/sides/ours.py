@@ -204,7 +204,7 @@ async def arm(house: House, options: argparse.Namespace) -> Result:
         runs = [run_of(f"a{kind}{i}") for kind in range(4) for i in range(count)]
         configs = [config_of(run, "empty", DAY) for run in runs]
         for i in range(0, len(configs), 5000):
-            await app.ledger.save_configs("root", configs[i : i + 5000], [])
+            await app.ledger.save_configs(configs[i : i + 5000], [])
         ids = [told(run) for run in runs]
         parts = [ids[i * count : (i + 1) * count] for i in range(4)]
 
@@ -261,7 +261,7 @@ async def storm(house: House, options: argparse.Namespace) -> Result:
         nonlocal newcomers
         while not stop.is_set():
             runs = [run_of(f"new{newcomers + i}", "new") for i in range(10)]
-            await app.ledger.save_configs("new", [config_of(run, "rpush", 1) for run in runs], [])
+            await app.ledger.save_configs([config_of(run, "rpush", 1) for run in runs], [])
             await app.nodes_started([told(run) for run in runs])
             newcomers += 10
             with contextlib.suppress(TimeoutError):

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("node_id", exact(128), primary_key=True),
         sa.Column("action", exact(64), nullable=False),
         sa.Column("timeout", sa.Double(), nullable=False, comment="seconds"),
+        sa.Column("payload_json", text(), nullable=True, comment="for the strategy"),
         sa.Column("expires_at", sa.Double(), nullable=True, comment="its root pipeline has ended"),
     )
     create_index(
@@ -56,6 +57,8 @@ def upgrade() -> None:
         sa.Column("node_id", exact(128), nullable=False),
         sa.Column("version", exact(64), nullable=False),
         sa.Column("action", exact(64), nullable=True),
+        sa.Column("timeout", sa.Double(), nullable=True, comment="seconds"),
+        sa.Column("payload_json", text(), nullable=True),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True, comment="by the engine's clock"),
         sa.Column("deadline", sa.Double(), nullable=True),

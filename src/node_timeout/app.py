@@ -100,9 +100,20 @@ class NodeTimeout:
         Raises `LedgerUnavailableError`.
         """
         rules = rules_of(self.settings)
-        return await configs.store_tree(
-            self.ledger, root_pipeline_id, pipeline_tree, rules, lenient=lenient
-        )
+        reading = configs.read_tree(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
+        return await configs.store(self.ledger, reading)
+
+    async def batch_create_node_timeout_configs(
+        self, pipeline_trees: Any, *, lenient: bool = False
+    ) -> dict[str, Any]:
+        """The same for many trees at once: ``{root_pipeline_id: tree}``, in one transaction.
+
+        The result is of the same form; its message says of which root pipeline it speaks. One bad
+        tree refuses all of them; with ``lenient`` it alone gets no timeouts.
+        Raises `LedgerUnavailableError`.
+        """
+        reading = configs.read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
+        return await configs.store(self.ledger, reading)
 
     async def root_finished(self, root_pipeline_id: str) -> int:
         """The root pipeline has ended for good: its configs are deleted ``config_retention`` later;
@@ -113,12 +124,13 @@ class NodeTimeout:
         retention = self.settings.config_retention
         return await configs.end_root(self.ledger, self.pool, root_pipeline_id, retention)
 
-    async def forget(self, root_pipeline_id: str) -> int:
-        """Delete the configs of a root pipeline now; return how many there were.
+    async def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
+        """Delete the configs of a root pipeline, or of these of its nodes, now; return how many
+        there were.
 
-        Its open runs go on as they are. Raises `InvalidInputError`, `LedgerUnavailableError`.
+        Open runs go on as they are. Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
-        return await configs.forget_root(self.ledger, root_pipeline_id)
+        return await configs.forget_root(self.ledger, root_pipeline_id, node_ids)
 
     async def import_bamboo_configs(
         self,

@@ -151,6 +151,13 @@ class BlockingNodeTimeout:
             )
         )
 
+    def batch_create_node_timeout_configs(
+        self, pipeline_trees: Any, *, lenient: bool = False
+    ) -> dict[str, Any]:
+        return self._run(
+            lambda app: app.batch_create_node_timeout_configs(pipeline_trees, lenient=lenient)
+        )
+
     def node_started(
         self,
         node_id: str,
@@ -238,8 +245,8 @@ class BlockingNodeTimeout:
     def root_finished(self, root_pipeline_id: str) -> int:
         return self._run(lambda app: app.root_finished(root_pipeline_id))
 
-    def forget(self, root_pipeline_id: str) -> int:
-        return self._run(lambda app: app.forget(root_pipeline_id))
+    def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
+        return self._run(lambda app: app.forget(root_pipeline_id, node_ids))
 
     def status(self, recent: int = 10) -> Status:
         return self._run(lambda app: app.status(recent))

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean, nearest
+from node_timeout.domain.reasons import DEFAULT_REASON, template_problem
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.urls.addresses import Host, HostsUrl, split_urls
 from node_timeout.urls.amqp import read_amqp_urls
@@ -152,6 +153,11 @@ class Settings(BaseSettings):
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum", description="Type of all queues: quorum or classic"
     )
+    reason: Annotated[str, Field(max_length=1000)] = Field(
+        DEFAULT_REASON,
+        description="What the engine records beside a node that was failed; {seconds} is the "
+        "node's own timeout",
+    )
     handlers: dict[Action, ClassPath] = Field(
         default_factory=dict,
         description="JSON map of action to module:Class, added to the installed strategies",
@@ -262,6 +268,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
         STORES[field.field_name or ""](value.get_secret_value())
+        return value
+
+    @field_validator("reason")
+    @classmethod
+    def _is_template(cls, value: str) -> str:
+        if problem := template_problem(value):
+            raise ValueError(problem)
         return value
 
     @field_validator("min_seconds")

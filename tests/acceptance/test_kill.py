@@ -143,7 +143,7 @@ async def test_a_worker_killed_in_an_hour_long_strategy_is_made_up_for_within_it
     """The strategy's time limit has nothing to do with it."""
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
     env = environment(Settings(**{**changes, "strategy_timeout": 3600, "worker_lease": 3}))
-    await app.ledger.save_configs("root", [config("slow", 0.1, "hang")], [])
+    await app.ledger.save_configs([config("slow", 0.1, "hang")], [])
     await engine_side.run(("slow", "v1"))
     await app.node_started("slow", "v1")
     start("scan", env=env)
@@ -186,7 +186,7 @@ async def test_both_stop_cleanly_under_load_and_others_go_on(
 async def test_a_worker_asked_to_stop_finishes_the_strategy_in_flight(
     app: NodeTimeout, engine_side: EngineSide, start: Start
 ) -> None:
-    await app.ledger.save_configs("root", [config("slow", 0.1, "hang")], [])
+    await app.ledger.save_configs([config("slow", 0.1, "hang")], [])
     await engine_side.run(("slow", "v1"))
     await app.node_started("slow", "v1")
     start("scan")

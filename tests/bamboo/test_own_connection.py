@@ -58,7 +58,7 @@ def stored(client: Any, *node_ids: str, seconds: float = 600) -> str:
         TimeoutConfig(node_id=node_id, root_pipeline_id=root, action="forced_fail", timeout=seconds)
         for node_id in node_ids
     ]
-    client.ledger.save_configs(root, configs, [])
+    client.ledger.save_configs(configs, [])
     return root
 
 
@@ -85,6 +85,8 @@ def rows() -> st.SearchStrategy[LedgerRow]:
             node_id="n",
             version="v1",
             action=None if only_left else "forced_fail",
+            timeout=None if only_left else 60.0,
+            payload_json=None if only_left else draw(st.sampled_from([None, '{"task":7}'])),
             state=state,
             started_at=None if only_left else draw(st.none() | instants),
             deadline=deadline,
@@ -261,6 +263,33 @@ def test_a_config_that_is_stored_here_counts_at_once(client: Any) -> None:
     node["timeout_config"] = {"enable": False}
     assert client.batch_create_node_timeout_config(root, tree)["result"]
     assert not client.node_started("n", "v2", root)
+
+
+def test_the_configs_of_many_pipelines_are_stored_and_forgotten(client: Any) -> None:
+    """With what their strategies are given; as the other clients do it."""
+    roots = [new_id("root") for _ in range(3)]
+    payload = {"task": 7, "why": "慢"}
+    nodes = {
+        name: {"type": "ServiceActivity", "timeout_config": {**fail(60), "payload": payload}}
+        for name in ("a", "b")
+    }
+    trees: dict[str, Any] = {root: {"activities": nodes} for root in roots[:2]}
+    refused = client.batch_create_node_timeout_configs({**trees, roots[2]: []})
+    assert not refused["result"]
+    assert not client.node_started("a", "v1", roots[0])
+    stored = client.batch_create_node_timeout_configs({**trees, roots[2]: []}, lenient=True)
+    assert stored["result"]
+    assert len(stored["data"]) == 4
+    assert roots[2] in stored["message"]
+    for root in roots[:2]:
+        assert client.node_started("a", "v1", root), "known here at once"
+        (row,) = rows_of(client, root, "a")
+        assert (row.timeout, row.payload_json) == (60.0, stored["data"][0].payload_json)
+    assert client.forget(roots[0], ["a", "nobody"]) == 1
+    assert not client.node_started("a", "v2", roots[0])
+    assert client.node_started("b", "v1", roots[0])
+    assert client.forget(roots[1]) == 2
+    assert client.forget(roots[1]) == 0
 
 
 # The engine's transaction

@@ -30,7 +30,7 @@ from tests.chaos.history import Event, Kind, Outage, Verdict, check, read, summa
 from tests.chaos.pace import Pace
 from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row
-from tests.support import ROOT, config, run, wait_until
+from tests.support import config, run, wait_until
 
 PLANTED = Path(__file__).parent / "planted"
 COMMAND = [
@@ -178,7 +178,7 @@ class House:
     async def arm_runs(self, runs: dict[NodeRun, float], action: str = "chaos") -> None:
         configs = [config(each.node_id, seconds, action) for each, seconds in runs.items()]
         for part in _parts(configs):
-            await insist(partial(self.app.ledger.save_configs, ROOT, part, []))
+            await insist(partial(self.app.ledger.save_configs, part, []))
         for chunk in _parts(list(runs)):
             await self.engine.hset(RUNNING, mapping={each.node_id: each.version for each in chunk})
             by_seconds: dict[float, list[NodeRun]] = {}
@@ -203,9 +203,7 @@ class House:
     async def fill_pool(self, pool: Redis, node_id: str, seconds: float) -> None:
         """The engine runs a node, and puts it into the pool itself, as bamboo's own app does."""
         node = run(node_id)
-        await insist(
-            partial(self.app.ledger.save_configs, ROOT, [config(node_id, seconds, "chaos")], [])
-        )
+        await insist(partial(self.app.ledger.save_configs, [config(node_id, seconds, "chaos")], []))
         await self.engine.hset(RUNNING, node_id, node.version)
         await self.history.record("arming", [node], seconds=seconds)
         member = foreign_member(node_id, node.version)

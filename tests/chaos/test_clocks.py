@@ -14,7 +14,7 @@ from tests.chaos.history import Kind
 from tests.chaos.house import PLANTED, House, changed, scaled
 from tests.chaos.results import Row
 from tests.servers import RedisServer
-from tests.support import ROOT, config
+from tests.support import config
 
 HOUR = 3600.0
 KNOWN_SECONDS = 2.5
@@ -43,7 +43,7 @@ async def test_an_engine_hosts_clock_is_an_hour_off(house: House, off: float) ->
     nodes = [f"n{i}" for i in range(scaled(50, 500))]
     house.row.of(fault="clock of an engine's host", tried=f"{off / HOUR:+g} h", times=1)
     configs = [config(each, 1.0, "chaos") for each in nodes]
-    await house.app.ledger.save_configs(ROOT, configs, [])
+    await house.app.ledger.save_configs(configs, [])
     await house.engine.hset(RUNNING, mapping=dict.fromkeys(nodes, "v1"))
     command = [sys.executable, str(PLANTED / "nt_arm.py"), "1.0", *nodes]
     armer = await house.spawn("arm", command=command, ready="", clock=off)

@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
 
     async def configure(self, node: str) -> None:
         seconds = SECONDS[next(_unique) % len(SECONDS)]
-        await self.app.ledger.save_configs(ROOT, [config(node, seconds)], [])
+        await self.app.ledger.save_configs([config(node, seconds)], [])
 
     @rule(
         chosen=st.lists(

@@ -125,7 +125,7 @@ async def test_starting(
     before = several(data)
     config = {row.run: config_of(row.node_id, 5.0) if configured else None for row in before}
     if configured:
-        await ledger.save_configs("root", [each for each in config.values() if each], [])
+        await ledger.save_configs([each for each in config.values() if each], [])
     if known:
         await stored(ledger, before)
     events = [data.draw(starts(row.node_id)) for row in before]

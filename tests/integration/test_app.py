@@ -68,6 +68,33 @@ async def test_configs_are_checked_against_the_objects_own_settings(settings: Se
     )
 
 
+async def test_the_configs_of_many_pipelines_are_stored_in_one_call(settings: Settings) -> None:
+    bad = tree_of("x", action="nobody's")
+    async with NodeTimeout(settings) as app:
+        refused = await app.batch_create_node_timeout_configs({"c": tree_of("a", "b"), "d": bad})
+        assert (refused["result"], refused["data"]) == (False, [])
+        assert refused["message"].startswith("root pipeline 'd': node 'x': action")
+        assert await app.ledger.configured(None, 9) == [], "all or none"
+        stored = await app.batch_create_node_timeout_configs(
+            {"c": tree_of("a", "b"), "d": bad, "e": [], "f": tree_of("a")}, lenient=True
+        )
+        assert stored["result"]
+        assert [node.node for node in stored["data"]] == [("c", "a"), ("c", "b"), ("f", "a")]
+        assert "root pipeline 'd': node 'x': action" in stored["message"]
+        assert "root pipeline 'e': " in stored["message"]
+        assert await app.ledger.configured(None, 9) == [("c", "a"), ("c", "b"), ("f", "a")]
+        for nonsense in ((), None, "c"):
+            said = await app.batch_create_node_timeout_configs(nonsense)
+            assert not said["result"]
+            assert "not a dict by root pipeline id" in said["message"]
+        assert await app.forget("c", ["b", "x"]) == 1
+        assert await app.ledger.configured(None, 9) == [("c", "a"), ("f", "a")]
+        for wrong in ("a", [7], [" "]):
+            with pytest.raises(InvalidInputError, match=r"node.id"):
+                await app.forget("c", wrong)  # type: ignore[arg-type]
+        assert await app.forget("c") == 1
+
+
 async def test_a_node_without_a_root_is_never_guessed(settings: Settings) -> None:
     async with NodeTimeout(settings) as app:
         for root in ("c", "d"):
@@ -222,7 +249,8 @@ async def test_the_result_holds_configs_and_names_what_was_passed_over(
     assert (first.action, first.timeout) == ("forced_fail", 10.0)
     assert stored == {first.node: first, second.node: second}
     assert json.loads(json.dumps(second.as_dict())) == {
-        name: getattr(second, name) for name in ("node_id", "root_pipeline_id", "action", "timeout")
+        name: getattr(second, name)
+        for name in ("node_id", "root_pipeline_id", "action", "timeout", "payload")
     }
     template, typo, sub_process = result["message"].split("; ")
     assert template == (

@@ -157,7 +157,7 @@ async def test_every_text_is_kept_whatever_the_server_prefers(
     assert await value(ledger, "SELECT @@character_set_server") == "latin1"
     for role in ("client", "connection", "results"):
         assert await value(ledger, f"SELECT @@character_set_{role}") == "utf8mb4"
-    await ledger.save_configs("root", [config(EMOJI)], [])
+    await ledger.save_configs([config(EMOJI)], [])
     assert await value(ledger, "SELECT node_id FROM node_timeout_config") == EMOJI
     assert await value(ledger, "SELECT HEX(node_id) FROM node_timeout_config") == (
         EMOJI.encode().hex().upper()
@@ -166,7 +166,7 @@ async def test_every_text_is_kept_whatever_the_server_prefers(
 
 
 async def test_any_database_keeps_every_text(any_ledger: SqlLedger) -> None:
-    await any_ledger.save_configs("root", [config(EMOJI)], [])
+    await any_ledger.save_configs([config(EMOJI)], [])
     assert await value(any_ledger, "SELECT node_id FROM node_timeout_config") == EMOJI
 
 

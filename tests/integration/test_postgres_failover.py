@@ -100,7 +100,7 @@ async def test_a_host_that_takes_no_writes_any_more_is_left(
 ) -> None:
     """Its connections are still open, and it would answer reads."""
     former = pair.primary
-    await pair_ledger.save_configs("root", [config("a")], [])
+    await pair_ledger.save_configs([config("a")], [])
     assert await port_of(pair_ledger) == former.port
     pair.promote()
     former.sql("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -111,7 +111,7 @@ async def test_a_host_that_takes_no_writes_any_more_is_left(
 
     await wait_until(read_only)
     assert await port_of(pair_ledger) == former.port
-    await pair_ledger.save_configs("root", [config("a", 20)], [])
+    await pair_ledger.save_configs([config("a", 20)], [])
     assert await port_of(pair_ledger) == pair.primary.port
 
 
@@ -120,11 +120,11 @@ async def test_while_there_is_no_primary_each_host_is_told(
 ) -> None:
     pair.kill_primary()
     with pytest.raises(LedgerUnavailableError) as error:
-        await pair_ledger.save_configs("root", [config("a")], [])
+        await pair_ledger.save_configs([config("a")], [])
     assert f"127.0.0.1:{pair.standby.port}: is not read-write now" in str(error.value)
     assert f"127.0.0.1:{pair.primary.port}: " in str(error.value)
     pair.promote()
-    await pair_ledger.save_configs("root", [config("a")], [])
+    await pair_ledger.save_configs([config("a")], [])
 
 
 async def test_a_silent_host_is_left_for_the_next(

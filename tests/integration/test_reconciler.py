@@ -237,7 +237,7 @@ async def test_configs_of_ended_pipelines_are_purged_page_after_page(
 ) -> None:
     monkeypatch.setattr(room, "BATCH_SIZE", 2)
     await configure(ledger, *(config(f"n{i}") for i in range(5)))
-    await ledger.save_configs("goes on", [config("n0", root="goes on")], [])
+    await ledger.save_configs([config("n0", root="goes on")], [])
     await ledger.end_root("root", await healthy_pool.now() - 1)
     one = reconciler(ledger, healthy_pool)
     assert [(await one.once()).purged_configs for _ in range(4)] == [2, 2, 1, 0]

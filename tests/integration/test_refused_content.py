@@ -130,5 +130,5 @@ async def test_what_is_refused_for_its_content_is_no_outage(narrow_ledger: SqlLe
     with pytest.raises(LedgerError):
         await narrow_ledger.arm([NodeStarted.of(run(GRIN), config=config(GRIN))], 1000.0)
     with pytest.raises(LedgerError):
-        await narrow_ledger.save_configs("root", [config(GRIN)], [])
+        await narrow_ledger.save_configs([config(GRIN)], [])
     assert await narrow_ledger.arm(started([run("a")]), 1000.0) == []

@@ -358,7 +358,7 @@ async def test_an_action_without_a_strategy_is_tried_again(bench: Bench) -> None
 async def test_what_an_engine_has_put_into_the_pool_is_dealt_with_in_its_root(bench: Bench) -> None:
     other = config("both", root="other")
     await configure(bench.ledger, config("a"), config("both"))
-    await bench.ledger.save_configs("other", [config("b", root="other"), other], [])
+    await bench.ledger.save_configs([config("b", root="other"), other], [])
     members = [foreign(name, due_at=1.0) for name in ("a", "b", "both", "stranger")]
     bench.engine.start(run("a"), run("b", root="other"))
     for times in (1, 2):  # a message may come twice

@@ -44,7 +44,13 @@ def test_both_events_are_read() -> None:
 def test_a_config_may_come_along() -> None:
     carrying = {**RUNNING, "root_pipeline_id": "root", "timeout_config": CONFIG}
     disabled = {**carrying, "timeout_config": {**CONFIG, "enable": False}}
-    (with_config, without), _ = decode(message(carrying, disabled), RULES, NOW)
+    loaded = {**carrying, "timeout_config": {**CONFIG, "payload": {"task": [1, "慢"]}}}
+    (with_config, without, with_payload), _ = decode(
+        message(carrying, disabled, loaded), RULES, NOW
+    )
+    assert isinstance(with_payload, NodeStarted)
+    assert with_payload.config == config("a", 5, payload={"task": [1, "慢"]})
+    assert decode(encode([with_payload]), RULES, NOW) == ([with_payload], [])
     assert isinstance(with_config, NodeStarted)
     assert with_config.config == config("a", 5)
     assert isinstance(without, NodeStarted)

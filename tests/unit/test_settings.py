@@ -121,6 +121,7 @@ def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> Non
 
 
 TEXTS = {
+    "reason": "late: {node_id}",
     "database_url": "postgresql://u:p@h/x",
     "redis_url": "redis://h/1",
     "amqp_url": "amqp://a/,amqp://b/",

@@ -1,17 +1,20 @@
 """Strategies are loaded from entry points and settings, and bad ones refused."""
 
 import importlib.metadata
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import pytest
 
-from node_timeout.domain.errors import StrategyError, StrategyRefusedError
+from node_timeout.domain.errors import SettingsError, StrategyError, StrategyRefusedError
+from node_timeout.domain.reasons import DEFAULT_REASON, reason_of
 from node_timeout.domain.run import TimedOutNode
 from node_timeout.runtime.threads import Threads
 from node_timeout.settings import Settings
 from node_timeout.strategies import base as room
 from node_timeout.strategies.base import (
+    ForcedFailAndSkipStrategy,
     ForcedFailStrategy,
     NodeTimeoutStrategy,
     StrategyResult,
@@ -134,5 +137,33 @@ def test_what_a_strategy_may_return() -> None:
 
 
 def test_the_reason_names_the_run() -> None:
-    assert "node a timed out (version v1, action x)" in room.reason(NODE)
+    assert reason_of(DEFAULT_REASON, NODE) == "node a timed out (version v1, action x)"
     assert isinstance(ForcedFailStrategy(FakeEngine()).engine, FakeEngine)
+
+
+async def test_the_reason_may_be_in_the_words_of_the_user() -> None:
+    engine = FakeEngine()
+    engine.start(NODE.run)
+    ours = Settings(reason="节点 {node_id} 超过 {seconds} 秒 {{第 {attempt} 次}}")
+    strategy = ForcedFailStrategy.build(engine, ours)
+    await strategy.deal_with_timeout_node(replace(NODE, seconds=90.0))
+    assert engine.reasons == ["节点 a 超过 90 秒 {第 1 次}"]
+    engine.start(NODE.run)
+    await ForcedFailAndSkipStrategy.build(engine, ours).deal_with_timeout_node(NODE)
+    assert engine.reasons[1:] == ["节点 a 超过 ? 秒 {第 1 次}"], "nobody told"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{node", "is no template"),
+        ("{0}", "has {0}; known are {node_id}, "),
+        ("{node_id.__class__}", "has {node_id.__class__}; known are"),
+        ("{seconds:.1f}", "has a format inside braces"),
+        ("{node_id!r}", "has a format inside braces"),
+    ],
+)
+def test_a_reason_that_cannot_be_filled_in_is_refused(template: str, says: str) -> None:
+    with pytest.raises(SettingsError, match="NODE_TIMEOUT_REASON: ") as error:
+        Settings(reason=template)
+    assert says in str(error.value)

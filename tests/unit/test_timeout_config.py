@@ -79,7 +79,10 @@ def test_seconds_as_text_count_as_the_number() -> None:
         ({"action": 7}, "action 7 is unknown"),
         ({"action": ["forced_fail"]}, "is unknown"),
         ({"enable": 1}, "enable is 1, not True or False"),
-        ({"second": 3}, "key 'second' is not one of enable, action, seconds, did you mean"),
+        (
+            {"second": 3},
+            "key 'second' is not one of enable, action, seconds, payload, did you mean",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_its_node_and_what_would_be_right(
@@ -179,15 +182,51 @@ def test_configs_that_are_no_dict_are_refused() -> None:
         apply_configs(plain("a"), [], RULES)
 
 
+@pytest.mark.parametrize("payload", [{"task": 7, "why": "慢 😀\u0000"}, ["a"], "text", 0, False])
+def test_a_payload_is_kept_as_it_is(payload: Any) -> None:
+    tree = apply_configs(plain("a"), {"a": {**GOOD, "payload": payload}}, RULES)
+    assert tree["activities"]["a"]["timeout_config"]["payload"] == payload
+    (found,) = read_configs("root", tree, RULES).enabled
+    assert found.payload == payload
+    assert found.as_dict()["payload"] == payload
+    assert (found.payload_json or "").isascii(), "every database keeps that as it is"
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ({1, 2}, "cannot be written as JSON"),
+        (float("nan"), "cannot be written as JSON"),
+        ("x" * 20_000, "has 20002 characters as JSON, at most 16384 are allowed"),
+    ],
+)
+def test_a_payload_that_is_no_json_or_too_long_is_an_error(payload: Any, says: str) -> None:
+    with pytest.raises(InvalidTimeoutConfigError, match=f"node 'a': payload {says}"):
+        apply_configs(plain("a"), {"a": {**GOOD, "payload": payload}}, RULES)
+
+
+def test_no_payload_is_no_key() -> None:
+    tree = apply_configs(plain("a"), {"a": {**GOOD, "payload": None}}, RULES)
+    assert tree["activities"]["a"]["timeout_config"] == GOOD
+    (found,) = read_configs("root", tree, RULES).enabled
+    assert found.payload is None
+
+
 def test_reading_leaves_disabled_configs_out_but_names_them() -> None:
     tree = tree_of("on", "off")
     tree["activities"]["off"]["timeout_config"]["enable"] = False
     tree["activities"]["none"] = {"type": "ServiceActivity", "timeout_config": None}
     found = read_configs("root", tree, RULES)
     assert [each.as_dict() for each in found.enabled] == [
-        {"node_id": "on", "root_pipeline_id": "root", "action": "forced_fail", "timeout": 10.0}
+        {
+            "node_id": "on",
+            "root_pipeline_id": "root",
+            "action": "forced_fail",
+            "timeout": 10.0,
+            "payload": None,
+        }
     ]
-    assert found.disabled == ("off",)
+    assert found.disabled == (("root", "off"),)
 
 
 def test_a_lenient_reading_keeps_the_good_nodes_and_names_the_bad_ones() -> None:
@@ -206,7 +245,7 @@ def test_a_lenient_reading_keeps_the_good_nodes_and_names_the_bad_ones() -> None
         read_configs("root", tree, RULES)
     found = read_configs("root", tree, RULES, lenient=True)
     assert [config.node_id for config in found.enabled] == ["a"]
-    assert found.disabled == ("d",)
+    assert found.disabled == (("root", "d"),)
     b, c, e = found.findings
     assert b.startswith("node 'b': seconds is -1")
     assert c.startswith("node 'c': action 'x' is unknown")
@@ -254,7 +293,7 @@ def test_what_is_clearly_off_is_not_checked_further(off: Any) -> None:
     tree["activities"][" no id"] = {"type": "ServiceActivity", "timeout_config": off}
     found = read_configs("root", tree, RULES)
     assert [each.node_id for each in found.enabled] == ["on"]
-    assert found.disabled == (("off",) if off else ()), "no id that no table can hold"
+    assert found.disabled == ((("root", "off"),) if off else ()), "no id that no table can hold"
     assert found.findings == ()
 
 
@@ -277,7 +316,7 @@ def test_what_was_probably_meant_is_a_finding_and_costs_no_other_node_its_deadli
     tree["activities"]["typo"] = {"type": "ServiceActivity", "timeout_config": meant}
     found = read_configs("root", tree, RULES)
     assert [each.node_id for each in found.enabled] == ["on"]
-    assert found.disabled == ("typo",)
+    assert found.disabled == (("root", "typo"),)
     (finding,) = found.findings
     assert "node 'typo' gets no timeout" in finding
     assert "does not say 'enable': True" in finding

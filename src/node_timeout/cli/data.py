@@ -108,11 +108,12 @@ def import_bamboo(source: str | None, table: str) -> int:
 
 @click.command()
 @click.argument("root_pipeline_id")
-def forget(root_pipeline_id: str) -> int:
-    """Delete the timeout configs of the root pipeline ROOT_PIPELINE_ID.
+@click.argument("node_ids", metavar="[NODE_ID]…", nargs=-1)
+def forget(root_pipeline_id: str, node_ids: tuple[str, ...]) -> int:
+    """Delete the timeout configs of the root pipeline ROOT_PIPELINE_ID, or of some of its nodes.
 
-    Its open runs go on as they are. Exit code 1 if it had no config.
+    Open runs go on as they are. Exit code 1 if there was no config.
     """
-    forgotten = with_library(lambda app: app.forget(root_pipeline_id))
+    forgotten = with_library(lambda app: app.forget(root_pipeline_id, node_ids or None))
     click.echo(f"{forgotten} timeout configs deleted")
     return 0 if forgotten else FAILURE

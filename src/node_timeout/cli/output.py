@@ -67,7 +67,8 @@ def row_text(row: "LedgerRow", now: float) -> str:
     parts = [
         f"{row.node_id} version {row.version}: {row.state}",
         f"root {row.root_pipeline_id}",
-        f"action {row.action or 'none'}",
+        f"action {row.action or 'none'}"
+        + ("" if row.timeout is None else f" after {row.timeout:.15g} s"),
         f"deadline {instant_text(row.deadline)}",
         f"attempts {row.attempts}",
     ]
@@ -102,7 +103,16 @@ def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
 def row_as_dict(row: "LedgerRow", now: float) -> dict[str, Any]:
     """What is known of a run, for programs; ``now`` counts for one that is open."""
     found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
-    return {**found, "late_seconds": lateness(row, now)}
+    del found["payload_json"]
+    return {**found, "payload": _payload(row), "late_seconds": lateness(row, now)}
+
+
+def _payload(row: "LedgerRow") -> Any:
+    """What the strategy is given; its text if somebody has spoilt it."""
+    try:
+        return None if row.payload_json is None else json.loads(row.payload_json)
+    except ValueError:
+        return row.payload_json
 
 
 def page_as_dict(page: "RunPage", now: float) -> dict[str, Any]:

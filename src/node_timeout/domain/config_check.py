@@ -1,5 +1,6 @@
-"""What is wrong with a timeout config: its keys, its action, its seconds."""
+"""What is wrong with a timeout config: its keys, its action, its seconds, its payload."""
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from typing import Any
 from node_timeout.domain.hints import Problems, shown
 
 KEYS = ("enable", "action", "seconds")
+PAYLOAD = "payload"
+"""An optional key: JSON that the strategy is given as it is."""
+MAX_PAYLOAD_LENGTH = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,10 @@ def check_config(
         if key not in config:
             problems.append(f"node {node_id!r}: key {key!r} is missing")
     for key in config:
-        if key not in KEYS:
+        if key not in (*KEYS, PAYLOAD):
             problems.append(
-                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(KEYS)}"
-                f"{problems.did_you_mean(key, KEYS)}"
+                f"node {node_id!r}: key {shown(key)} is not one of {', '.join((*KEYS, PAYLOAD))}"
+                f"{problems.did_you_mean(key, (*KEYS, PAYLOAD))}"
             )
     enable, action, seconds = (config.get(key) for key in KEYS)
     if "enable" in config and not isinstance(enable, bool):
@@ -56,7 +60,35 @@ def check_config(
             f"node {node_id!r}: seconds is {shown(seconds)}, "
             f"not a number {least} and at most {rules.max_seconds:.15g}"
         )
-    return {"enable": enable, "action": action, "seconds": number}
+    payload = _checked_payload(node_id, config.get(PAYLOAD), problems)
+    return {"enable": enable, "action": action, "seconds": number} | payload
+
+
+def _checked_payload(node_id: str, payload: Any, problems: Problems) -> dict[str, Any]:
+    """Nothing without one."""
+    try:
+        return {} if payload_text(payload) is None else {PAYLOAD: payload}
+    except ValueError as error:
+        problems.append(f"node {node_id!r}: payload {error}")
+        return {}
+
+
+def payload_text(payload: Any) -> str | None:
+    """A payload as ASCII JSON, which every database keeps as it is; None for none.
+
+    Raises ValueError.
+    """
+    if payload is None:
+        return None
+    try:
+        text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be written as JSON: {error}") from None
+    if len(text) > MAX_PAYLOAD_LENGTH:
+        raise ValueError(
+            f"has {len(text)} characters as JSON, at most {MAX_PAYLOAD_LENGTH} are allowed"
+        )
+    return text
 
 
 def _is_allowed(seconds: float, rules: ConfigRules) -> bool:

@@ -62,6 +62,8 @@ def _opened(event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow:
         node_id=run.node_id,
         version=run.version,
         action=config.action,
+        timeout=config.timeout,
+        payload_json=config.payload_json,
         state=RunState.ARMED,
         started_at=event.started_at(now),
         deadline=deadline,
@@ -78,17 +80,20 @@ def _resumed(
     too_early = row.deadline if row.state is RunState.STALE and row.deadline else closed_at
     if seen_at < too_early:
         return None
-    action = row.action
-    if action is not None and row.deadline is not None:
+    if row.action is not None and row.deadline is not None:
         deadline = row.deadline + max(0.0, seen_at - closed_at)
     elif config is not None:  # only its leaving was known of so far
         deadline = event.counts_from(now) + config.timeout
-        action = config.action
+        row = replace(
+            row,
+            action=config.action,
+            timeout=config.timeout,
+            payload_json=config.payload_json,
+        )
     else:
         return None
     return replace(
         row,
-        action=action,
         state=RunState.ARMED,
         started_at=seen_at,
         deadline=deadline,
@@ -108,6 +113,8 @@ def adopt(foreign: ForeignRun, config: TimeoutConfig) -> LedgerRow:
         node_id=foreign.node_id,
         version=foreign.version,
         action=config.action,
+        timeout=config.timeout,
+        payload_json=config.payload_json,
         state=RunState.ARMED,
         deadline=deadline,
         next_at=deadline,
@@ -175,6 +182,9 @@ def timed_out(row: LedgerRow) -> TimedOutNode:
         deadline=row.deadline or 0.0,
         attempt=row.attempts,
         revision=row.revision,
+        started_at=row.started_at,
+        seconds=row.timeout,
+        payload_json=row.payload_json,
     )
 
 

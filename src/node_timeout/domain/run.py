@@ -1,9 +1,10 @@
 """The words of the domain: node runs, deadlines, row states, outcomes."""
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from node_timeout.domain.errors import InvalidNodeRunError
 from node_timeout.domain.hints import shown
@@ -130,6 +131,16 @@ class TimedOutNode:
     """1 for the first call, up to ``max_attempts``."""
     revision: int = 0
     """Of the run when it was taken."""
+    started_at: float | None = None
+    """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
+    seconds: float | None = None
+    """What its config allowed it when it started."""
+    payload_json: str | None = None
+
+    @property
+    def payload(self) -> Any:
+        """What its config had under ``payload`` when it started, read anew; None without one."""
+        return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
     def run(self) -> NodeRun:
@@ -181,6 +192,10 @@ class LedgerRow:
     version: str
     action: str | None = None
     """As the config had it when the run started. None: only its leaving is known so far."""
+    timeout: float | None = None
+    """Seconds; like the action."""
+    payload_json: str | None = None
+    """Like the action; None: the config had none."""
     state: RunState
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""

@@ -1,6 +1,7 @@
 """Timeout configs: checked, put into a pipeline tree, read from one. Pure functions.
 
-A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``. Three rules:
+A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``, and may have
+a ``payload``, any JSON, for the strategy. Three rules:
 
 - In ``configs`` that are to be applied every fault is an error: somebody has just written them.
 - In a tree that is read a config counts if it says ``enable: True``; then a fault is an error.
@@ -9,11 +10,12 @@ A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": numb
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from node_timeout.domain.config_check import ConfigRules, check_config
+from node_timeout.domain.config_check import PAYLOAD, ConfigRules, check_config, payload_text
 from node_timeout.domain.errors import (
     InvalidInputError,
     InvalidPipelineTreeError,
@@ -35,6 +37,12 @@ class TimeoutConfig:
     action: str
     timeout: float
     """Seconds."""
+    payload_json: str | None = None
+
+    @property
+    def payload(self) -> Any:
+        """What the strategy is given, read anew; None without one."""
+        return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
     def node(self) -> Node:
@@ -47,16 +55,17 @@ class TimeoutConfig:
             "root_pipeline_id": self.root_pipeline_id,
             "action": self.action,
             "timeout": self.timeout,
+            "payload": self.payload,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfigs:
-    """What a tree says of its nodes' timeouts."""
+    """What the tree of a root pipeline says of its nodes' timeouts."""
 
     enabled: tuple[TimeoutConfig, ...]
-    disabled: tuple[str, ...]
-    """Node ids whose config is no timeout."""
+    disabled: tuple[Node, ...]
+    """Nodes whose config is no timeout."""
     findings: tuple[str, ...]
     """One sentence for each thing that was passed over, and may have been meant as a timeout."""
 
@@ -103,7 +112,7 @@ def read_configs(
     problems = Problems()
     findings = list(pipeline.passed_over)
     enabled: list[TimeoutConfig] = []
-    disabled: list[str] = []
+    disabled: list[Node] = []
     for node_id, node in pipeline.nodes.items():
         config = node.get("timeout_config")
         if not config:
@@ -119,11 +128,15 @@ def read_configs(
             if len(problems) == before:
                 enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
         if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
-            disabled.append(node_id)
+            disabled.append((root_pipeline_id, node_id))
     if problems and not lenient:
         raise InvalidTimeoutConfigError(*problems)
     findings += problems
-    return TreeConfigs(enabled=tuple(enabled), disabled=tuple(disabled), findings=tuple(findings))
+    return TreeConfigs(
+        enabled=tuple(enabled),
+        disabled=tuple(disabled),
+        findings=tuple(findings),
+    )
 
 
 def read_config(
@@ -153,6 +166,7 @@ def _timeout_config(
         root_pipeline_id=root_pipeline_id,
         action=checked["action"],
         timeout=float(checked["seconds"]),
+        payload_json=payload_text(checked.get(PAYLOAD)),
     )
 
 
@@ -176,14 +190,14 @@ def _is_enabled(config: Any) -> bool:
 def _is_off(config: Any) -> bool:
     """Whether this is no timeout, and none was meant.
 
-    It says ``enable: False``, or every key that is neither action nor seconds has a value such as
+    It says ``enable: False``, or every key but action, seconds and payload has a value such as
     False or None: bk-sops and BKFlow write ``enabled: False``, with a d.
     """
     if not isinstance(config, Mapping):
         return False
     if config.get("enable") is False:
         return True
-    switches = [value for key, value in config.items() if key not in ("action", "seconds")]
+    switches = [value for key, value in config.items() if key not in ("action", "seconds", PAYLOAD)]
     return not any(switches) if switches else not config
 
 

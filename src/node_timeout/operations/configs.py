@@ -1,12 +1,13 @@
 """Operations on timeout configs: store those of a tree, copy bamboo's, and let them end."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import InvalidInputError, joined
+from node_timeout.domain.hints import shown
 from node_timeout.domain.run import id_problem
 from node_timeout.domain.timeout_config import TreeConfigs, read_configs
 from node_timeout.ports.ledger import Ledger
@@ -45,18 +46,40 @@ def read_tree(
     return {"result": True, "data": list(tree.enabled), "message": message}, tree
 
 
-async def store_tree(
-    ledger: Ledger,
-    root_pipeline_id: Any,
-    pipeline_tree: Any,
-    rules: ConfigRules,
-    *,
-    lenient: bool = False,
+def read_trees(
+    pipeline_trees: Any, rules: ConfigRules, *, lenient: bool = False
+) -> tuple[dict[str, Any], TreeConfigs | None]:
+    """The same of `NodeTimeout.batch_create_node_timeout_configs`."""
+    if not isinstance(pipeline_trees, Mapping):
+        said = f"pipeline_trees is {type(pipeline_trees).__name__}, not a dict by root pipeline id"
+        return {"result": False, "data": [], "message": said}, None
+    found = {
+        root: read_tree(root, tree, rules, lenient=lenient) for root, tree in pipeline_trees.items()
+    }
+    result = lenient or all(tree for _, tree in found.values())
+    trees = [tree for _, tree in found.values() if tree and result]
+    together = TreeConfigs(
+        enabled=tuple(config for tree in trees for config in tree.enabled),
+        disabled=tuple(node for tree in trees for node in tree.disabled),
+        findings=tuple(
+            f"root pipeline {shown(root)}: {one['message']}"
+            for root, (one, _) in found.items()
+            if one["message"]
+        ),
+    )
+    message = joined(together.findings)
+    return {"result": result, "data": list(together.enabled), "message": message}, (
+        together if result else None
+    )
+
+
+async def store(
+    ledger: Ledger, reading: tuple[dict[str, Any], TreeConfigs | None]
 ) -> dict[str, Any]:
-    """See `NodeTimeout.batch_create_node_timeout_config`."""
-    result, tree = read_tree(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
+    """Store what `read_tree` or `read_trees` has read; return its result."""
+    result, tree = reading
     if tree:
-        await ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
+        await ledger.save_configs(tree.enabled, tree.disabled)
     return result
 
 
@@ -68,10 +91,26 @@ async def end_root(
     return await ledger.end_root(root_pipeline_id, await pool.now() + retention_seconds)
 
 
-async def forget_root(ledger: Ledger, root_pipeline_id: str) -> int:
+async def forget_root(
+    ledger: Ledger, root_pipeline_id: str, node_ids: Iterable[str] | None = None
+) -> int:
     """See `NodeTimeout.forget`."""
+    return await ledger.forget_root(*to_forget(root_pipeline_id, node_ids))
+
+
+def to_forget(
+    root_pipeline_id: str, node_ids: Iterable[str] | None
+) -> tuple[str, list[str] | None]:
+    """What `forget` is given, checked. Raises `InvalidInputError`."""
     _check_root(root_pipeline_id)
-    return await ledger.forget_root(root_pipeline_id)
+    if node_ids is None:
+        return root_pipeline_id, None
+    if isinstance(node_ids, str):  # a list of its letters is not meant
+        raise InvalidInputError(f"node_ids is text, {shown(node_ids)}, not a list of node ids")
+    chosen = list(node_ids)
+    if problems := [problem for each in chosen if (problem := id_problem("node id", each))]:
+        raise InvalidInputError(*problems)
+    return root_pipeline_id, chosen
 
 
 async def import_bamboo(

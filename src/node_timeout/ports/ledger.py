@@ -81,19 +81,21 @@ class Ledger(Directory, Protocol):
     """One row per node run: the truth. Each method is one transaction, all or nothing."""
 
     async def save_configs(
-        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
+        self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]
     ) -> None:
-        """Insert or update this root's configs, which then have no end; delete those of disabled
-        nodes.
-        """
+        """Insert or update configs, which then have no end; delete those of disabled nodes."""
         ...
 
     async def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
         """Let the configs of a root pipeline expire then, unless they do so already; how many."""
         ...
 
-    async def forget_root(self, root_pipeline_id: str) -> int:
-        """Delete the configs of a root pipeline; return how many there were."""
+    async def forget_root(
+        self, root_pipeline_id: str, node_ids: Sequence[str] | None = None
+    ) -> int:
+        """Delete the configs of a root pipeline, or of some of its nodes; return how many there
+        were.
+        """
         ...
 
     async def purge_configs(self, now: float, limit: int) -> int:

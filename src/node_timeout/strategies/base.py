@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from node_timeout.domain.errors import StrategyError, StrategyRefusedError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.reasons import DEFAULT_REASON, reason_of
 from node_timeout.domain.run import TimedOutNode
 from node_timeout.ports.engine import Engine
 from node_timeout.runtime.threads import Threads
@@ -80,22 +81,27 @@ class NodeTimeoutStrategy(ABC):
 
 
 class ForcedFailStrategy(NodeTimeoutStrategy):
-    """``forced_fail``: the engine fails the node."""
+    """``forced_fail``: the engine fails the node, and is told why in the words of `reason`."""
+
+    def __init__(self, engine: Engine, reason: str = DEFAULT_REASON) -> None:
+        super().__init__(engine)
+        self._reason = reason
+
+    @classmethod
+    def build(cls, engine: Engine, settings: Any) -> Self:
+        return cls(engine, settings.reason)
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        return StrategyResult(True, await self.engine.forced_fail(node, reason(node)))
+        why = reason_of(self._reason, node)
+        return StrategyResult(True, await self.engine.forced_fail(node, why))
 
 
-class ForcedFailAndSkipStrategy(NodeTimeoutStrategy):
+class ForcedFailAndSkipStrategy(ForcedFailStrategy):
     """``forced_fail_and_skip``: the engine fails the node, and the pipeline goes on behind it."""
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
-        return StrategyResult(True, await self.engine.forced_fail_and_skip(node, reason(node)))
-
-
-def reason(node: TimedOutNode) -> str:
-    """The words that an engine records beside the failed node."""
-    return f"node {node.node_id} timed out (version {node.version}, action {node.action})"
+        why = reason_of(self._reason, node)
+        return StrategyResult(True, await self.engine.forced_fail_and_skip(node, why))
 
 
 async def call(

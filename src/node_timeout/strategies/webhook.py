@@ -83,7 +83,10 @@ def cloud_event(node: TimedOutNode) -> dict[str, Any]:
             "version": node.version,
             "root_pipeline_id": node.root_pipeline_id,
             "action": node.action,
+            "started_at": node.started_at,
+            "seconds": node.seconds,
             "deadline": node.deadline,
             "attempt": node.attempt,
+            "payload": node.payload,
         },
     }

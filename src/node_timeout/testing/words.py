@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from node_timeout.domain.config_check import payload_text
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import DueRun, ForeignRun, NodeRun, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
@@ -65,9 +66,19 @@ def gone(node_id: str, version: str | None = None, root: str = ROOT, **more: Any
 
 
 def config(
-    node_id: str, seconds: float = 10.0, action: str = "forced_fail", root: str = ROOT
+    node_id: str,
+    seconds: float = 10.0,
+    action: str = "forced_fail",
+    root: str = ROOT,
+    payload: Any = None,
 ) -> TimeoutConfig:
-    return TimeoutConfig(node_id=node_id, root_pipeline_id=root, action=action, timeout=seconds)
+    return TimeoutConfig(
+        node_id=node_id,
+        root_pipeline_id=root,
+        action=action,
+        timeout=seconds,
+        payload_json=payload_text(payload),
+    )
 
 
 def tree_of(*node_ids: str, **timeout_config: Any) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def tree_of(*node_ids: str, **timeout_config: Any) -> dict[str, Any]:
 
 
 async def configure(ledger: Ledger, *configs: TimeoutConfig) -> None:
-    await ledger.save_configs("root", configs, [])
+    await ledger.save_configs(configs, [])
 
 
 async def wait_until(

@@ -3,12 +3,14 @@
 ``{"schema": 1, "events": [event, …]}``, UTF-8 JSON, each event one of
 
     {"event": "node_running", "node_id": str, "version": str, "happened_at": Unix seconds,
-     "root_pipeline_id": str, "timeout_config": {"enable": bool, "action": str, "seconds": number}}
+     "root_pipeline_id": str,
+     "timeout_config": {"enable": bool, "action": str, "seconds": number, "payload": any JSON}}
     {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str}
 
-The second lines and the version of the second are optional. An unknown schema number is never
-guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
+The lines below the first, the payload and the version of the second are optional. An unknown schema
+number is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other
+languages.
 """
 
 import json
@@ -77,6 +79,8 @@ def _entry(event: Event) -> dict[str, Any]:
             "action": event.config.action,
             "seconds": event.config.timeout,
         }
+        if event.config.payload_json is not None:
+            entry["timeout_config"]["payload"] = event.config.payload
     return entry
 
 

@@ -77,5 +77,12 @@ def batch_create_node_timeout_config(
     )
 
 
+def batch_create_node_timeout_configs(
+    pipeline_trees: Any, *, lenient: bool = False
+) -> dict[str, Any]:
+    """`node_timeout.NodeTimeout.batch_create_node_timeout_configs`, with the project's settings."""
+    return client().batch_create_node_timeout_configs(pipeline_trees, lenient=lenient)
+
+
 # The spelling that users of the original import.
 apply_node_timout_configs = apply_node_timeout_configs

@@ -19,10 +19,16 @@ from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql import tables
-from node_timeout.stores.sql.run_rows import MUTABLE, ROW_COLUMNS, rows_of, values_of
+from node_timeout.stores.sql.run_rows import (
+    CONFIG_COLUMNS,
+    MUTABLE,
+    ROW_COLUMNS,
+    rows_of,
+    values_of,
+)
 from node_timeout.urls.redaction import presentable, redact
 
 CONFIGS, RUNS, HISTORY, SETTINGS = (
@@ -46,18 +52,14 @@ class DjangoLedger:
         """By node id; one indexed read."""
         with self._cursor() as cursor:
             cursor.execute(
-                f"SELECT node_id, action, timeout FROM {CONFIGS} WHERE root_pipeline_id = %s",
+                f"SELECT {', '.join(CONFIG_COLUMNS)} FROM {CONFIGS} WHERE root_pipeline_id = %s",
                 [root_pipeline_id],
             )
-            return {
-                node_id: TimeoutConfig(
-                    node_id=node_id,
-                    root_pipeline_id=root_pipeline_id,
-                    action=action,
-                    timeout=timeout,
-                )
-                for node_id, action, timeout in cursor.fetchall()
-            }
+            found = (
+                TimeoutConfig(**dict(zip(CONFIG_COLUMNS, row, strict=True)))
+                for row in cursor.fetchall()
+            )
+            return {config.node_id: config for config in found}
 
     def roots_of(self, node_id: str) -> list[str]:
         """Root pipelines that have not ended and have a config for the node; two at most."""
@@ -69,29 +71,41 @@ class DjangoLedger:
             )
             return [root for (root,) in cursor.fetchall()]
 
-    def save_configs(
-        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
-    ) -> None:
+    def save_configs(self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]) -> None:
         """All of them or none; those of ``disabled`` nodes go."""
-        names = ("root_pipeline_id", "node_id", "action", "timeout")
+        names = ", ".join(CONFIG_COLUMNS)
         rows = [
-            [getattr(config, name) for name in names]
-            for config in sorted(configs, key=lambda config: config.node_id)
+            [getattr(config, name) for name in CONFIG_COLUMNS]
+            for config in sorted(configs, key=lambda config: config.node)
         ]
         with self._cursor() as cursor, transaction.atomic(self.alias):
             for part in _parts(rows):
-                places = ", ".join([f"({', '.join(['%s'] * len(names))})"] * len(part))
+                places = ", ".join([f"({', '.join(['%s'] * len(CONFIG_COLUMNS))})"] * len(part))
                 cursor.execute(
-                    f"INSERT INTO {CONFIGS} ({', '.join(names)}) VALUES {places} "
-                    f"{self._or_replace()}",
+                    f"INSERT INTO {CONFIGS} ({names}) VALUES {places} {self._or_replace()}",
                     [value for row in part for value in row],
                 )
-            for nodes in _parts(sorted(disabled)):
-                cursor.execute(
-                    f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s"
-                    f" AND node_id IN ({', '.join(['%s'] * len(nodes))})",
-                    [root_pipeline_id, *nodes],
-                )
+            for root, nodes in _by_root(disabled).items():
+                self._forget(cursor, root, nodes)
+
+    def forget(self, root_pipeline_id: str, node_ids: Sequence[str] | None = None) -> int:
+        """Delete the configs of a root, or of some of its nodes; return how many there were."""
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            if node_ids is not None:
+                return self._forget(cursor, root_pipeline_id, sorted(set(node_ids)))
+            cursor.execute(f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s", [root_pipeline_id])
+            return int(cursor.rowcount)
+
+    def _forget(self, cursor: Any, root: str, node_ids: Sequence[str]) -> int:
+        forgotten = 0
+        for some in _parts(node_ids):
+            cursor.execute(
+                f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s"
+                f" AND node_id IN ({', '.join(['%s'] * len(some))})",
+                [root, *some],
+            )
+            forgotten += int(cursor.rowcount)
+        return forgotten
 
     def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
         """Let the configs of a root end then; return how many had no end yet."""
@@ -253,15 +267,19 @@ class DjangoLedger:
 
     def _or_replace(self) -> str:
         """How a config takes the place of an older one, with no end."""
+        names = [name for name in CONFIG_COLUMNS if name not in ("root_pipeline_id", "node_id")]
         if self._is_mysql:
-            return (
-                "ON DUPLICATE KEY UPDATE action = VALUES(action), timeout = VALUES(timeout),"
-                " expires_at = NULL"
-            )
-        return (
-            "ON CONFLICT (root_pipeline_id, node_id) DO UPDATE SET action = excluded.action,"
-            " timeout = excluded.timeout, expires_at = NULL"
-        )
+            updates = ", ".join(f"{name} = VALUES({name})" for name in names)
+            return f"ON DUPLICATE KEY UPDATE {updates}, expires_at = NULL"
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names)
+        return f"ON CONFLICT (root_pipeline_id, node_id) DO UPDATE SET {updates}, expires_at = NULL"
+
+
+def _by_root(nodes: Sequence[Node]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for root, node_id in sorted(nodes):
+        found.setdefault(root, []).append(node_id)
+    return found
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

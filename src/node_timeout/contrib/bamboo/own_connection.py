@@ -6,7 +6,7 @@ the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ from node_timeout.domain.errors import TemporaryError
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.roots import only_root
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, check_ids
-from node_timeout.operations.configs import read_tree
+from node_timeout.domain.timeout_config import TreeConfigs
+from node_timeout.operations.configs import read_tree, read_trees, to_forget
 from node_timeout.runtime.agreement import problems
 from node_timeout.settings import Settings
 from node_timeout.stores.redis.blocking import BlockingPool
@@ -87,12 +88,34 @@ class OwnConnection(BlockingNodeTimeout):
         self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         """As ever; in the transaction that the caller has begun, if there is one."""
-        result, tree = read_tree(root_pipeline_id, pipeline_tree, self._rules, lenient=lenient)
+        reading = read_tree(root_pipeline_id, pipeline_tree, self._rules, lenient=lenient)
+        return self._store(*reading, [root_pipeline_id])
+
+    def batch_create_node_timeout_configs(
+        self, pipeline_trees: Any, *, lenient: bool = False
+    ) -> dict[str, Any]:
+        """The same of many."""
+        reading = read_trees(pipeline_trees, self._rules, lenient=lenient)
+        return self._store(*reading, pipeline_trees)
+
+    def _store(
+        self, result: dict[str, Any], tree: TreeConfigs | None, roots: Iterable[str]
+    ) -> dict[str, Any]:
         if tree:
-            self.ledger.save_configs(root_pipeline_id, tree.enabled, tree.disabled)
-            self.configs.forget(root_pipeline_id)
-            self._behind_commit(partial(self.configs.forget, root_pipeline_id))
+            self.ledger.save_configs(tree.enabled, tree.disabled)
+            self._changed(list(roots))
         return result
+
+    def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
+        forgotten = self.ledger.forget(*to_forget(root_pipeline_id, node_ids))
+        self._changed([root_pipeline_id])
+        return forgotten
+
+    def _changed(self, roots: Iterable[str]) -> None:
+        """Their configs; and once more when others can see it."""
+        for root in roots:
+            self.configs.forget(root)
+            self._behind_commit(partial(self.configs.forget, root))
 
     def node_started(
         self,

@@ -1,12 +1,12 @@
 """The client of a project that has switched node-timeout off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from node_timeout.blocking import BlockingNodeTimeout
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import LedgerRow
-from node_timeout.operations.configs import read_tree
+from node_timeout.operations.configs import read_tree, read_trees, to_forget
 from node_timeout.wiring import rules_of
 
 OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
@@ -22,9 +22,14 @@ class SwitchedOff(BlockingNodeTimeout):
         result, _ = read_tree(
             root_pipeline_id, pipeline_tree, rules_of(self.settings), lenient=lenient
         )
-        if result["result"]:
-            result["message"] = "; ".join(filter(None, [OFF, result["message"]]))
-        return result
+        return _off(result)
+
+    def batch_create_node_timeout_configs(
+        self, pipeline_trees: Any, *, lenient: bool = False
+    ) -> dict[str, Any]:
+        """The same of many."""
+        result, _ = read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
+        return _off(result)
 
     def node_started(self, *_: Any, **__: Any) -> bool:
         return False
@@ -38,6 +43,10 @@ class SwitchedOff(BlockingNodeTimeout):
     def nodes_left(self, *_: Any, **__: Any) -> int:
         return 0
 
+    def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
+        to_forget(root_pipeline_id, node_ids)
+        return 0
+
     def root_finished(self, *_: Any, **__: Any) -> int:
         return 0
 
@@ -48,3 +57,9 @@ class SwitchedOff(BlockingNodeTimeout):
     def _run(self, call: Callable[..., Any]) -> NoReturn:
         del call
         raise NodeTimeoutError(OFF)
+
+
+def _off(result: dict[str, Any]) -> dict[str, Any]:
+    if result["result"]:
+        result["message"] = "; ".join(filter(None, [OFF, result["message"]]))
+    return result

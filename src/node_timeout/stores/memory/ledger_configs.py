@@ -41,11 +41,11 @@ class MemoryConfigs:
         return len(there)
 
     async def save_configs(
-        self, root_pipeline_id: str, configs: Sequence[TimeoutConfig], disabled: Sequence[str]
+        self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]
     ) -> None:
         self._configs.update({config.node: (config, None) for config in configs})
-        for node_id in disabled:
-            self._configs.pop((root_pipeline_id, node_id), None)
+        for node in disabled:
+            self._configs.pop(node, None)
 
     async def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
         lasting = [
@@ -57,8 +57,14 @@ class MemoryConfigs:
             self._configs[node] = (self._configs[node][0], expires_at)
         return len(lasting)
 
-    async def forget_root(self, root_pipeline_id: str) -> int:
-        gone = [node for node in self._configs if node[0] == root_pipeline_id]
+    async def forget_root(
+        self, root_pipeline_id: str, node_ids: Sequence[str] | None = None
+    ) -> int:
+        gone = [
+            (root, node_id)
+            for root, node_id in self._configs
+            if root == root_pipeline_id and (node_ids is None or node_id in node_ids)
+        ]
         for node in gone:
             del self._configs[node]
         return len(gone)

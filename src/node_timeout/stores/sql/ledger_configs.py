@@ -12,7 +12,7 @@ from node_timeout.domain.roots import first_and_last
 from node_timeout.domain.run import Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql.database import create_engine, dispose, in_autocommit, transaction
-from node_timeout.stores.sql.run_rows import Keys, chunks, config_of
+from node_timeout.stores.sql.run_rows import Keys, chunks, config_of, config_values
 from node_timeout.stores.sql.tables import HEAD_REVISION, runs, versions
 from node_timeout.stores.sql.tables import configs as config_table
 from node_timeout.stores.sql.unicode import require_unicode
@@ -54,23 +54,16 @@ class LedgerConfigs:
     async def save_configs(
         self,
         connection: AsyncConnection,
-        root_pipeline_id: str,
         configs: Sequence[TimeoutConfig],
-        disabled: Sequence[str],
+        disabled: Sequence[Node],
     ) -> None:
-        rows = [
-            {**config.as_dict(), "expires_at": None}
-            for config in sorted(configs, key=lambda each: each.node_id)
-        ]
-        columns = ("action", "timeout", "expires_at")
+        rows = [*map(config_values, sorted(configs, key=lambda each: each.node))]
+        columns = ("action", "timeout", "payload_json", "expires_at")
         for chunk in chunks(rows):
             await connection.execute(self._insert(config_table, replace=columns), list(chunk))
         for nodes in chunks(sorted(disabled)):
             await connection.execute(
-                delete(config_table).where(
-                    config_table.c.node_id.in_(nodes),
-                    config_table.c.root_pipeline_id == root_pipeline_id,
-                )
+                delete(config_table).where(*self._keys.of_nodes(nodes, config_table))
             )
 
     @transaction
@@ -88,9 +81,20 @@ class LedgerConfigs:
         return result.rowcount
 
     @transaction
-    async def forget_root(self, connection: AsyncConnection, root_pipeline_id: str) -> int:
-        its_own = config_table.c.root_pipeline_id == root_pipeline_id
-        return (await connection.execute(delete(config_table).where(its_own))).rowcount
+    async def forget_root(
+        self,
+        connection: AsyncConnection,
+        root_pipeline_id: str,
+        node_ids: Sequence[str] | None = None,
+    ) -> int:
+        its_own = delete(config_table).where(config_table.c.root_pipeline_id == root_pipeline_id)
+        if node_ids is None:
+            return (await connection.execute(its_own)).rowcount
+        forgotten = 0
+        for some in chunks(sorted(set(node_ids))):
+            these = its_own.where(self._keys.among(config_table.c.node_id, some))
+            forgotten += (await connection.execute(these)).rowcount
+        return forgotten
 
     @transaction
     async def purge_configs(self, connection: AsyncConnection, now: float, limit: int) -> int:
@@ -113,7 +117,7 @@ class LedgerConfigs:
         self, connection: AsyncConnection, configs: Sequence[TimeoutConfig]
     ) -> int:
         there = await self._configs(connection, (config.node for config in configs))
-        new = {config.node: config.as_dict() for config in configs}
+        new = {config.node: config_values(config) for config in configs}
         rows = [new[node] for node in sorted(new) if node not in there]
         for chunk in chunks(rows):
             await connection.execute(self._insert(config_table), list(chunk))

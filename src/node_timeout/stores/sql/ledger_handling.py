@@ -183,4 +183,7 @@ def _node(row: Any) -> TimedOutNode:
         deadline=row.deadline,
         attempt=row.attempts,
         revision=row.revision,
+        started_at=row.started_at,
+        seconds=row.timeout,
+        payload_json=row.payload_json,
     )

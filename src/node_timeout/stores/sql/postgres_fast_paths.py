@@ -31,7 +31,12 @@ from node_timeout.stores.sql.tables import RunId, as_uuids, configs, hexadecimal
 
 def _arm_one() -> Select[Any]:
     own = (
-        select(configs.c.root_pipeline_id, configs.c.action, configs.c.timeout)
+        select(
+            configs.c.root_pipeline_id,
+            configs.c.action,
+            configs.c.timeout,
+            configs.c.payload_json,
+        )
         .where(
             configs.c.root_pipeline_id == bindparam("root_pipeline_id", type_=String()),
             configs.c.node_id == bindparam("node_id", type_=String()),
@@ -45,6 +50,8 @@ def _arm_one() -> Select[Any]:
         "version": bindparam("version", type_=String()),
         "root_pipeline_id": own.c.root_pipeline_id,
         "action": own.c.action,
+        "timeout": own.c.timeout,
+        "payload_json": own.c.payload_json,
         "state": literal(RunState.ARMED, runs.c.state.type),
         "started_at": bindparam("started_at", type_=Double()),
         "deadline": deadline,
@@ -105,6 +112,9 @@ def _take_due() -> Update:
             runs.c.deadline,
             runs.c.attempts,
             runs.c.revision,
+            runs.c.started_at,
+            runs.c.timeout,
+            runs.c.payload_json,
         )
     )
 

@@ -39,13 +39,16 @@ ROW_COLUMNS = [runs.c[name] for name in _FIELDS]
 """What a `LedgerRow` holds: its run id is computed."""
 
 
+CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
+
+
 def config_of(row: Any) -> TimeoutConfig:
-    return TimeoutConfig(
-        node_id=row.node_id,
-        root_pipeline_id=row.root_pipeline_id,
-        action=row.action,
-        timeout=row.timeout,
-    )
+    return TimeoutConfig(**{name: getattr(row, name) for name in CONFIG_COLUMNS})
+
+
+def config_values(config: TimeoutConfig) -> dict[str, Any]:
+    """A row of the config table, without an end."""
+    return {name: getattr(config, name) for name in CONFIG_COLUMNS} | {"expires_at": None}
 
 
 def rows_of(found: Iterable[Any]) -> list[LedgerRow]:

@@ -104,6 +104,7 @@ configs = Table(
     Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=False),
     Column("timeout", Double, nullable=False, comment="seconds"),
+    Column("payload_json", _text(), nullable=True, comment="for the strategy"),
     Column("expires_at", Double, nullable=True, comment="its root pipeline has ended"),
     # Configs that have expired; and those that have no end yet, in key order, for the surveyor.
     Index("ix_node_timeout_config_expires", "expires_at", "root_pipeline_id", "node_id"),
@@ -119,6 +120,8 @@ runs = Table(
     Column("node_id", _exact(MAX_ID_LENGTH), nullable=False),
     Column("version", _exact(MAX_VERSION_LENGTH), nullable=False),
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=True),
+    Column("timeout", Double, nullable=True, comment="seconds"),
+    Column("payload_json", _text(), nullable=True),
     Column("state", String(16), nullable=False),
     Column("started_at", Double, nullable=True, comment="by the engine's clock"),
     Column("deadline", Double, nullable=True),

@@ -224,7 +224,7 @@ async def test_leavings_of_many_nodes_touch_no_other_pair_of_root_and_id(
 ) -> None:
     for root in ("r1", "r2"):
         configs = [config(name, root=root) for name in ("a", "b")]
-        await ledger.save_configs(root, configs, [])
+        await ledger.save_configs(configs, [])
         await ledger.arm(started([run(name, root=root) for name in ("a", "b")]), NOW)
     disarming = await ledger.disarm([gone("a", root="r1"), gone("b", root="r2")], NOW + 1)
     assert set(disarming.cancelled) == {run("a", root="r1"), run("b", root="r2")}
@@ -236,14 +236,14 @@ async def test_nodes_of_one_id_in_several_roots_have_lives_of_their_own(
     ledger: Ledger,
 ) -> None:
     await configure(ledger, config("a", 2))
-    await ledger.save_configs("other", [config("a", 5, "page_operator", root="other")], [])
+    await ledger.save_configs([config("a", 5, "page_operator", root="other")], [])
     both = [run("a", root="root"), run("a", root="other")]
     armed = await ledger.arm(started(both), NOW)
     assert {each.run_id: each.due_at for each in armed} == {
         both[0].run_id: NOW + 2,
         both[1].run_id: NOW + 5,
     }
-    await ledger.save_configs("other", [], ["a"])
+    await ledger.save_configs([], [("other", "a")])
     assert set(await ledger.configs([run.node for run in both])) == {("root", "a")}
     assert (await ledger.disarm([gone("a", root="other")], NOW + 1)).cancelled == (both[1],)
     assert (await take(ledger, *both)).taken[0].run == both[0]
@@ -259,7 +259,7 @@ async def test_a_run_keeps_the_action_that_it_started_with(ledger: Ledger) -> No
     await configure(ledger, config("a", 2), config("b", 2))
     await ledger.arm(started([run("a"), run("b")]), NOW)
     await configure(ledger, config("a", 2, "forced_fail_and_skip"))
-    await ledger.save_configs("root", [], ["b"])
+    await ledger.save_configs([], [("root", "b")])
     ids = [id_of("a"), id_of("b")]
     assert await ledger.actions(ids) == dict.fromkeys(ids, "forced_fail")
     taking = await take(ledger, run("a"), run("b"))

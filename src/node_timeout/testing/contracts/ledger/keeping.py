@@ -150,7 +150,7 @@ async def test_dead_runs_are_discarded_with_their_history(ledger: Ledger) -> Non
 
 async def test_runs_are_found_page_by_page_oldest_first(ledger: Ledger) -> None:
     await configure(ledger, *(config(name, 10 + i) for i, name in enumerate("abcd")))
-    await ledger.save_configs("other", [config("a", 5, "page_operator", root="other")], [])
+    await ledger.save_configs([config("a", 5, "page_operator", root="other")], [])
     await ledger.arm(started([run(name) for name in "abcd"]), NOW)
     await ledger.arm(started([run("a", root="other"), run("b", "v2")]), NOW + 1)
     await ledger.disarm([gone("c")], NOW + 2)

@@ -17,6 +17,7 @@ from node_timeout.testing.words import (
     configure,
     due,
     foreign,
+    gone,
     id_of,
     left,
     run,
@@ -56,11 +57,32 @@ async def test_taking_moves_due_runs_to_executing(ledger: Ledger) -> None:
             action="forced_fail",
             deadline=NOW + 2,
             attempt=1,
+            started_at=NOW,
+            seconds=2.0,
         ),
     )
     (row,) = await ledger.rows("a")
     assert (row.state, row.next_at, row.attempts) == (RunState.EXECUTING, None, 1)
     assert (row.lease_until, row.lease_owner) == (NOW + 10 + LEASE, taking.owner)
+
+
+async def test_what_a_run_started_with_is_what_its_strategy_is_given(ledger: Ledger) -> None:
+    """Whatever becomes of the config meanwhile; whether it was armed alone or with others."""
+    names = ["alone", "first", "second", "suspended"]
+    before = [config(name, 2, payload={"task": name, "why": "慢"}) for name in names]
+    await configure(ledger, *before)
+    await ledger.disarm([gone("suspended", "v1", remember=True)], NOW - 9)
+    for some in (names[:1], names[1:]):
+        await ledger.arm(started(map(run, some), NOW - 1), NOW)
+    await configure(ledger, *(config(name, 99, payload="later") for name in names))
+    taking = await take(ledger, *map(run, names))
+    assert [node.payload for node in sorted(taking.taken, key=lambda each: each.node_id)] == [
+        {"task": name, "why": "慢"} for name in names
+    ]
+    assert {(node.seconds, node.started_at) for node in taking.taken} == {(2.0, NOW - 1)}
+    for name in names:
+        (row,) = await ledger.rows(name)
+        assert (row.timeout, row.deadline) == (2.0, NOW + 1)
 
 
 async def test_a_run_is_taken_by_one_worker_only(ledger: Ledger) -> None:
@@ -145,9 +167,7 @@ async def test_a_run_that_the_ledger_does_not_know_is_told(ledger: Ledger) -> No
 
 async def test_what_an_engine_has_put_into_the_pool_is_adopted(ledger: Ledger) -> None:
     await configure(ledger, config("a"), config("both"))
-    await ledger.save_configs(
-        "other", [config("b", root="other"), config("both", root="other")], []
-    )
+    await ledger.save_configs([config("b", root="other"), config("both", root="other")], [])
     await ledger.arm(started([run("a", "v2")]), NOW)
     names = [("a", "v1"), ("a", "v2"), ("b", "v1"), ("both", "v1"), ("nobody", "v1")]
     members = {name: foreign(*name, due_at=NOW + 1) for name in names}

@@ -153,9 +153,10 @@ $(AUDIT)/.dev:
 	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install 'pip-audit==2.10.1'
 	@touch $@
 
-# Rewrites the tables in the documents that are generated from the code.
+# Rewrites what is generated: tables in the documents, compiled translations.
 tables: $(VENV)/.dev
 	$(BIN)/python scripts/generate_tables.py
+	$(BIN)/python scripts/compile_messages.py
 
 servers:
 	@sh scripts/install-servers.sh

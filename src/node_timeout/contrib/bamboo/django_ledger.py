@@ -7,7 +7,7 @@ written: what others may hold is for behind the commit, as to wait for it could 
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import LedgerRow, Node, NodeRun, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql import tables
 from node_timeout.stores.sql.run_rows import (
@@ -35,6 +35,8 @@ CONFIGS, RUNS, HISTORY, SETTINGS = (
     table.name for table in (tables.configs, tables.runs, tables.history, tables.settings)
 )
 COLUMNS = [column.name for column in tables.runs.c]
+Rule = Callable[[LedgerRow], tuple[LedgerRow | None, HistoryEntry | None]]
+"""What a row becomes, None for one that stays; and what its history says."""
 CONFIGS_PER_STATEMENT = 150
 """SQLite takes 999 values in one."""
 
@@ -146,6 +148,36 @@ class DjangoLedger:
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._leave_by_rule(cursor, run, now)
 
+    def change(self, run_ids: Sequence[str], rule: Rule) -> list[LedgerRow]:
+        """Change runs as a rule says, which is asked of each row once nobody else is changing it;
+        return those that it has changed, as they are then.
+        """
+        changed: list[LedgerRow] = []
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            for row in self._locked(cursor, *self._these(run_ids)):
+                new, entry = rule(row)
+                if new is not None:
+                    self._write(cursor, new, entry)
+                    changed.append(new)
+        return changed
+
+    def discard(self, run_ids: Sequence[str]) -> list[str]:
+        """Delete dead runs, with their history; return those that were dead."""
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            rows = self._locked(cursor, *self._these(run_ids))
+            dead = [row.run_id for row in rows if row.state is RunState.DEAD]
+            for table in (HISTORY, RUNS):
+                condition, keys = self._these(dead)
+                cursor.execute(f"DELETE FROM {table} WHERE {condition}", keys)
+            return dead
+
+    def _these(self, run_ids: Sequence[str]) -> tuple[str, list[Any]]:
+        """The condition for rows of these runs, and its values."""
+        if not run_ids:
+            return "1 = 0", []
+        chosen = sorted(set(run_ids))
+        return f"run_id IN ({', '.join(['%s'] * len(chosen))})", [*map(self._key, chosen)]
+
     def _leave_named(self, run: NodeRun, now: float) -> bool:
         """`leaving.leave` of exactly this run; whether it was open, or has left before."""
         cancelled = RunState.CANCELLED.value
@@ -205,19 +237,24 @@ class DjangoLedger:
         changed = start(rows[0], event, config, now)
         if changed is None:
             return rows[0]
+        self._write(cursor, changed, history.of_start(rows[0], changed, now))
+        return changed
+
+    def _write(self, cursor: Any, row: LedgerRow, entry: HistoryEntry | None) -> None:
+        """A row that is locked, and what its history says of the change."""
+        key = self._key(row.run_id)
         assignments = ", ".join(f"{name} = %s" for name in MUTABLE)
         cursor.execute(
             f"UPDATE {RUNS} SET {assignments} WHERE run_id = %s",
-            [*self._values(changed, MUTABLE), key],
+            [*self._values(row, MUTABLE), key],
         )
-        if entry := history.of_start(rows[0], changed, now):
+        if entry:
             values = dataclasses.asdict(entry) | {"run_id": key}
             cursor.execute(
                 f"INSERT INTO {HISTORY} ({', '.join(values)}) "
                 f"VALUES ({', '.join(['%s'] * len(values))})",
                 list(values.values()),
             )
-        return changed
 
     def _locked(self, cursor: Any, condition: str, values: Sequence[Any]) -> list[LedgerRow]:
         """Rows as they are once nobody else is changing them."""

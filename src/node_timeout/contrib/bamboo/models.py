@@ -1,3 +1,190 @@
-"""No models, as the tables are node-timeout's own; but Django sends ``post_migrate`` to apps that
-have this file.
+"""The tables of the ledger as Django's models, to look at; they are made by `manage.py migrate`.
+
+They are not Django's to migrate: scanners and workers use them too, also without Django, and bring
+them to their version. Nor are they to be written to: what may become of a run, the domain says.
+Change runs by `client()`, configs by the calls of `objects`.
 """
+
+import json
+import uuid
+from typing import Any, ClassVar, NoReturn
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from node_timeout.domain import run_id
+from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH, HistoryKind, RunState
+from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
+
+STATES = {
+    RunState.ARMED: _("armed"),
+    RunState.EXECUTING: _("executing"),
+    RunState.HANDLED: _("handled"),
+    RunState.STALE: _("stale"),
+    RunState.CANCELLED: _("cancelled"),
+    RunState.DEAD: _("dead"),
+}
+KINDS = {
+    HistoryKind.FAILED: _("attempt failed"),
+    HistoryKind.PUT_BACK: _("put back"),
+    HistoryKind.TAKEN_OVER: _("taken over"),
+    HistoryKind.LATE_RESULT: _("late result"),
+    HistoryKind.RESUMED: _("resumed"),
+    HistoryKind.DIED: _("died"),
+    HistoryKind.CANCELLED: _("cancelled"),
+    HistoryKind.REPLAYED: _("replayed"),
+}
+READ_ONLY = "these rows are written by node-timeout alone; use node_timeout.contrib.bamboo.client()"
+
+
+def ledger_alias() -> str | None:
+    """Of the database with the tables; None if the ledger is in none of the project."""
+    from node_timeout.contrib.bamboo import client  # noqa: PLC0415 - it needs the apps
+
+    ledger = getattr(client(), "ledger", None)
+    return None if ledger is None else str(ledger.alias)
+
+
+class RunIdField(models.Field):
+    """A run id: UUID in PostgreSQL, else 16 bytes; text in Python."""
+
+    def db_type(self, connection: Any) -> str:
+        return {"postgresql": "uuid", "mysql": "binary(16)"}.get(connection.vendor, "BLOB")
+
+    def from_db_value(self, value: Any, *_: Any) -> str | None:
+        if value is None:
+            return None
+        return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+
+    def to_python(self, value: Any) -> str | None:
+        return None if value is None else str(value)
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        del prepared
+        if value is None:
+            return None
+        try:
+            number = run_id.to_bytes(str(value))
+        except ValueError:  # an address that somebody typed: no run has this one
+            number = bytes(16)
+        return uuid.UUID(bytes=number) if connection.vendor == "postgresql" else number
+
+
+class _Rows(models.QuerySet):
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(READ_ONLY)
+
+    create = update = delete = bulk_create = bulk_update = _refuse
+    get_or_create = update_or_create = _refuse
+
+
+class _Manager(models.Manager.from_queryset(_Rows)):  # type: ignore[misc] # made by a call
+    def get_queryset(self) -> Any:
+        """In the database that has the ledger."""
+        rows = super().get_queryset()
+        alias = ledger_alias()
+        return rows.using(alias) if alias else rows
+
+
+class _ConfigManager(_Manager):
+    def batch_create_node_timeout_config(
+        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+    ) -> dict[str, Any]:
+        """As the original's: store the configs of a tree."""
+        from node_timeout.contrib import bamboo  # noqa: PLC0415 - it needs the apps
+
+        return bamboo.batch_create_node_timeout_config(
+            root_pipeline_id, pipeline_tree, lenient=lenient
+        )
+
+
+class _Row(models.Model):
+    class Meta:
+        abstract = True
+
+    def save(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(READ_ONLY)
+
+    def delete(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(READ_ONLY)
+
+
+class TimeoutNodeConfig(_Row):
+    """The timeout of one node of a root pipeline."""
+
+    root_pipeline_id = models.CharField(_("root pipeline"), max_length=MAX_ID_LENGTH)
+    # Unique within its root pipeline only; Django knows no key of two columns.
+    node_id = models.CharField(_("node"), max_length=MAX_ID_LENGTH, primary_key=True)
+    action = models.CharField(_("action"), max_length=MAX_ACTION_LENGTH)
+    timeout = models.FloatField(_("timeout (s)"))
+    payload_json = models.TextField(_("payload"), null=True)
+    expires_at = models.FloatField(_("kept until"), null=True)
+
+    objects = _ConfigManager()
+
+    class Meta:
+        managed = False
+        db_table = "node_timeout_config"
+        verbose_name = _("timeout config")
+        verbose_name_plural = _("timeout configs")
+
+    def __str__(self) -> str:
+        return f"{self.root_pipeline_id}: {self.node_id}"
+
+    @property
+    def payload(self) -> Any:
+        return None if self.payload_json is None else json.loads(self.payload_json)
+
+
+class TimeoutNodeRun(_Row):
+    """One attempt at a node. Instants are Unix seconds."""
+
+    run_id = RunIdField(_("run id"), primary_key=True)
+    root_pipeline_id = models.CharField(_("root pipeline"), max_length=MAX_ID_LENGTH)
+    node_id = models.CharField(_("node"), max_length=MAX_ID_LENGTH)
+    version = models.CharField(_("version"), max_length=MAX_VERSION_LENGTH)
+    action = models.CharField(_("action"), max_length=MAX_ACTION_LENGTH, null=True)
+    timeout = models.FloatField(_("timeout (s)"), null=True)
+    payload_json = models.TextField(_("payload"), null=True)
+    state = models.CharField(_("state"), max_length=16, choices=list(STATES.items()))
+    started_at = models.FloatField(_("started"), null=True)
+    deadline = models.FloatField(_("deadline"), null=True)
+    next_at = models.FloatField(_("next try"), null=True)
+    lease_until = models.FloatField(_("lease until"), null=True)
+    lease_owner = models.CharField(_("lease"), max_length=64, null=True)
+    attempts = models.IntegerField(_("attempts"))
+    revision = models.IntegerField(_("revision"))
+    finished_at = models.FloatField(_("closed"), null=True)
+    message = models.TextField(_("message"), null=True)
+
+    objects = _Manager()
+
+    class Meta:
+        managed = False
+        db_table = "node_timeout_run"
+        verbose_name = _("node run")
+        verbose_name_plural = _("node runs")
+
+    def __str__(self) -> str:
+        return f"{self.root_pipeline_id}: {self.node_id} ({self.version})"
+
+
+class TimeoutNodeHistory(_Row):
+    """What happened to a run beyond its plain course."""
+
+    run_id = RunIdField(_("run id"))
+    at = models.FloatField(_("at"))
+    kind = models.CharField(_("what"), max_length=16, choices=list(KINDS.items()))
+    attempt = models.IntegerField(_("attempt"))
+    actor = models.CharField(_("by"), max_length=MAX_ID_LENGTH, null=True)
+    detail = models.TextField(_("why"), null=True)
+
+    objects = _Manager()
+
+    class Meta:
+        managed = False
+        db_table = "node_timeout_history"
+        default_permissions: ClassVar[tuple[str, ...]] = ()
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.kind}"

@@ -15,6 +15,7 @@ from django.db import connections, transaction
 
 from node_timeout import metrics
 from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.django_changes import DjangoChanges
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
@@ -59,6 +60,7 @@ class OwnConnection(BlockingNodeTimeout):
         self._is_compared = False
         self.configs = RootConfigs(self.ledger.configs_of)
         self._rules = rules_of(settings)
+        self.changes = DjangoChanges(self.ledger, self.pool, self._behind_commit)
 
     def close(self) -> None:
         super().close()

@@ -1,0 +1,304 @@
+"""Admin pages: timeout configs, and node runs with their history; runs can be steered there.
+
+No page counts a large table or sorts one: lists follow the indexes of the ledger, and a search is
+for a whole id.
+"""
+
+import time
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.core.paginator import Paginator
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html, format_html_join
+from django.utils.translation import gettext as said
+from django.utils.translation import gettext_lazy as _
+
+from node_timeout.contrib.bamboo import client
+from node_timeout.contrib.bamboo.models import (
+    STATES,
+    TimeoutNodeConfig,
+    TimeoutNodeHistory,
+    TimeoutNodeRun,
+    ledger_alias,
+)
+from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.domain.instants import utc
+from node_timeout.domain.run import MAX_ID_LENGTH, RunState
+from node_timeout.strategies.base import known_actions
+
+PER_PAGE = 100
+COUNTED = 10_000
+"""Rows beyond these are not counted; they are found by a filter."""
+MAX_CHANGED = 1_000
+"""Runs that are changed at a time."""
+PER_TRANSACTION = 200
+HISTORY_LINES = 200
+ALL = "all"
+ORDERS = {
+    RunState.ARMED: ("next_at", "run_id"),
+    RunState.EXECUTING: ("run_id",),
+    RunState.HANDLED: ("-finished_at",),
+    RunState.STALE: ("-finished_at",),
+    RunState.CANCELLED: ("-finished_at",),
+    RunState.DEAD: ("-finished_at",),
+}
+"""As the indexes have them: what is due first, and what has ended last."""
+
+
+def instant(seconds: float | None) -> datetime | None:
+    """Unix seconds as the project shows times."""
+    found = None if seconds is None else utc(seconds)
+    if found is None or settings.USE_TZ:
+        return found
+    return timezone.make_naive(found)
+
+
+class BoundedPaginator(Paginator):
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list.order_by()
+        return int(rows[:COUNTED].count())
+
+
+class _Page(admin.ModelAdmin):
+    list_per_page = PER_PAGE
+    list_max_show_all = PER_PAGE
+    show_full_result_count = False
+    paginator = BoundedPaginator
+    search_fields = ("node_id__exact", "root_pipeline_id__exact")
+    sortable_by = ()
+
+    def has_module_permission(self, request: Any) -> bool:
+        return ledger_alias() is not None and bool(super().has_module_permission(request))
+
+    def has_add_permission(self, _request: Any) -> bool:
+        return False
+
+    def has_change_permission(self, _request: Any, _obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, _request: Any, _obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(TimeoutNodeConfig)
+class TimeoutNodeConfigAdmin(_Page):
+    list_display = (
+        "root_pipeline_id",
+        "node_id",
+        "action",
+        "timeout",
+        "payload_json",
+        "kept_until",
+    )
+    list_display_links = None
+    ordering = ("root_pipeline_id", "node_id")
+
+    @admin.display(description=_("kept until"))
+    def kept_until(self, config: TimeoutNodeConfig) -> datetime | None:
+        return instant(config.expires_at)
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Armed runs if nothing is chosen; those of any state in a search."""
+
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, *_request_and_page: Any) -> list[tuple[str, Any]]:
+        return [*STATES.items(), (ALL, _("All"))]
+
+    def chosen(self, request: Any) -> str:
+        return self.value() or (ALL if request.GET.get("q") else RunState.ARMED)
+
+    def choices(self, changelist: Any) -> Any:
+        self._chosen = getattr(self, "_chosen", RunState.ARMED)
+        for value, title in self.lookup_choices:
+            yield {
+                "selected": value == self._chosen,
+                "query_string": changelist.get_query_string({self.parameter_name: value}),
+                "display": title,
+            }
+
+    def queryset(self, request: Any, rows: Any) -> Any:
+        self._chosen = self.chosen(request)
+        return rows if self._chosen == ALL else rows.filter(state=self._chosen)
+
+
+class ActionFilter(admin.SimpleListFilter):
+    title = _("action")
+    parameter_name = "action_is"
+
+    def lookups(self, *_request_and_page: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in sorted(known_actions(client().settings.handlers))]
+
+    def queryset(self, _request: Any, rows: Any) -> Any:
+        return rows.filter(action=self.value()) if self.value() else rows
+
+
+class DueFilter(admin.SimpleListFilter):
+    title = _("due")
+    parameter_name = "due_within"
+
+    def lookups(self, *_request_and_page: Any) -> list[tuple[str, Any]]:
+        return [("0", _("overdue")), ("3600", _("within an hour")), ("86400", _("within a day"))]
+
+    def queryset(self, _request: Any, rows: Any) -> Any:
+        if self.value() not in ("0", "3600", "86400"):
+            return rows
+        until = time.time() + float(self.value())
+        return rows.filter(state=RunState.ARMED, next_at__lte=until)
+
+
+class ChangeForm(ActionForm):
+    """Beside the choice of an action."""
+
+    reason = forms.CharField(label=_("Reason:"), required=False, max_length=MAX_ID_LENGTH)
+
+
+@admin.register(TimeoutNodeRun)
+class TimeoutNodeRunAdmin(_Page):
+    list_display = (
+        *("node_id", "state", "root_pipeline_id", "version", "action", "timeout"),
+        *("due_at", "late_by", "attempts", "message"),
+    )
+    list_filter = (StateFilter, DueFilter, ActionFilter)
+    action_form = ChangeForm
+    actions: ClassVar[list[str]] = ["cancel_runs", "replay_runs", "discard_runs"]
+    fields = (
+        *("run_id", "root_pipeline_id", "node_id", "version", "state", "action", "timeout"),
+        *("payload_json", "began_at", "deadline_at", "next_try_at", "closed_at", "late_by"),
+        *("attempts", "revision", "message", "history"),
+    )
+    readonly_fields = fields
+
+    def get_ordering(self, request: Any) -> tuple[str, ...]:
+        state = request.GET.get(StateFilter.parameter_name)
+        if state is None and not request.GET.get("q"):
+            state = RunState.ARMED
+        return ORDERS.get(state, ("run_id",))
+
+    def has_steer_permission(self, request: Any) -> bool:
+        return self._may(request, "change")
+
+    def has_discard_permission(self, request: Any) -> bool:
+        return self._may(request, "delete")
+
+    def _may(self, request: Any, what: str) -> bool:
+        name = f"{self.opts.app_label}.{what}_{self.opts.model_name}"
+        return ledger_alias() is not None and bool(request.user.has_perm(name))
+
+    # What a run shows
+
+    @admin.display(description=_("deadline"))
+    def due_at(self, run: TimeoutNodeRun) -> datetime | None:
+        """Of an armed run when it wants attention, which may be its next try."""
+        return instant(run.deadline if run.next_at is None else run.next_at)
+
+    @admin.display(description=_("late by (s)"))
+    def late_by(self, run: TimeoutNodeRun) -> str | None:
+        late = _lateness(run)
+        return None if late is None else f"{late:.3f}"
+
+    @admin.display(description=_("started"))
+    def began_at(self, run: TimeoutNodeRun) -> datetime | None:
+        return instant(run.started_at)
+
+    @admin.display(description=_("deadline"))
+    def deadline_at(self, run: TimeoutNodeRun) -> datetime | None:
+        return instant(run.deadline)
+
+    @admin.display(description=_("next try"))
+    def next_try_at(self, run: TimeoutNodeRun) -> datetime | None:
+        return instant(run.next_at)
+
+    @admin.display(description=_("closed"))
+    def closed_at(self, run: TimeoutNodeRun) -> datetime | None:
+        return instant(run.finished_at)
+
+    @admin.display(description=_("history"))
+    def history(self, run: TimeoutNodeRun) -> str:
+        entries = TimeoutNodeHistory.objects.filter(run_id=run.run_id).order_by("id")
+        lines = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (
+                (
+                    _shown(instant(entry.at)),
+                    entry.get_kind_display(),
+                    entry.attempt or "",
+                    entry.actor or "",
+                    entry.detail or "",
+                )
+                for entry in entries[:HISTORY_LINES]
+            ),
+        )
+        return (
+            format_html("<table>{}</table>", lines) if lines else said("nothing out of the plain")
+        )
+
+    # What can be done with runs
+
+    @admin.action(description=_("Cancel the deadlines of the selected runs"), permissions=["steer"])
+    def cancel_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "cancel", said("Deadlines cancelled: %d"))
+
+    @admin.action(description=_("Replay the selected dead runs"), permissions=["steer"])
+    def replay_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "replay", said("Runs armed again: %d"))
+
+    @admin.action(description=_("Delete the selected dead runs"), permissions=["discard"])
+    def discard_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "discard", said("Runs deleted: %d"))
+
+    def _change(self, request: Any, rows: Any, what: str, done: str) -> None:
+        found = list(rows.values_list("run_id", flat=True)[: MAX_CHANGED + 1])
+        chosen = found[:MAX_CHANGED]
+        who = (
+            {}
+            if what == "discard"
+            else {
+                "actor": f"admin {request.user.get_username()}"[:MAX_ID_LENGTH],
+                "reason": request.POST.get("reason", "").strip()[:MAX_ID_LENGTH] or None,
+            }
+        )
+        changed = 0
+        ours: Any = client()
+        try:
+            for i in range(0, len(chosen), PER_TRANSACTION):
+                part = chosen[i : i + PER_TRANSACTION]
+                changed += getattr(ours.changes, what)(part, **who)
+        except NodeTimeoutError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        self.message_user(
+            request, done % changed, messages.SUCCESS if changed else messages.WARNING
+        )
+        if changed < len(chosen):
+            left = len(chosen) - changed
+            self.message_user(request, said("Not in a state for that: %d") % left, messages.WARNING)
+        if len(found) > MAX_CHANGED:
+            self.message_user(
+                request,
+                said("Only the first %d were looked at; do it again for the rest.") % MAX_CHANGED,
+                messages.WARNING,
+            )
+
+
+def _lateness(run: TimeoutNodeRun) -> float | None:
+    """As the command line has it: see `node_timeout.cli.output`."""
+    from node_timeout.cli.output import lateness  # noqa: PLC0415
+
+    return lateness(run, time.time())
+
+
+def _shown(value: datetime | None) -> str:
+    if value is None:
+        return ""
+    local = timezone.localtime(value) if timezone.is_aware(value) else value
+    return local.isoformat(sep=" ", timespec="milliseconds")

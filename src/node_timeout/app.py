@@ -87,20 +87,28 @@ class NodeTimeout:
         return apply_configs(pipeline_tree, configs, rules_of(self.settings))
 
     async def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+        self,
+        root_pipeline_id: Any,
+        pipeline_tree: Any,
+        *,
+        lenient: bool = False,
+        payload: Any = None,
     ) -> dict[str, Any]:
         """Store the timeout configs of a tree, all or none, in one transaction.
 
         Return ``{"result": bool, "data": [TimeoutConfig, …], "message": str}``. Bad input gives
         ``result`` False and a message that names the bad nodes. With ``result`` True the message
         names what was passed over and may have been meant as a timeout. With ``lenient`` that is
-        also what is wrong with single nodes: they get no timeout, all others do.
+        also what is wrong with single nodes: they get no timeout, all others do. ``payload`` is
+        that of the nodes whose config has none: any JSON, which their strategies are given.
         Called again it updates: node ids are unique within their root pipeline. What does not say
         ``enable: True`` is left out, and removed if it was stored before.
         Raises `LedgerUnavailableError`.
         """
         rules = rules_of(self.settings)
-        reading = configs.read_tree(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
+        reading = configs.read_tree(
+            root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload
+        )
         return await configs.store(self.ledger, reading)
 
     async def batch_create_node_timeout_configs(

@@ -143,11 +143,16 @@ class BlockingNodeTimeout:
         return NodeTimeout(self.settings).apply_node_timeout_configs(pipeline_tree, configs)
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+        self,
+        root_pipeline_id: Any,
+        pipeline_tree: Any,
+        *,
+        lenient: bool = False,
+        payload: Any = None,
     ) -> dict[str, Any]:
         return self._run(
             lambda app: app.batch_create_node_timeout_config(
-                root_pipeline_id, pipeline_tree, lenient=lenient
+                root_pipeline_id, pipeline_tree, lenient=lenient, payload=payload
             )
         )
 
@@ -286,7 +291,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def batch_create_node_timeout_config(
-    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False, payload: Any = None
 ) -> dict[str, Any]:
     """`NodeTimeout.batch_create_node_timeout_config` for synchronous callers.
 
@@ -301,5 +306,5 @@ def batch_create_node_timeout_config(
             _default = BlockingNodeTimeout(settings)
         default = _default
     return default.batch_create_node_timeout_config(
-        root_pipeline_id, pipeline_tree, lenient=lenient
+        root_pipeline_id, pipeline_tree, lenient=lenient, payload=payload
     )

@@ -14,17 +14,19 @@ from tests.support import config, configure
 
 TABLE = """CREATE TABLE {table} (
     root_pipeline_id varchar(64) NOT NULL, action varchar(32) NOT NULL,
-    node_id varchar(64) NOT NULL PRIMARY KEY, timeout integer NOT NULL)"""
+    node_id varchar(64) NOT NULL PRIMARY KEY, timeout integer NOT NULL{columns})"""
 INSERT = (
     "INSERT INTO {table} (node_id, root_pipeline_id, action, timeout)"
     " VALUES (:node_id, :root, :action, :timeout)"
 )
 
 
-async def fill(ledger: SqlLedger, *rows: tuple[str, str, int], table: str = OWN_APP) -> None:
+async def fill(
+    ledger: SqlLedger, *rows: tuple[str, str, int], table: str = OWN_APP, columns: str = ""
+) -> None:
     async with ledger.engine.begin() as connection:
         await connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
-        await connection.execute(text(TABLE.format(table=table)))
+        await connection.execute(text(TABLE.format(table=table, columns=columns)))
         if rows:
             await connection.execute(
                 text(INSERT.format(table=table)),
@@ -62,11 +64,14 @@ async def test_the_tables_of_bk_sops_and_bkflow_are_read(
     any_ledger: SqlLedger, any_database_url: str, table: str
 ) -> None:
     await fill(any_ledger)
-    await fill(any_ledger, ("n", "forced_fail", 7), table=table)
+    await fill(
+        any_ledger, ("n", "forced_fail", 7), table=table, columns=", task_id bigint DEFAULT 42"
+    )
     async with NodeTimeout(Settings(database_url=any_database_url)) as app:
         report = await app.import_bamboo_configs(any_database_url, lambda *_: None, table=table)
     assert (report.read, report.imported, report.refused) == (1, 1, [])
-    assert (await any_ledger.configs([("root", "n")]))["root", "n"].timeout == 7
+    found = (await any_ledger.configs([("root", "n")]))["root", "n"]
+    assert (found.timeout, found.payload) == (7, {"task_id": 42})
 
 
 async def test_another_table_is_refused(sqlite_url: str) -> None:

@@ -205,6 +205,15 @@ def test_a_payload_that_is_no_json_or_too_long_is_an_error(payload: Any, says: s
         apply_configs(plain("a"), {"a": {**GOOD, "payload": payload}}, RULES)
 
 
+def test_a_payload_may_be_given_for_all_nodes_that_have_none() -> None:
+    tree = tree_of("a", "b")
+    tree["activities"]["b"]["timeout_config"]["payload"] = {"own": True}
+    found = read_configs("root", tree, RULES, payload={"task_id": 7})
+    assert [each.payload for each in found.enabled] == [{"task_id": 7}, {"own": True}]
+    with pytest.raises(InvalidInputError, match="payload cannot be written as JSON"):
+        read_configs("root", tree, RULES, payload={1, 2}, lenient=True)
+
+
 def test_no_payload_is_no_key() -> None:
     tree = apply_configs(plain("a"), {"a": {**GOOD, "payload": None}}, RULES)
     assert tree["activities"]["a"]["timeout_config"] == GOOD

@@ -99,15 +99,19 @@ def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]
 
 
 def read_configs(
-    root_pipeline_id: Any, tree: Any, rules: ConfigRules, *, lenient: bool = False
+    root_pipeline_id: Any,
+    tree: Any,
+    rules: ConfigRules,
+    *,
+    lenient: bool = False,
+    payload: Any = None,
 ) -> TreeConfigs:
     """Collect the configs of a tree. Raises `InvalidInputError` that lists every bad node.
 
-    ``lenient``: a bad node is a finding, and the others keep their timeouts.
+    ``lenient``: a bad node is a finding, and the others keep their timeouts. ``payload``: of the
+    nodes that have none of their own.
     """
-    problem = id_problem("root pipeline id", root_pipeline_id)
-    if problem:
-        raise InvalidInputError(problem)
+    _check_given(root_pipeline_id, payload)
     pipeline = PipelineTree.of(tree)
     problems = Problems()
     findings = list(pipeline.passed_over)
@@ -126,6 +130,7 @@ def read_configs(
             before = len(problems)
             checked = check_config(node_id, config, rules, problems)
             if len(problems) == before:
+                checked = {PAYLOAD: payload} | checked
                 enabled.append(_timeout_config(node_id, root_pipeline_id, checked))
         if node.get("type") == SERVICE_ACTIVITY and not _is_enabled(config) and not bad_id:
             disabled.append((root_pipeline_id, node_id))
@@ -156,6 +161,16 @@ def read_config(
     if problems:
         raise InvalidTimeoutConfigError(*problems)
     return _timeout_config(node_id, root_pipeline_id, checked)
+
+
+def _check_given(root_pipeline_id: Any, payload: Any) -> None:
+    """Raises `InvalidInputError`."""
+    if problem := id_problem("root pipeline id", root_pipeline_id):
+        raise InvalidInputError(problem)
+    try:
+        payload_text(payload)
+    except ValueError as error:
+        raise InvalidInputError(f"payload {error}") from None
 
 
 def _timeout_config(

@@ -30,14 +30,21 @@ class ImportReport:
 
 
 def read_tree(
-    root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules, *, lenient: bool = False
+    root_pipeline_id: Any,
+    pipeline_tree: Any,
+    rules: ConfigRules,
+    *,
+    lenient: bool = False,
+    payload: Any = None,
 ) -> tuple[dict[str, Any], TreeConfigs | None]:
     """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
 
     Nothing is to be stored of a tree that is refused.
     """
     try:
-        tree = read_configs(root_pipeline_id, pipeline_tree, rules, lenient=lenient)
+        tree = read_configs(
+            root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload
+        )
     except InvalidInputError as error:
         return {"result": False, "data": [], "message": str(error)}, None
     message = joined(tree.findings)

@@ -69,11 +69,11 @@ def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, An
 
 
 def batch_create_node_timeout_config(
-    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+    root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False, payload: Any = None
 ) -> dict[str, Any]:
     """`node_timeout.batch_create_node_timeout_config`, with the settings of the project."""
     return client().batch_create_node_timeout_config(
-        root_pipeline_id, pipeline_tree, lenient=lenient
+        root_pipeline_id, pipeline_tree, lenient=lenient, payload=payload
     )
 
 

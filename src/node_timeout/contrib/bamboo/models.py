@@ -88,13 +88,18 @@ class _Manager(models.Manager.from_queryset(_Rows)):  # type: ignore[misc] # mad
 
 class _ConfigManager(_Manager):
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+        self,
+        root_pipeline_id: Any,
+        pipeline_tree: Any,
+        *,
+        lenient: bool = False,
+        payload: Any = None,
     ) -> dict[str, Any]:
         """As the original's: store the configs of a tree."""
         from node_timeout.contrib import bamboo  # noqa: PLC0415 - it needs the apps
 
         return bamboo.batch_create_node_timeout_config(
-            root_pipeline_id, pipeline_tree, lenient=lenient
+            root_pipeline_id, pipeline_tree, lenient=lenient, payload=payload
         )
 
 

@@ -87,10 +87,17 @@ class OwnConnection(BlockingNodeTimeout):
             return thread.submit(asyncio.run, go()).result()
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+        self,
+        root_pipeline_id: Any,
+        pipeline_tree: Any,
+        *,
+        lenient: bool = False,
+        payload: Any = None,
     ) -> dict[str, Any]:
         """As ever; in the transaction that the caller has begun, if there is one."""
-        reading = read_tree(root_pipeline_id, pipeline_tree, self._rules, lenient=lenient)
+        reading = read_tree(
+            root_pipeline_id, pipeline_tree, self._rules, lenient=lenient, payload=payload
+        )
         return self._store(*reading, [root_pipeline_id])
 
     def batch_create_node_timeout_configs(

@@ -16,11 +16,20 @@ class SwitchedOff(BlockingNodeTimeout):
     """Connects nowhere: nothing is stored, no node is armed. What needs a store raises."""
 
     def batch_create_node_timeout_config(
-        self, root_pipeline_id: Any, pipeline_tree: Any, *, lenient: bool = False
+        self,
+        root_pipeline_id: Any,
+        pipeline_tree: Any,
+        *,
+        lenient: bool = False,
+        payload: Any = None,
     ) -> dict[str, Any]:
         """As ever, but the configs in ``data`` are not stored, and ``message`` says so."""
         result, _ = read_tree(
-            root_pipeline_id, pipeline_tree, rules_of(self.settings), lenient=lenient
+            root_pipeline_id,
+            pipeline_tree,
+            rules_of(self.settings),
+            lenient=lenient,
+            payload=payload,
         )
         return _off(result)
 

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.config_check import ConfigRules
+from node_timeout.domain.config_check import ConfigRules, payload_text
 from node_timeout.domain.errors import (
     InvalidInputError,
     LedgerError,
@@ -22,7 +23,7 @@ BATCH_SIZE = 1000
 
 OWN_APP = "node_timeout_timeoutnodeconfig"
 TABLES = (OWN_APP, "taskflow3_timeoutnodeconfig", "task_timeoutnodeconfig")
-"""Of bamboo's own app, of bk-sops, of BKFlow: the same columns, as far as they count here."""
+"""Of bamboo's own app, of bk-sops, of BKFlow: the same columns; the last two have ``task_id``."""
 
 
 def _table(name: str) -> Table:
@@ -33,6 +34,7 @@ def _table(name: str) -> Table:
         Column("root_pipeline_id", String),
         Column("action", String),
         Column("timeout", Integer),
+        *([] if name == OWN_APP else [Column("task_id", BigInteger)]),
     )
 
 
@@ -97,16 +99,28 @@ class BambooConfigs:
                 root_pipeline_id=row.root_pipeline_id,
                 action=row.action,
                 timeout=row.timeout,
+                payload_json=payload_text(_payload(row)),
             )
             for row in found
         ]
+
+
+def _payload(row: Any) -> Any:
+    """Whose task the node is of, where the table tells."""
+    task_id = getattr(row, "task_id", None)
+    return None if task_id is None else {"task_id": task_id}
 
 
 def _page(rows: list[TimeoutConfig], rules: ConfigRules) -> Page:
     configs: list[TimeoutConfig] = []
     refused: list[str] = []
     for row in rows:
-        raw = {"enable": True, "action": row.action, "seconds": row.timeout}
+        raw = {
+            "enable": True,
+            "action": row.action,
+            "seconds": row.timeout,
+            "payload": row.payload,
+        }
         try:
             config = read_config(row.node_id, row.root_pipeline_id, raw, rules)
         except InvalidInputError as error:

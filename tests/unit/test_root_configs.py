@@ -10,14 +10,21 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 class Ledger:
     """How often it was asked for each root."""
 
-    def __init__(self, configs_of_each: int = 0) -> None:
+    def __init__(self, configs_of_each: int = 0, payload: str | None = None) -> None:
         self.asked: list[str] = []
         self.configs_of_each = configs_of_each
+        self.payload = payload
 
     def load(self, root: str) -> dict[str, TimeoutConfig]:
         self.asked.append(root)
         return {
-            f"n{i}": TimeoutConfig(node_id=f"n{i}", root_pipeline_id=root, action="a", timeout=1)
+            f"n{i}": TimeoutConfig(
+                node_id=f"n{i}",
+                root_pipeline_id=root,
+                action="a",
+                timeout=1,
+                payload_json=self.payload,
+            )
             for i in range(self.configs_of_each)
         }
 
@@ -50,14 +57,22 @@ def test_the_memory_has_a_bound_and_the_oldest_go(
     monkeypatch: pytest.MonkeyPatch, each: int
 ) -> None:
     monkeypatch.setattr(room, "MAX_ROOTS", 5)
-    monkeypatch.setattr(room, "MAX_CONFIGS", 9)
+    monkeypatch.setattr(room, "MAX_SIZE", 9)
     ledger = Ledger(each)
     configs = RootConfigs(ledger.load)
     for i in range(20):
         configs.of(str(i))
     kept = 3 if each else 5
     assert [*configs._kept] == [str(i) for i in range(20 - kept, 20)]
-    assert configs._configs == kept * each
+    assert configs._size == kept * each
+
+
+def test_long_payloads_count_in_that_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_SIZE", 9)
+    configs = RootConfigs(Ledger(1, "x" * 1600).load)
+    for root in "abcd":
+        configs.of(root)
+    assert [*configs._kept] == ["c", "d"]
     for i in range(20 - kept, 20):
         configs.of(str(i))
     assert len(ledger.asked) == 20
@@ -66,7 +81,7 @@ def test_the_memory_has_a_bound_and_the_oldest_go(
 def test_a_root_that_is_larger_than_the_memory_is_kept_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "MAX_CONFIGS", 2)
+    monkeypatch.setattr(room, "MAX_SIZE", 2)
     ledger = Ledger(5)
     configs = RootConfigs(ledger.load)
     configs.of("a")

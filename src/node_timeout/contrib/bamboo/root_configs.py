@@ -13,8 +13,10 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 KEPT_SECONDS = 10.0
 """So long a change that another process made may not be known here."""
 MAX_ROOTS = 10_000
-MAX_CONFIGS = 50_000
-"""Of all roots together."""
+MAX_SIZE = 50_000
+"""Of all roots together, in configs; a long payload counts as many."""
+PAYLOAD_OF_ONE = 500
+"""Characters."""
 
 Configs = Mapping[str, TimeoutConfig]
 """By node id."""
@@ -31,7 +33,7 @@ class RootConfigs:
         self._clock = clock
         self._kept: dict[str, tuple[float, Configs]] = {}
         """With the instant until which they count; in the order in which they were read."""
-        self._configs = 0
+        self._size = 0
         self._changes = 0
         """How often something was forgotten."""
         self._changing = threading.Lock()
@@ -48,7 +50,7 @@ class RootConfigs:
             if changes != self._changes:  # some were stored meanwhile: these may be the older ones
                 return found
             self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
-            self._configs += len(found)
+            self._size += _size(found)
             while self._is_too_large():
                 self._drop(next(iter(self._kept)))
         return found
@@ -61,9 +63,13 @@ class RootConfigs:
 
     def _is_too_large(self) -> bool:
         count = len(self._kept)
-        return count > MAX_ROOTS or (self._configs > MAX_CONFIGS and count > 1)
+        return count > MAX_ROOTS or (self._size > MAX_SIZE and count > 1)
 
     def _drop(self, root_pipeline_id: str) -> None:
         kept = self._kept.pop(root_pipeline_id, None)
         if kept is not None:
-            self._configs -= len(kept[1])
+            self._size -= _size(kept[1])
+
+
+def _size(configs: Configs) -> int:
+    return sum(1 + len(each.payload_json or "") // PAYLOAD_OF_ONE for each in configs.values())

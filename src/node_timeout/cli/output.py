@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from node_timeout.domain.instants import utc
+from node_timeout.domain.instants import lateness, utc
 
 if TYPE_CHECKING:
     from node_timeout.domain.run import HistoryEntry, LedgerRow
@@ -77,16 +77,6 @@ def row_text(row: "LedgerRow", now: float) -> str:
     if row.next_at is not None and row.next_at != row.deadline:
         parts.append(f"next try {instant_text(row.next_at)}")
     return printable(", ".join([*parts, *filter(None, [row.message])]))
-
-
-def lateness(row: "LedgerRow", now: float) -> float | None:
-    """Seconds from the deadline to the end of the run, or until now; None before it, and of a run
-    that has left in time.
-    """
-    if row.deadline is None or row.state == "cancelled":
-        return None
-    late = (now if row.finished_at is None else row.finished_at) - row.deadline
-    return late if late > 0 else None
 
 
 INSTANTS = ("deadline", "next_at", "lease_until", "started_at", "finished_at", "at", "seen_at")

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from node_timeout.cli.output import instant_text, lateness, printable
+from node_timeout.cli.output import instant_text, printable
+from node_timeout.domain.instants import lateness
 from node_timeout.domain.run import LedgerRow
 from node_timeout.ports.presence import Process, ServiceState
 

@@ -1,6 +1,30 @@
-"""Instants in the calendar, for people and for other programs."""
+"""Instants in the calendar, and how late a run is, for people and for other programs."""
 
 from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Ending(Protocol):
+    """A run with its deadline: a row of the ledger, or a model of Django's."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def deadline(self) -> float | None: ...
+
+    @property
+    def finished_at(self) -> float | None: ...
+
+
+def lateness(run: Ending, now: float) -> float | None:
+    """Seconds from the deadline to the end of the run, or until now; None before it, and of a run
+    that has left in time.
+    """
+    if run.deadline is None or run.state == "cancelled":
+        return None
+    late = (now if run.finished_at is None else run.finished_at) - run.deadline
+    return late if late > 0 else None
 
 
 def utc(seconds: float) -> datetime | None:

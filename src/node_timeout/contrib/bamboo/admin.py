@@ -28,7 +28,7 @@ from node_timeout.contrib.bamboo.models import (
     ledger_alias,
 )
 from node_timeout.domain.errors import NodeTimeoutError
-from node_timeout.domain.instants import utc
+from node_timeout.domain.instants import lateness, utc
 from node_timeout.domain.run import MAX_ID_LENGTH, RunState
 from node_timeout.strategies.base import known_actions
 
@@ -203,7 +203,7 @@ class TimeoutNodeRunAdmin(_Page):
 
     @admin.display(description=_("late by (s)"))
     def late_by(self, run: TimeoutNodeRun) -> str | None:
-        late = _lateness(run)
+        late = lateness(run, time.time())
         return None if late is None else f"{late:.3f}"
 
     @admin.display(description=_("started"))
@@ -288,13 +288,6 @@ class TimeoutNodeRunAdmin(_Page):
                 said("Only the first %d were looked at; do it again for the rest.") % MAX_CHANGED,
                 messages.WARNING,
             )
-
-
-def _lateness(run: TimeoutNodeRun) -> float | None:
-    """As the command line has it: see `node_timeout.cli.output`."""
-    from node_timeout.cli.output import lateness  # noqa: PLC0415
-
-    return lateness(run, time.time())
 
 
 def _shown(value: datetime | None) -> str:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,8 +136,12 @@ def test_lists_show_what_is_armed_first_and_find_ids(
     part = late.node_id[:-1]
     assert f">{late.node_id}<" not in browser.get(f"{RUNS}?q={part}").content.decode()
     assert hostile.run_id not in browser.get(f"{RUNS}?due_within=3600").content.decode()
-    for filters in ("state=all", "state=executing", "due_within=0", "action_is=forced_fail"):
+    for filters in ("state=all", "state=executing", "due_within=0"):
         assert browser.get(f"{RUNS}?{filters}").status_code == 200
+    assert browser.get(f"{RUNS}?message__contains=luck").status_code == 400, "no index has it"
+    for typed in ("Z" * 26, "-1", "x"):
+        assert browser.get(f"{RUNS}{typed}/change/").status_code == 302, "there is none"
+    assert browser.get(f"{CONFIGS}{late.node_id}/change/").status_code == 302
     configs = browser.get(f"{CONFIGS}?q={late.root_pipeline_id}").content.decode()
     assert late.node_id in configs
     assert "task" in configs
@@ -155,7 +160,10 @@ def test_lists_neither_count_nor_sort_the_table(
     runs = [started() for _ in range(2)]
     for run in runs:
         kill(house, run)
-    for filters in ("?state=dead", "?state=all", "?state=handled", "?q=x", "?due_within=0"):
+    for filters in (
+        *("?state=dead", "?state=all", "?state=handled", "?q=x", "?due_within=0"),
+        "?state=dead&o=2",
+    ):
         reset_queries()
         assert browser.get(f"{RUNS}{filters}").status_code == 200
         asked = [each["sql"] for each in connection.queries if "node_timeout_run" in each["sql"]]
@@ -163,7 +171,7 @@ def test_lists_neither_count_nor_sort_the_table(
         counts = [sql for sql in asked if "COUNT(" in sql]
         assert counts
         assert all("LIMIT 10000" in sql for sql in counts), counts
-        if filters in ("?state=dead", "?state=all"):  # more than a page
+        if filters.startswith(("?state=dead", "?state=all")):  # more than a page
             assert all("LIMIT 1" in sql for sql in ordered), ordered
         indexed = r"ORDER BY .node_timeout_run.\..(next_at. ASC, |finished_at. DESC|run_id. )"
         assert all(re.search(indexed, sql) for sql in ordered), ordered
@@ -194,6 +202,69 @@ def test_runs_are_cancelled_replayed_and_deleted(house: House, browser: Any, sta
     house.wait(lambda: row(house, dead).state is RunState.STALE)  # the engine has no such node
     assert [each.kind for each in house.client().history([dead.run_id])] == ["replayed"]
     assert "Runs armed again: 0" in act(browser, "replay_runs", other)
+
+
+def test_all_that_match_are_changed_a_bounded_number_at_a_time(
+    house: House, browser: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a search for all of a node, of which some are closed already."""
+    from node_timeout.contrib.bamboo import admin as pages
+
+    monkeypatch.setattr(pages, "MAX_CHANGED", 2)
+    monkeypatch.setattr(pages, "PER_TRANSACTION", 1)
+    node_id = f"admin-many{next(NUMBERS)}"
+    runs = [started(node_id=node_id) for _ in range(5)]
+    act(browser, "cancel_runs", runs[0])
+    data = {"action": "cancel_runs", "_selected_action": [runs[0].run_id], "select_across": "1"}
+    said = []
+    for _ in range(3):
+        answer = browser.post(f"{RUNS}?q={node_id}", data, follow=True)
+        said.append(answer.content.decode())
+    assert ["Deadlines cancelled: 2" in page for page in said] == [True, True, False]
+    assert ["Only the first 2 were looked at" in page for page in said] == [True, False, False]
+    assert {row(house, run).state for run in runs} == {RunState.CANCELLED}
+
+
+def test_a_failure_is_told_with_what_was_not_tried(
+    house: House, browser: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from node_timeout.domain.errors import LedgerUnavailableError
+
+    run = started()
+
+    def fails(*_: Any, **__: Any) -> int:
+        raise LedgerUnavailableError("the database is away")
+
+    monkeypatch.setattr(house.client().changes, "cancel", fails)
+    page = act(browser, "cancel_runs", run)
+    assert "he database is away" in page, "with a capital"
+    assert "Not tried: 1" in page
+    assert "Not in a state for that" not in page
+
+
+def test_fixtures_do_not_bring_rows(house: House, started: Any, tmp_path: Path) -> None:
+    """What `dumpdata` writes of these tables, `loaddata` refuses."""
+    from django.core.management import call_command
+    from django.test import override_settings
+
+    run = started()
+    dump = tmp_path / "dump.json"
+    call_command("dumpdata", "node_timeout_bamboo.timeoutnodeconfig", output=str(dump))
+    assert run.node_id in dump.read_text(encoding="utf-8")
+    with pytest.raises(TypeError, match="written by node-timeout alone"):
+        call_command("loaddata", str(dump))
+    with override_settings(NODE_TIMEOUT={"enabled": False}):
+        call_command("dumpdata", "node_timeout_bamboo", output=str(dump))
+    assert run.node_id not in dump.read_text(encoding="utf-8"), "no table is looked for"
+
+
+def test_configs_of_one_node_id_in_two_pipelines_are_two(house: House, started: Any) -> None:
+    from node_timeout.contrib.bamboo.models import TimeoutNodeConfig
+
+    node_id = f"admin-shared{next(NUMBERS)}"
+    for _ in range(2):
+        started(node_id=node_id)
+    assert len(set(TimeoutNodeConfig.objects.filter(node_id=node_id))) == 2
 
 
 def test_who_may_look_may_not_steer(house: House, started: Any) -> None:
@@ -230,4 +301,6 @@ def test_without_a_ledger_in_the_project_there_are_no_pages(house: House, browse
 
     with override_settings(NODE_TIMEOUT={"enabled": False}):
         assert "timeoutnoderun" not in browser.get("/admin/").content.decode()
+        for page in (RUNS, CONFIGS, f"{RUNS}x/change/"):
+            assert browser.get(page).status_code == 403
     assert "timeoutnoderun" in browser.get("/admin/").content.decode()

@@ -68,13 +68,16 @@ async def test_configs_are_checked_against_the_objects_own_settings(settings: Se
     )
 
 
-async def test_the_configs_of_many_pipelines_are_stored_in_one_call(settings: Settings) -> None:
+async def test_the_configs_of_many_pipelines_are_stored_in_one_call(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     bad = tree_of("x", action="nobody's")
     async with NodeTimeout(settings) as app:
         refused = await app.batch_create_node_timeout_configs({"c": tree_of("a", "b"), "d": bad})
         assert (refused["result"], refused["data"]) == (False, [])
         assert refused["message"].startswith("root pipeline 'd': node 'x': action")
         assert await app.ledger.configured(None, 9) == [], "all or none"
+        assert caplog.messages == [], "the caller is told"
         stored = await app.batch_create_node_timeout_configs(
             {"c": tree_of("a", "b"), "d": bad, "e": [], "f": tree_of("a")}, lenient=True
         )
@@ -82,6 +85,7 @@ async def test_the_configs_of_many_pipelines_are_stored_in_one_call(settings: Se
         assert [node.node for node in stored["data"]] == [("c", "a"), ("c", "b"), ("f", "a")]
         assert "root pipeline 'd': node 'x': action" in stored["message"]
         assert "root pipeline 'e': " in stored["message"]
+        assert [each[:17] for each in caplog.messages] == ["root pipeline 'd'", "root pipeline 'e'"]
         assert await app.ledger.configured(None, 9) == [("c", "a"), ("c", "b"), ("f", "a")]
         for nonsense in ((), None, "c"):
             said = await app.batch_create_node_timeout_configs(nonsense)
@@ -258,7 +262,7 @@ async def test_the_result_holds_configs_and_names_what_was_passed_over(
     )
     assert typo.startswith("node 'typo' gets no timeout: its timeout_config {'enabled': True,")
     assert sub_process.startswith("node 'template' gets no timeout: it is a SubProcess")
-    assert f"root pipeline r: {result['message']}" in caplog.messages
+    assert f"root pipeline 'r': {result['message']}" in caplog.messages
 
 
 @pytest.mark.parametrize(

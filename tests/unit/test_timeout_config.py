@@ -197,6 +197,7 @@ def test_a_payload_is_kept_as_it_is(payload: Any) -> None:
     [
         ({1, 2}, "cannot be written as JSON"),
         (float("nan"), "cannot be written as JSON"),
+        ({"a": "\ud800"}, "cannot be written as JSON"),
         ("x" * 20_000, "has 20002 characters as JSON, at most 16384 are allowed"),
     ],
 )

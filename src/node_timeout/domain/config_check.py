@@ -82,6 +82,7 @@ def payload_text(payload: Any) -> str | None:
         return None
     try:
         text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
+        json.dumps(payload, ensure_ascii=False).encode()  # no lone surrogates: nobody could send it
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from None
     if len(text) > MAX_PAYLOAD_LENGTH:

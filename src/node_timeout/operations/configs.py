@@ -41,16 +41,26 @@ def read_tree(
 
     Nothing is to be stored of a tree that is refused.
     """
+    result, tree = _read(root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload)
+    if tree and result["message"]:
+        _warn(root_pipeline_id, result["message"])
+    return result, tree
+
+
+def _read(
+    root_pipeline_id: Any, pipeline_tree: Any, rules: ConfigRules, **how: Any
+) -> tuple[dict[str, Any], TreeConfigs | None]:
     try:
-        tree = read_configs(
-            root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload
-        )
+        tree = read_configs(root_pipeline_id, pipeline_tree, rules, **how)
     except InvalidInputError as error:
         return {"result": False, "data": [], "message": str(error)}, None
     message = joined(tree.findings)
-    if message:
-        logger.warning("root pipeline %s: %s", root_pipeline_id, message)
     return {"result": True, "data": list(tree.enabled), "message": message}, tree
+
+
+def _warn(root_pipeline_id: Any, message: str) -> None:
+    """Of what is passed over while the rest is stored."""
+    logger.warning("root pipeline %s: %s", shown(root_pipeline_id), message)
 
 
 def read_trees(
@@ -61,9 +71,12 @@ def read_trees(
         said = f"pipeline_trees is {type(pipeline_trees).__name__}, not a dict by root pipeline id"
         return {"result": False, "data": [], "message": said}, None
     found = {
-        root: read_tree(root, tree, rules, lenient=lenient) for root, tree in pipeline_trees.items()
+        root: _read(root, tree, rules, lenient=lenient) for root, tree in pipeline_trees.items()
     }
     result = lenient or all(tree for _, tree in found.values())
+    for root, (one, _) in found.items():
+        if result and one["message"]:
+            _warn(root, one["message"])
     trees = [tree for _, tree in found.values() if tree and result]
     together = TreeConfigs(
         enabled=tuple(config for tree in trees for config in tree.enabled),

@@ -5,14 +5,17 @@ for a whole id.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME, ActionForm
+from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
+from django.db.models.functions import Substr
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
@@ -30,7 +33,6 @@ from node_timeout.contrib.bamboo.models import (
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.instants import lateness, utc
 from node_timeout.domain.run import MAX_ID_LENGTH, RunState
-from node_timeout.strategies.base import known_actions
 
 PER_PAGE = 100
 COUNTED = 10_000
@@ -40,15 +42,22 @@ MAX_CHANGED = 1_000
 PER_TRANSACTION = 200
 HISTORY_LINES = 200
 ALL = "all"
+SHOWN_OF_PAYLOAD = 80
+NEWEST = ("-finished_at", "-run_id")
 ORDERS = {
     RunState.ARMED: ("next_at", "run_id"),
     RunState.EXECUTING: ("run_id",),
-    RunState.HANDLED: ("-finished_at",),
-    RunState.STALE: ("-finished_at",),
-    RunState.CANCELLED: ("-finished_at",),
-    RunState.DEAD: ("-finished_at",),
+    RunState.HANDLED: NEWEST,
+    RunState.STALE: NEWEST,
+    RunState.CANCELLED: NEWEST,
+    RunState.DEAD: NEWEST,
 }
 """As the indexes have them: what is due first, and what has ended last."""
+CHANGEABLE = {
+    "cancel": (RunState.ARMED, RunState.EXECUTING),
+    "replay": (RunState.DEAD,),
+    "discard": (RunState.DEAD,),
+}
 
 
 def instant(seconds: float | None) -> datetime | None:
@@ -66,6 +75,13 @@ class BoundedPaginator(Paginator):
         return int(rows[:COUNTED].count())
 
 
+class _IndexedList(ChangeList):
+    def get_ordering(self, request: Any, queryset: Any) -> list[str]:
+        """Whatever the address asks for."""
+        del queryset
+        return list(self.model_admin.get_ordering(request))
+
+
 class _Page(admin.ModelAdmin):
     list_per_page = PER_PAGE
     list_max_show_all = PER_PAGE
@@ -74,8 +90,18 @@ class _Page(admin.ModelAdmin):
     search_fields = ("node_id__exact", "root_pipeline_id__exact")
     sortable_by = ()
 
+    def get_changelist(self, *_: Any, **__: Any) -> type[ChangeList]:
+        return _IndexedList
+
+    def lookup_allowed(self, lookup: str, *_: Any) -> bool:
+        """By the filters alone, not by any column that an address names."""
+        return lookup in (StateFilter.parameter_name, DueFilter.parameter_name)
+
     def has_module_permission(self, request: Any) -> bool:
         return ledger_alias() is not None and bool(super().has_module_permission(request))
+
+    def has_view_permission(self, request: Any, obj: Any = None) -> bool:
+        return ledger_alias() is not None and bool(super().has_view_permission(request, obj))
 
     def has_add_permission(self, _request: Any) -> bool:
         return False
@@ -94,11 +120,23 @@ class TimeoutNodeConfigAdmin(_Page):
         "node_id",
         "action",
         "timeout",
-        "payload_json",
+        "payload_begins",
         "kept_until",
     )
     list_display_links = None
     ordering = ("root_pipeline_id", "node_id")
+
+    def get_queryset(self, request: Any) -> Any:
+        begins = Substr("payload_json", 1, SHOWN_OF_PAYLOAD)
+        return super().get_queryset(request).defer("payload_json").annotate(begins=begins)
+
+    def get_object(self, *_: Any, **__: Any) -> None:
+        """None has a page: several may share the node id, which Django takes for the key."""
+        return
+
+    @admin.display(description=_("payload"))
+    def payload_begins(self, config: Any) -> str | None:
+        return config.begins
 
     @admin.display(description=_("kept until"))
     def kept_until(self, config: TimeoutNodeConfig) -> datetime | None:
@@ -131,17 +169,6 @@ class StateFilter(admin.SimpleListFilter):
         return rows if self._chosen == ALL else rows.filter(state=self._chosen)
 
 
-class ActionFilter(admin.SimpleListFilter):
-    title = _("action")
-    parameter_name = "action_is"
-
-    def lookups(self, *_request_and_page: Any) -> list[tuple[str, str]]:
-        return [(name, name) for name in sorted(known_actions(client().settings.handlers))]
-
-    def queryset(self, _request: Any, rows: Any) -> Any:
-        return rows.filter(action=self.value()) if self.value() else rows
-
-
 class DueFilter(admin.SimpleListFilter):
     title = _("due")
     parameter_name = "due_within"
@@ -168,7 +195,7 @@ class TimeoutNodeRunAdmin(_Page):
         *("node_id", "state", "root_pipeline_id", "version", "action", "timeout"),
         *("due_at", "late_by", "attempts", "message"),
     )
-    list_filter = (StateFilter, DueFilter, ActionFilter)
+    list_filter = (StateFilter, DueFilter)
     action_form = ChangeForm
     actions: ClassVar[list[str]] = ["cancel_runs", "replay_runs", "discard_runs"]
     fields = (
@@ -177,6 +204,9 @@ class TimeoutNodeRunAdmin(_Page):
         *("attempts", "revision", "message", "history"),
     )
     readonly_fields = fields
+
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).defer("payload_json")
 
     def get_ordering(self, request: Any) -> tuple[str, ...]:
         state = request.GET.get(StateFilter.parameter_name)
@@ -224,7 +254,9 @@ class TimeoutNodeRunAdmin(_Page):
 
     @admin.display(description=_("history"))
     def history(self, run: TimeoutNodeRun) -> str:
-        entries = TimeoutNodeHistory.objects.filter(run_id=run.run_id).order_by("id")
+        """What came last, last."""
+        found = TimeoutNodeHistory.objects.filter(run_id=run.run_id).order_by("-id")
+        entries = list(found[: HISTORY_LINES + 1])
         lines = format_html_join(
             "",
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
@@ -236,12 +268,13 @@ class TimeoutNodeRunAdmin(_Page):
                     entry.actor or "",
                     entry.detail or "",
                 )
-                for entry in entries[:HISTORY_LINES]
+                for entry in reversed(entries[:HISTORY_LINES])
             ),
         )
-        return (
-            format_html("<table>{}</table>", lines) if lines else said("nothing out of the plain")
-        )
+        if not lines:
+            return said("nothing out of the plain")
+        more = said("Older lines are left out.") if len(entries) > HISTORY_LINES else ""
+        return format_html("{}<table>{}</table>", more, lines)
 
     # What can be done with runs
 
@@ -258,36 +291,40 @@ class TimeoutNodeRunAdmin(_Page):
         self._change(request, rows, "discard", said("Runs deleted: %d"))
 
     def _change(self, request: Any, rows: Any, what: str, done: str) -> None:
-        found = list(rows.values_list("run_id", flat=True)[: MAX_CHANGED + 1])
-        chosen = found[:MAX_CHANGED]
-        who = (
-            {}
-            if what == "discard"
-            else {
-                "actor": f"admin {request.user.get_username()}"[:MAX_ID_LENGTH],
-                "reason": request.POST.get("reason", "").strip()[:MAX_ID_LENGTH] or None,
-            }
-        )
-        changed = 0
+        states = CHANGEABLE[what]
+        order = ("finished_at",) if states == (RunState.DEAD,) else ("state", "next_at", "run_id")
+        able = rows.filter(state__in=states).order_by(*order).values_list("run_id", flat=True)
+        found = list(able[: MAX_CHANGED + 1])
+        chosen = sorted(found[:MAX_CHANGED])  # rows are locked in this order everywhere
         ours: Any = client()
+        actor = f"admin {request.user.get_username()}"[:MAX_ID_LENGTH]
+        reason = request.POST.get("reason", "").strip()[:MAX_ID_LENGTH] or None
+        changed = tried = 0
         try:
             for i in range(0, len(chosen), PER_TRANSACTION):
                 part = chosen[i : i + PER_TRANSACTION]
-                changed += getattr(ours.changes, what)(part, **who)
+                changed += getattr(ours.changes, what)(part, actor=actor, reason=reason)
+                tried += len(part)
         except NodeTimeoutError as error:
             self.message_user(request, str(error), messages.ERROR)
         self.message_user(
             request, done % changed, messages.SUCCESS if changed else messages.WARNING
         )
-        if changed < len(chosen):
-            left = len(chosen) - changed
-            self.message_user(request, said("Not in a state for that: %d") % left, messages.WARNING)
-        if len(found) > MAX_CHANGED:
-            self.message_user(
-                request,
-                said("Only the first %d were looked at; do it again for the rest.") % MAX_CHANGED,
-                messages.WARNING,
-            )
+        for text in _left(request, found, tried=tried, changed=changed):
+            self.message_user(request, text, messages.WARNING)
+
+
+def _left(request: Any, found: Sequence[str], *, tried: int, changed: int) -> Iterator[str]:
+    """What was asked for and not done; ``found`` are runs that could be changed."""
+    wanted = min(len(found), MAX_CHANGED)
+    is_explicit = request.POST.get("select_across") != "1"
+    selected = len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) if is_explicit else wanted
+    if tried < wanted:
+        yield said("Not tried: %d") % (wanted - tried)
+    elif changed < selected:
+        yield said("Not in a state for that: %d") % (selected - changed)
+    if len(found) > MAX_CHANGED:
+        yield said("Only the first %d were looked at; do it again for the rest.") % MAX_CHANGED
 
 
 def _shown(value: datetime | None) -> str:

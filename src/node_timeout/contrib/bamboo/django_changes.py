@@ -4,6 +4,7 @@ The admin pages use it in web processes of any kind, gevent's too. What becomes 
 says.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,6 +15,8 @@ from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import replay
 from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow
+
+logger = logging.getLogger(__name__)
 
 
 class DjangoChanges:
@@ -63,9 +66,12 @@ class DjangoChanges:
             self._behind_commit(partial(self._pool.arm, DueRun(run_id=row.run_id, due_at=now)))
         return len(replayed)
 
-    def discard(self, run_ids: Sequence[str]) -> int:
-        """Delete dead runs, with their history; return how many were dead."""
+    def discard(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Delete dead runs, with their history; return how many were dead. A log line remains."""
         discarded = self._ledger.discard(run_ids)
         for run_id in discarded:
             self._behind_commit(partial(self._pool.disarm, run_id))
+        if discarded:
+            runs = ", ".join(discarded)
+            logger.info("%s deleted dead runs (%s): %s", actor, reason or "no reason given", runs)
         return len(discarded)

@@ -10,9 +10,11 @@ import uuid
 from typing import Any, ClassVar, NoReturn
 
 from django.db import models
+from django.db.models.signals import pre_save
 from django.utils.translation import gettext_lazy as _
 
 from node_timeout.domain import run_id
+from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH, HistoryKind, RunState
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 
@@ -38,10 +40,15 @@ READ_ONLY = "these rows are written by node-timeout alone; use node_timeout.cont
 
 
 def ledger_alias() -> str | None:
-    """Of the database with the tables; None if the ledger is in none of the project."""
+    """Of the database with the tables; None if the ledger is in none of the project, or switched
+    off. It is asked on each page of the admin site, ours or not: so it raises nothing.
+    """
     from node_timeout.contrib.bamboo import client  # noqa: PLC0415 - it needs the apps
 
-    ledger = getattr(client(), "ledger", None)
+    try:
+        ledger = getattr(client(), "ledger", None)
+    except NodeTimeoutError:
+        return None
     return None if ledger is None else str(ledger.alias)
 
 
@@ -63,10 +70,8 @@ class RunIdField(models.Field):
         del prepared
         if value is None:
             return None
-        try:
-            number = run_id.to_bytes(str(value))
-        except ValueError:  # an address that somebody typed: no run has this one
-            number = bytes(16)
+        text = str(value)  # an address may have been typed: no run has the number 0
+        number = run_id.to_bytes(text) if run_id.is_run_id(text) else bytes(16)
         return uuid.UUID(bytes=number) if connection.vendor == "postgresql" else number
 
 
@@ -80,10 +85,10 @@ class _Rows(models.QuerySet):
 
 class _Manager(models.Manager.from_queryset(_Rows)):  # type: ignore[misc] # made by a call
     def get_queryset(self) -> Any:
-        """In the database that has the ledger."""
+        """In the database that has the ledger; nothing if there is none."""
         rows = super().get_queryset()
         alias = ledger_alias()
-        return rows.using(alias) if alias else rows
+        return rows.using(alias) if alias else rows.none()
 
 
 class _ConfigManager(_Manager):
@@ -136,6 +141,18 @@ class TimeoutNodeConfig(_Row):
     def __str__(self) -> str:
         return f"{self.root_pipeline_id}: {self.node_id}"
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TimeoutNodeConfig):
+            return NotImplemented
+        return self._node == other._node
+
+    def __hash__(self) -> int:
+        return hash(self._node)
+
+    @property
+    def _node(self) -> tuple[str, str]:
+        return self.root_pipeline_id, self.node_id
+
     @property
     def payload(self) -> Any:
         return None if self.payload_json is None else json.loads(self.payload_json)
@@ -177,6 +194,7 @@ class TimeoutNodeRun(_Row):
 class TimeoutNodeHistory(_Row):
     """What happened to a run beyond its plain course."""
 
+    id = models.BigAutoField(primary_key=True)
     run_id = RunIdField(_("run id"))
     at = models.FloatField(_("at"))
     kind = models.CharField(_("what"), max_length=16, choices=list(KINDS.items()))
@@ -193,3 +211,12 @@ class TimeoutNodeHistory(_Row):
 
     def __str__(self) -> str:
         return f"{self.run_id}: {self.kind}"
+
+
+def _refuse(**_: Any) -> NoReturn:
+    """`manage.py loaddata` goes past `save`, but not past the signal."""
+    raise TypeError(READ_ONLY)
+
+
+for _model in (TimeoutNodeConfig, TimeoutNodeRun, TimeoutNodeHistory):
+    pre_save.connect(_refuse, sender=_model, dispatch_uid="node_timeout")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bamboo_states import ANSWER, ORIGINAL, OURS, SIDES, answer
+from benchmarks.bamboo_states import ANSWER, ORIGINAL, OURS, SIDES, answer, store
 from benchmarks.stores import Servers, Stores
 
 QUEUES = {"neither": "", OURS: "dropin", ORIGINAL: "pools"}
@@ -88,21 +88,8 @@ class Side:
         if kind == "config":
             for node in tree["activities"].values():
                 node["timeout_config"] = {"enable": True, "action": "forced_fail", "seconds": 600}
-            self._store(tree)
+            store(self.name, tree)
         return tree
-
-    def _store(self, tree: dict[str, Any]) -> None:
-        if self.name == OURS:
-            from node_timeout.contrib import bamboo as ours
-
-            stored = ours.batch_create_node_timeout_config(tree["id"], tree)
-        elif self.name == ORIGINAL:
-            from pipeline.contrib.node_timeout import api as original
-
-            stored = original.batch_create_node_timeout_config(tree["id"], tree)
-        else:
-            return
-        assert stored["result"], stored
 
 
 def serve(name: str) -> None:

@@ -102,21 +102,8 @@ class Side:
             config = {"enable": True, "action": "forced_fail", "seconds": 600}
             activity = {"type": "ServiceActivity", "timeout_config": config}
             nodes = {f"{root}n{i}": dict(activity) for i in range(NODES_OF_A_PIPELINE)}
-            self._store(root, {"id": root, "activities": nodes})
+            store(self.name, {"id": root, "activities": nodes})
         return root
-
-    def _store(self, root: str, tree: dict[str, Any]) -> None:
-        if self.name == OURS:
-            from node_timeout.contrib import bamboo
-
-            stored = bamboo.batch_create_node_timeout_config(root, tree)
-        elif self.name == ORIGINAL:
-            from pipeline.contrib.node_timeout import api
-
-            stored = api.batch_create_node_timeout_config(root, tree)
-        else:
-            return
-        assert stored["result"], stored
 
     def _run_node(self, node_id: str) -> list[float]:
         from pipeline.eri.runtime import BambooDjangoRuntime
@@ -129,6 +116,21 @@ class Side:
             runtime.set_state(node_id=node_id, to_state=state, set_started_time=True)
             took.append(1000 * (time.perf_counter() - began))
         return took
+
+
+def store(side: str, tree: dict[str, Any]) -> None:
+    """Store the configs of a tree as this side does."""
+    if side == OURS:
+        from node_timeout.contrib import bamboo as ours
+
+        stored = ours.batch_create_node_timeout_config(tree["id"], tree)
+    elif side == ORIGINAL:
+        from pipeline.contrib.node_timeout import api as original
+
+        stored = original.batch_create_node_timeout_config(tree["id"], tree)
+    else:
+        return
+    assert stored["result"], stored
 
 
 def serve(name: str) -> None:

@@ -15,7 +15,7 @@ def translated_texts() -> set[str]:
     """What the sources mark as text to translate."""
     calls = (
         node
-        for name in ("admin.py", "models.py")
+        for name in ("admin.py", "admin_lists.py", "models.py")
         for node in ast.walk(ast.parse((APP / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

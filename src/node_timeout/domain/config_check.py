@@ -11,6 +11,7 @@ from node_timeout.domain.hints import Problems, shown
 KEYS = ("enable", "action", "seconds")
 PAYLOAD = "payload"
 """An optional key: JSON that the strategy is given as it is."""
+ALL_KEYS = (*KEYS, PAYLOAD)
 MAX_PAYLOAD_LENGTH = 16_384
 
 
@@ -39,10 +40,10 @@ def check_config(
         if key not in config:
             problems.append(f"node {node_id!r}: key {key!r} is missing")
     for key in config:
-        if key not in (*KEYS, PAYLOAD):
+        if key not in ALL_KEYS:
             problems.append(
-                f"node {node_id!r}: key {shown(key)} is not one of {', '.join((*KEYS, PAYLOAD))}"
-                f"{problems.did_you_mean(key, (*KEYS, PAYLOAD))}"
+                f"node {node_id!r}: key {shown(key)} is not one of {', '.join(ALL_KEYS)}"
+                f"{problems.did_you_mean(key, ALL_KEYS)}"
             )
     enable, action, seconds = (config.get(key) for key in KEYS)
     if "enable" in config and not isinstance(enable, bool):

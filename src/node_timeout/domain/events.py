@@ -81,6 +81,16 @@ class NodeLeft(_OfNode):
     reason: str | None = None
     """Who cancels it, and why, if it is not the engine: for the history."""
 
+    @classmethod
+    def of(cls, run: NodeRun, **more: Any) -> Self:
+        """The leaving of this run."""
+        return cls(
+            node_id=run.node_id,
+            version=run.version,
+            root_pipeline_id=run.root_pipeline_id,
+            **more,
+        )
+
     @property
     def run(self) -> NodeRun | None:
         """The run that it names, if it names one; once its root is known."""

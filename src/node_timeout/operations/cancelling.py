@@ -64,15 +64,7 @@ async def _cancel_root(
     cancelled = 0
     async for rows, now in _open_runs(ledger, pool, choice):
         events = [
-            NodeLeft(
-                node_id=row.node_id,
-                version=row.version,
-                root_pipeline_id=row.root_pipeline_id,
-                only_version=True,
-                actor=actor,
-                reason=reason,
-            )
-            for row in rows
+            NodeLeft.of(row.run, only_version=True, actor=actor, reason=reason) for row in rows
         ]
         gone, _ = await tracker.left(events, now)
         cancelled += gone

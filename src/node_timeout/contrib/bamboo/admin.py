@@ -14,17 +14,22 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME, ActionForm
 from django.contrib.admin.views.main import ChangeList
-from django.core.paginator import Paginator
 from django.db.models.functions import Substr
 from django.utils import timezone
-from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as said
 from django.utils.translation import gettext_lazy as _
 
 from node_timeout.contrib.bamboo import client
+from node_timeout.contrib.bamboo.admin_lists import (
+    ORDERS,
+    BoundedPaginator,
+    DueFilter,
+    IndexedList,
+    StateFilter,
+    chosen_state,
+)
 from node_timeout.contrib.bamboo.models import (
-    STATES,
     TimeoutNodeConfig,
     TimeoutNodeHistory,
     TimeoutNodeRun,
@@ -35,24 +40,11 @@ from node_timeout.domain.instants import lateness, utc
 from node_timeout.domain.run import MAX_ID_LENGTH, RunState
 
 PER_PAGE = 100
-COUNTED = 10_000
-"""Rows beyond these are not counted; they are found by a filter."""
+SHOWN_OF_PAYLOAD = 80
 MAX_CHANGED = 1_000
 """Runs that are changed at a time."""
 PER_TRANSACTION = 200
 HISTORY_LINES = 200
-ALL = "all"
-SHOWN_OF_PAYLOAD = 80
-NEWEST = ("-finished_at", "-run_id")
-ORDERS = {
-    RunState.ARMED: ("next_at", "run_id"),
-    RunState.EXECUTING: ("run_id",),
-    RunState.HANDLED: NEWEST,
-    RunState.STALE: NEWEST,
-    RunState.CANCELLED: NEWEST,
-    RunState.DEAD: NEWEST,
-}
-"""As the indexes have them: what is due first, and what has ended last."""
 CHANGEABLE = {
     "cancel": (RunState.ARMED, RunState.EXECUTING),
     "replay": (RunState.DEAD,),
@@ -68,20 +60,6 @@ def instant(seconds: float | None) -> datetime | None:
     return timezone.make_naive(found)
 
 
-class BoundedPaginator(Paginator):
-    @cached_property
-    def count(self) -> int:
-        rows = self.object_list.order_by()
-        return int(rows[:COUNTED].count())
-
-
-class _IndexedList(ChangeList):
-    def get_ordering(self, request: Any, queryset: Any) -> list[str]:
-        """Whatever the address asks for."""
-        del queryset
-        return list(self.model_admin.get_ordering(request))
-
-
 class _Page(admin.ModelAdmin):
     list_per_page = PER_PAGE
     list_max_show_all = PER_PAGE
@@ -91,7 +69,7 @@ class _Page(admin.ModelAdmin):
     sortable_by = ()
 
     def get_changelist(self, *_: Any, **__: Any) -> type[ChangeList]:
-        return _IndexedList
+        return IndexedList
 
     def lookup_allowed(self, lookup: str, *_: Any) -> bool:
         """By the filters alone, not by any column that an address names."""
@@ -143,46 +121,6 @@ class TimeoutNodeConfigAdmin(_Page):
         return instant(config.expires_at)
 
 
-class StateFilter(admin.SimpleListFilter):
-    """Armed runs if nothing is chosen; those of any state in a search."""
-
-    title = _("state")
-    parameter_name = "state"
-
-    def lookups(self, *_request_and_page: Any) -> list[tuple[str, Any]]:
-        return [*STATES.items(), (ALL, _("All"))]
-
-    def chosen(self, request: Any) -> str:
-        return self.value() or (ALL if request.GET.get("q") else RunState.ARMED)
-
-    def choices(self, changelist: Any) -> Any:
-        self._chosen = getattr(self, "_chosen", RunState.ARMED)
-        for value, title in self.lookup_choices:
-            yield {
-                "selected": value == self._chosen,
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": title,
-            }
-
-    def queryset(self, request: Any, rows: Any) -> Any:
-        self._chosen = self.chosen(request)
-        return rows if self._chosen == ALL else rows.filter(state=self._chosen)
-
-
-class DueFilter(admin.SimpleListFilter):
-    title = _("due")
-    parameter_name = "due_within"
-
-    def lookups(self, *_request_and_page: Any) -> list[tuple[str, Any]]:
-        return [("0", _("overdue")), ("3600", _("within an hour")), ("86400", _("within a day"))]
-
-    def queryset(self, _request: Any, rows: Any) -> Any:
-        if self.value() not in ("0", "3600", "86400"):
-            return rows
-        until = time.time() + float(self.value())
-        return rows.filter(state=RunState.ARMED, next_at__lte=until)
-
-
 class ChangeForm(ActionForm):
     """Beside the choice of an action."""
 
@@ -209,10 +147,7 @@ class TimeoutNodeRunAdmin(_Page):
         return super().get_queryset(request).defer("payload_json")
 
     def get_ordering(self, request: Any) -> tuple[str, ...]:
-        state = request.GET.get(StateFilter.parameter_name)
-        if state is None and not request.GET.get("q"):
-            state = RunState.ARMED
-        return ORDERS.get(state, ("run_id",))
+        return ORDERS.get(chosen_state(request), ("run_id",))
 
     def has_steer_permission(self, request: Any) -> bool:
         return self._may(request, "change")

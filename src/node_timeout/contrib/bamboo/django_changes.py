@@ -37,14 +37,7 @@ class DjangoChanges:
         now = self._pool.now()
 
         def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
-            event = NodeLeft(
-                node_id=row.node_id,
-                version=row.version,
-                root_pipeline_id=row.root_pipeline_id,
-                only_version=True,
-                actor=actor,
-                reason=reason,
-            )
+            event = NodeLeft.of(row.run, only_version=True, actor=actor, reason=reason)
             leaving = leave({row.run: row}, [event], now)
             entries = history.of_leavings(leaving.cancelled, [event], now)
             return (leaving.changed[0], entries[0]) if leaving.cancelled else (None, None)

@@ -7,117 +7,34 @@ written: what others may hold is for behind the commit, as to wait for it could 
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.db import Error as DjangoDatabaseError
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 
+from node_timeout.contrib.bamboo.django_configs import DjangoConfigs
 from node_timeout.domain import history, run_id
-from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, NodeRun, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql import tables
 from node_timeout.stores.sql.run_rows import (
-    CONFIG_COLUMNS,
     MUTABLE,
     ROW_COLUMNS,
     rows_of,
     values_of,
 )
-from node_timeout.urls.redaction import presentable, redact
 
-CONFIGS, RUNS, HISTORY, SETTINGS = (
-    table.name for table in (tables.configs, tables.runs, tables.history, tables.settings)
-)
+RUNS, HISTORY, SETTINGS = (table.name for table in (tables.runs, tables.history, tables.settings))
 COLUMNS = [column.name for column in tables.runs.c]
 Rule = Callable[[LedgerRow], tuple[LedgerRow | None, HistoryEntry | None]]
 """What a row becomes, None for one that stays; and what its history says."""
-CONFIGS_PER_STATEMENT = 150
-"""SQLite takes 999 values in one."""
 
 
-class DjangoLedger:
-    """Raises `LedgerUnavailableError` for whatever the database says."""
-
-    def __init__(self, alias: str) -> None:
-        """``alias``: of the database in ``DATABASES``."""
-        self.alias = alias
-
-    # Configs
-
-    def configs_of(self, root_pipeline_id: str) -> dict[str, TimeoutConfig]:
-        """By node id; one indexed read."""
-        with self._cursor() as cursor:
-            cursor.execute(
-                f"SELECT {', '.join(CONFIG_COLUMNS)} FROM {CONFIGS} WHERE root_pipeline_id = %s",
-                [root_pipeline_id],
-            )
-            found = (
-                TimeoutConfig(**dict(zip(CONFIG_COLUMNS, row, strict=True)))
-                for row in cursor.fetchall()
-            )
-            return {config.node_id: config for config in found}
-
-    def roots_of(self, node_id: str) -> list[str]:
-        """Root pipelines that have not ended and have a config for the node; two at most."""
-        with self._cursor() as cursor:
-            cursor.execute(
-                f"SELECT root_pipeline_id FROM {CONFIGS} WHERE node_id = %s"
-                " AND expires_at IS NULL ORDER BY root_pipeline_id LIMIT 2",
-                [node_id],
-            )
-            return [root for (root,) in cursor.fetchall()]
-
-    def save_configs(self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]) -> None:
-        """All of them or none; those of ``disabled`` nodes go."""
-        names = ", ".join(CONFIG_COLUMNS)
-        rows = [
-            [getattr(config, name) for name in CONFIG_COLUMNS]
-            for config in sorted(configs, key=lambda config: config.node)
-        ]
-        with self._cursor() as cursor, transaction.atomic(self.alias):
-            for part in _parts(rows):
-                places = ", ".join([f"({', '.join(['%s'] * len(CONFIG_COLUMNS))})"] * len(part))
-                cursor.execute(
-                    f"INSERT INTO {CONFIGS} ({names}) VALUES {places} {self._or_replace()}",
-                    [value for row in part for value in row],
-                )
-            for root, nodes in _by_root(disabled).items():
-                self._forget(cursor, root, nodes)
-
-    def forget(self, root_pipeline_id: str, node_ids: Sequence[str] | None = None) -> int:
-        """Delete the configs of a root, or of some of its nodes; return how many there were."""
-        with self._cursor() as cursor, transaction.atomic(self.alias):
-            if node_ids is not None:
-                return self._forget(cursor, root_pipeline_id, sorted(set(node_ids)))
-            cursor.execute(f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s", [root_pipeline_id])
-            return int(cursor.rowcount)
-
-    def _forget(self, cursor: Any, root: str, node_ids: Sequence[str]) -> int:
-        forgotten = 0
-        for some in _parts(node_ids):
-            cursor.execute(
-                f"DELETE FROM {CONFIGS} WHERE root_pipeline_id = %s"
-                f" AND node_id IN ({', '.join(['%s'] * len(some))})",
-                [root, *some],
-            )
-            forgotten += int(cursor.rowcount)
-        return forgotten
-
-    def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
-        """Let the configs of a root end then; return how many had no end yet."""
-        with self._cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {CONFIGS} SET expires_at = %s"
-                " WHERE root_pipeline_id = %s AND expires_at IS NULL",
-                [expires_at, root_pipeline_id],
-            )
-            return int(cursor.rowcount)
+class DjangoLedger(DjangoConfigs):
+    """Configs, runs and settings of the ledger."""
 
     def settings(self) -> dict[str, str]:
         """What the scanners are set to; see `runtime.agreement`."""
@@ -199,10 +116,7 @@ class DjangoLedger:
             "root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s) OR run_id = %s)",
             [*run.node, RunState.ARMED.value, RunState.EXECUTING.value, self._key(run.run_id)],
         )
-        event = NodeLeft(
-            node_id=run.node_id, version=run.version, root_pipeline_id=run.root_pipeline_id
-        )
-        leaving = leave({row.run: row for row in rows}, [event], now)
+        leaving = leave({row.run: row for row in rows}, [NodeLeft.of(run)], now)
         for row in leaving.changed:
             cursor.execute(
                 f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s WHERE run_id = %s",
@@ -264,34 +178,6 @@ class DjangoLedger:
         cursor.execute(f"SELECT {names} FROM {RUNS} WHERE {condition} {order}", values)
         return rows_of(cursor.fetchall())
 
-    # The connection
-
-    @property
-    def _connection(self) -> Any:
-        """Of this thread or greenlet."""
-        return connections[self.alias]
-
-    @property
-    def _is_mysql(self) -> bool:
-        return bool(self._connection.vendor == "mysql")
-
-    @contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        """What fails in a transaction of the engine's leaves that transaction as it was."""
-        connection = self._connection
-        try:
-            if connection.in_atomic_block or not connection.get_autocommit():
-                with transaction.atomic(self.alias), connection.cursor() as cursor:
-                    yield cursor
-            else:
-                with connection.cursor() as cursor:
-                    yield cursor
-        except DjangoDatabaseError as error:
-            hint = "; are its tables made? manage.py migrate" if _lacks_table(error) else ""
-            raise LedgerUnavailableError(
-                f"Django's database {self.alias!r}: {redact(str(error)).strip()}{hint}"
-            ) from presentable(error)
-
     def _key(self, text: str) -> Any:
         number = run_id.to_bytes(text)
         return uuid.UUID(bytes=number) if self._connection.vendor == "postgresql" else number
@@ -301,32 +187,3 @@ class DjangoLedger:
         values["run_id"] = self._key(values["run_id"])
         values["state"] = row.state.value  # not every driver writes an enum as its text
         return [values[name] for name in names]
-
-    def _or_replace(self) -> str:
-        """How a config takes the place of an older one, with no end."""
-        names = [name for name in CONFIG_COLUMNS if name not in ("root_pipeline_id", "node_id")]
-        if self._is_mysql:
-            updates = ", ".join(f"{name} = VALUES({name})" for name in names)
-            return f"ON DUPLICATE KEY UPDATE {updates}, expires_at = NULL"
-        updates = ", ".join(f"{name} = excluded.{name}" for name in names)
-        return f"ON CONFLICT (root_pipeline_id, node_id) DO UPDATE SET {updates}, expires_at = NULL"
-
-
-def _by_root(nodes: Sequence[Node]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for root, node_id in sorted(nodes):
-        found.setdefault(root, []).append(node_id)
-    return found
-
-
-def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for i in range(0, len(items), CONFIGS_PER_STATEMENT):
-        yield items[i : i + CONFIGS_PER_STATEMENT]
-
-
-def _lacks_table(error: Exception) -> bool:
-    """As each database says it: PostgreSQL and MySQL that it does not exist, SQLite that it has
-    none.
-    """
-    said = str(error)
-    return "exist" in said or "no such table" in said

@@ -1,0 +1,53 @@
+"""Django's connection to the database of the ledger: no second one, no thread, no event loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import Error as DjangoDatabaseError
+from django.db import connections, transaction
+
+from node_timeout.domain.errors import LedgerUnavailableError
+from node_timeout.urls.redaction import presentable, redact
+
+
+class DjangoConnection:
+    """Raises `LedgerUnavailableError` for whatever the database says."""
+
+    def __init__(self, alias: str) -> None:
+        """``alias``: of the database in ``DATABASES``."""
+        self.alias = alias
+
+    @property
+    def _connection(self) -> Any:
+        """Of this thread or greenlet."""
+        return connections[self.alias]
+
+    @property
+    def _is_mysql(self) -> bool:
+        return bool(self._connection.vendor == "mysql")
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """What fails in a transaction of the engine's leaves that transaction as it was."""
+        connection = self._connection
+        try:
+            if connection.in_atomic_block or not connection.get_autocommit():
+                with transaction.atomic(self.alias), connection.cursor() as cursor:
+                    yield cursor
+            else:
+                with connection.cursor() as cursor:
+                    yield cursor
+        except DjangoDatabaseError as error:
+            hint = "; are its tables made? manage.py migrate" if _lacks_table(error) else ""
+            raise LedgerUnavailableError(
+                f"Django's database {self.alias!r}: {redact(str(error)).strip()}{hint}"
+            ) from presentable(error)
+
+
+def _lacks_table(error: Exception) -> bool:
+    """As each database says it: PostgreSQL and MySQL that it does not exist, SQLite that it has
+    none.
+    """
+    said = str(error)
+    return "exist" in said or "no such table" in said

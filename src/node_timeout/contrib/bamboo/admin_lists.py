@@ -16,7 +16,7 @@ COUNTED = 10_000
 """Rows beyond these are not counted; they are found by a filter."""
 ALL = "all"
 NEWEST = ("-finished_at", "-run_id")
-ORDERS = {
+ORDERS: dict[str, tuple[str, ...]] = {
     RunState.ARMED: ("next_at", "run_id"),
     RunState.EXECUTING: ("run_id",),
     RunState.HANDLED: NEWEST,

@@ -1,5 +1,7 @@
 """Every metric, named once. Names and labels are API: docs/reference/metrics.md lists them."""
 
+from __future__ import annotations
+
 from prometheus_client import Counter, Gauge, Histogram
 
 ARMED_TOTAL = Counter("node_timeout_armed", "Node runs armed by the tracker")

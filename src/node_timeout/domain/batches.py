@@ -1,13 +1,16 @@
 """Batches: what the rules for one run make of many. Pure, and the same for every ledger."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.lifecycle import take, timed_out
 from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, Outcome, RunState
-from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
+from node_timeout.domain.taking import Dropped, Later, Lease, Taken
+from node_timeout.older_python import dataclass
 
 
 def first_starts(events: Iterable[NodeStarted], now: float) -> dict[NodeRun, NodeStarted]:
@@ -57,13 +60,13 @@ def judge(
     """What `lifecycle.take` says of each row. Nothing is stored yet."""
     judged = Judged()
     for row in rows:
-        match take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds):
-            case Taken() as taken:
-                judged.taken.append(taken)
-            case Later(at):
-                judged.later.append(DueRun(run_id=row.run_id, due_at=at))
-            case Dropped(state):
-                judged.dropped[state] += 1
-            case GivenUp(dead):
-                judged.given_up.append(dead)
+        found = take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds)
+        if isinstance(found, Taken):
+            judged.taken.append(found)
+        elif isinstance(found, Later):
+            judged.later.append(DueRun(run_id=row.run_id, due_at=found.at))
+        elif isinstance(found, Dropped):
+            judged.dropped[found.state] += 1
+        else:
+            judged.given_up.append(found.row)
     return judged

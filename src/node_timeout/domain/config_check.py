@@ -1,12 +1,14 @@
 """What is wrong with a timeout config: its keys, its action, its seconds, its payload."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from node_timeout.domain.hints import Problems, shown
+from node_timeout.older_python import dataclass
 
 KEYS = ("enable", "action", "seconds")
 PAYLOAD = "payload"
@@ -99,7 +101,7 @@ def _is_allowed(seconds: float, rules: ConfigRules) -> bool:
 
 def _number(value: Any) -> int | float | None:
     """Read a finite number; text such as ``"10"`` counts. None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, int):
         return value

@@ -3,6 +3,8 @@
 ``TemporaryError`` is the branch that a later try may cure; everything else will fail again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 SHOWN_PROBLEMS = 50

@@ -4,11 +4,13 @@ An event that does not name its root pipeline means the only one that has the no
 `node_timeout.arming.roots`.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from __future__ import annotations
+
+from typing import Any, Union
 
 from node_timeout.domain.run import Node, NodeRun
 from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.older_python import Self, dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,4 +103,4 @@ class NodeLeft(_OfNode):
         return now if self.happened_at is None else self.happened_at
 
 
-Event = NodeStarted | NodeLeft
+Event = Union[NodeStarted, NodeLeft]

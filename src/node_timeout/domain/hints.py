@@ -3,6 +3,8 @@
 Each of them takes time in proportion to its input at most, whatever the input is.
 """
 
+from __future__ import annotations
+
 import heapq
 import operator
 import reprlib

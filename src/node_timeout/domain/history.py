@@ -1,5 +1,7 @@
 """What the history says of a run: nothing of its plain course, a line of everything else. Pure."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 from node_timeout.domain.events import NodeLeft

@@ -1,6 +1,8 @@
 """Instants in the calendar, and how late a run is, for people and for other programs."""
 
-from datetime import UTC, datetime
+from __future__ import annotations
+
+from datetime import datetime, timezone
 from typing import Protocol
 
 
@@ -33,6 +35,6 @@ def utc(seconds: float) -> datetime | None:
     None if the calendar has no such instant: NaN, infinity, a year beyond 9999.
     """
     try:
-        return datetime.fromtimestamp(seconds, UTC)
+        return datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None

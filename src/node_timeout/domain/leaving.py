@@ -4,11 +4,14 @@ Events may come twice, late, or in the wrong order. Instants and versions decide
 which they come.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+from node_timeout.older_python import dataclass
 
 SKEW_SECONDS = 5.0
 """How far the clocks of an engine's hosts may be apart."""

@@ -16,6 +16,8 @@ store. Where an adapter has a faster way, a test shows that it does the same.
 ``happened_at``, which are by the engine's.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 from node_timeout.domain.events import NodeStarted

@@ -7,11 +7,13 @@ An activity of type ``SubProcess`` or ``SubCanvas`` nests such a tree under ``pi
 activity of type ``ServiceActivity`` can time out.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from __future__ import annotations
+
+from typing import Any
 
 from node_timeout.domain.errors import InvalidPipelineTreeError
 from node_timeout.domain.hints import nearest, shown
+from node_timeout.older_python import Self, dataclass
 
 MAX_SUB_PROCESS_DEPTH = 50
 

@@ -1,5 +1,7 @@
 """Why a node was failed, in the words that an engine shows beside it: a template, to translate."""
 
+from __future__ import annotations
+
 from string import Formatter
 
 from node_timeout.domain.run import TimedOutNode

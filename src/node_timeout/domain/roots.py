@@ -1,5 +1,7 @@
 """Which root pipeline is meant where none is named: the only one that has a config for the node."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Sequence
 
 from node_timeout.domain.errors import AmbiguousNodeError

@@ -1,14 +1,15 @@
 """The words of the domain: node runs, deadlines, row states, outcomes."""
 
+from __future__ import annotations
+
 import json
 import re
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 from node_timeout.domain.errors import InvalidNodeRunError
 from node_timeout.domain.hints import shown
 from node_timeout.domain.run_id import run_id
+from node_timeout.older_python import Self, StrEnum, dataclass
 
 MAX_ID_LENGTH = 128
 MAX_VERSION_LENGTH = 64

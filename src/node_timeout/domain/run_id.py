@@ -7,6 +7,8 @@
 The text has no underscore, which every foreign pool member has, and sorts as the bytes do.
 """
 
+from __future__ import annotations
+
 import re
 from base64 import b32encode
 from functools import lru_cache

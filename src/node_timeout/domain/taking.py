@@ -1,8 +1,9 @@
 """What a worker asks for, and what becomes of each run that it asks for: see `lifecycle.take`."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
 from node_timeout.domain.run import LedgerRow, RunState
+from node_timeout.older_python import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ a ``payload``, any JSON, for the strategy. Three rules:
   have one, that is a finding: the other nodes keep their deadlines.
 """
 
+from __future__ import annotations
+
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from node_timeout.domain.config_check import PAYLOAD, ConfigRules, check_config, payload_text
@@ -24,6 +25,7 @@ from node_timeout.domain.errors import (
 from node_timeout.domain.hints import Problems, shown
 from node_timeout.domain.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
 from node_timeout.domain.run import Node, id_problem
+from node_timeout.older_python import dataclass
 
 MAX_ACTION_LENGTH = 64
 

@@ -1,10 +1,12 @@
 """Addresses of a service that several servers offer."""
 
+from __future__ import annotations
+
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from node_timeout.older_python import Self, dataclass
 
 # A comma ends a URL only where the next one begins.
 BETWEEN_URLS = re.compile(r"\s*,\s*(?=[a-z][a-z0-9+.-]*://)", re.IGNORECASE)

@@ -1,10 +1,12 @@
 """The URLs of RabbitMQ, read whole before anything is connected. Raises ValueError."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from node_timeout.older_python import dataclass
 from node_timeout.urls.addresses import Host, HostsUrl, split_urls
 from node_timeout.urls.parameters import pairs_of, parameters_of, parse
 

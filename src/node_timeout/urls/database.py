@@ -1,10 +1,12 @@
 """The URL of a database, read whole before anything is connected. Raises ValueError."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from node_timeout.older_python import dataclass
 from node_timeout.urls.addresses import Host, HostsUrl
 from node_timeout.urls.parameters import number, pairs_of, parameters_of, parse
 
@@ -80,9 +82,10 @@ def _postgresql_hosts(url: HostsUrl, pairs: list[tuple[str, str]]) -> list[Host]
         if len(ports) < len(hosts):
             (port,) = ports or [""]  # for all of them
             ports = [port] * len(hosts)
-        pairs_of_host = zip(hosts, ports, strict=True)
+        if len(ports) != len(hosts):
+            raise ValueError  # noqa: TRY301 - said below
         hosts = [
-            Host(name=host.name, port=host.port or _port(port)) for host, port in pairs_of_host
+            Host(name=host.name, port=host.port or _port(port)) for host, port in zip(hosts, ports)
         ]
     except ValueError:
         raise ValueError("has a list of hosts that cannot be read") from None

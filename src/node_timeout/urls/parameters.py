@@ -4,6 +4,8 @@ Each function raises ValueError that says what is wrong and what to write, and q
 password. What parameters there are stands here; what they do, in the adapters.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,7 +42,7 @@ def _text(value: str) -> str:
     return value
 
 
-def number(kind: type[int] | type[float], least: float, most: float) -> Reader:
+def number(kind: type[int | float], least: float, most: float) -> Reader:
     def read(value: str) -> float:
         try:
             number = kind(value)

@@ -4,6 +4,8 @@ Passwords of URLs, tokens and signing keys are remembered when they are read; `r
 out of every text on its way to a log, a terminal or a caller.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 import traceback
@@ -68,7 +70,7 @@ def causes(error: BaseException | None) -> list[BaseException]:
 def presentable(error: BaseException) -> BaseException | None:
     """The error to raise another from; None if a traceback of it would show a secret."""
     for each in causes(error):
-        text = "".join(traceback.format_exception_only(each))
+        text = "".join(traceback.format_exception_only(type(each), each))
         if redact(text) != text:
             return None
     return error

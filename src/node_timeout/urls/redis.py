@@ -1,11 +1,13 @@
 """The URL of Redis, read whole before anything is connected. Raises ValueError."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from node_timeout.older_python import dataclass
 from node_timeout.urls.addresses import Host
 from node_timeout.urls.parameters import MAX_REDIS_DATABASE, pairs_of, parameters_of, parse
 

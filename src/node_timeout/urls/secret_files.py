@@ -1,5 +1,7 @@
 """Secret files: what Kubernetes, Docker and others mount, a file a setting."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
 from pathlib import Path

@@ -7,6 +7,8 @@
 A key that begins with ``whsec_`` is base64, any other is taken as it is, in UTF-8.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import hashlib

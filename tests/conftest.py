@@ -34,7 +34,7 @@ if find_spec("pipeline"):
 else:
     collect_ignore = ["bamboo", "regressions/test_bamboo_defects.py"]
 
-TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history")]
+TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history", "token")]
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 """The last is PostgreSQL behind PgBouncer in transaction mode."""
 

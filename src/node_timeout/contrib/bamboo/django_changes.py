@@ -5,15 +5,13 @@ says.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.domain import history
-from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.leaving import leave
-from node_timeout.domain.lifecycle import replay
+from node_timeout.domain.changes import Cancel, Change, Order, Replay, judge
 from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow
 
 logger = logging.getLogger(__name__)
@@ -33,31 +31,31 @@ class DjangoChanges:
         self._behind_commit = behind_commit
 
     def cancel(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Cancel runs that are open; return how many were."""
-        now = self._pool.now()
-
-        def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
-            event = NodeLeft.of(row.run, only_version=True, actor=actor, reason=reason)
-            leaving = leave({row.run: row}, [event], now)
-            entries = history.of_leavings(leaving.cancelled, [event], now)
-            return (leaving.changed[0], entries[0]) if leaving.cancelled else (None, None)
-
-        cancelled = self._ledger.change(run_ids, rule)
+        """Cancel runs that are armed or paused; return how many were."""
+        cancelled = self._change(Cancel(), run_ids, actor, reason)
         for row in cancelled:
             self._behind_commit(partial(self._pool.disarm, row.run_id))
         return len(cancelled)
 
     def replay(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Arm dead runs again, due now; return how many were dead."""
+        replayed = self._change(Replay(), run_ids, actor, reason)
+        for row in replayed:
+            due = DueRun(run_id=row.run_id, due_at=row.next_at or 0.0)
+            self._behind_commit(partial(self._pool.arm, due))
+        return len(replayed)
+
+    def _change(
+        self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None
+    ) -> list[LedgerRow]:
         now = self._pool.now()
+        order = Order(change=change, actor=actor, reason=reason, max_seconds=math.inf)
 
         def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
-            return replay(row, now), history.of_replay(row, now, actor, reason)
+            judged = judge(order, row, now)
+            return (judged.row, judged.entry) if judged.entry else (None, None)
 
-        replayed = self._ledger.change(run_ids, rule)
-        for row in replayed:
-            self._behind_commit(partial(self._pool.arm, DueRun(run_id=row.run_id, due_at=now)))
-        return len(replayed)
+        return self._ledger.change(run_ids, rule)
 
     def discard(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Delete dead runs, with their history; return how many were dead. A log line remains."""

@@ -41,7 +41,10 @@ NO_PRIMARY = (
     "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
     "or none knows a primary of this service"
 )
-SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "presence", "call")
+SCRIPTS = (
+    *("arm", "put_back", "claim", "finish", "release"),
+    *("lead", "identity", "presence", "call"),
+)
 
 
 class RedisClient:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, PausedBy, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.sql.tables import RunId, as_uuids, hexadecimal, runs
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 KEYS_PER_STATEMENT = 500
 STATES = {each.value: each for each in RunState}
+PAUSED_BY = {each.value: each for each in PausedBy}
 _IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
 MUTABLE = [column.name for column in runs.c if column.name not in _IDENTITY]
 """Columns that a change of a run may write."""
@@ -61,6 +62,8 @@ def row_of(values: dict[str, Any]) -> LedgerRow | None:
     """None if it cannot be read. The values are the row's from now on."""
     if (state := STATES.get(values["state"])) is not None:
         values["state"] = state
+        if values["paused_by"] is not None:
+            values["paused_by"] = PAUSED_BY.get(values["paused_by"], PausedBy.OPERATOR)
         return LedgerRow(**values)
     logger.error(
         "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from node_timeout.settings import PREFIX, Settings
+from node_timeout.setting_rules import PREFIX
+from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange

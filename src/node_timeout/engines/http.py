@@ -8,7 +8,6 @@ Three operations, each a POST with the node run in its body:
 """
 
 import contextlib
-from typing import Any
 
 from node_timeout.domain.errors import (
     EngineUnavailableError,
@@ -17,10 +16,11 @@ from node_timeout.domain.errors import (
     StrategyRefusedError,
 )
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http_calls import Answer, HttpCalls, idempotency_key
-from node_timeout.settings import Settings, variable
+from node_timeout.engines.http_calls import Answer, HttpCalls
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
+from node_timeout.wire.engine_calls import request_body
 
-SCHEMA = 1
 SUPERSEDED = (409, 410)
 REFUSED = (400, 422)
 MISTAKES = {
@@ -89,21 +89,6 @@ class HttpEngine:
         return await self._calls.post(
             f"/v1/{operation}", body, message_id=key, idempotency_key=header
         )
-
-
-def request_body(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
-    """What a call carries."""
-    return {
-        "schema": SCHEMA,
-        "operation": operation,
-        "idempotency_key": idempotency_key(operation, node),
-        "node_id": node.node_id,
-        "version": node.version,
-        "root_pipeline_id": node.root_pipeline_id,
-        "action": node.action,
-        "deadline": node.deadline,
-        "reason": reason,
-    }
 
 
 def _check(answer: Answer) -> str:

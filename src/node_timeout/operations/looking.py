@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
 from node_timeout.domain.run import HistoryEntry, RunState
-from node_timeout.domain.run_id import is_run_id
 from node_timeout.operations.choosing import require_node_of
+from node_timeout.operations.reading import check_run_ids
 from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter, RunPage
 from node_timeout.ports.pool import Pool
 
@@ -53,6 +53,5 @@ async def find(
 
 async def history(directory: Directory, run_ids: Sequence[str]) -> list[HistoryEntry]:
     """See `NodeTimeout.history`."""
-    if wrong := [each for each in run_ids if not is_run_id(each)]:
-        raise InvalidInputError(*(f"{shown(each)} is no run id" for each in wrong))
+    check_run_ids(run_ids)
     return await directory.history(run_ids)

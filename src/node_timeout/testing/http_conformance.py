@@ -12,9 +12,10 @@ from pydantic import SecretStr
 
 from node_timeout.domain.errors import EngineUnavailableError, SettingsError
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http import REFUSED, SCHEMA, HttpEngine, request_body
+from node_timeout.engines.http import REFUSED, HttpEngine
 from node_timeout.engines.http_calls import HttpCalls
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.testing.conformance import (
     NODE_RULES,
     REASON,
@@ -26,6 +27,7 @@ from node_timeout.testing.conformance import (
     nobody,
     try_rule,
 )
+from node_timeout.wire.engine_calls import SCHEMA, request_body
 
 OLD_SECONDS = 3600.0
 FORBIDDEN = (401, 403)

@@ -4,6 +4,8 @@ No page counts a large table or sorts one: lists follow the indexes of the ledge
 for a whole id.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime

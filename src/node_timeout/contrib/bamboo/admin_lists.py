@@ -1,5 +1,7 @@
 """How the admin pages list runs and configs: by the indexes of the ledger, and bounded."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 

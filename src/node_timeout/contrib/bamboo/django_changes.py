@@ -4,6 +4,8 @@ The admin pages use it in web processes of any kind, gevent's too. What becomes 
 says.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -5,6 +5,8 @@ them to their version. Nor are they to be written to: what may become of a run, 
 Change runs by `client()`, configs by the calls of `objects`.
 """
 
+from __future__ import annotations
+
 import json
 import uuid
 from typing import Any, ClassVar, NoReturn
@@ -17,6 +19,7 @@ from node_timeout.domain import run_id
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH, HistoryKind, RunState
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
+from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS
 
 STATES = {
     RunState.ARMED: _("armed"),
@@ -61,7 +64,7 @@ class RunIdField(models.Field):
     def from_db_value(self, value: Any, *_: Any) -> str | None:
         if value is None:
             return None
-        return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+        return run_id.from_database(value)
 
     def to_python(self, value: Any) -> str | None:
         return None if value is None else str(value)
@@ -134,7 +137,7 @@ class TimeoutNodeConfig(_Row):
 
     class Meta:
         managed = False
-        db_table = "node_timeout_config"
+        db_table = CONFIGS
         verbose_name = _("timeout config")
         verbose_name_plural = _("timeout configs")
 
@@ -183,7 +186,7 @@ class TimeoutNodeRun(_Row):
 
     class Meta:
         managed = False
-        db_table = "node_timeout_run"
+        db_table = RUNS
         verbose_name = _("node run")
         verbose_name_plural = _("node runs")
 
@@ -206,7 +209,7 @@ class TimeoutNodeHistory(_Row):
 
     class Meta:
         managed = False
-        db_table = "node_timeout_history"
+        db_table = HISTORY
         default_permissions: ClassVar[tuple[str, ...]] = ()
 
     def __str__(self) -> str:

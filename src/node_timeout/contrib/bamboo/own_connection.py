@@ -1,65 +1,62 @@
 """The client of a project whose database holds the ledger: it uses the project's own connection.
 
 What the engine tells costs a statement, and none for a node without a config. Redis is told behind
-the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
+the commit. Lookups and changes of many runs go over the bridge, where there is one.
 """
 
-import asyncio
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
 
 from node_timeout import metrics
-from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.app_settings import AppSettings
 from node_timeout.contrib.bamboo.django_changes import DjangoChanges
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
+from node_timeout.contrib.bamboo.project_client import ProjectClient
 from node_timeout.contrib.bamboo.root_configs import RootConfigs
+from node_timeout.domain.agreement import problems
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, check_ids
+from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState, check_ids
 from node_timeout.domain.timeout_config import TreeConfigs
-from node_timeout.operations.configs import read_tree, read_trees, to_forget
-from node_timeout.runtime.agreement import problems
-from node_timeout.settings import Settings
+from node_timeout.operations.reading import check_run_ids, read_tree, read_trees, to_forget
 from node_timeout.stores.redis.blocking import BlockingPool
-from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.tls import Tls
-from node_timeout.wiring import agreed_settings, rules_of
 
 logger = logging.getLogger(__name__)
 
 
-class OwnConnection(BlockingNodeTimeout):
-    """`BlockingNodeTimeout`; what follows needs neither its thread nor its connections.
+class OwnConnection(ProjectClient):
+    """What follows needs no bridge, no thread and no connection of ours to the database.
 
     It is right under prefork, threads, gevent and eventlet.
     """
 
     def __init__(
-        self, settings: Settings, alias: str, *, call_timeout: float | None = None
+        self, settings: AppSettings, alias: str, bridge: Callable[[], Any] | None = None
     ) -> None:
         """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
-        super().__init__(settings, call_timeout=call_timeout)
+        super().__init__(settings, bridge)
         self.ledger = DjangoLedger(alias)
         pool = BlockingPool(
-            settings.redis_url.get_secret_value(),
+            settings.redis_url,
             settings.executing_pool,
             settings.pool_shards,
             tls=Tls.of(settings),
         )
         self.pool = PoolOutbox(pool)
         self._ledger_id = pool.ledger_id
-        self._agreed = agreed_settings(settings)
+        self._agreed = settings.agreed
         self._is_compared = False
         self.configs = RootConfigs(self.ledger.configs_of)
-        self._rules = rules_of(settings)
         self.changes = DjangoChanges(self.ledger, self.pool, self._behind_commit)
 
     def close(self) -> None:
@@ -68,23 +65,10 @@ class OwnConnection(BlockingNodeTimeout):
 
     def is_in(self, alias: str) -> bool:
         """Whether the ledger is in this database of the project as it is now: tests have others."""
-        return (
-            alias_of(self.settings.database_url.get_secret_value(), [connections[alias]])
-            is not None
-        )
-
-    def migrate(self) -> str | None:
-        """Make the tables, or bring them to this version; return their revision."""
-        schema = Schema(self.settings.database_url.get_secret_value(), tls=Tls.of(self.settings))
-
-        async def go() -> str | None:
-            try:
-                return await schema.migrate()
-            finally:
-                await schema.close()
-
-        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
-            return thread.submit(asyncio.run, go()).result()
+        url = self.settings.database_url
+        if url is None:
+            return alias == self.ledger.alias
+        return alias_of(url, [connections[alias]]) is not None
 
     def batch_create_node_timeout_config(
         self,
@@ -96,7 +80,7 @@ class OwnConnection(BlockingNodeTimeout):
     ) -> dict[str, Any]:
         """As ever; in the transaction that the caller has begun, if there is one."""
         reading = read_tree(
-            root_pipeline_id, pipeline_tree, self._rules, lenient=lenient, payload=payload
+            root_pipeline_id, pipeline_tree, self.settings.rules, lenient=lenient, payload=payload
         )
         return self._store(*reading, [root_pipeline_id])
 
@@ -104,7 +88,7 @@ class OwnConnection(BlockingNodeTimeout):
         self, pipeline_trees: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         """The same of many."""
-        reading = read_trees(pipeline_trees, self._rules, lenient=lenient)
+        reading = read_trees(pipeline_trees, self.settings.rules, lenient=lenient)
         return self._store(*reading, pipeline_trees)
 
     def _store(
@@ -189,10 +173,8 @@ class OwnConnection(BlockingNodeTimeout):
         now; in a transaction that is noted behind the commit, and 0 is returned.
         """
         if not (trust_ledger and version and happened_at is None):
-            return super().node_left(
-                node_id,
-                version,
-                root_pipeline_id,
+            return self.nodes_left(
+                [(node_id, version, root_pipeline_id)],
                 happened_at=happened_at,
                 trust_ledger=trust_ledger,
             )
@@ -206,6 +188,78 @@ class OwnConnection(BlockingNodeTimeout):
             self._behind_commit(lambda: self._left(named, now))
             return 0
         return self._left(named, now)
+
+    def nodes_started(
+        self, runs: Iterable[Sequence[str]], *, happened_at: float | None = None
+    ) -> int:
+        """`node_started` for many (node_id, version[, root_pipeline_id]); return how many are
+        armed. If the ledger fails between two of them, the first ones are: it may be repeated.
+        """
+        named = [_three(run) for run in runs]
+        for node_id, version, root in named:
+            check_ids(node_id, version, root)
+        rooted = [
+            (node_id, version, self._root_of(node_id, root)) for node_id, version, root in named
+        ]
+        return sum(self.node_started(*each, happened_at=happened_at) for each in rooted)
+
+    def nodes_left(
+        self,
+        nodes: Iterable[Sequence[str | None]],
+        *,
+        happened_at: float | None = None,
+        trust_ledger: bool = False,
+    ) -> int:
+        """`node_left` for many (node_id, version or None[, root_pipeline_id]); return how many were
+        armed. If it raises, all still are. In a transaction as in `node_left`.
+        """
+        now = self.pool.now()
+        events: list[NodeLeft] = []
+        foreign: list[tuple[str, str]] = []
+        for node in nodes:
+            node_id, version, named = _three(node)
+            check_ids(node_id, "-" if version is None else version, named)
+            root = named or only_root(node_id, self._roots_that_have(node_id))
+            if not named and version and not trust_ledger:
+                foreign.append((node_id, version))  # only this root has the node, or none
+            if root is not None:
+                events.append(
+                    NodeLeft(
+                        node_id=node_id,
+                        version=version,
+                        root_pipeline_id=root,
+                        happened_at=now
+                        if happened_at is None and self._in_transaction
+                        else happened_at,
+                        trust_ledger=trust_ledger,
+                    )
+                )
+        call = partial(self._have_left, events, foreign, now)
+        if self._in_transaction:
+            self._behind_commit(call)
+            return 0
+        return call()
+
+    def _have_left(
+        self, events: Sequence[NodeLeft], foreign: Sequence[tuple[str, str]], now: float
+    ) -> int:
+        leaving = self.ledger.leave_all(events, now)
+        metrics.DISARMED.inc(len(leaving.cancelled))
+        named = [event.run for event in events if not event.trust_ledger]
+        gone = dict.fromkeys([*leaving.cancelled, *filter(None, named)])
+        for run in gone:
+            if run not in leaving.kept:
+                self._behind_commit(partial(self.pool.disarm, run.run_id))
+        for member in foreign:
+            self._behind_commit(partial(self.pool.disarm_foreign, *member))
+        return len(leaving.cancelled)
+
+    def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        return self.ledger.rows(node_id, root_pipeline_id)
+
+    def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        check_run_ids(run_ids)
+        return self.ledger.history(run_ids)
 
     def _left(self, named: NodeRun, now: float) -> int:
         cancelled = self.ledger.leave(named, now)
@@ -224,6 +278,11 @@ class OwnConnection(BlockingNodeTimeout):
     def _root_of(self, node_id: str, named: str | None) -> str | None:
         """Raises `AmbiguousNodeError`."""
         return named or only_root(node_id, self.ledger.roots_of(node_id))
+
+    def _roots_that_have(self, node_id: str) -> list[str]:
+        """A config for the node, or an open run of it: its config may be gone by now."""
+        found = {*self.ledger.roots_of(node_id), *self.ledger.roots_of_open_runs(node_id)}
+        return sorted(found)
 
     @property
     def _in_transaction(self) -> bool:
@@ -246,3 +305,8 @@ class OwnConnection(BlockingNodeTimeout):
                 logger.error("not recorded behind the commit: %s", error)  # noqa: TRY400 - one line
 
         transaction.on_commit(safely, using=self.ledger.alias)
+
+
+def _three(node: Sequence[Any]) -> tuple[Any, Any, Any]:
+    node_id, version, *root = node
+    return node_id, version, root[0] if root else None

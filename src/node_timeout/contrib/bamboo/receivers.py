@@ -5,6 +5,8 @@ A failure never reaches the engine: it is logged and counted, and the worker's s
 node by the engine's own word later.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from typing import Any

@@ -15,6 +15,8 @@ it is sent again. A crash between that message and its note sends it twice; bamb
 the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import threading
@@ -82,7 +84,7 @@ def close_connections() -> None:
 
 def is_running(node: TimedOutNode) -> bool:
     """Also true for what was begun here and may not be at its end: see the module."""
-    state = State.objects.filter(node_id=node.node_id).first()
+    state = State.objects.filter(node_id=node.node_id, root_id=node.root_pipeline_id).first()
     return state is not None and (_is_current(state, node) or _was_failed_here(state, node))
 
 
@@ -184,8 +186,10 @@ def _act_alone(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> 
     runtime = Runtime(node)
     with transaction.atomic(using=router.db_for_write(State)):
         state = _locked(node.node_id)
-        if state is None:
-            raise NodeRunSupersededError(f"bamboo-engine has no state of node {node.node_id!r}")
+        if state is None or state.root_id != node.root_pipeline_id:
+            raise NodeRunSupersededError(
+                f"bamboo-engine has no state of node {node.node_id!r} in this root pipeline"
+            )
         if _is_current(state, node):
             done = _fail(runtime, node, reason)
             done += _skip(runtime, node) if skip else ""

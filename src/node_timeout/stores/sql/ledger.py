@@ -16,6 +16,7 @@ from node_timeout.domain import history, lifecycle
 from node_timeout.domain.run import DueRun, RunState
 from node_timeout.ports.directory import Cursor, DeadRuns
 from node_timeout.ports.ledger import ReplayPage, Retention
+from node_timeout.stores.ledger_rows import rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_directory import LedgerDirectory, page_of_runs
 from node_timeout.stores.sql.ledger_handling import LedgerHandling
@@ -26,7 +27,6 @@ from node_timeout.stores.sql.run_rows import (
     due_runs,
     in_order,
     page_of,
-    rows_of,
     walking,
 )
 from node_timeout.stores.sql.tables import NEXT_INDEX, runs

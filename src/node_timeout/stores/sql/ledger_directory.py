@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState
 from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
+from node_timeout.stores.ledger_rows import row_of, rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import (
@@ -16,8 +17,6 @@ from node_timeout.stores.sql.run_rows import (
     in_order,
     is_after,
     of_few,
-    row_of,
-    rows_of,
     walking,
 )
 from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, history, runs

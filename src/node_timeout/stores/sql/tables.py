@@ -29,6 +29,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from node_timeout.domain import run_id
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
+from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS
 
 
 def _exact(length: int) -> TypeEngine[str]:
@@ -65,7 +66,7 @@ class RunId(TypeDecorator[str]):
         del dialect
         if value is None:
             return None
-        return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+        return run_id.from_database(value)
 
 
 UUIDS = ARRAY(postgresql.UUID(as_uuid=True))
@@ -98,7 +99,7 @@ NEXT_INDEX = "ix_node_timeout_run_next"
 FINISHED_INDEX = "ix_node_timeout_run_finished"
 
 configs = Table(
-    "node_timeout_config",
+    CONFIGS,
     metadata,
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), primary_key=True),
     Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
@@ -113,7 +114,7 @@ configs = Table(
 )
 
 runs = Table(
-    "node_timeout_run",
+    RUNS,
     metadata,
     Column("run_id", RunId, primary_key=True),
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
@@ -143,7 +144,7 @@ runs = Table(
 """One row per node run; see `node_timeout.domain.run.LedgerRow`."""
 
 history = Table(
-    "node_timeout_history",
+    HISTORY,
     metadata,
     Column(
         "id",
@@ -163,7 +164,7 @@ history = Table(
 """What happened to runs beyond their plain course; it goes with its run."""
 
 settings = Table(
-    "node_timeout_setting",
+    SETTINGS,
     metadata,
     Column("name", _exact(64), primary_key=True),
     Column("value", _exact(255), nullable=False),

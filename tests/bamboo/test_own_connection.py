@@ -214,15 +214,17 @@ def test_a_node_costs_a_statement_a_change_and_its_neighbours_none(
     client: Any, pool: Redis
 ) -> None:
     root = stored(client, "n")
-    with statements(client) as sent:
+    with statements(client) as started:
         tell("RUNNING", "n", root)
         tell("RUNNING", "neighbour", root)
-        (row,) = rows_of(client, root, "n")
-        assert score(pool, row) == row.deadline
+    (row,) = rows_of(client, root, "n")
+    assert score(pool, row) == row.deadline
+    with statements(client) as left:
         tell("FINISHED", "neighbour", root)
         tell("FINISHED", "n", root)
         tell("FINISHED", root, root)
-    assert [each["sql"].split()[0] for each in sent] == ["SELECT", "INSERT", "UPDATE", "UPDATE"]
+    assert [each["sql"].split()[0] for each in started] == ["SELECT", "INSERT"]
+    assert [each["sql"].split()[0] for each in left] == ["UPDATE", "UPDATE"]
     (row,) = rows_of(client, root, "n")
     assert row.state is RunState.CANCELLED
     assert score(pool, row) is None

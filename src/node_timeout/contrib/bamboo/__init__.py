@@ -47,11 +47,11 @@ def new_client() -> ProjectClient:
 def _of_the_whole(values: dict[str, Any], is_enabled: bool) -> ProjectClient:
     from django.db import connections  # noqa: PLC0415 - Django is not needed to import this
 
-    from node_timeout.contrib.bamboo.full import Full  # noqa: PLC0415 - not in each distribution
     from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
     from node_timeout.contrib.bamboo.own_database import alias_of  # noqa: PLC0415
     from node_timeout.contrib.bamboo.project_client import ProjectClient  # noqa: PLC0415
     from node_timeout.contrib.bamboo.switched_off import SwitchedOff  # noqa: PLC0415
+    from node_timeout.contrib.bamboo_daemon.full import Full  # noqa: PLC0415 - not in each distribution
     from node_timeout.stores.redis.blocking import is_served  # noqa: PLC0415
 
     full = Full(values)

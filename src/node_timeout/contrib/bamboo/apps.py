@@ -52,7 +52,7 @@ def make_tables(*, using: str, verbosity: int = 1, **_more: Any) -> None:
 
 def _made() -> tuple[str, bool]:
     from node_timeout.contrib.bamboo import project  # noqa: PLC0415
-    from node_timeout.contrib.bamboo.full import Full  # noqa: PLC0415 - not in each distribution
+    from node_timeout.contrib.bamboo_daemon.full import Full  # noqa: PLC0415 - not in each distribution
 
     try:
         return f"its tables are at revision {Full(project.settings_of_project()).migrate()}", True

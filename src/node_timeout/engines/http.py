@@ -98,6 +98,11 @@ def _check(answer: Answer) -> str:
         return str(answer.json.get("message") or "")
     if status in SUPERSEDED:
         raise NodeRunSupersededError(message or "the engine has moved on")
+    if status in REFUSED and answer.body.lstrip().startswith(b"<"):
+        raise EngineUnavailableError(
+            f"a web server answered {status} with a page, not the engine: is "
+            f"{variable('engine_url')} right, and its host one that the server serves?"
+        )
     if status in REFUSED:
         raise StrategyRefusedError(f"the engine refuses ({status}): {message}")
     hint = MISTAKES.get(status, "it is not followed" if 300 <= status < 400 else message)  # noqa: PLR2004

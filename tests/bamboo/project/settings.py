@@ -14,6 +14,7 @@ CELERY_QUEUES = [
 ]
 
 SECRET_KEY = "not a secret"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 USE_TZ = True
 TIME_ZONE = "Asia/Shanghai"
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"

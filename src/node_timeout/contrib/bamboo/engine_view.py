@@ -74,7 +74,7 @@ def _done(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
     from node_timeout.engines.bamboo import bamboo_calls  # noqa: PLC0415
 
     if operation == "state":
-        return {"running": bamboo_calls.in_database(lambda: bamboo_calls.is_running(node))}
+        return {"running": bamboo_calls.in_database(lambda: bamboo_calls.is_unfinished(node))}
     act = bamboo_calls.forced_fail if operation == "fail" else bamboo_calls.forced_fail_and_skip
     return {"message": bamboo_calls.in_database(lambda: act(node, reason))}
 

@@ -28,7 +28,8 @@ BUILT_IN_ACTIONS = ("forced_fail", "forced_fail_and_skip", "webhook")
 NAMES = (
     *("database_url", "redis_url", "amqp_url"),
     *("database_tls", "tls_ca_file", "tls_cert_file", "tls_key_file"),
-    *("engine", "engine_threads", "engine_url", "engine_token", "engine_signing_key"),
+    *("engine", "engine_threads", "engine_url", "engine_survey"),
+    *("engine_token", "engine_signing_key"),
     *("webhook_url", "webhook_token", "webhook_signing_key"),
     *("http_timeout", "http_connections", "http_ca_file", "executing_pool", "pool_shards"),
     *("dispatch_exchange", "dispatch_queue", "handle_queue", "handle_queues", "events_queue"),

@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     engine_url: str | None = Field(
         None, description="Base URL of the engine http, to which /v1/… is added"
     )
+    engine_survey: bool = Field(
+        False,
+        description="Ask the engine http for runs it never told; it then serves /v1/running too",
+    )
     engine_token: SecretStr | None = Field(
         RULES["engine_token"].default, description=RULES["engine_token"].meaning
     )

@@ -22,6 +22,7 @@ from bamboo_engine.builder import (  # noqa: E402
     Var,
     build_tree,
 )
+from django.db import connection  # noqa: E402
 from pipeline.eri.models import State  # noqa: E402
 from pipeline.eri.runtime import BambooDjangoRuntime  # noqa: E402
 from pipeline.eri.signals import post_set_state  # noqa: E402
@@ -83,6 +84,13 @@ def run_id(root: str, node_id: str, version: str) -> str:
     return NodeRun(root_pipeline_id=root, node_id=node_id, version=version).run_id
 
 
+def forget_runs(node_id: str) -> int:
+    """As if nobody had ever told of them."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM node_timeout_run WHERE node_id = %s", [node_id])
+        return int(cursor.rowcount)
+
+
 def late(row: Any) -> float | None:
     ended = row.finished_at is not None and row.deadline is not None
     return row.finished_at - row.deadline if ended else None
@@ -124,7 +132,8 @@ def try_call(name: str, *arguments: Any) -> str:
 
 
 CALLS = {
-    call.__name__: call for call in (run, retry, state, why, runs, run_id, tell, look, try_call)
+    call.__name__: call
+    for call in (run, retry, state, why, runs, run_id, forget_runs, tell, look, try_call)
 }
 
 

@@ -69,3 +69,14 @@ def test_killed_processes_of_the_engine_lose_nothing(house: House, hands: Hands)
     wait(lambda: hands.state(skipped["root"])["name"] == "FINISHED")
     for each in made:
         assert ended(hands, each["node_id"])["state"] == "handled"
+
+
+def test_a_run_of_which_nobody_told_is_found_by_asking_the_engine(hands: Hands) -> None:
+    """As after a kill between the engine's state and our statement."""
+    node_id = hands.run("forced_fail", 14)["node_id"]
+    wait(lambda: hands.runs(node_id))
+    assert hands.forget_runs(node_id) == 1
+    (armed,) = wait(lambda: hands.runs(node_id))
+    assert armed["state"] == "armed"
+    wait(lambda: hands.state(node_id)["name"] == "FAILED")
+    assert ended(hands, node_id)["state"] == "handled"

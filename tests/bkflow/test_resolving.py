@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PUBLISHED = Path(__file__).parent / "published"
-WHEEL = os.environ.get("BKFLOW_WHEEL", "")
+WHEELS = Path(os.environ.get("BKFLOW_WHEELS", "."))
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,11 @@ WHEEL = os.environ.get("BKFLOW_WHEEL", "")
 def test_their_requirements_and_it_have_a_solution(project: str, python: str) -> None:
     if not python:
         pytest.skip(f"no Python of {project} here")
+    (wheel,) = WHEELS.glob("node_timeout_bamboo-*.whl")
     asked = PUBLISHED / f"{project}.txt"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--dry-run"]
     done = subprocess.run(
-        [*pip, "--ignore-installed", "--requirement", str(asked), WHEEL],
+        [*pip, "--ignore-installed", "--requirement", str(asked), str(wheel)],
         capture_output=True,
         text=True,
         timeout=900,

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from node_timeout.domain.errors import UnreadableMessageError
-from node_timeout.domain.run import TimedOutNode, check_ids
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.run import Node, TimedOutNode, check_ids
 
 SCHEMA = 1
 OPERATIONS = ("state", "fail", "skip")
+"""Each about one node run."""
+SURVEY = "running"
+"""About many nodes: which of them run. An engine need not have it."""
+SURVEYED_AT_ONCE = 40
+"""Nodes in one call: of the longest ids that there are, the answer is read whole."""
 MAX_CALL_BYTES = 64 * 1024
 
 
@@ -35,21 +42,61 @@ def idempotency_key(operation: str, node: TimedOutNode) -> str:
     return hashlib.sha256(f"{operation}\n{node.run_id}".encode()).hexdigest()
 
 
+def survey_body(nodes: Sequence[Node]) -> dict[str, Any]:
+    """What a call of `SURVEY` carries."""
+    asked = [{"root_pipeline_id": root, "node_id": node_id} for root, node_id in nodes]
+    return {"schema": SCHEMA, "operation": SURVEY, "nodes": asked}
+
+
+def read_survey(body: bytes) -> list[Node]:
+    """The nodes that are asked for. Raises `UnreadableMessageError`."""
+    nodes = _call(body, SURVEY).get("nodes")
+    if not isinstance(nodes, list) or len(nodes) > SURVEYED_AT_ONCE:
+        raise UnreadableMessageError(f"nodes is not a list of at most {SURVEYED_AT_ONCE}")
+    if not all(isinstance(each, dict) for each in nodes):
+        raise UnreadableMessageError("nodes has what is no object")
+    return [(_text(each, "root_pipeline_id"), _text(each, "node_id")) for each in nodes]
+
+
+def survey_answer(starts: Iterable[NodeStarted]) -> dict[str, Any]:
+    """Which runs there are, and since when: Unix seconds by the engine's clock."""
+    return {
+        "runs": [
+            {
+                "root_pipeline_id": each.root_pipeline_id,
+                "node_id": each.node_id,
+                "version": each.version,
+                "started_at": each.happened_at,
+            }
+            for each in starts
+        ]
+    }
+
+
+def read_survey_answer(answer: Mapping[str, Any]) -> list[NodeStarted]:
+    """Raises `UnreadableMessageError` or `InvalidNodeRunError`."""
+    runs = answer.get("runs")
+    if not isinstance(runs, list) or not all(isinstance(each, dict) for each in runs):
+        raise UnreadableMessageError("runs is not a list of objects")
+    for each in runs:
+        check_ids(each.get("node_id"), each.get("version"), each.get("root_pipeline_id", ""))
+    return [
+        NodeStarted(
+            node_id=each["node_id"],
+            version=each["version"],
+            root_pipeline_id=each["root_pipeline_id"],
+            happened_at=_number(each, "started_at"),
+        )
+        for each in runs
+    ]
+
+
 def read_call(body: bytes, operation: str) -> tuple[TimedOutNode, str]:
     """The node run that a call is about, and its reason.
 
     Raises `UnreadableMessageError` or `InvalidNodeRunError` for what is no call of this operation.
     """
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        raise UnreadableMessageError("the body is not JSON") from None
-    if not isinstance(call, dict):
-        raise UnreadableMessageError("the body is not a JSON object")
-    if call.get("schema") != SCHEMA or isinstance(call.get("schema"), bool):
-        raise UnreadableMessageError(f"schema is not {SCHEMA}")
-    if call.get("operation") != operation:
-        raise UnreadableMessageError(f"operation is not {operation!r}, which the path names")
+    call = _call(body, operation)
     check_ids(call.get("node_id"), call.get("version"), call.get("root_pipeline_id", ""))
     node = TimedOutNode(
         node_id=call["node_id"],
@@ -60,6 +107,20 @@ def read_call(body: bytes, operation: str) -> tuple[TimedOutNode, str]:
         attempt=1,
     )
     return node, _text(call, "reason")
+
+
+def _call(body: bytes, operation: str) -> dict[str, Any]:
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UnreadableMessageError("the body is not JSON") from None
+    if not isinstance(call, dict):
+        raise UnreadableMessageError("the body is not a JSON object")
+    if call.get("schema") != SCHEMA or isinstance(call.get("schema"), bool):
+        raise UnreadableMessageError(f"schema is not {SCHEMA}")
+    if call.get("operation") != operation:
+        raise UnreadableMessageError(f"operation is not {operation!r}, which the path names")
+    return call
 
 
 def _text(call: dict[str, Any], name: str) -> str:

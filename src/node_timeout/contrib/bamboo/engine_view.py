@@ -25,10 +25,15 @@ from node_timeout.domain.errors import (
     TemporaryError,
     UnreadableMessageError,
 )
-from node_timeout.domain.run import TimedOutNode
 from node_timeout.setting_rules import variable
 from node_timeout.urls.redaction import redact
-from node_timeout.wire.engine_calls import MAX_CALL_BYTES, read_call
+from node_timeout.wire.engine_calls import (
+    MAX_CALL_BYTES,
+    SURVEY,
+    read_call,
+    read_survey,
+    survey_answer,
+)
 from node_timeout.wire.signing import verify
 
 logger = logging.getLogger(__name__)
@@ -54,10 +59,11 @@ class _RefusedCallError(Exception):
 
 
 def _engine_call(request: HttpRequest, operation: str) -> HttpResponse:
-    """Do what the path says to the node run in the body."""
+    """Do what the path says to the node run in the body; or look which nodes run."""
     try:
         body = _body(request)
-        answer: HttpResponse = JsonResponse(_done(operation, *read_call(body, operation)))
+        said = _running(body) if operation == SURVEY else _done(operation, body)
+        answer = JsonResponse(said, json_dumps_params={"ensure_ascii": False})
     except _RefusedCallError as error:
         return _answer(error.status, str(error))
     except tuple(STATUSES) as error:
@@ -69,10 +75,20 @@ def _engine_call(request: HttpRequest, operation: str) -> HttpResponse:
     return answer
 
 
-def _done(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
+def _running(body: bytes) -> dict[str, Any]:
+    from node_timeout.engines.bamboo import bamboo_calls  # noqa: PLC0415 - as below
+
+    nodes = read_survey(body)
+    asked = {*nodes}
+    starts = bamboo_calls.in_database(lambda: bamboo_calls.running(nodes))
+    return survey_answer(each for each in starts if each.node in asked)
+
+
+def _done(operation: str, body: bytes) -> dict[str, Any]:
     # Its imports read the engine's models, and register tasks of Celery.
     from node_timeout.engines.bamboo import bamboo_calls  # noqa: PLC0415
 
+    node, reason = read_call(body, operation)
     if operation == "state":
         return {"running": bamboo_calls.in_database(lambda: bamboo_calls.is_unfinished(node))}
     act = bamboo_calls.forced_fail if operation == "fail" else bamboo_calls.forced_fail_and_skip

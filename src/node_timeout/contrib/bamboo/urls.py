@@ -10,8 +10,9 @@ from __future__ import annotations
 from django.urls import path
 
 from node_timeout.contrib.bamboo.engine_view import engine_call
-from node_timeout.wire.engine_calls import OPERATIONS
+from node_timeout.wire.engine_calls import OPERATIONS, SURVEY
 
 urlpatterns = [
-    path(f"v1/{operation}", engine_call, {"operation": operation}) for operation in OPERATIONS
+    path(f"v1/{operation}", engine_call, {"operation": operation})
+    for operation in (*OPERATIONS, SURVEY)
 ]

@@ -191,11 +191,14 @@ RULES = {
         read=_file,
     ),
     "engine_token": Rule(
-        default=None, meaning="Bearer token that the engine http sends", read=_secret
+        default=None,
+        meaning="Bearer token that the engine http sends, and that our Django app asks for",
+        read=_secret,
     ),
     "engine_signing_key": Rule(
         default=None,
-        meaning="Key of the HMAC-SHA256 signature that the engine http sends",
+        meaning="Key of the HMAC-SHA256 signature that the engine http sends, and that our Django "
+        "app asks for",
         read=_secret,
     ),
     "executing_pool": Rule(

@@ -30,8 +30,9 @@ def new_id(what: str) -> str:
 def client(house: House) -> Iterator[Any]:
     client = house.client()
     client._is_compared = True
+    client.close()
     yield client
-    assert client._bridge is None, "none of these calls needs it"
+    assert client.bridge._bridge is None, "none of these calls needs it"
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ def test_a_leaving_of_what_never_began_needs_no_thread_and_no_connection_of_ours
     client.close()
     for node_id, root in (("unknown", ""), (new_id(), stored(client, "n"))):
         tell("SUSPENDED", node_id, root)
-    assert client._bridge is None
+    assert client.bridge._bridge is None
 
 
 def test_a_config_that_is_stored_here_counts_at_once(client: Any) -> None:

@@ -92,7 +92,7 @@ def test_switched_off_it_connects_nowhere_and_says_so(house: House) -> None:
         for call in (client.status, lambda: client.replay(everything=True)):
             with pytest.raises(NodeTimeoutError, match="node-timeout is off"):
                 call()
-        assert client._bridge is None, "no thread, no connection"
+        assert client.bridge is None, "no thread, no connection"
     assert missed() == before
     assert not house.client().node_started(node.id, "v1"), "nothing was stored"
     assert house.rows(node.id) == []

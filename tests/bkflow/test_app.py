@@ -82,6 +82,15 @@ def test_a_wrong_setting_stops_the_start(
     assert says in found.stderr
 
 
+def test_a_secret_file_is_read(house: House, tmp_path: Path) -> None:
+    (tmp_path / "node_timeout_pool_shards").write_text("none\n")
+    env = house.project | {"NODE_TIMEOUT_SECRETS_DIR": str(tmp_path)}
+    found = python("import django; django.setup()", env)
+    assert "POOL_SHARDS: is not a whole number" in found.stderr
+    right = python("import django; django.setup()", env | {"NODE_TIMEOUT_POOL_SHARDS": "2"})
+    assert right.returncode == 0, "the environment wins"
+
+
 def test_without_its_tables_a_state_change_is_a_counted_and_logged_miss(
     house: House,
     mariadb_server: MariadbServer,

@@ -61,6 +61,7 @@ def test_a_server_that_is_away() -> None:
 
 
 def test_over_tls_the_certificate_is_verified(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     authority, other = Authority(tmp_path), Authority(tmp_path / "other")
     issued = authority.issue("localhost")
     server = RedisServer(tmp_path, password=SECRET)

@@ -60,9 +60,9 @@ def _of_the_whole(values: dict[str, Any], is_enabled: bool) -> ProjectClient:
         return SwitchedOff(ours)
     alias = alias_of(ours.database_url or "", connections.all())
     if alias is not None and is_served(ours.redis_url):
-        return OwnConnection(ours, alias, full.bridge)
+        return OwnConnection(ours, alias, full.bridge())
     full.require_native_threads()
-    return ProjectClient(ours, full.bridge)
+    return ProjectClient(ours, full.bridge())
 
 
 def _of_the_part(values: dict[str, Any], is_enabled: bool) -> ProjectClient:

@@ -40,9 +40,7 @@ class OwnConnection(ProjectClient):
     It is right under prefork, threads, gevent and eventlet.
     """
 
-    def __init__(
-        self, settings: AppSettings, alias: str, bridge: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, settings: AppSettings, alias: str, bridge: Any = None) -> None:
         """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
         super().__init__(settings, bridge)
         self.ledger = DjangoLedger(alias)

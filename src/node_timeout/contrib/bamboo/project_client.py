@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from node_timeout.contrib.bamboo.app_settings import AppSettings
@@ -22,12 +21,12 @@ class ProjectClient:
     Without a bridge, as `node-timeout-bamboo` has none, such a call raises `NodeTimeoutError`.
     """
 
-    def __init__(self, settings: AppSettings, bridge: Callable[[], Any] | None = None) -> None:
-        """``bridge`` makes a `BlockingNodeTimeout`, when the first call needs it."""
+    def __init__(self, settings: AppSettings, bridge: Any = None) -> None:
+        """``bridge``: a `BlockingNodeTimeout`, which has neither thread nor connection before a
+        call needs it.
+        """
         self.settings = settings
-        self._make_bridge = bridge
-        self._bridge: Any = None
-        self._making = threading.Lock()
+        self.bridge = bridge
 
     def __enter__(self) -> Self:
         return self
@@ -37,19 +36,14 @@ class ProjectClient:
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        with self._making:
-            bridge, self._bridge = self._bridge, None
-        if bridge is not None:
-            bridge.close()
+        if self.bridge is not None:
+            self.bridge.close()
 
     def _over(self, name: str) -> Any:
         """The call of this name over the bridge."""
-        if self._make_bridge is None:
+        if self.bridge is None:
             raise beyond(f"{name}()")
-        with self._making:
-            if self._bridge is None:
-                self._bridge = self._make_bridge()
-            return getattr(self._bridge, name)
+        return getattr(self.bridge, name)
 
     def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
         """`node_timeout.apply_node_timeout_configs`, by these settings; connects nowhere."""

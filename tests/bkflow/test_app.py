@@ -82,6 +82,43 @@ def test_a_wrong_setting_stops_the_start(
     assert says in found.stderr
 
 
+VALUES = """
+from dataclasses import FrozenInstanceError, asdict, replace
+from node_timeout.domain.run import DueRun, LedgerRow, RunState
+from node_timeout.domain.events import NodeLeft
+
+row = LedgerRow(root_pipeline_id="r", node_id="n", version="v", state=RunState.ARMED)
+assert row == LedgerRow(**asdict(row)) and hash(row) == hash(replace(row))
+assert replace(row, message="m").message == "m" and row.message is None
+assert f"{row.state}" == str(row.state) == "armed" == row.state
+assert NodeLeft.of(row.run, actor="me").actor == "me"
+for wrong in (
+    lambda: LedgerRow(root_pipeline_id="r", node_id="n", version="v"),
+    lambda: DueRun(run_id="r", due_at=1.0, other=1),
+    lambda: DueRun("r", 1.0),
+):
+    try:
+        wrong()
+    except TypeError as error:
+        print(error)
+try:
+    row.message = "changed"
+except FrozenInstanceError as error:
+    print(error)
+"""
+
+
+def test_values_are_frozen_and_built_by_keyword(house: House) -> None:
+    found = python(VALUES, house.project)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == [
+        "LedgerRow lacks 'state'",
+        "DueRun has no 'other'",
+        "_by_keyword() takes 1 positional argument but 3 were given",
+        "cannot assign to field 'message'",
+    ]
+
+
 def test_a_secret_file_is_read(house: House, tmp_path: Path) -> None:
     (tmp_path / "node_timeout_pool_shards").write_text("none\n")
     env = house.project | {"NODE_TIMEOUT_SECRETS_DIR": str(tmp_path)}

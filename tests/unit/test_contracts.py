@@ -77,7 +77,15 @@ async def test_the_survey_of_the_engine_http_is_as_openapi_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [{}, {"runs": 1}, {"runs": [1]}, {"runs": [{"node_id": "a", "version": "v"}]}]
+    "answer",
+    [
+        {},
+        {"runs": 1},
+        {"runs": [1]},
+        {"runs": [{"node_id": "a", "version": "v"}]},
+        {"runs": [{"node_id": "a", "version": "v", "root_pipeline_id": None, "started_at": 1}]},
+        {"runs": [{"node_id": "a", "version": "v", "root_pipeline_id": "r"}]},
+    ],
 )
 async def test_an_answer_to_the_survey_that_is_none_is_not_guessed_at(answer: Any) -> None:
     with serving(lambda _: Reply(200, answer)) as server:

@@ -79,7 +79,7 @@ def read_survey_answer(answer: Mapping[str, Any]) -> list[NodeStarted]:
     if not isinstance(runs, list) or not all(isinstance(each, dict) for each in runs):
         raise UnreadableMessageError("runs is not a list of objects")
     for each in runs:
-        check_ids(each.get("node_id"), each.get("version"), each.get("root_pipeline_id", ""))
+        check_ids(each.get("node_id"), each.get("version"), each.get("root_pipeline_id") or "")
     return [
         NodeStarted(
             node_id=each["node_id"],
@@ -97,7 +97,7 @@ def read_call(body: bytes, operation: str) -> tuple[TimedOutNode, str]:
     Raises `UnreadableMessageError` or `InvalidNodeRunError` for what is no call of this operation.
     """
     call = _call(body, operation)
-    check_ids(call.get("node_id"), call.get("version"), call.get("root_pipeline_id", ""))
+    check_ids(call.get("node_id"), call.get("version"), call.get("root_pipeline_id") or "")
     node = TimedOutNode(
         node_id=call["node_id"],
         version=call["version"],

@@ -67,6 +67,7 @@ DATABASES = {
         "PASSWORD": _url.password or "",
         "HOST": _url.hostname or "",
         "PORT": _url.port or "",
+        "ATOMIC_REQUESTS": "BAMBOO_TEST_ATOMIC" in os.environ,
     }
 }
 

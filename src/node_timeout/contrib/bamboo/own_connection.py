@@ -7,34 +7,32 @@ the commit. Lookups and changes of many runs go over the bridge, where there is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
 
 from node_timeout import metrics
 from node_timeout.contrib.bamboo.app_settings import AppSettings
 from node_timeout.contrib.bamboo.django_changes import DjangoChanges
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
+from node_timeout.contrib.bamboo.own_configs import OwnConfigs
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.contrib.bamboo.project_client import ProjectClient
-from node_timeout.contrib.bamboo.root_configs import RootConfigs
 from node_timeout.domain.agreement import problems
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
 from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState, check_ids
-from node_timeout.domain.timeout_config import TreeConfigs
-from node_timeout.operations.reading import check_run_ids, read_tree, read_trees, to_forget
+from node_timeout.operations.reading import check_run_ids
 from node_timeout.stores.redis.blocking import BlockingPool
 from node_timeout.stores.tls import Tls
 
 logger = logging.getLogger(__name__)
 
 
-class OwnConnection(ProjectClient):
+class OwnConnection(OwnConfigs):
     """What follows needs no bridge, no thread and no connection of ours to the database.
 
     It is right under prefork, threads, gevent and eventlet.
@@ -42,19 +40,16 @@ class OwnConnection(ProjectClient):
 
     def __init__(self, settings: AppSettings, alias: str, bridge: Any = None) -> None:
         """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
-        super().__init__(settings, bridge)
-        self.ledger = DjangoLedger(alias)
         pool = BlockingPool(
             settings.redis_url,
             settings.executing_pool,
             settings.pool_shards,
             tls=Tls.of(settings),
         )
-        self.pool = PoolOutbox(pool)
+        super().__init__(settings, DjangoLedger(alias), PoolOutbox(pool), bridge)
         self._ledger_id = pool.ledger_id
         self._agreed = settings.agreed
         self._is_compared = False
-        self.configs = RootConfigs(self.ledger.configs_of)
         self.changes = DjangoChanges(self.ledger, self.pool, self._behind_commit)
 
     def close(self) -> None:
@@ -67,46 +62,6 @@ class OwnConnection(ProjectClient):
         if url is None:
             return alias == self.ledger.alias
         return alias_of(url, [connections[alias]]) is not None
-
-    def batch_create_node_timeout_config(
-        self,
-        root_pipeline_id: Any,
-        pipeline_tree: Any,
-        *,
-        lenient: bool = False,
-        payload: Any = None,
-    ) -> dict[str, Any]:
-        """As ever; in the transaction that the caller has begun, if there is one."""
-        reading = read_tree(
-            root_pipeline_id, pipeline_tree, self.settings.rules, lenient=lenient, payload=payload
-        )
-        return self._store(*reading, [root_pipeline_id])
-
-    def batch_create_node_timeout_configs(
-        self, pipeline_trees: Any, *, lenient: bool = False
-    ) -> dict[str, Any]:
-        """The same of many."""
-        reading = read_trees(pipeline_trees, self.settings.rules, lenient=lenient)
-        return self._store(*reading, pipeline_trees)
-
-    def _store(
-        self, result: dict[str, Any], tree: TreeConfigs | None, roots: Iterable[str]
-    ) -> dict[str, Any]:
-        if tree:
-            self.ledger.save_configs(tree.enabled, tree.disabled)
-            self._changed(list(roots))
-        return result
-
-    def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
-        forgotten = self.ledger.forget(*to_forget(root_pipeline_id, node_ids))
-        self._changed([root_pipeline_id])
-        return forgotten
-
-    def _changed(self, roots: Iterable[str]) -> None:
-        """Their configs; and once more when others can see it."""
-        for root in roots:
-            self.configs.forget(root)
-            self._behind_commit(partial(self.configs.forget, root))
 
     def node_started(
         self,
@@ -212,6 +167,8 @@ class OwnConnection(ProjectClient):
         armed. If it raises, all still are. In a transaction as in `node_left`.
         """
         now = self.pool.now()
+        if happened_at is None and self._in_transaction:
+            happened_at = now  # what starts before the commit is not meant
         events: list[NodeLeft] = []
         foreign: list[tuple[str, str]] = []
         for node in nodes:
@@ -226,9 +183,7 @@ class OwnConnection(ProjectClient):
                         node_id=node_id,
                         version=version,
                         root_pipeline_id=root,
-                        happened_at=now
-                        if happened_at is None and self._in_transaction
-                        else happened_at,
+                        happened_at=happened_at,
                         trust_ledger=trust_ledger,
                     )
                 )
@@ -266,13 +221,6 @@ class OwnConnection(ProjectClient):
             self._behind_commit(partial(self.pool.disarm, run.run_id))
         return len(cancelled)
 
-    def root_finished(self, root_pipeline_id: str) -> int:
-        if not self.configs.of(root_pipeline_id):
-            return 0
-        expires_at = self.pool.now() + self.settings.config_retention
-        self.configs.forget(root_pipeline_id)
-        return self.ledger.end_root(root_pipeline_id, expires_at)
-
     def _root_of(self, node_id: str, named: str | None) -> str | None:
         """Raises `AmbiguousNodeError`."""
         return named or only_root(node_id, self.ledger.roots_of(node_id))
@@ -281,28 +229,6 @@ class OwnConnection(ProjectClient):
         """A config for the node, or an open run of it: its config may be gone by now."""
         found = {*self.ledger.roots_of(node_id), *self.ledger.roots_of_open_runs(node_id)}
         return sorted(found)
-
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(connections[self.ledger.alias].in_atomic_block)
-
-    def _behind_commit(self, call: Callable[[], object]) -> None:
-        """Now, if no transaction is under way; never, if it is rolled back.
-
-        Behind a commit nothing is raised: the engine has hooks of its own there.
-        """
-        if not self._in_transaction:
-            call()
-            return
-
-        def safely() -> None:
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001 - see above
-                metrics.EVENTS_MISSED.inc()
-                logger.error("not recorded behind the commit: %s", error)  # noqa: TRY400 - one line
-
-        transaction.on_commit(safely, using=self.ledger.alias)
 
 
 def _three(node: Sequence[Any]) -> tuple[Any, Any, Any]:

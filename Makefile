@@ -9,8 +9,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
+BKFLOW_PYTHON ?= $(shell for p in python3.9 $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9); do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-faults test-all dev demo test check lint types imports unit bench tables clean servers
+.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-faults test-all dev demo test check lint types imports unit bench tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -23,9 +25,9 @@ test: servers check $(if $(BAMBOO_PYTHON),test-bamboo-postgresql)
 	@echo "every check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
 
 # What takes longer: each fault, faults at random, bamboo-pipeline on the other
-# database, beside what bk-sops pins.
-test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bk-sops)
-	@echo "every longer check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))"
+# database, beside what bk-sops pins, and the engine's side alone beside what BKFlow pins.
+test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bk-sops) $(if $(BKFLOW_PYTHON),test-bkflow)
+	@echo "every longer check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))$(if $(BKFLOW_PYTHON),,; NOT RUN: $(NEEDS_BKFLOW_PYTHON))"
 
 check: lint types imports unit
 
@@ -71,6 +73,29 @@ test-bamboo-%: $(BAMBOO)/.dev servers
 test-bk-sops:
 	$(MAKE) test-bamboo-mariadb BAMBOO=.venv-bk-sops BAMBOO_PIPELINE='bamboo-pipeline==4.0.4' \
 		BAMBOO_CONSTRAINTS='--constraint constraints-bk-sops.txt'
+
+# The engine's side alone, on Python 3.9 beside the versions that BKFlow pins; the daemon is that of
+# $(VENV). Its wheel is also resolved with all that BKFlow and bk-sops publish that they ask for.
+BKFLOW := .venv-bkflow
+BKFLOW_WHEELS := build/bkflow
+NEEDS_BKFLOW_PYTHON := the tests with BKFlow's versions, which need a python3.9, and there is none here
+
+test-bkflow: $(BKFLOW)/.dev $(VENV)/.dev servers
+	@rm -rf $(BKFLOW_WHEELS)
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(BKFLOW_WHEELS) packaging/bamboo
+	@$(BKFLOW)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --force-reinstall \
+		$(BKFLOW_WHEELS)/*.whl
+	BKFLOW_PROJECT_PYTHON=$(abspath $(BKFLOW)/bin/python) BK_SOPS_PYTHON=$(BAMBOO_PYTHON) \
+		BKFLOW_WHEELS=$(abspath $(BKFLOW_WHEELS)) $(BIN)/pytest --durations 20 tests/bkflow $(PYTEST)
+	@echo "every check with BKFlow's versions passed$(if $(BAMBOO_PYTHON),,; NOT RUN: bk-sops's requirements, which need a python3.11)"
+
+$(BKFLOW)/.dev: packaging/bamboo/pyproject.toml requirements-bkflow.txt constraints-bkflow.txt
+	@command -v "$(BKFLOW_PYTHON)" >/dev/null || { echo "cannot run $(NEEDS_BKFLOW_PYTHON)"; exit 1; }
+	@echo "installing node-timeout-bamboo beside what BKFlow pins into $(BKFLOW) …"
+	@$(BKFLOW_PYTHON) -m venv $(BKFLOW)
+	@$(BKFLOW)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--constraint constraints-bkflow.txt ./packaging/bamboo --requirement requirements-bkflow.txt
+	@touch $@
 
 # Random faults of all kinds under a steady load, for three minutes. It prints its seed;
 # make chaos CHAOS_SEED=… repeats a run.
@@ -162,7 +187,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 clean:
-	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bk-sops .venv-bench .venv-audit build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bamboo .venv-bamboo-3 .venv-bk-sops .venv-bkflow .venv-bench .venv-audit build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "node-timeout needs Python 3.11 or newer; see https://www.python.org"; exit 1; }

@@ -11,7 +11,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 
 from node_timeout import metrics
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.urls.redaction import redact
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from node_timeout.settings import PREFIX, Settings
+from node_timeout.setting_rules import PREFIX
+from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
@@ -28,11 +29,17 @@ from tests.servers import (
     RedisServer,
 )
 
+collect_ignore: list[str] = []
 if find_spec("pipeline"):
     # The environment of `make test-bamboo`; elsewhere there is no bamboo-pipeline to test with.
     from tests.bamboo.house import house  # noqa: F401 - a fixture
 else:
     collect_ignore = ["bamboo", "regressions/test_bamboo_defects.py"]
+if os.environ.get("BKFLOW_PROJECT_PYTHON"):
+    # By `make test-bkflow`, which makes the project's environment.
+    from tests.bkflow.house import a_house, hands  # noqa: F401 - fixtures
+else:
+    collect_ignore = [*collect_ignore, "bkflow"]
 
 TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history", "token")]
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")

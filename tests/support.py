@@ -6,7 +6,7 @@ from typing import Any
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.pool import Pool
-from node_timeout.stores.sql.run_rows import values_of
+from node_timeout.stores.ledger_rows import values_of
 from node_timeout.testing.engine import FakeEngine
 from node_timeout.testing.words import (
     ROOT,

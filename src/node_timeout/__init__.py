@@ -3,6 +3,8 @@
 They are imported when first used, so that the command line answers fast.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +126,16 @@ if not TYPE_CHECKING:  # so that a type checker refuses a name that is not above
         name = _ALIASES.get(name, name)
         if name not in _ROOM_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+        try:
+            room = import_module(f"{__name__}.{_ROOM_OF[name]}")
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith(__name__):
+                raise
+            raise ImportError(
+                f"{name} is not part of node-timeout-bamboo, which is installed here; it is in "
+                "node-timeout, which needs Python 3.11 or newer"
+            ) from None
+        return getattr(room, name)
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,7 @@ from node_timeout.domain.run import (
 )
 from node_timeout.domain.timeout_config import TimeoutConfig, apply_configs
 from node_timeout.domain.tokens import Role, Token
-from node_timeout.operations import changing, configs, looking, receiving, tokens
+from node_timeout.operations import changing, configs, looking, reading, receiving, tokens
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.choosing import Asked
 from node_timeout.operations.configs import ImportReport
@@ -36,7 +36,8 @@ from node_timeout.ports.directory import Cursor, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.presence import Process
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.status import Status, look, needed_roles
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
@@ -120,10 +121,10 @@ class NodeTimeout:
         Raises `LedgerUnavailableError`.
         """
         rules = rules_of(self.settings)
-        reading = configs.read_tree(
+        found = reading.read_tree(
             root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload
         )
-        return await configs.store(self.ledger, reading)
+        return await configs.store(self.ledger, found)
 
     async def batch_create_node_timeout_configs(
         self, pipeline_trees: Any, *, lenient: bool = False
@@ -134,8 +135,8 @@ class NodeTimeout:
         tree refuses all of them; with ``lenient`` it alone gets no timeouts.
         Raises `LedgerUnavailableError`.
         """
-        reading = configs.read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
-        return await configs.store(self.ledger, reading)
+        found = reading.read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
+        return await configs.store(self.ledger, found)
 
     async def root_finished(self, root_pipeline_id: str) -> int:
         """The root pipeline has ended for good: its configs are deleted ``config_retention`` later;

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import NodeTimeoutError, SettingsError
-from node_timeout.engines import load_engine
+from node_timeout.engines.registry import load_engine
 from node_timeout.ports.engine import CheckableEngine
 from node_timeout.settings import Settings
 from node_timeout.status import missing_roles, needed_roles, overdue_problem

@@ -27,28 +27,35 @@ from pydantic_settings import (
 )
 
 from node_timeout.domain.errors import SettingsError
-from node_timeout.domain.hints import did_you_mean, nearest
+from node_timeout.domain.hints import did_you_mean
 from node_timeout.domain.reasons import DEFAULT_REASON, template_problem
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.domain.tokens import Role
+from node_timeout.setting_rules import (
+    DAY,
+    LONGEST,
+    PREFIX,
+    RULES,
+    explained,
+    key_file_problem,
+    min_seconds_problem,
+    one_line,
+    refuse_misspelt,
+    variable,
+)
 from node_timeout.urls.addresses import Host, HostsUrl, split_urls
 from node_timeout.urls.amqp import read_amqp_urls
 from node_timeout.urls.database import read_database_url
 from node_timeout.urls.redaction import remember
 from node_timeout.urls.redis import read_redis_url
-from node_timeout.urls.secret_files import SECRETS_DIR, read_secret_files
+from node_timeout.urls.secret_files import read_secret_files
 from node_timeout.wire.signing import SECRET_PREFIX
 
-PREFIX = "NODE_TIMEOUT_"
 STORES: dict[str, Callable[[str], object]] = {
     "database_url": read_database_url,
     "redis_url": read_redis_url,
     "amqp_url": read_amqp_urls,
 }
-DAY = 86400.0
-LONGEST = 100 * 366 * DAY
-"""No time is longer, seconds: every instant that is reckoned with it is in the calendar."""
-
 Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^\S+$")]
@@ -73,9 +80,7 @@ class Settings(BaseSettings):
         "over), mysql:// or sqlite:///",
     )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"),
-        description="Redis or Valkey of the executing pool: redis://, rediss://, unix://, "
-        "redis+cluster://, redis+sentinel://",
+        SecretStr(RULES["redis_url"].default), description=RULES["redis_url"].meaning
     )
     amqp_url: SecretStr = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
@@ -85,16 +90,14 @@ class Settings(BaseSettings):
     database_tls: bool = Field(
         False, description="Talk TLS with the database, and verify its certificate and host name"
     )
-    tls_ca_file: FilePath | None = Field(
-        None,
-        description="File of the certificate authorities to trust for Redis, RabbitMQ and the "
-        "database; unset: the system's",
+    tls_ca_file: Path | None = Field(
+        RULES["tls_ca_file"].default, description=RULES["tls_ca_file"].meaning
     )
-    tls_cert_file: FilePath | None = Field(
-        None, description="File of the certificate to show to Redis, RabbitMQ and the database"
+    tls_cert_file: Path | None = Field(
+        RULES["tls_cert_file"].default, description=RULES["tls_cert_file"].meaning
     )
-    tls_key_file: FilePath | None = Field(
-        None, description="File of that certificate's key, unencrypted; unset: in the same file"
+    tls_key_file: Path | None = Field(
+        RULES["tls_key_file"].default, description=RULES["tls_key_file"].meaning
     )
     engine: str | None = Field(
         None, description="Name of the engine adapter that the worker acts through; no default"
@@ -107,11 +110,15 @@ class Settings(BaseSettings):
     engine_url: str | None = Field(
         None, description="Base URL of the engine http, to which /v1/… is added"
     )
+    engine_survey: bool = Field(
+        False,
+        description="Ask the engine http for runs it never told; it then serves /v1/running too",
+    )
     engine_token: SecretStr | None = Field(
-        None, description="Bearer token that the engine http sends"
+        RULES["engine_token"].default, description=RULES["engine_token"].meaning
     )
     engine_signing_key: SecretStr | None = Field(
-        None, description="Key of the HMAC-SHA256 signature that the engine http sends"
+        RULES["engine_signing_key"].default, description=RULES["engine_signing_key"].meaning
     )
     webhook_url: SecretStr | None = Field(
         None, description="Where the strategy webhook posts timed-out nodes"
@@ -131,12 +138,10 @@ class Settings(BaseSettings):
     http_ca_file: FilePath | None = Field(
         None, description="File of the certificate authorities to trust; unset: the usual ones"
     )
-    executing_pool: Name = Field(
-        "executing_node_pool", description="Key of the Redis ZSET that holds the deadlines"
+    executing_pool: str = Field(
+        RULES["executing_pool"].default, description=RULES["executing_pool"].meaning
     )
-    pool_shards: Annotated[int, Field(ge=1, le=1000)] = Field(
-        1, description="Redis keys that the pool is split into; the same in every process"
-    )
+    pool_shards: int = Field(RULES["pool_shards"].default, description=RULES["pool_shards"].meaning)
     dispatch_exchange: QueueName = Field(
         "node_timeout.dispatch", description="Exchange that all queues are bound to"
     )
@@ -208,9 +213,11 @@ class Settings(BaseSettings):
         1.0, description="Longest wait before the second call; it doubles with each, seconds"
     )
     retry_backoff_max: Seconds = Field(300.0, description="Longest wait between two calls, seconds")
-    max_seconds: Seconds = Field(366 * DAY, description="Longest timeout of a node, seconds")
-    min_seconds: Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)] = Field(
-        0.0, description="Shortest timeout of a node, seconds"
+    max_seconds: float = Field(
+        RULES["max_seconds"].default, description=RULES["max_seconds"].meaning
+    )
+    min_seconds: float = Field(
+        RULES["min_seconds"].default, description=RULES["min_seconds"].meaning
     )
     shutdown_timeout: Annotated[float, Field(ge=0, le=DAY)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"
@@ -227,9 +234,8 @@ class Settings(BaseSettings):
         90 * DAY,
         description="How long dead ledger rows are kept, unless they are replayed, seconds",
     )
-    config_retention: Seconds = Field(
-        7 * DAY,
-        description="How long the configs of a root pipeline are kept after it has ended, seconds",
+    config_retention: float = Field(
+        RULES["config_retention"].default, description=RULES["config_retention"].meaning
     )
     cancelled_retention: Seconds = Field(
         3600.0, description="How long cancelled ledger rows are kept, seconds"
@@ -282,7 +288,7 @@ class Settings(BaseSettings):
         except ValueError as error:  # pydantic-settings' own; its versions name it otherwise
             name = next((name for name in type(self).model_fields if f'"{name}"' in str(error)), "")
             raise SettingsError(f"{variable(name)}: is not JSON") from None
-        _refuse_misspelt(os.environ)
+        refuse_misspelt(os.environ)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -294,7 +300,12 @@ class Settings(BaseSettings):
             value = ",".join(split_urls(text))  # they may stand one a line
         return _one_line(value)
 
-    @field_validator("database_url", "redis_url", "amqp_url")
+    @field_validator(*RULES, mode="before")
+    @classmethod
+    def _keeps_its_rule(cls, value: Any, field: ValidationInfo) -> Any:
+        return RULES[field.field_name or ""].read(_plain(value))
+
+    @field_validator("database_url", "amqp_url")
     @classmethod
     def _is_url(cls, value: SecretStr, field: ValidationInfo) -> SecretStr:
         STORES[field.field_name or ""](value.get_secret_value())
@@ -310,8 +321,8 @@ class Settings(BaseSettings):
     @field_validator("min_seconds")
     @classmethod
     def _is_below_the_longest(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("max_seconds", LONGEST):
-            raise ValueError(f"is more than {variable('max_seconds')}")
+        if problem := min_seconds_problem(value, info.data.get("max_seconds", LONGEST)):
+            raise ValueError(problem)
         return value
 
     @field_validator("web_trusted_proxies")
@@ -327,8 +338,8 @@ class Settings(BaseSettings):
     @field_validator("tls_key_file")
     @classmethod
     def _has_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value and info.data.get("tls_cert_file", value) is None:
-            raise ValueError(f"is of no use without {variable('tls_cert_file')}")
+        if problem := key_file_problem(value, info.data.get("tls_cert_file", value)):
+            raise ValueError(problem)
         return value
 
     @field_validator("engine_url", "webhook_url")
@@ -381,11 +392,6 @@ class Settings(BaseSettings):
         return init_settings, env_settings, files
 
 
-def variable(name: str) -> str:
-    """The environment variable of a setting."""
-    return PREFIX + name.upper()
-
-
 def _plain(value: Any) -> Any:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
@@ -394,11 +400,7 @@ def _one_line(value: Any) -> Any:
     text = _plain(value)
     if not isinstance(text, str):
         return value
-    text = text.strip()
-    if not text:
-        raise ValueError("is empty, leave it out for the default")
-    if not text.isprintable():
-        raise ValueError("has a line break or another character that cannot be printed")
+    text = one_line(text)
     return SecretStr(text) if isinstance(value, SecretStr) else text
 
 
@@ -412,16 +414,5 @@ def _explain(error: ValidationError) -> str:
             problem = f"unknown setting{did_you_mean(name, Settings.model_fields)}"
         field = Settings.model_fields.get(name)
         description = field.description if field else None
-        problems.append(
-            f"{variable(name)}{where}: {problem}" + (f" ({description})" if description else "")
-        )
+        problems.append(explained(name, problem, description, where))
     return "; ".join(problems)
-
-
-def _refuse_misspelt(environment: "os._Environ[str]") -> None:
-    """Refuse a variable that is nearly a setting; others with our prefix may be anyone's."""
-    known = [variable(name) for name in Settings.model_fields] + [SECRETS_DIR]
-    for name in environment:
-        misspelt = name.startswith(PREFIX) and name.upper() not in known
-        if misspelt and (close := nearest(name, known, likeness=0.9)):
-            raise SettingsError(f"{name} is no setting, did you mean {close}?")

@@ -15,7 +15,7 @@ from node_timeout.dispatch.scanner import Scanner
 from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean
-from node_timeout.engines import load_engine
+from node_timeout.engines.registry import load_engine
 from node_timeout.handling.attempt import Limits
 from node_timeout.handling.routes import Routes
 from node_timeout.handling.worker import Worker
@@ -25,7 +25,8 @@ from node_timeout.ports.ledger import Retention
 from node_timeout.runtime.agreement import Agreement
 from node_timeout.runtime.loop import Backoff
 from node_timeout.runtime.serving import Service, Serving
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.pool import RedisPool

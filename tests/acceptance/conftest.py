@@ -14,7 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import BlockingNodeTimeout, NodeTimeout
-from node_timeout.settings import PREFIX, Settings
+from node_timeout.setting_rules import PREFIX
+from node_timeout.settings import Settings
 from tests.secret_watch import WATCH
 
 PLUGIN = Path(__file__).parents[1] / "plugin"

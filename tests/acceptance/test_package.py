@@ -32,6 +32,32 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of node-timeout-bamboo."""
+    directory = tmp_path_factory.mktemp("part")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    home = str(ROOT / "packaging" / "bamboo")
+    subprocess.run([*pip, "--wheel-dir", str(directory), home], check=True, timeout=120)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+def test_the_part_is_made_of_files_of_the_whole(part: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(part) as some, zipfile.ZipFile(wheel) as all_of_them:
+        names = [name for name in some.namelist() if name.startswith("node_timeout/")]
+        assert len(names) > 70
+        for name in names:
+            assert some.read(name) == all_of_them.read(name), name
+        left_out = {*all_of_them.namelist()} - {*names}
+        (path,) = [name for name in some.namelist() if name.endswith("/METADATA")]
+        metadata = email.message_from_bytes(some.read(path))
+    assert {"node_timeout/settings.py", "node_timeout/contrib/bamboo_daemon/full.py"} <= left_out
+    assert (metadata["Name"], metadata["Version"]) == ("node-timeout-bamboo", PROJECT["version"])
+    assert metadata["Requires-Python"] == ">=3.9"
+    assert len(metadata.get_all("Requires-Dist", [])) == 4
+
+
+@pytest.fixture(scope="module")
 def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sdist")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist"]

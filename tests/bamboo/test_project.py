@@ -187,7 +187,7 @@ def test_djangos_migrate_makes_our_tables(house: House, request: pytest.FixtureR
 async def test_an_old_strategy_is_called_with_the_node_id(house: House, project: Any) -> None:
     from django.test import override_settings
 
-    from node_timeout.contrib.bamboo.old_strategies import OldStrategy
+    from node_timeout.contrib.bamboo_daemon.old_strategies import OldStrategy
     from tests.bamboo.project.old import Note, Refuse
 
     node = replace(timed_out("n", "1"), action="note")

@@ -23,7 +23,8 @@ from node_timeout import NodeTimeout, Settings
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.domain.run import LedgerRow, NodeRun, foreign_member
 from node_timeout.runtime.loop import sleep
-from node_timeout.stores.sql.run_rows import ROW_COLUMNS, rows_of
+from node_timeout.stores.ledger_rows import rows_of
+from node_timeout.stores.sql.run_rows import ROW_COLUMNS
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process, environment
 from tests.chaos.history import Event, Kind, Outage, Verdict, check, read, summary

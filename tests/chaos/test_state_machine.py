@@ -15,7 +15,8 @@ from sqlalchemy import select
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain import lifecycle
 from node_timeout.domain.run import NodeRun, TimedOutNode
-from node_timeout.stores.sql.run_rows import ROW_COLUMNS, rows_of
+from node_timeout.stores.ledger_rows import rows_of
+from node_timeout.stores.sql.run_rows import ROW_COLUMNS
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.chaos.history import Event, Kind, Verdict, check, summary
 from tests.chaos.house import changed, scaled

@@ -18,9 +18,9 @@ from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.ports.ledger import Ledger
+from node_timeout.stores.ledger_rows import values_of
 from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.sql.ledger import SqlLedger
-from node_timeout.stores.sql.run_rows import values_of
 from node_timeout.stores.sql.tables import runs
 from tests.lives import INSTANTS, config_of, leavings, orders, outcomes, rows, starts
 

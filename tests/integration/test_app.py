@@ -19,7 +19,7 @@ from node_timeout.domain.errors import (
 )
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import Outcome, RunState
-from node_timeout.engines import load_engine
+from node_timeout.engines.registry import load_engine
 from node_timeout.runtime.loop import Health
 from node_timeout.runtime.serving import _alive
 from node_timeout.settings import Settings

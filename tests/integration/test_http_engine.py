@@ -117,6 +117,16 @@ async def test_what_an_answer_means(status: int, error: type[Exception], text: s
                 await call(server.url, "state")
 
 
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_page_of_a_web_server_is_no_word_of_the_engine(status: int) -> None:
+    """Such as Django's, where the host is not in ALLOWED_HOSTS: that can be mended."""
+    page = b"\n<!doctype html> <title>Bad Request</title>"
+    with serving(lambda _: Reply(status, page)) as server:
+        for operation in ("state", "fail", "skip"):
+            with pytest.raises(EngineUnavailableError, match=r"with a page, .*ENGINE_URL right"):
+                await call(server.url, operation)
+
+
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", {"running": "yes"}, {}])
 async def test_a_state_that_is_none_is_not_guessed_at(body: Any) -> None:
     with serving(lambda _: Reply(200, body)) as server:

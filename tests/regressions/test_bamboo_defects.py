@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node_timeout.domain.run import RunState
+from node_timeout.domain.run import DueRun, RunState
 from tests.bamboo.house import BAMBOO_APP, OWN_APP, ROOT, House, fail, skip
 
 
@@ -47,18 +47,10 @@ def test_16_a_node_that_waits_to_be_retried_is_left_alone(house: House) -> None:
     house.run(house.tree(node), {node.id: fail(3)})
     row = house.wait(lambda: house.rows(node.id))[0]
     house.act("pause_node_appoint", node_id=node.id)
-    house.client()._run(lambda app: _arm_in_pool(app, row.run_id))
+    pool = house.client().pool
+    assert pool.arm(DueRun(run_id=row.run_id, due_at=pool.now())), "an entry that was left behind"
     time.sleep(2)
     assert house.name(node.id) == "SUSPENDED"
-
-
-async def _arm_in_pool(app: object, run_id: str) -> None:
-    """An entry that was left behind."""
-    from node_timeout.app import NodeTimeout
-    from node_timeout.domain.run import DueRun
-
-    assert isinstance(app, NodeTimeout)
-    await app.pool.arm([DueRun(run_id=run_id, due_at=await app.pool.now())])
 
 
 def test_19_a_node_failed_by_hand_leaves_no_entry_behind(house: House) -> None:

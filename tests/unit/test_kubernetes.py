@@ -14,7 +14,8 @@ from node_timeout.cli.main import cli
 from node_timeout.dispatch.queue_room import MESSAGES_AHEAD
 from node_timeout.runtime.loop import Health
 from node_timeout.runtime.monitor import MonitorHttp
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.urls.secret_files import SECRETS_DIR
 from tests.manifests import (
     EXAMPLE_SECRET,

@@ -41,6 +41,19 @@ def test_without_python_311_everything_else_runs_and_one_line_says_so(
     assert "NOT RUN: the tests with bamboo-pipeline, which need a python3.11" in last
 
 
+def test_without_python_39_one_line_says_what_does_not_run() -> None:
+    commands = dry_run("test-all", "BKFLOW_PYTHON=")
+    assert "tests/bkflow" not in commands
+    last = commands.splitlines()[-1]
+    assert "NOT RUN: the tests with BKFlow's versions, which need a python3.9" in last
+
+
+def test_with_python_39_the_tests_with_bkflows_versions_run() -> None:
+    commands = dry_run("test-all", "BKFLOW_PYTHON=python3.9")
+    assert commands.count(" tests/bkflow ") == 1
+    assert "BKFlow's versions, which need" not in commands.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("target", "database"), [("test", "postgresql"), ("test-all", "mariadb")])
 def test_with_python_311_the_tests_with_bamboo_run(target: str, database: str) -> None:
     commands = dry_run(target, "BAMBOO_PYTHON=python3.11")
@@ -72,7 +85,7 @@ def test_what_needs_an_older_python_is_in_bamboos_environment_alone(file: str) -
 
 
 def test_only_the_tests_with_bamboo_import_it() -> None:
-    places = ("tests/bamboo/", "tests/regressions/test_bamboo_defects.py")
+    places = ("tests/bamboo/", "tests/bkflow/", "tests/regressions/test_bamboo_defects.py")
     imports = re.compile(r"^(from|import) (bamboo_engine|pipeline)\b", re.MULTILINE)
     importing = [
         str(path.relative_to(ROOT))

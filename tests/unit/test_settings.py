@@ -122,7 +122,7 @@ def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> Non
 
 
 TEXTS = {
-    "web_host": "0.0.0.0",  # noqa: S104 - a text
+    "web_host": "0.0.0.0",
     "web_proxy_header": "X-User",
     "web_secret": "s3cret-of-the-console-" + "x" * 16,
     "reason": "late: {node_id}",

@@ -1,5 +1,7 @@
 """How late runs were dealt with: each ending, and percentiles by minute. Pure."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -13,6 +13,8 @@ import re
 from base64 import b32encode
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
+from uuid import UUID
 
 LENGTH = 26
 _CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -39,6 +41,11 @@ def to_text(number: bytes) -> str:
 def to_bytes(text: str) -> bytes:
     """The 16 bytes of a run id."""
     return int(text.translate(_TO_NUMBER), 32).to_bytes(_BYTES, "big")
+
+
+def from_database(value: Any) -> str:
+    """The text of what a database gives: a UUID, or 16 bytes."""
+    return to_text(value.bytes if isinstance(value, UUID) else bytes(value))
 
 
 def is_run_id(text: str) -> bool:

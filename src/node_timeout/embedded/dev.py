@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import SettingsError
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.stores.sql.schema import Schema
 
 START_SECONDS = 10.0

@@ -5,22 +5,37 @@ Three operations, each a POST with the node run in its body:
     /v1/state   is it running at this version?    200 {"running": bool}
     /v1/fail    fail it                           200
     /v1/skip    fail it, and let the pipeline go on behind it, in one act
+
+With `engine_survey` a fourth, which asks about many nodes:
+
+    /v1/running which of these nodes run?         200 {"runs": […]}
 """
 
 import contextlib
-from typing import Any
+import uuid
+from collections.abc import Sequence
 
 from node_timeout.domain.errors import (
     EngineUnavailableError,
+    InvalidNodeRunError,
     NodeRunSupersededError,
     SettingsError,
     StrategyRefusedError,
+    UnreadableMessageError,
 )
-from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http_calls import Answer, HttpCalls, idempotency_key
-from node_timeout.settings import Settings, variable
+from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.run import Node, TimedOutNode
+from node_timeout.engines.http_calls import Answer, HttpCalls
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
+from node_timeout.wire.engine_calls import (
+    SURVEY,
+    SURVEYED_AT_ONCE,
+    read_survey_answer,
+    request_body,
+    survey_body,
+)
 
-SCHEMA = 1
 SUPERSEDED = (409, 410)
 REFUSED = (400, 422)
 MISTAKES = {
@@ -29,6 +44,11 @@ MISTAKES = {
     404: f"is {variable('engine_url')} right?",
     405: f"is {variable('engine_url')} right?",
 }
+
+
+def http_engine(settings: Settings) -> "HttpEngine":
+    """The engine that the settings name. Raises `SettingsError`."""
+    return SurveyableHttpEngine(settings) if settings.engine_survey else HttpEngine(settings)
 
 
 class HttpEngine:
@@ -81,6 +101,16 @@ class HttpEngine:
     async def close(self) -> None:
         await self._calls.close()
 
+    async def _survey(self, nodes: Sequence[Node]) -> list[NodeStarted]:
+        answer = await self._calls.post(
+            f"/v1/{SURVEY}", survey_body(nodes), message_id=uuid.uuid4().hex
+        )
+        _check(answer)
+        try:
+            return read_survey_answer(answer.json)
+        except (UnreadableMessageError, InvalidNodeRunError) as error:
+            raise EngineUnavailableError(f"the engine's answer to {SURVEY}: {error}") from error
+
     async def _call(self, operation: str, node: TimedOutNode, reason: str = "") -> Answer:
         body = request_body(operation, node, reason)
         key = body["idempotency_key"]
@@ -91,19 +121,14 @@ class HttpEngine:
         )
 
 
-def request_body(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
-    """What a call carries."""
-    return {
-        "schema": SCHEMA,
-        "operation": operation,
-        "idempotency_key": idempotency_key(operation, node),
-        "node_id": node.node_id,
-        "version": node.version,
-        "root_pipeline_id": node.root_pipeline_id,
-        "action": node.action,
-        "deadline": node.deadline,
-        "reason": reason,
-    }
+class SurveyableHttpEngine(HttpEngine):
+    """One that has the operation `running` too."""
+
+    async def running(self, nodes: Sequence[Node]) -> list[NodeStarted]:
+        found: list[NodeStarted] = []
+        for i in range(0, len(nodes), SURVEYED_AT_ONCE):
+            found += await self._survey(nodes[i : i + SURVEYED_AT_ONCE])
+        return found
 
 
 def _check(answer: Answer) -> str:
@@ -113,6 +138,11 @@ def _check(answer: Answer) -> str:
         return str(answer.json.get("message") or "")
     if status in SUPERSEDED:
         raise NodeRunSupersededError(message or "the engine has moved on")
+    if status in REFUSED and answer.body.lstrip().startswith(b"<"):
+        raise EngineUnavailableError(
+            f"a web server answered {status} with a page, not the engine: is "
+            f"{variable('engine_url')} right, and its host one that the server serves?"
+        )
     if status in REFUSED:
         raise StrategyRefusedError(f"the engine refuses ({status}): {message}")
     hint = MISTAKES.get(status, "it is not followed" if 300 <= status < 400 else message)  # noqa: PLR2004

@@ -1,7 +1,6 @@
 """HTTP calls as they are made to engines and webhooks: signed, bounded, never redirected."""
 
 import asyncio
-import hashlib
 import json
 import re
 import ssl
@@ -17,7 +16,6 @@ import httpx
 from pydantic import SecretStr
 
 from node_timeout.domain.errors import SettingsError, TemporaryError
-from node_timeout.domain.run import TimedOutNode
 from node_timeout.settings import Settings
 from node_timeout.urls.redaction import presentable, redact, remember
 from node_timeout.wire.signing import key_of, sign
@@ -181,8 +179,3 @@ async def _read(response: httpx.Response) -> bytes:
         if len(found) >= MAX_ANSWER_BYTES:
             break
     return bytes(found[:MAX_ANSWER_BYTES])
-
-
-def idempotency_key(operation: str, node: TimedOutNode) -> str:
-    """The same for every attempt at one operation on one node run; 64 hexadecimal digits."""
-    return hashlib.sha256(f"{operation}\n{node.run_id}".encode()).hexdigest()

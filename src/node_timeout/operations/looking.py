@@ -8,6 +8,7 @@ from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.operations.choosing import due_problem, require_node_of, state_problem
+from node_timeout.operations.reading import check_run_ids
 from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter, RunPage
 from node_timeout.ports.pool import Pool
 
@@ -74,6 +75,5 @@ async def run(directory: Directory, run_id: str) -> LedgerRow | None:
 
 async def history(directory: Directory, run_ids: Sequence[str]) -> list[HistoryEntry]:
     """See `NodeTimeout.history`."""
-    if wrong := [each for each in run_ids if not is_run_id(each)]:
-        raise InvalidInputError(*(f"{shown(each)} is no run id" for each in wrong))
+    check_run_ids(run_ids)
     return await directory.history(run_ids)

@@ -14,15 +14,13 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from node_timeout.domain.agreement import LEDGER_ID, differences, problems
 from node_timeout.domain.errors import NodeTimeoutError, TemporaryError
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.tasks import ended
 
 logger = logging.getLogger(__name__)
-
-LEDGER_ID = "ledger_id"
-MEND = "give every process the same value, and restart the scanners first"
 
 
 class Agreement:
@@ -42,7 +40,7 @@ class Agreement:
     async def declare(self) -> None:
         """A scanner: say what is right. Logs what another scanner was set to."""
         stored = await self._ledger.declare(self._settings)
-        for text in _differences(self._settings, stored, "in the scanner that started before"):
+        for text in differences(self._settings, stored, "in the scanner that started before"):
             logger.warning("%s", text)
         marked = await self._pool.ledger_id()
         if marked not in (None, stored[LEDGER_ID]):
@@ -74,34 +72,3 @@ class Agreement:
             self._comparing = None
         except NodeTimeoutError as error:
             logger.debug("settings not compared: %s", error)
-
-
-def problems(
-    settings: Mapping[str, str], stored: Mapping[str, str], marked: str | None
-) -> list[str]:
-    """A sentence for each difference between the settings here and those that a scanner stored.
-
-    ``marked``: the ledger's id that the pool holds.
-    """
-    if LEDGER_ID not in stored:
-        return []
-    found = _differences(settings, stored, "in the scanners")
-    if marked is None and not found:
-        found.append(
-            "the scanners have never served the pool in this Redis: redis_url may name another "
-            "server or database number than theirs, or it has lost its data since; " + MEND
-        )
-    elif marked not in (None, stored[LEDGER_ID]):
-        found.append(
-            "the pool in this Redis belongs to the scanners of another database: database_url "
-            "or redis_url is not theirs; " + MEND
-        )
-    return found
-
-
-def _differences(settings: Mapping[str, str], stored: Mapping[str, str], where: str) -> list[str]:
-    return [
-        f"{name} is {own!r} here and {stored[name]!r} {where}; {MEND}"
-        for name, own in settings.items()
-        if stored.get(name, own) != own
-    ]

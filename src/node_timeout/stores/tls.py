@@ -1,18 +1,37 @@
 """TLS as every store is talked to: certificate and host name are always verified."""
 
+from __future__ import annotations
+
 import ssl
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Protocol
 
 from node_timeout.domain.errors import SettingsError
-from node_timeout.settings import Settings, variable
+from node_timeout.older_python import Self
+from node_timeout.setting_rules import variable
 from node_timeout.urls.redaction import causes, redact
 
 # OpenSSL's numbers of "nobody whom we trust has signed this".
 UNKNOWN_AUTHORITY = {18, 19, 20, 21}
 # What an answer that is not TLS looks like to OpenSSL.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+
+
+class TlsFiles(Protocol):
+    """What settings say of TLS."""
+
+    @property
+    def tls_ca_file(self) -> Path | None: ...
+
+    @property
+    def tls_cert_file(self) -> Path | None: ...
+
+    @property
+    def tls_key_file(self) -> Path | None: ...
+
+    @property
+    def database_tls(self) -> bool: ...
 
 
 class Tls:
@@ -32,7 +51,7 @@ class Tls:
         self._key_file = key_file
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: TlsFiles) -> Self:
         return cls(
             ca_file=settings.tls_ca_file,
             cert_file=settings.tls_cert_file,

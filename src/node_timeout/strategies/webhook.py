@@ -9,10 +9,12 @@ from typing import Any, Self
 from node_timeout.domain.errors import StrategyRefusedError, TemporaryError
 from node_timeout.domain.instants import utc
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http_calls import HttpCalls, idempotency_key
+from node_timeout.engines.http_calls import HttpCalls
 from node_timeout.ports.engine import Engine
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult
+from node_timeout.wire.engine_calls import idempotency_key
 
 CONTENT_TYPE = "application/cloudevents+json"
 EVENT_TYPE = "node_timeout.node.timed_out"

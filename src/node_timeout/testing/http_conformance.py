@@ -12,9 +12,10 @@ from pydantic import SecretStr
 
 from node_timeout.domain.errors import EngineUnavailableError, SettingsError
 from node_timeout.domain.run import TimedOutNode
-from node_timeout.engines.http import REFUSED, SCHEMA, HttpEngine, request_body
+from node_timeout.engines.http import REFUSED, SurveyableHttpEngine, http_engine
 from node_timeout.engines.http_calls import HttpCalls
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.testing.conformance import (
     NODE_RULES,
     REASON,
@@ -26,6 +27,7 @@ from node_timeout.testing.conformance import (
     nobody,
     try_rule,
 )
+from node_timeout.wire.engine_calls import SCHEMA, request_body
 
 OLD_SECONDS = 3600.0
 FORBIDDEN = (401, 403)
@@ -41,15 +43,28 @@ async def check_http_engine(
 
     The node must run, and is failed or skipped by ``act`` in the end. Raises `SettingsError`.
     """
-    engine = HttpEngine(settings)
+    engine = http_engine(settings)
     rules: Rules = {name_of(rule): partial(rule, engine) for rule in SAFE_RULES}
     rules |= _HttpRules(settings).rules()
+    if isinstance(engine, SurveyableHttpEngine):
+        rules["an unknown node is not among those that run"] = partial(_surveyed, engine, None)
+    if isinstance(engine, SurveyableHttpEngine) and node is not None:
+        rules["a running node is among those that run"] = partial(_surveyed, engine, node)
     if node is not None:
         rules |= {name_of(rule): partial(rule, engine, node, act) for rule in NODE_RULES}
     try:
         return [await try_rule(name, rule) for name, rule in rules.items()]
     finally:
         await engine.close()
+
+
+async def _surveyed(engine: SurveyableHttpEngine, node: TimedOutNode | None) -> None:
+    """Asked about somebody that does not exist, and perhaps about this one, which does."""
+    asked = [each for each in (nobody(), node) if each is not None]
+    found = {each.run for each in await engine.running([each.run.node for each in asked])}
+    wanted = set() if node is None else {node.run}
+    if found != wanted:
+        raise ConformanceError(f"the engine named {len(found)} runs; {len(wanted)} is right")
 
 
 class _HttpRules:

@@ -15,7 +15,8 @@ from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import SettingsError, TemporaryError
 from node_timeout.runtime.loop import Health, sleep
 from node_timeout.runtime.presence import present
-from node_timeout.settings import Settings, variable
+from node_timeout.setting_rules import variable
+from node_timeout.settings import Settings
 from node_timeout.tasks import ended
 from node_timeout.web.access import Access
 from node_timeout.web.routes import application

@@ -14,6 +14,7 @@ CELERY_QUEUES = [
 ]
 
 SECRET_KEY = "not a secret"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 USE_TZ = True
 TIME_ZONE = "Asia/Shanghai"
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
@@ -66,6 +67,7 @@ DATABASES = {
         "PASSWORD": _url.password or "",
         "HOST": _url.hostname or "",
         "PORT": _url.port or "",
+        "ATOMIC_REQUESTS": "BAMBOO_TEST_ATOMIC" in os.environ,
     }
 }
 

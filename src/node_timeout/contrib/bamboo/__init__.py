@@ -12,46 +12,81 @@ an event loop, and connections of our own.
 connects nowhere, stores nothing and arms nothing. Trees and configs are checked all the same.
 """
 
-from functools import cache
-from typing import Any
+from __future__ import annotations
 
-from node_timeout.blocking import BlockingNodeTimeout, require_native_threads
-from node_timeout.contrib.bamboo.own_database import alias_of
-from node_timeout.contrib.bamboo.switched_off import SwitchedOff
-from node_timeout.settings import Settings
-from node_timeout.stores.redis.blocking import is_served
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from node_timeout.contrib.bamboo.installed import PART, is_whole
+from node_timeout.domain.errors import SettingsError
+
+if TYPE_CHECKING:
+    from node_timeout.contrib.bamboo.project_client import ProjectClient
 
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
 
-CALL_SECONDS = 5.0
-"""No call over connections of our own takes longer."""
-
 
 @cache
-def client() -> BlockingNodeTimeout:
+def client() -> ProjectClient:
     """The process's client with the settings of the project. Raises what `new_client` does."""
     return new_client()
 
 
-def new_client() -> BlockingNodeTimeout:
+def new_client() -> ProjectClient:
     """Make one; it connects at its first call.
 
     Raises `SettingsError`; where the ledger is in no database of the project, `GreenThreadsError`.
     """
-    from django.db import connections  # noqa: PLC0415 - Django is not needed to import this
-
-    from node_timeout.contrib.bamboo import project  # noqa: PLC0415
-    from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
+    from node_timeout.contrib.bamboo import project  # noqa: PLC0415 - needs Django set up
 
     is_enabled = project.is_enabled()
-    ours = Settings(**project.settings_of_project(stores=is_enabled))
+    values = project.settings_of_project(stores=is_enabled)
+    return _of_the_whole(values, is_enabled) if is_whole() else _of_the_part(values, is_enabled)
+
+
+def _of_the_whole(values: dict[str, Any], is_enabled: bool) -> ProjectClient:
+    from django.db import connections  # noqa: PLC0415 - Django is not needed to import this
+
+    from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.own_database import alias_of  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.project_client import ProjectClient  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.switched_off import SwitchedOff  # noqa: PLC0415
+    from node_timeout.contrib.bamboo_daemon.full import Full  # noqa: PLC0415 - not in each distribution
+    from node_timeout.stores.redis.blocking import is_served  # noqa: PLC0415
+
+    full = Full(values)
+    ours = full.app_settings()
     if not is_enabled:
         return SwitchedOff(ours)
-    alias = alias_of(ours.database_url.get_secret_value(), connections.all())
-    if alias is not None and is_served(ours.redis_url.get_secret_value()):
-        return OwnConnection(ours, alias, call_timeout=CALL_SECONDS)
-    require_native_threads()
-    return BlockingNodeTimeout(ours, call_timeout=CALL_SECONDS)
+    alias = alias_of(ours.database_url or "", connections.all())
+    if alias is not None and is_served(ours.redis_url):
+        return OwnConnection(ours, alias, full.bridge())
+    full.require_native_threads()
+    return ProjectClient(ours, full.bridge())
+
+
+def _of_the_part(values: dict[str, Any], is_enabled: bool) -> ProjectClient:
+    from django.db import DEFAULT_DB_ALIAS, connections  # noqa: PLC0415 - as above
+
+    from node_timeout.contrib.bamboo.app_settings import AppSettings  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.own_database import alias_of  # noqa: PLC0415
+    from node_timeout.contrib.bamboo.switched_off import SwitchedOff  # noqa: PLC0415
+    from node_timeout.stores.redis.blocking import is_served  # noqa: PLC0415
+
+    ours = AppSettings.read(values)
+    if not is_enabled:
+        return SwitchedOff(ours)
+    url = ours.database_url
+    alias = DEFAULT_DB_ALIAS if url is None else alias_of(url, connections.all())
+    if alias is None:
+        raise SettingsError(
+            f"database_url names no database of this project, and {PART} reaches no other: write "
+            "host, port and name as in DATABASES, or leave it out for DATABASES['default']"
+        )
+    if not is_served(ours.redis_url):
+        raise SettingsError(f"redis_url names a cluster of Redis, which {PART} does not reach")
+    return OwnConnection(ours, alias)
 
 
 def forget_client(*, setting: str, **_more: Any) -> None:

@@ -1,5 +1,7 @@
 """How the admin pages list runs and configs: by the indexes of the ledger, and bounded."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 
@@ -18,6 +20,7 @@ ALL = "all"
 NEWEST = ("-finished_at", "-run_id")
 ORDERS: dict[str, tuple[str, ...]] = {
     RunState.ARMED: ("next_at", "run_id"),
+    RunState.PAUSED: ("run_id",),
     RunState.EXECUTING: ("run_id",),
     RunState.HANDLED: NEWEST,
     RunState.STALE: NEWEST,

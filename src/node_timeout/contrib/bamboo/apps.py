@@ -1,9 +1,12 @@
 """The Django app."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from django.apps import AppConfig
 
+from node_timeout.contrib.bamboo.installed import is_whole, require_one
 from node_timeout.domain.errors import NodeTimeoutError
 
 
@@ -22,6 +25,7 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
             receivers,
         )
 
+        require_one()
         # A wrong setting or gevent stops the start, before a task is taken. It is not kept: apps
         # behind this one may set what it is made of.
         new_client().close()
@@ -38,10 +42,31 @@ def make_tables(*, using: str, verbosity: int = 1, **_more: Any) -> None:
     ours = client()
     if not (isinstance(ours, OwnConnection) and ours.is_in(using)):
         return
-    try:
-        said = f"its tables are at revision {ours.migrate()}"
-    except NodeTimeoutError as error:  # Django's own are made all the same
-        said = f"its tables were not made: {error}; then run manage.py node_timeout migrate"
-        verbosity = 1
-    if verbosity:
+    if is_whole():
+        said, is_good = _made()
+    else:
+        said, is_good = _seen(using)
+    if verbosity or not is_good:
         print(f"  node-timeout: {said}")  # noqa: T201
+
+
+def _made() -> tuple[str, bool]:
+    from node_timeout.contrib.bamboo import project  # noqa: PLC0415
+    from node_timeout.contrib.bamboo_daemon.full import Full  # noqa: PLC0415 - not in each distribution
+
+    try:
+        return f"its tables are at revision {Full(project.settings_of_project()).migrate()}", True
+    except NodeTimeoutError as error:  # Django's own are made all the same
+        return f"its tables were not made: {error}; then run manage.py node_timeout migrate", False
+
+
+def _seen(using: str) -> tuple[str, bool]:
+    """Without alembic tables are only looked for."""
+    from django.db import connections  # noqa: PLC0415
+
+    from node_timeout.contrib.bamboo.installed import how_to_make_tables  # noqa: PLC0415
+    from node_timeout.stores.ledger_rows import CONFIGS, RUNS  # noqa: PLC0415
+
+    if {CONFIGS, RUNS} <= {*connections[using].introspection.table_names()}:
+        return "its tables are here", True
+    return f"its tables are missing, and nothing is recorded: run {how_to_make_tables()}", False

@@ -1,8 +1,10 @@
-"""What a person asks of runs, over Django's own connection: cancel, replay, discard.
+"""What a person asks of runs, over Django's own connection: cancel, pause, resume, replay, discard.
 
 The admin pages use it in web processes of any kind, gevent's too. What becomes of a row, the domain
 says.
 """
+
+from __future__ import annotations
 
 import logging
 import math
@@ -11,7 +13,7 @@ from functools import partial
 
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.domain.changes import Cancel, Change, Order, Replay, judge
+from node_timeout.domain.changes import Cancel, Change, Order, Pause, Replay, Resume, judge
 from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow
 
 logger = logging.getLogger(__name__)
@@ -37,13 +39,27 @@ class DjangoChanges:
             self._behind_commit(partial(self._pool.disarm, row.run_id))
         return len(cancelled)
 
+    def pause(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Let the time of armed runs stand still; return how many were armed."""
+        paused = self._change(Pause(), run_ids, actor, reason)
+        for row in paused:
+            self._behind_commit(partial(self._pool.disarm, row.run_id))
+        return len(paused)
+
+    def resume(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Let paused runs go on with the time they had left; return how many were paused."""
+        return self._arm(Resume(), run_ids, actor, reason)
+
     def replay(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Arm dead runs again, due now; return how many were dead."""
-        replayed = self._change(Replay(), run_ids, actor, reason)
-        for row in replayed:
+        return self._arm(Replay(), run_ids, actor, reason)
+
+    def _arm(self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None) -> int:
+        armed = self._change(change, run_ids, actor, reason)
+        for row in armed:
             due = DueRun(run_id=row.run_id, due_at=row.next_at or 0.0)
             self._behind_commit(partial(self._pool.arm, due))
-        return len(replayed)
+        return len(armed)
 
     def _change(
         self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None

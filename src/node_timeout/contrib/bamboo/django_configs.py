@@ -1,5 +1,7 @@
 """Timeout configs through Django's own connection."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,10 +10,8 @@ from django.db import transaction
 from node_timeout.contrib.bamboo.django_connection import DjangoConnection
 from node_timeout.domain.run import Node
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql import tables
-from node_timeout.stores.sql.run_rows import CONFIG_COLUMNS
+from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, CONFIGS
 
-CONFIGS = tables.configs.name
 CONFIGS_PER_STATEMENT = 150
 """SQLite takes 999 values in one."""
 
@@ -26,10 +26,7 @@ class DjangoConfigs(DjangoConnection):
                 f"SELECT {', '.join(CONFIG_COLUMNS)} FROM {CONFIGS} WHERE root_pipeline_id = %s",
                 [root_pipeline_id],
             )
-            found = (
-                TimeoutConfig(**dict(zip(CONFIG_COLUMNS, row, strict=True)))
-                for row in cursor.fetchall()
-            )
+            found = (TimeoutConfig(**dict(zip(CONFIG_COLUMNS, row))) for row in cursor.fetchall())
             return {config.node_id: config for config in found}
 
     def roots_of(self, node_id: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Django's connection to the database of the ledger: no second one, no thread, no event loop."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from django.db import Error as DjangoDatabaseError
 from django.db import connections, transaction
 
+from node_timeout.contrib.bamboo.installed import how_to_make_tables
 from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.urls.redaction import presentable, redact
 
@@ -39,7 +42,7 @@ class DjangoConnection:
                 with connection.cursor() as cursor:
                     yield cursor
         except DjangoDatabaseError as error:
-            hint = "; are its tables made? manage.py migrate" if _lacks_table(error) else ""
+            hint = f"; are its tables made? {how_to_make_tables()}" if _lacks_table(error) else ""
             raise LedgerUnavailableError(
                 f"Django's database {self.alias!r}: {redact(str(error)).strip()}{hint}"
             ) from presentable(error)

@@ -5,31 +5,39 @@ does to a row, `node_timeout.domain` says. In a transaction of the engine's only
 written: what others may hold is for behind the commit, as to wait for it could end the transaction.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from django.db import IntegrityError, transaction
 
 from node_timeout.contrib.bamboo.django_configs import DjangoConfigs
 from node_timeout.domain import history, run_id
+from node_timeout.domain.batches import by_node
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.leaving import leave
+from node_timeout.domain.leaving import Leaving, leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.stores.sql import tables
-from node_timeout.stores.sql.run_rows import (
+from node_timeout.stores.ledger_rows import (
+    HISTORY,
     MUTABLE,
-    ROW_COLUMNS,
+    ROW_NAMES,
+    RUN_COLUMNS,
+    RUNS,
+    SETTINGS,
     rows_of,
     values_of,
 )
 
-RUNS, HISTORY, SETTINGS = (table.name for table in (tables.runs, tables.history, tables.settings))
-COLUMNS = [column.name for column in tables.runs.c]
-Rule = Callable[[LedgerRow], tuple[LedgerRow | None, HistoryEntry | None]]
+HISTORY_COLUMNS = tuple(each.name for each in dataclasses.fields(HistoryEntry))
+SELECT_ROWS = f"SELECT {', '.join(ROW_NAMES)} FROM {RUNS}"
+OPEN_OR_EXECUTING = (*OPEN, RunState.EXECUTING)
+Rule = Callable[[LedgerRow], tuple[Optional[LedgerRow], Optional[HistoryEntry]]]
 """What a row becomes, None for one that stays; and what its history says."""
 
 
@@ -64,6 +72,57 @@ class DjangoLedger(DjangoConfigs):
             return [run]
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._leave_by_rule(cursor, run, now)
+
+    def leave_all(self, events: Sequence[NodeLeft], now: float) -> Leaving:
+        """Cancel what these leavings close, or pause it, all or nothing. Their roots are known."""
+        changed: list[LedgerRow] = []
+        paused: list[NodeRun] = []
+        cancelled: list[NodeRun] = []
+        kept: list[NodeRun] = []
+        with self._cursor() as cursor, transaction.atomic(self.alias):
+            for node, own in sorted(by_node(events).items()):
+                leaving = self._leave_together(cursor, node, own, now)
+                changed += leaving.changed
+                cancelled += leaving.cancelled
+                kept += leaving.kept
+                paused += leaving.paused
+        return Leaving(
+            changed=tuple(changed),
+            cancelled=tuple(cancelled),
+            kept=tuple(kept),
+            paused=tuple(paused),
+        )
+
+    def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        """Each version of a node, in each root pipeline or in this one."""
+        condition, values = "node_id = %s", [node_id]
+        if root_pipeline_id is not None:
+            condition, values = (
+                f"{condition} AND root_pipeline_id = %s",
+                [node_id, root_pipeline_id],
+            )
+        order = "ORDER BY root_pipeline_id, deadline, version"
+        with self._cursor() as cursor:
+            cursor.execute(f"{SELECT_ROWS} WHERE {condition} {order}", values)
+            return rows_of(cursor.fetchall())
+
+    def roots_of_open_runs(self, node_id: str) -> list[str]:
+        """Root pipelines in which the node is armed, paused or executing; two at most."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"SELECT DISTINCT root_pipeline_id FROM {RUNS} WHERE node_id = %s"
+                " AND state IN (%s, %s, %s) ORDER BY root_pipeline_id LIMIT 2",
+                [node_id, *(state.value for state in OPEN_OR_EXECUTING)],
+            )
+            return [root for (root,) in cursor.fetchall()]
+
+    def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        """Of these runs, in order."""
+        condition, keys = self._these(run_ids)
+        names = ", ".join(HISTORY_COLUMNS)
+        with self._cursor() as cursor:
+            cursor.execute(f"SELECT {names} FROM {HISTORY} WHERE {condition} ORDER BY id", keys)
+            return [_entry(row) for row in cursor.fetchall()]
 
     def change(self, run_ids: Sequence[str], rule: Rule) -> list[LedgerRow]:
         """Change runs as a rule says, which is asked of each row once nobody else is changing it;
@@ -100,36 +159,44 @@ class DjangoLedger(DjangoConfigs):
         cancelled = RunState.CANCELLED.value
         with self._cursor() as cursor:
             cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s"
-                " WHERE run_id = %s AND (state = %s OR (state = %s AND deadline > %s)"
+                f"UPDATE {RUNS} SET state = %s, next_at = NULL, paused_at = NULL,"
+                " paused_by = NULL, finished_at = %s"
+                " WHERE run_id = %s AND (state IN (%s, %s) OR (state = %s AND deadline > %s)"
                 " OR (state = %s AND finished_at < %s))",
                 [
                     *(cancelled, now, self._key(run.run_id)),
-                    *(RunState.ARMED.value, RunState.EXECUTING.value, now, cancelled, now),
+                    *(RunState.ARMED.value, RunState.PAUSED.value),
+                    *(RunState.EXECUTING.value, now, cancelled, now),
                 ],
             )
             return bool(cursor.rowcount)
 
     def _leave_by_rule(self, cursor: Any, run: NodeRun, now: float) -> list[NodeRun]:
+        return list(self._leave_together(cursor, run.node, [NodeLeft.of(run)], now).cancelled)
+
+    def _leave_together(
+        self, cursor: Any, node: Node, events: Sequence[NodeLeft], now: float
+    ) -> Leaving:
+        """The leavings of one node, judged together."""
+        open_states = [state.value for state in OPEN_OR_EXECUTING]
+        keys = [self._key(run.run_id) for event in events if (run := event.run)]
+        named = f" OR run_id IN ({', '.join(['%s'] * len(keys))})" if keys else ""
         rows = self._locked(
             cursor,
-            "root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s) OR run_id = %s)",
-            [*run.node, RunState.ARMED.value, RunState.EXECUTING.value, self._key(run.run_id)],
+            f"root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s, %s){named})",
+            [*node, *open_states, *keys],
         )
-        leaving = leave({row.run: row for row in rows}, [NodeLeft.of(run)], now)
+        leaving = leave({row.run: row for row in rows}, events, now)
+        paused = {entry.run_id: entry for entry in history.of_pauses(leaving.paused, now)}
         for row in leaving.changed:
-            cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s WHERE run_id = %s",
-                [row.state.value, row.finished_at, self._key(row.run_id)],
-            )
-        return list(leaving.cancelled)
+            self._write(cursor, row, paused.get(row.run_id))
+        return leaving
 
     def _insert(self, row: LedgerRow) -> bool:
         """False if the run has a row already."""
-        values = self._values(row, COLUMNS)
-        statement = (
-            f"INSERT INTO {RUNS} ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"
-        )
+        values = self._values(row, RUN_COLUMNS)
+        places = ", ".join(["%s"] * len(values))
+        statement = f"INSERT INTO {RUNS} ({', '.join(RUN_COLUMNS)}) VALUES ({places})"
         if not self._is_mysql:
             statement += " ON CONFLICT (run_id) DO NOTHING"
         with self._cursor() as cursor:
@@ -173,9 +240,8 @@ class DjangoLedger(DjangoConfigs):
     def _locked(self, cursor: Any, condition: str, values: Sequence[Any]) -> list[LedgerRow]:
         """Rows as they are once nobody else is changing them."""
         lock = " FOR UPDATE" if self._connection.features.has_select_for_update else ""
-        names = ", ".join(column.name for column in ROW_COLUMNS)
         order = f"ORDER BY run_id{lock}"
-        cursor.execute(f"SELECT {names} FROM {RUNS} WHERE {condition} {order}", values)
+        cursor.execute(f"{SELECT_ROWS} WHERE {condition} {order}", values)
         return rows_of(cursor.fetchall())
 
     def _key(self, text: str) -> Any:
@@ -185,5 +251,14 @@ class DjangoLedger(DjangoConfigs):
     def _values(self, row: LedgerRow, names: Sequence[str]) -> list[Any]:
         values = values_of(row)
         values["run_id"] = self._key(values["run_id"])
-        values["state"] = row.state.value  # not every driver writes an enum as its text
+        # Not every driver writes an enum as its text.
+        values["state"] = row.state.value
+        values["paused_by"] = None if row.paused_by is None else row.paused_by.value
         return [values[name] for name in names]
+
+
+def _entry(row: Sequence[Any]) -> HistoryEntry:
+    values = dict(zip(HISTORY_COLUMNS, row))
+    values["run_id"] = run_id.from_database(values["run_id"])
+    values["kind"] = HistoryKind(values["kind"])
+    return HistoryEntry(**values)

@@ -1,65 +1,55 @@
 """The client of a project whose database holds the ledger: it uses the project's own connection.
 
 What the engine tells costs a statement, and none for a node without a config. Redis is told behind
-the commit. All other calls go over the bridge of `BlockingNodeTimeout`.
+the commit. Lookups and changes of many runs go over the bridge, where there is one.
 """
 
-import asyncio
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
 
 from node_timeout import metrics
-from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.app_settings import AppSettings
 from node_timeout.contrib.bamboo.django_changes import DjangoChanges
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
+from node_timeout.contrib.bamboo.own_configs import OwnConfigs
 from node_timeout.contrib.bamboo.own_database import alias_of
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.contrib.bamboo.root_configs import RootConfigs
+from node_timeout.domain.agreement import problems
 from node_timeout.domain.errors import TemporaryError
-from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, check_ids
-from node_timeout.domain.timeout_config import TreeConfigs
-from node_timeout.operations.configs import read_tree, read_trees, to_forget
-from node_timeout.runtime.agreement import problems
-from node_timeout.settings import Settings
+from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState, check_ids
+from node_timeout.operations.reading import check_run_ids
 from node_timeout.stores.redis.blocking import BlockingPool
-from node_timeout.stores.sql.schema import Schema
 from node_timeout.stores.tls import Tls
-from node_timeout.wiring import agreed_settings, rules_of
 
 logger = logging.getLogger(__name__)
 
 
-class OwnConnection(BlockingNodeTimeout):
-    """`BlockingNodeTimeout`; what follows needs neither its thread nor its connections.
+class OwnConnection(OwnConfigs):
+    """What follows needs no bridge, no thread and no connection of ours to the database.
 
     It is right under prefork, threads, gevent and eventlet.
     """
 
-    def __init__(
-        self, settings: Settings, alias: str, *, call_timeout: float | None = None
-    ) -> None:
+    def __init__(self, settings: AppSettings, alias: str, bridge: Any = None) -> None:
         """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
-        super().__init__(settings, call_timeout=call_timeout)
-        self.ledger = DjangoLedger(alias)
         pool = BlockingPool(
-            settings.redis_url.get_secret_value(),
+            settings.redis_url,
             settings.executing_pool,
             settings.pool_shards,
             tls=Tls.of(settings),
         )
-        self.pool = PoolOutbox(pool)
+        super().__init__(settings, DjangoLedger(alias), PoolOutbox(pool), bridge)
         self._ledger_id = pool.ledger_id
-        self._agreed = agreed_settings(settings)
+        self._agreed = settings.agreed
         self._is_compared = False
-        self.configs = RootConfigs(self.ledger.configs_of)
-        self._rules = rules_of(settings)
         self.changes = DjangoChanges(self.ledger, self.pool, self._behind_commit)
 
     def close(self) -> None:
@@ -68,63 +58,10 @@ class OwnConnection(BlockingNodeTimeout):
 
     def is_in(self, alias: str) -> bool:
         """Whether the ledger is in this database of the project as it is now: tests have others."""
-        return (
-            alias_of(self.settings.database_url.get_secret_value(), [connections[alias]])
-            is not None
-        )
-
-    def migrate(self) -> str | None:
-        """Make the tables, or bring them to this version; return their revision."""
-        schema = Schema(self.settings.database_url.get_secret_value(), tls=Tls.of(self.settings))
-
-        async def go() -> str | None:
-            try:
-                return await schema.migrate()
-            finally:
-                await schema.close()
-
-        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
-            return thread.submit(asyncio.run, go()).result()
-
-    def batch_create_node_timeout_config(
-        self,
-        root_pipeline_id: Any,
-        pipeline_tree: Any,
-        *,
-        lenient: bool = False,
-        payload: Any = None,
-    ) -> dict[str, Any]:
-        """As ever; in the transaction that the caller has begun, if there is one."""
-        reading = read_tree(
-            root_pipeline_id, pipeline_tree, self._rules, lenient=lenient, payload=payload
-        )
-        return self._store(*reading, [root_pipeline_id])
-
-    def batch_create_node_timeout_configs(
-        self, pipeline_trees: Any, *, lenient: bool = False
-    ) -> dict[str, Any]:
-        """The same of many."""
-        reading = read_trees(pipeline_trees, self._rules, lenient=lenient)
-        return self._store(*reading, pipeline_trees)
-
-    def _store(
-        self, result: dict[str, Any], tree: TreeConfigs | None, roots: Iterable[str]
-    ) -> dict[str, Any]:
-        if tree:
-            self.ledger.save_configs(tree.enabled, tree.disabled)
-            self._changed(list(roots))
-        return result
-
-    def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
-        forgotten = self.ledger.forget(*to_forget(root_pipeline_id, node_ids))
-        self._changed([root_pipeline_id])
-        return forgotten
-
-    def _changed(self, roots: Iterable[str]) -> None:
-        """Their configs; and once more when others can see it."""
-        for root in roots:
-            self.configs.forget(root)
-            self._behind_commit(partial(self.configs.forget, root))
+        url = self.settings.database_url
+        if url is None:
+            return alias == self.ledger.alias
+        return alias_of(url, [connections[alias]]) is not None
 
     def node_started(
         self,
@@ -189,10 +126,8 @@ class OwnConnection(BlockingNodeTimeout):
         now; in a transaction that is noted behind the commit, and 0 is returned.
         """
         if not (trust_ledger and version and happened_at is None):
-            return super().node_left(
-                node_id,
-                version,
-                root_pipeline_id,
+            return self.nodes_left(
+                [(node_id, version, root_pipeline_id)],
                 happened_at=happened_at,
                 trust_ledger=trust_ledger,
             )
@@ -207,6 +142,110 @@ class OwnConnection(BlockingNodeTimeout):
             return 0
         return self._left(named, now)
 
+    def node_paused(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        """The engine has suspended the node: its time stands still until it starts again.
+
+        A node without a config costs nothing. In a transaction as in `node_left`.
+        """
+        check_ids(node_id, version, root_pipeline_id)
+        root = self._root_of(node_id, root_pipeline_id)
+        if root is None or node_id not in self.configs.of(root):
+            return False
+        now = self.pool.now()
+        event = NodeLeft(
+            node_id=node_id,
+            version=version,
+            root_pipeline_id=root,
+            happened_at=now if happened_at is None else happened_at,
+            trust_ledger=True,
+            is_pause=True,
+        )
+        call = partial(self._have_left, [event], [], now)
+        if self._in_transaction:
+            self._behind_commit(call)
+            return False
+        return bool(call())
+
+    def nodes_started(
+        self, runs: Iterable[Sequence[str]], *, happened_at: float | None = None
+    ) -> int:
+        """`node_started` for many (node_id, version[, root_pipeline_id]); return how many are
+        armed. If the ledger fails between two of them, the first ones are: it may be repeated.
+        """
+        named = [_three(run) for run in runs]
+        for node_id, version, root in named:
+            check_ids(node_id, version, root)
+        rooted = [
+            (node_id, version, self._root_of(node_id, root)) for node_id, version, root in named
+        ]
+        return sum(self.node_started(*each, happened_at=happened_at) for each in rooted)
+
+    def nodes_left(
+        self,
+        nodes: Iterable[Sequence[str | None]],
+        *,
+        happened_at: float | None = None,
+        trust_ledger: bool = False,
+    ) -> int:
+        """`node_left` for many (node_id, version or None[, root_pipeline_id]); return how many were
+        armed. If it raises, all still are. In a transaction as in `node_left`.
+        """
+        now = self.pool.now()
+        if happened_at is None and self._in_transaction:
+            happened_at = now  # what starts before the commit is not meant
+        events: list[NodeLeft] = []
+        foreign: list[tuple[str, str]] = []
+        for node in nodes:
+            node_id, version, named = _three(node)
+            check_ids(node_id, "-" if version is None else version, named)
+            root = named or only_root(node_id, self._roots_that_have(node_id))
+            if not named and version and not trust_ledger:
+                foreign.append((node_id, version))  # only this root has the node, or none
+            if root is not None:
+                events.append(
+                    NodeLeft(
+                        node_id=node_id,
+                        version=version,
+                        root_pipeline_id=root,
+                        happened_at=happened_at,
+                        trust_ledger=trust_ledger,
+                    )
+                )
+        call = partial(self._have_left, events, foreign, now)
+        if self._in_transaction:
+            self._behind_commit(call)
+            return 0
+        return call()
+
+    def _have_left(
+        self, events: Sequence[NodeLeft], foreign: Sequence[tuple[str, str]], now: float
+    ) -> int:
+        leaving = self.ledger.leave_all(events, now)
+        stopped = (*leaving.cancelled, *leaving.paused)
+        metrics.DISARMED.inc(len(stopped))
+        named = [event.run for event in events if not event.trust_ledger]
+        gone = dict.fromkeys([*stopped, *filter(None, named)])
+        for run in gone:
+            if run not in leaving.kept:
+                self._behind_commit(partial(self.pool.disarm, run.run_id))
+        for member in foreign:
+            self._behind_commit(partial(self.pool.disarm_foreign, *member))
+        return len(stopped)
+
+    def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
+        return self.ledger.rows(node_id, root_pipeline_id)
+
+    def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
+        check_run_ids(run_ids)
+        return self.ledger.history(run_ids)
+
     def _left(self, named: NodeRun, now: float) -> int:
         cancelled = self.ledger.leave(named, now)
         metrics.DISARMED.inc(len(cancelled))
@@ -214,35 +253,16 @@ class OwnConnection(BlockingNodeTimeout):
             self._behind_commit(partial(self.pool.disarm, run.run_id))
         return len(cancelled)
 
-    def root_finished(self, root_pipeline_id: str) -> int:
-        if not self.configs.of(root_pipeline_id):
-            return 0
-        expires_at = self.pool.now() + self.settings.config_retention
-        self.configs.forget(root_pipeline_id)
-        return self.ledger.end_root(root_pipeline_id, expires_at)
-
     def _root_of(self, node_id: str, named: str | None) -> str | None:
         """Raises `AmbiguousNodeError`."""
         return named or only_root(node_id, self.ledger.roots_of(node_id))
 
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(connections[self.ledger.alias].in_atomic_block)
+    def _roots_that_have(self, node_id: str) -> list[str]:
+        """A config for the node, or an open run of it: its config may be gone by now."""
+        found = {*self.ledger.roots_of(node_id), *self.ledger.roots_of_open_runs(node_id)}
+        return sorted(found)
 
-    def _behind_commit(self, call: Callable[[], object]) -> None:
-        """Now, if no transaction is under way; never, if it is rolled back.
 
-        Behind a commit nothing is raised: the engine has hooks of its own there.
-        """
-        if not self._in_transaction:
-            call()
-            return
-
-        def safely() -> None:
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001 - see above
-                metrics.EVENTS_MISSED.inc()
-                logger.error("not recorded behind the commit: %s", error)  # noqa: TRY400 - one line
-
-        transaction.on_commit(safely, using=self.ledger.alias)
+def _three(node: Sequence[Any]) -> tuple[Any, Any, Any]:
+    node_id, version, *root = node
+    return node_id, version, root[0] if root else None

@@ -1,5 +1,7 @@
 """Which of the Django project's databases holds the ledger, if one does."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

@@ -4,6 +4,8 @@ The row is enough: a run that the pool never hears of is armed by the reconciler
 away costs the engine one try, then none for a while; what it missed is told in the background.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import threading
@@ -32,6 +34,8 @@ class Pool(Protocol):
     def arm(self, due: DueRun) -> None: ...
 
     def disarm(self, run_id: str) -> None: ...
+
+    def disarm_foreign(self, node_id: str, version: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -69,6 +73,10 @@ class PoolOutbox:
         """One that stays in the pool does no harm: its row says that it has left."""
         self._missed.pop(run_id, None)
         self._has_heard(partial(self._pool.disarm, run_id))
+
+    def disarm_foreign(self, node_id: str, version: str) -> None:
+        """The member that bamboo's own app makes of a run."""
+        self._has_heard(partial(self._pool.disarm_foreign, node_id, version))
 
     def _has_heard(self, call: Callable[[], object]) -> bool:
         """Call Redis, unless it rests; a failure lets it rest."""

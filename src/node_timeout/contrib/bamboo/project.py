@@ -5,6 +5,8 @@ for bamboo's own app (``PIPELINE_NODE_TIMEOUT_…``), then what it says for itse
 ``redis_inst``, the broker of Celery.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -12,13 +14,15 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import SecretStr
-
+from node_timeout.contrib.bamboo.installed import is_whole
 from node_timeout.contrib.bamboo.own_database import FAMILIES
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import shown
-from node_timeout.settings import STORES, Settings, variable
+from node_timeout.setting_rules import said_elsewhere, variable
+from node_timeout.urls.amqp import read_amqp_urls
+from node_timeout.urls.database import read_database_url
 from node_timeout.urls.redaction import redact
+from node_timeout.urls.redis import read_redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +30,14 @@ OWN, REDIS = "NODE_TIMEOUT", "redis_inst"
 BROKERS = ("CELERY_BROKER_URL", "BROKER_URL")
 BAMBOO_PREFIX = "PIPELINE_NODE_TIMEOUT_"
 DEFAULT_DATABASE = "default"
-OLD_STRATEGY = "node_timeout.contrib.bamboo.old_strategies:OldStrategy"
+OLD_STRATEGY = "node_timeout.contrib.bamboo_daemon.old_strategies:OldStrategy"
 BUILT_IN = ("forced_fail", "forced_fail_and_skip")
 REDIS_URL = "redis_url"
+STORES: dict[str, Callable[[str], object]] = {
+    "database_url": read_database_url,
+    REDIS_URL: read_redis_url,
+    "amqp_url": read_amqp_urls,
+}
 ODD_OPTIONS = {
     *("sslmode", "sslrootcert", "sslcert", "sslkey", "ssl", "ssl_mode"),
     *("options", "service", "assume_role", "passfile", "unix_socket", "read_default_file"),
@@ -50,7 +59,8 @@ def is_enabled() -> bool:
 
 
 def settings_of_project(*, stores: bool = True) -> dict[str, Any]:
-    """What the project says, by the names of `Settings`; what the environment says is not in it.
+    """What the project says, by the names of `Settings`; what the environment says is in it only
+    for `node-timeout-bamboo`, where nobody else reads that.
 
     Without ``stores`` not where the stores are, unless ``NODE_TIMEOUT`` says so. Raises
     `SettingsError`.
@@ -60,15 +70,17 @@ def settings_of_project(*, stores: bool = True) -> dict[str, Any]:
 
     own = _own()
     own.pop("enabled", None)
-    said = Settings().model_fields_set | own.keys()
-    found = {
-        "dispatch_queue": _of_bamboo("DISPATCH_QUEUE"),
-        "handle_queue": _of_bamboo("HANDLE_QUEUE"),
-        "executing_pool": _of_bamboo("EXECUTING_POOL"),
-        "handlers": _handlers(old_strategies()),
-    }
+    elsewhere = said_elsewhere()
+    said = elsewhere.keys() | own.keys()
+    found: dict[str, Any] = {"executing_pool": _of_bamboo("EXECUTING_POOL")}
+    if is_whole():
+        found["dispatch_queue"] = _of_bamboo("DISPATCH_QUEUE")
+        found["handle_queue"] = _of_bamboo("HANDLE_QUEUE")
+        found["handlers"] = _handlers(old_strategies())
     if stores:
         found |= _stores(settings, connections[DEFAULT_DATABASE], said)
+    if not is_whole():
+        own = elsewhere | own
     return {name: value for name, value in found.items() if value and name not in said} | own
 
 
@@ -80,10 +92,11 @@ def _stores(settings: Any, database: Any, said: Collection[str]) -> dict[str, st
         (REDIS_URL, REDIS, lambda: redis_url(redis)),
         ("amqp_url", " or ".join(BROKERS), lambda: _broker(settings)),
     )
+    used = STORES if is_whole() else (REDIS_URL,)
     found = {
         name: url
         for name, source, read in urls
-        if name not in said and (url := read()) and _can_be_read(name, source, url)
+        if name not in said and name in used and (url := read()) and _can_be_read(name, source, url)
     }
     if redis is not None and REDIS_URL not in {*said, *found}:
         raise SettingsError(
@@ -111,9 +124,9 @@ def _text(value: Any) -> str:
     """An empty variable counts as none."""
     if value is None:
         return ""
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return str(value) if isinstance(value, str | PurePath) else json.dumps(value, default=str)
+    if hasattr(value, "get_secret_value"):
+        return str(value.get_secret_value())
+    return str(value) if isinstance(value, (str, PurePath)) else json.dumps(value, default=str)
 
 
 def old_strategies() -> dict[str, Any]:

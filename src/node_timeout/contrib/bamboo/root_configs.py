@@ -4,6 +4,8 @@ Most pipelines have none, and most nodes of the others have none either. An engi
 their states: what is known here costs it no query.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Mapping

@@ -1,18 +1,19 @@
 """The client of a project that has switched node-timeout off."""
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from node_timeout.blocking import BlockingNodeTimeout
+from node_timeout.contrib.bamboo.project_client import ProjectClient
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import LedgerRow
-from node_timeout.operations.configs import read_tree, read_trees, to_forget
-from node_timeout.wiring import rules_of
+from node_timeout.operations.reading import read_tree, read_trees, to_forget
 
 OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
 
 
-class SwitchedOff(BlockingNodeTimeout):
+class SwitchedOff(ProjectClient):
     """Connects nowhere: nothing is stored, no node is armed. What needs a store raises."""
 
     def batch_create_node_timeout_config(
@@ -27,7 +28,7 @@ class SwitchedOff(BlockingNodeTimeout):
         result, _ = read_tree(
             root_pipeline_id,
             pipeline_tree,
-            rules_of(self.settings),
+            self.settings.rules,
             lenient=lenient,
             payload=payload,
         )
@@ -37,7 +38,7 @@ class SwitchedOff(BlockingNodeTimeout):
         self, pipeline_trees: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
         """The same of many."""
-        result, _ = read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
+        result, _ = read_trees(pipeline_trees, self.settings.rules, lenient=lenient)
         return _off(result)
 
     def node_started(self, *_: Any, **__: Any) -> bool:
@@ -45,6 +46,9 @@ class SwitchedOff(BlockingNodeTimeout):
 
     def node_left(self, *_: Any, **__: Any) -> int:
         return 0
+
+    def node_paused(self, *_: Any, **__: Any) -> bool:
+        return False
 
     def nodes_started(self, *_: Any, **__: Any) -> int:
         return 0
@@ -63,8 +67,8 @@ class SwitchedOff(BlockingNodeTimeout):
         del node_id, root_pipeline_id
         return []
 
-    def _run(self, call: Callable[..., Any]) -> NoReturn:
-        del call
+    def _over(self, name: str) -> NoReturn:
+        del name
         raise NodeTimeoutError(OFF)
 
 

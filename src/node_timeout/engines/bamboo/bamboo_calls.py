@@ -15,6 +15,8 @@ it is sent again. A crash between that message and its note sends it twice; bamb
 the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import threading
@@ -82,8 +84,19 @@ def close_connections() -> None:
 
 def is_running(node: TimedOutNode) -> bool:
     """Also true for what was begun here and may not be at its end: see the module."""
-    state = State.objects.filter(node_id=node.node_id).first()
+    state = State.objects.filter(node_id=node.node_id, root_id=node.root_pipeline_id).first()
     return state is not None and (_is_current(state, node) or _was_failed_here(state, node))
+
+
+def is_unfinished(node: TimedOutNode) -> bool:
+    """As the HTTP contract has it: running, or skipped here and not yet sent on."""
+    state = State.objects.filter(node_id=node.node_id, root_id=node.root_pipeline_id).first()
+    if state is None:
+        return False
+    if _is_current(state, node):
+        return True
+    is_skipped = state.name == states.FINISHED and _was_failed_here(state, node)
+    return is_skipped and _waiting_process(state, node) is not None
 
 
 def forced_fail(node: TimedOutNode, reason: str, later: Later = at_once) -> str:
@@ -184,8 +197,10 @@ def _act_alone(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> 
     runtime = Runtime(node)
     with transaction.atomic(using=router.db_for_write(State)):
         state = _locked(node.node_id)
-        if state is None:
-            raise NodeRunSupersededError(f"bamboo-engine has no state of node {node.node_id!r}")
+        if state is None or state.root_id != node.root_pipeline_id:
+            raise NodeRunSupersededError(
+                f"bamboo-engine has no state of node {node.node_id!r} in this root pipeline"
+            )
         if _is_current(state, node):
             done = _fail(runtime, node, reason)
             done += _skip(runtime, node) if skip else ""
@@ -245,8 +260,8 @@ def _go_on(runtime: Runtime, state: Any, node: TimedOutNode, *, skip: bool) -> s
     """An earlier attempt was committed: do what it did not come to."""
     if state.name == states.FAILED:
         return "failed before" + (_skip(runtime, node) if skip else "")
-    process = Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()
-    if process is None or _is_noted(node, SENT.format(state.version)):
+    process = _waiting_process(state, node)
+    if process is None:
         return "failed and skipped before"
     detail = runtime.get_node(node.node_id)
     info = runtime.get_process_info(process.id)
@@ -257,3 +272,10 @@ def _go_on(runtime: Runtime, state: Any, node: TimedOutNode, *, skip: bool) -> s
         parent_pipeline_id=info.top_pipeline_id,
     )
     return "failed and skipped before, sent on again"
+
+
+def _waiting_process(state: Any, node: TimedOutNode) -> Any:
+    """The process that stands on a node that was skipped here; None if it was sent on."""
+    if _is_noted(node, SENT.format(state.version)):
+        return None
+    return Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()

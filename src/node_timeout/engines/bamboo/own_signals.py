@@ -1,5 +1,7 @@
 """``post_set_state`` for what was done here. Import it only with Django set up."""
 
+from __future__ import annotations
+
 import logging
 import threading
 from collections.abc import Sequence

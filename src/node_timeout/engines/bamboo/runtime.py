@@ -1,5 +1,7 @@
 """bamboo-engine's runtime for one act on one node run. Import it only with Django set up."""
 
+from __future__ import annotations
+
 import copy
 import logging
 from collections.abc import Callable

@@ -4,9 +4,10 @@ One call arms or disarms a run. It needs no event loop and no thread, so it is m
 eventlet as well.
 """
 
+from __future__ import annotations
+
 # mypy: disable-error-code="no-untyped-call"
 # The constructors of redis-py's synchronous clients have no types.
-
 import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,24 +19,24 @@ from redis import (
     UnixDomainSocketConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from node_timeout.domain.errors import PoolUnavailableError
-from node_timeout.domain.run import DueRun
-from node_timeout.stores.redis.client import (
+from node_timeout.domain.run import DueRun, foreign_member
+from node_timeout.stores.redis.blocking_tls import BlockingTlsConnection, secure_sentinel
+from node_timeout.stores.redis.clock import BlockingClock
+from node_timeout.stores.redis.keys import ledger_key, shard_number, wakeup_channel, zset_keys
+from node_timeout.stores.redis.scripts import Script
+from node_timeout.stores.redis.servers import (
     CLUSTER,
     NO_PRIMARY,
     REDIS_PORT,
     SENTINEL,
     SENTINEL_PORT,
-    Script,
     ports_of,
 )
-from node_timeout.stores.redis.clock import BlockingClock
-from node_timeout.stores.redis.keys import ledger_key, shard_number, wakeup_channel, zset_keys
-from node_timeout.stores.redis.tls import BlockingTlsConnection, secure_sentinel
 from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.redaction import presentable
 from node_timeout.urls.redis import RedisUrl, read_redis_url
@@ -87,12 +88,16 @@ class BlockingPool:
         """Put a run into the pool; one that is there keeps its instant."""
         key = self._key_of(due.run_id)
         words = ("NX", wakeup_channel(key), repr(due.due_at), due.run_id)
-        _, now = _translated(lambda: self._run(self._arm, key, *words))
+        _, now = _translated(lambda: self._arm.run_blocking(self._client, key, *words))
         self._clock.observe(float(now))
 
     def disarm(self, run_id: str) -> None:
         """Take a run out of the shard in which it is armed."""
         _translated(lambda: self._client.zrem(self._key_of(run_id), run_id))
+
+    def disarm_foreign(self, node_id: str, version: str) -> None:
+        """Take a run out that an engine has put there itself."""
+        _translated(lambda: self._client.zrem(self._name, foreign_member(node_id, version)))
 
     def ledger_id(self) -> str | None:
         """Of the ledger that the scanners of this pool serve."""
@@ -103,14 +108,8 @@ class BlockingPool:
         return self._keys[shard_number(run_id, self._shards)]
 
     def _time(self) -> float:
-        found = _translated(lambda: self._run(self._claim, self._name, 0, "1", "0"))
+        found = _translated(lambda: self._claim.run_blocking(self._client, self._name, 0, "1", "0"))
         return float(found[0])
-
-    def _run(self, script: Script, key: str, *args: Any) -> Any:
-        try:
-            return self._client.evalsha(script.sha, 1, key, *args)
-        except NoScriptError:
-            return self._client.eval(script.text, 1, key, *args)
 
 
 def _connected_to(url: RedisUrl, tls: Tls) -> Any:

@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncIterator, Iterator, Sequence
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
@@ -22,25 +20,26 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.stores.redis.scripts import Script
+from node_timeout.stores.redis.servers import (
+    CLUSTER,
+    NO_PRIMARY,
+    REDIS_PORT,
+    SENTINEL,
+    SENTINEL_PORT,
+    ports_of,
+)
 from node_timeout.stores.redis.tls import secure
 from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.redaction import presentable, redact
-from node_timeout.urls.redis import RedisUrl, read_redis_url
+from node_timeout.urls.redis import read_redis_url
 
 SOCKET_SECONDS = 3.0
 CALL_SECONDS = 5.0
-REDIS_PORT = 6379
-SENTINEL_PORT = 26379
-CLUSTER, SENTINEL = "cluster", "sentinel"
-# redis-py's own text shows the clients with all their options, and not why they failed.
-NO_PRIMARY = (
-    "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
-    "or none knows a primary of this service"
-)
 SCRIPTS = (
     *("arm", "put_back", "claim", "finish", "release"),
     *("lead", "identity", "presence", "call"),
@@ -146,10 +145,6 @@ class RedisClient:
         return [str(answer[name]) for answer in answers] or ["unknown"]
 
 
-def ports_of(url: RedisUrl, default_port: int) -> list[tuple[str, int]]:
-    return [(host.name, host.port or default_port) for host in url.hosts]
-
-
 class _Sentinels(Sentinel):
     """Sentinels that several connections may ask at a time.
 
@@ -163,20 +158,6 @@ class _Sentinels(Sentinel):
         found = await Sentinel.discover_master(asked, service_name)
         self.sentinels = asked.sentinels
         return found
-
-
-class Script:
-    """A Lua script beside this file, sent whole only to a server that does not know it."""
-
-    def __init__(self, name: str) -> None:
-        self.text = (files("node_timeout.stores.redis") / "lua" / f"{name}.lua").read_text()
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    async def run(self, client: Any, key: str, *args: Any) -> Any:
-        try:
-            return await client.evalsha(self.sha, 1, key, *args)
-        except NoScriptError:
-            return await client.eval(self.text, 1, key, *args)
 
 
 class _ClosedInUseError(RedisConnectionError):

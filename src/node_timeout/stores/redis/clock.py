@@ -1,9 +1,10 @@
 """Redis's clock, kept by asking for the time now and then, and by what its replies tell."""
 
-import asyncio
+from __future__ import annotations
+
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from node_timeout.domain.errors import PoolUnavailableError
 
@@ -13,7 +14,6 @@ GOOD_SECONDS = 0.001
 STEP_SECONDS = 0.5
 TRUST_SECONDS = 0.1
 """An answer that is younger than this is not asked for again, whatever other replies tell."""
-ANSWER_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 2.0
 SLOW_SECONDS = 0.1
 """Whoever cannot do anything else meanwhile asks no more after an answer that took so long."""
@@ -72,37 +72,6 @@ class ClockEstimate:
         self._synchronised_at = time.monotonic()
         self._wall_offset = time.time() - time.monotonic()
         return best
-
-
-class PoolClock(ClockEstimate):
-    """The estimate of an event loop."""
-
-    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """``ask`` returns Redis's time, or raises `PoolUnavailableError`."""
-        super().__init__()
-        self._ask = ask
-        self._asking = asyncio.Lock()
-
-    async def keep(self) -> None:
-        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
-        if self._offset is not None and self._asking.locked():
-            return
-        async with self._asking:
-            if not self._is_stale():
-                return
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._synchronise()
-            except (PoolUnavailableError, TimeoutError):
-                self._not_answered()
-
-    async def _synchronise(self) -> None:
-        best = float("inf")
-        for _ in range(QUESTIONS):
-            sent = time.monotonic()
-            best = self._answered(sent, await self._ask(), best)
-            if best < GOOD_SECONDS:
-                break
 
 
 class BlockingClock(ClockEstimate):

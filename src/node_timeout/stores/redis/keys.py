@@ -1,5 +1,7 @@
 """The keys and channels of a pool, all derived from its name: see `pool`."""
 
+from __future__ import annotations
+
 from zlib import crc32
 
 

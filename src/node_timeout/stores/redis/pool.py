@@ -29,7 +29,6 @@ from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
 from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
-from node_timeout.stores.redis.clock import PoolClock
 from node_timeout.stores.redis.keys import (
     ledger_key,
     shard_number,
@@ -37,6 +36,7 @@ from node_timeout.stores.redis.keys import (
     wakeup_channel,
     zset_keys,
 )
+from node_timeout.stores.redis.pool_clock import PoolClock
 from node_timeout.stores.redis.presence import RedisPresence
 from node_timeout.stores.redis.probe import probe_channels, probe_commands, probe_keys
 from node_timeout.stores.redis.wakeups import Wakeups

@@ -1,13 +1,10 @@
 """Redis over TLS with a given context: the driver's own trusts the system's authorities too."""
 
-import socket
 import ssl
 from typing import Any
 
-import redis
 from redis.asyncio import Redis, RedisCluster, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
-from redis.sentinel import SentinelManagedSSLConnection as BlockingSentinelManagedSSLConnection
 
 from node_timeout.stores.tls import Tls
 
@@ -45,42 +42,4 @@ def secure(client: Redis | RedisCluster, tls: Tls) -> None:
     if issubclass(pool.connection_class, SSLConnection):
         managed = issubclass(pool.connection_class, SentinelManagedSSLConnection)
         pool.connection_class = _TlsSentinelConnection if managed else _TlsConnection
-        pool.connection_kwargs["context"] = tls.context
-
-
-class _BlockingGiven:
-    """The same for a connection of redis-py's synchronous client."""
-
-    host: str
-
-    def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
-        super().__init__(**options)
-        self._context = context
-
-    def _connect(self) -> ssl.SSLSocket:
-        # Past SSLConnection, which makes a context of its own, in each version of the driver in
-        # another method.
-        connect: Any = redis.Connection._connect  # noqa: SLF001 - see above
-        plain: socket.socket = connect(self)
-        try:
-            return self._context.wrap_socket(plain, server_hostname=self.host)
-        except (OSError, ValueError):
-            plain.close()
-            raise
-
-
-class BlockingTlsConnection(_BlockingGiven, redis.SSLConnection):
-    """To one server, with the context that it is given."""
-
-
-class _BlockingTlsSentinelConnection(_BlockingGiven, BlockingSentinelManagedSSLConnection):
-    pass
-
-
-def secure_sentinel(client: redis.Redis, tls: Tls) -> None:
-    """`secure` for a synchronous client of a Sentinel, or of the server that Sentinels name."""
-    pool = client.connection_pool
-    if issubclass(pool.connection_class, redis.SSLConnection):
-        managed = issubclass(pool.connection_class, BlockingSentinelManagedSSLConnection)
-        pool.connection_class = _BlockingTlsSentinelConnection if managed else BlockingTlsConnection
         pool.connection_kwargs["context"] = tls.context

@@ -14,7 +14,7 @@ from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from node_timeout.domain.errors import LedgerUnavailableError, NodeTimeoutError, SettingsError
-from node_timeout.settings import variable
+from node_timeout.setting_rules import variable
 from node_timeout.stores.sql import postgres_sessions
 from node_timeout.stores.sql.database_errors import is_read_only, may_pass, translate
 from node_timeout.stores.sql.postgres_hosts import connector, driver_options

@@ -9,18 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
+from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, row_of, rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import (
-    CONFIG_COLUMNS,
     ROW_COLUMNS,
     chunks,
     config_of,
     in_order,
     is_after,
     of_few,
-    row_of,
-    rows_of,
     walking,
 )
 from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, configs, history, runs

@@ -26,10 +26,11 @@ from node_timeout.domain.run import (
 )
 from node_timeout.domain.taking import Lease, Taken
 from node_timeout.ports.ledger import Adoption, Taking
+from node_timeout.stores.ledger_rows import values_of
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_recording import LedgerRecording
 from node_timeout.stores.sql.postgres_fast_paths import TAKE_DUE, take_due_values
-from node_timeout.stores.sql.run_rows import chunks, in_order, values_of
+from node_timeout.stores.sql.run_rows import chunks, in_order
 from node_timeout.stores.sql.tables import runs
 
 

@@ -24,19 +24,11 @@ from node_timeout.domain.run import (
     RunState,
 )
 from node_timeout.ports.ledger import Disarming
+from node_timeout.stores.ledger_rows import MUTABLE, rows_of, values_of
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.postgres_fast_paths import ARM_ONE, arm_one_values
-from node_timeout.stores.sql.run_rows import (
-    MUTABLE,
-    ROW_COLUMNS,
-    by_run,
-    chunks,
-    due_of,
-    in_order,
-    rows_of,
-    values_of,
-)
+from node_timeout.stores.sql.run_rows import ROW_COLUMNS, by_run, chunks, due_of, in_order
 from node_timeout.stores.sql.tables import history as history_table
 from node_timeout.stores.sql.tables import runs
 

@@ -1,7 +1,5 @@
 """Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
 
-import dataclasses
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,24 +21,14 @@ from sqlalchemy import (
     tuple_,
 )
 
-from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, PausedBy, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, ROW_NAMES
 from node_timeout.stores.sql.tables import RunId, as_uuids, hexadecimal, runs
 
-logger = logging.getLogger(__name__)
-
 KEYS_PER_STATEMENT = 500
-STATES = {each.value: each for each in RunState}
-PAUSED_BY = {each.value: each for each in PausedBy}
-_IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
-MUTABLE = [column.name for column in runs.c if column.name not in _IDENTITY]
-"""Columns that a change of a run may write."""
-_FIELDS = tuple(each.name for each in dataclasses.fields(LedgerRow))
-ROW_COLUMNS = [runs.c[name] for name in _FIELDS]
+ROW_COLUMNS = [runs.c[name] for name in ROW_NAMES]
 """What a `LedgerRow` holds: its run id is computed."""
-
-
-CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
 
 
 def config_of(row: Any) -> TimeoutConfig:
@@ -50,35 +38,6 @@ def config_of(row: Any) -> TimeoutConfig:
 def config_values(config: TimeoutConfig) -> dict[str, Any]:
     """A row of the config table, without an end."""
     return {name: getattr(config, name) for name in CONFIG_COLUMNS} | {"expires_at": None}
-
-
-def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
-    """Those that can be read. One that someone spoilt by hand holds up no other."""
-    named = (dict(zip(_FIELDS, each, strict=True)) for each in found)
-    return [row for values in named if (row := row_of(values))]
-
-
-def row_of(values: dict[str, Any]) -> LedgerRow | None:
-    """None if it cannot be read. The values are the row's from now on."""
-    if (state := STATES.get(values["state"])) is not None:
-        values["state"] = state
-        if values["paused_by"] is not None:
-            values["paused_by"] = PAUSED_BY.get(values["paused_by"], PausedBy.OPERATOR)
-        return LedgerRow(**values)
-    logger.error(
-        "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
-        values["node_id"],
-        values["version"],
-        values["state"],
-    )
-    return None
-
-
-def values_of(row: LedgerRow) -> dict[str, Any]:
-    """Not by `dataclasses.asdict`, which copies each value: a fifth of what arming a batch cost."""
-    values = {name: getattr(row, name) for name in _FIELDS}
-    values["run_id"] = row.run_id
-    return values
 
 
 def by_run(rows: Iterable[LedgerRow]) -> dict[NodeRun, LedgerRow]:

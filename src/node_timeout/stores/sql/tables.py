@@ -31,6 +31,7 @@ from node_timeout.domain.changes import MAX_KEY_LENGTH
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.domain.tokens import MAX_NAME_LENGTH
+from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TOKENS
 
 
 def _exact(length: int) -> TypeEngine[str]:
@@ -67,7 +68,7 @@ class RunId(TypeDecorator[str]):
         del dialect
         if value is None:
             return None
-        return run_id.to_text(value.bytes if isinstance(value, uuid.UUID) else bytes(value))
+        return run_id.from_database(value)
 
 
 UUIDS = ARRAY(postgresql.UUID(as_uuid=True))
@@ -100,7 +101,7 @@ NEXT_INDEX = "ix_node_timeout_run_next"
 FINISHED_INDEX = "ix_node_timeout_run_finished"
 
 configs = Table(
-    "node_timeout_config",
+    CONFIGS,
     metadata,
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), primary_key=True),
     Column("node_id", _exact(MAX_ID_LENGTH), primary_key=True),
@@ -115,7 +116,7 @@ configs = Table(
 )
 
 runs = Table(
-    "node_timeout_run",
+    RUNS,
     metadata,
     Column("run_id", RunId, primary_key=True),
     Column("root_pipeline_id", _exact(MAX_ID_LENGTH), nullable=False),
@@ -148,7 +149,7 @@ runs = Table(
 """One row per node run; see `node_timeout.domain.run.LedgerRow`."""
 
 history = Table(
-    "node_timeout_history",
+    HISTORY,
     metadata,
     Column(
         "id",
@@ -169,7 +170,7 @@ history = Table(
 """What happened to runs beyond their plain course; it goes with its run."""
 
 tokens = Table(
-    "node_timeout_token",
+    TOKENS,
     metadata,
     Column("token_hash", _exact(64), primary_key=True, comment="SHA-256 of its text"),
     Column("token_id", _exact(12), nullable=False),
@@ -182,7 +183,7 @@ tokens = Table(
 """Who may use the HTTP API; see `node_timeout.domain.tokens`."""
 
 settings = Table(
-    "node_timeout_setting",
+    SETTINGS,
     metadata,
     Column("name", _exact(64), primary_key=True),
     Column("value", _exact(255), nullable=False),

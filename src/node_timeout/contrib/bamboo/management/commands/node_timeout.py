@@ -1,12 +1,15 @@
 """``manage.py node_timeout …``: the command line of node-timeout, with the project's settings."""
 
+from __future__ import annotations
+
 import os
 from typing import Any, ClassVar
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from node_timeout.contrib.bamboo.installed import beyond, is_whole
 from node_timeout.contrib.bamboo.project import environment_of, settings_of_project
-from node_timeout.settings import variable
+from node_timeout.setting_rules import variable
 
 
 class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
@@ -16,6 +19,8 @@ class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Everything behind ``node_timeout`` is for our own command line; it ends the process."""
+        if not is_whole():
+            raise CommandError(str(beyond("manage.py node_timeout")))
         from node_timeout.cli.main import main  # noqa: PLC0415 - it takes a while to import
 
         os.environ |= environment_of(settings_of_project())

@@ -1,0 +1,60 @@
+"""The ledger's tables by their names, and the domain's values as rows: whatever reads and writes
+them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from node_timeout.domain.run import LedgerRow, PausedBy, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
+
+logger = logging.getLogger(__name__)
+
+CONFIGS, RUNS = "node_timeout_config", "node_timeout_run"
+HISTORY, SETTINGS = "node_timeout_history", "node_timeout_setting"
+TOKENS = "node_timeout_token"
+
+STATES = {each.value: each for each in RunState}
+PAUSED_BY = {each.value: each for each in PausedBy}
+CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
+ROW_NAMES = tuple(each.name for each in dataclasses.fields(LedgerRow))
+"""What a `LedgerRow` holds: its run id is computed."""
+RUN_COLUMNS = ("run_id", *ROW_NAMES)
+_IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
+MUTABLE = [name for name in RUN_COLUMNS if name not in _IDENTITY]
+"""Columns that a change of a run may write."""
+
+
+def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
+    """Those that can be read, in the order of `ROW_NAMES`. One that someone spoilt by hand holds up
+    no other.
+    """
+    named = (dict(zip(ROW_NAMES, each)) for each in found)
+    return [row for values in named if (row := row_of(values))]
+
+
+def row_of(values: dict[str, Any]) -> LedgerRow | None:
+    """None if it cannot be read. The values are the row's from now on."""
+    if (state := STATES.get(values["state"])) is not None:
+        values["state"] = state
+        if values["paused_by"] is not None:
+            values["paused_by"] = PAUSED_BY.get(values["paused_by"], PausedBy.OPERATOR)
+        return LedgerRow(**values)
+    logger.error(
+        "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",
+        values["node_id"],
+        values["version"],
+        values["state"],
+    )
+    return None
+
+
+def values_of(row: LedgerRow) -> dict[str, Any]:
+    """Not by `dataclasses.asdict`, which copies each value: a fifth of what arming a batch cost."""
+    values = {name: getattr(row, name) for name in ROW_NAMES}
+    values["run_id"] = row.run_id
+    return values

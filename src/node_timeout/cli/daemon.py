@@ -95,16 +95,17 @@ def serve(*, web_read_only: bool, **overrides: Any) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where its data lies.  [default: the user's data directory]",
 )
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the console.  [default: 8642]")
 @options(
     setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
 )
-def dev(directory: Path | None, engine: str | None, **overrides: Any) -> None:
-    """Scanner and worker, with no server."""
+def dev(directory: Path | None, port: int | None, engine: str | None, **overrides: Any) -> None:
+    """Scanner, worker and console, with no server."""
     from node_timeout.embedded import dev as room  # noqa: PLC0415
 
     configure_logs(settings_of(overrides))
     where = directory or room.default_directory()
-    until_signal(lambda stop: room.run(where, stop, engine=engine))
+    until_signal(lambda stop: room.run(where, stop, engine=engine, port=port))
 
 
 @click.command()

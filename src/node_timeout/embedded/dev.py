@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from redis import Redis
@@ -22,6 +23,9 @@ from node_timeout.domain.errors import SettingsError
 from node_timeout.setting_rules import variable
 from node_timeout.settings import Settings
 from node_timeout.stores.sql.schema import Schema
+
+if TYPE_CHECKING:
+    from node_timeout.web.server import WebServer
 
 START_SECONDS = 10.0
 
@@ -83,18 +87,51 @@ async def embedded(directory: Path) -> AsyncIterator[Embedded]:
         yield stores
 
 
-async def run(directory: Path, stop: asyncio.Event, *, engine: str | None) -> None:
-    """Scanner, reconciler and worker until stopped; tells how to use them."""
+async def run(
+    directory: Path, stop: asyncio.Event, *, engine: str | None, port: int | None = None
+) -> None:
+    """Scanner, reconciler, worker and console until stopped; tells how to use them."""
     async with embedded(directory) as stores:
         settings = stores.settings(**({"engine": engine} if engine else {}))
         if settings.engine is None:
             settings = stores.settings(engine="dry_run")
-        sys.stdout.write(f"# data in {directory}, engine {settings.engine}; in another shell:\n")
-        for name, value in stores.variables().items():
-            sys.stdout.write(f"export {name}='{value}'\n")
-        sys.stdout.flush()
-        async with NodeTimeout(settings) as app:
-            await app.scan_and_work(stop)
+        settings = with_port(settings, port)
+        async with NodeTimeout(settings) as app, asyncio.TaskGroup() as group:
+            console = _console(app)
+            if console is None:
+                sys.stdout.write("# no console: pip install 'node-timeout[web]'\n")
+            else:
+                sys.stdout.write(f"# console: {console.address}\n")
+            sys.stdout.write(
+                f"# data in {directory}, engine {settings.engine}; in another shell:\n"
+            )
+            for name, value in stores.variables().items():
+                sys.stdout.write(f"export {name}='{value}'\n")
+            sys.stdout.flush()
+            group.create_task(app.scan_and_work(stop))
+            if console is not None:
+                group.create_task(console.run(stop, name=app.wiring.process_name("web")))
+
+
+def with_port(settings: Settings, port: int | None) -> Settings:
+    """With this port for the console; without one that of the settings, or any if it is taken."""
+    wanted = port or settings.web_port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.web_host, wanted))
+        except OSError:
+            wanted = port or _free_port()
+    known = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return Settings(**{**known, "web_port": wanted})
+
+
+def _console(app: NodeTimeout) -> "WebServer | None":
+    try:
+        from node_timeout.web.server import WebServer  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        return None
+    return WebServer(app)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ KEPT_SECONDS = 5.0
 """So long a token that was revoked may still be let in."""
 MAX_KEPT = 1000
 MAX_ACTOR_LENGTH = 100
+LOGINS_A_SECOND = 1.0
 BEARER = "bearer "
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="node-timeout"'}
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -74,6 +75,7 @@ class Access:
         self._kept: dict[str, tuple[float, Token | None]] = {}
         self._any_token: tuple[float, bool] = (0.0, False)
         self._limit = RateLimit(settings.web_rate)
+        self._logins = RateLimit(LOGINS_A_SECOND)
         secret = settings.web_secret
         self.sessions = Sessions(None if secret is None else secret.get_secret_value())
 
@@ -120,6 +122,13 @@ class Access:
     async def login(self, text: str) -> Token | None:
         """The valid token of this text."""
         return await self._valid(hash_of(text)) if is_token(text) else None
+
+    async def now(self) -> float:
+        return await self._pool.now()
+
+    def has_tried_too_often(self, address: str) -> bool:
+        """Of one who shows tokens at the login: each try counts."""
+        return self._logins.seconds_until_free(address) > 0
 
     async def _by_token(self, authorization: str) -> Caller:
         text = authorization[len(BEARER) :].strip()

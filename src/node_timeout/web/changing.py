@@ -35,9 +35,18 @@ TEXTS = ("node_id", "version", "root_pipeline_id", "state", "action", "reason")
 
 
 async def carry_out(
-    app: NodeTimeout, name: str, said: Mapping[str, Any], request: Request, caller: Caller
+    app: NodeTimeout,
+    name: str,
+    said: Mapping[str, Any],
+    request: Request,
+    caller: Caller,
+    *,
+    if_revision: str | None = None,
 ) -> ChangeReport:
-    """Give the order ``name``. Raises `Problem`, `InvalidInputError`, `TemporaryError`."""
+    """Give the order ``name``. Raises `Problem`, `InvalidInputError`, `TemporaryError`.
+
+    ``if_revision`` stands for a header If-Match, which forms cannot have.
+    """
     moves = ("by", "until") if name == "extend" else ()
     require_known(said, (*WHICH, *moves, "reason", "dry_run"), "key")
     asked = {key: value for key, value in said.items() if value is not None}
@@ -52,7 +61,7 @@ async def carry_out(
         asked["until"] = instant_of(asked["until"], "until")
     if key := request.headers.get("idempotency-key"):
         asked["idempotency_key"] = key
-    if revision := request.headers.get("if-match"):
+    if revision := if_revision or request.headers.get("if-match"):
         asked["if_revision"] = _revision(revision, asked)
     asked["actor"] = caller.name
     report: ChangeReport = await getattr(app, name)(**asked)

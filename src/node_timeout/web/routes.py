@@ -27,11 +27,13 @@ from node_timeout.domain.errors import (
 )
 from node_timeout.domain.tokens import Role
 from node_timeout.urls.redaction import redact
-from node_timeout.web import api
-from node_timeout.web.access import Access
+from node_timeout.web import api, console, pages
+from node_timeout.web.access import Access, Caller
 from node_timeout.web.api import Call, Json
 from node_timeout.web.changing import CHANGES
+from node_timeout.web.console import to_login
 from node_timeout.web.problems import MEDIA_TYPE, Problem
+from node_timeout.web.rendering import render
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 Handler = Callable[[Call], Awaitable[Response]]
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +81,82 @@ OPERATIONS = (
 )
 
 
+PAGES: dict[str, Handler] = {
+    "/": pages.overview,
+    "/runs": pages.runs,
+    "/dead": pages.dead,
+    "/run": pages.run,
+    "/search": pages.search,
+    "/pipeline": pages.pipeline,
+    "/lateness": pages.lateness_page,
+    "/configs": pages.configs,
+    "/processes": pages.processes,
+}
+STEERING: dict[str, Handler] = {
+    "/run/change": console.change_run,
+    "/runs/change": console.change_runs,
+}
+
+
 def application(app: NodeTimeout, access: Access, is_ready: Callable[[], bool]) -> Starlette:
     """The ASGI application."""
+    made = Starlette(
+        routes=[
+            *_operations(app, access),
+            *_pages(app, access),
+            *_about_itself(is_ready),
+            Mount("/static", StaticFiles(packages=[("node_timeout.web", "static")])),
+        ],
+        middleware=[Middleware(_WithHeaders)],
+        exception_handlers={HTTPException: _http_error},
+    )
+    made.state.is_read_only = app.settings.web_read_only
+    return made
 
-    def guarded(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+
+def _operations(app: NodeTimeout, access: Access) -> list[Route]:
+    def guarded(operation: Operation) -> Answer:
         async def answer(request: Request) -> Response:
             caller = await access.require(request, operation.role)
             return await operation.handler(Call(request=request, app=app, caller=caller))
 
         async def answered(request: Request) -> Response:
-            return await _answered(answer, request)
+            return await _answered(answer, request, answer_to)
 
         return answered
 
+    return [Route(each.path, guarded(each), methods=[each.method]) for each in OPERATIONS]
+
+
+def _pages(app: NodeTimeout, access: Access) -> list[Route]:
+    def shown(handler: Handler, role: Role) -> Answer:
+        """A page: who is not known is led to the login, and a problem is a page as well."""
+
+        async def answer(request: Request) -> Response:
+            if await _known(access, request) is None:
+                access.require_ours_to_change(request)
+                return to_login(request)
+            caller = await access.require(request, role)
+            return await handler(Call(request=request, app=app, caller=caller))
+
+        return as_page(answer)
+
+    logins = console.logins(access)
+    return [
+        *(Route(path, shown(each, Role.READ), methods=["GET"]) for path, each in PAGES.items()),
+        *(
+            Route(path, shown(each, Role.OPERATE), methods=["POST"])
+            for path, each in STEERING.items()
+        ),
+        Route("/login", as_page(logins["/login"]), methods=["GET", "POST"]),
+        *(
+            Route(path, as_page(logins[path]), methods=["POST"])
+            for path in ("/logout", "/language")
+        ),
+    ]
+
+
+def _about_itself(is_ready: Callable[[], bool]) -> list[Route]:
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -104,18 +170,12 @@ def application(app: NodeTimeout, access: Access, is_ready: Callable[[], bool]) 
     async def contract(_request: Request) -> Response:
         return Response(contract_text(), media_type="application/yaml")
 
-    return Starlette(
-        routes=[
-            *(Route(each.path, guarded(each), methods=[each.method]) for each in OPERATIONS),
-            Route(f"{API}/openapi.yaml", contract),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Mount("/static", StaticFiles(packages=[("node_timeout.web", "static")])),
-        ],
-        middleware=[Middleware(_WithHeaders)],
-        exception_handlers={HTTPException: _http_error},
-    )
+    return [
+        Route(f"{API}/openapi.yaml", contract),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
 
 
 def contract_text() -> str:
@@ -125,13 +185,32 @@ def contract_text() -> str:
     return (here if here.exists() else checkout).read_text(encoding="utf-8")
 
 
-async def _answered(answer: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+async def _known(access: Access, request: Request) -> Caller | None:
+    """Who calls; None also for a token that is wrong."""
+    try:
+        return await access.caller(request)
+    except Problem:
+        return None
+
+
+def as_page(answer: Answer) -> Answer:
+    """A problem of it is a page."""
+
+    async def answered(request: Request) -> Response:
+        return await _answered(answer, request, page_of)
+
+    return answered
+
+
+async def _answered(
+    answer: Answer, request: Request, refuse: Callable[[Request, Problem], Response]
+) -> Response:
     """The answer, or the problem that stands in its way."""
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
             return await answer(request)
     except Exception as error:  # noqa: BLE001 - the edge: each is answered
-        return answer_to(problem_of(error))
+        return refuse(request, problem_of(error))
 
 
 STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -161,16 +240,22 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "an error in node-timeout; its log says which")
 
 
-def answer_to(problem: Problem) -> Response:
+def page_of(request: Request, problem: Problem) -> Response:
+    answer = render(request, "problem.html", code=problem.status, caller=None, problem=problem)
+    answer.headers.update(problem.headers)
+    return answer
+
+
+def answer_to(_request: Request, problem: Problem) -> Response:
     return Json(problem.as_dict(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Of Starlette's own: no such address, another method."""
     status = getattr(error, "status_code", 500)
     headers = getattr(error, "headers", None) or {}
     text = {404: "there is nothing at this address", 405: "not by this method"}.get(status, "")
-    return answer_to(Problem(status, text or str(error), headers=headers))
+    return answer_to(request, Problem(status, text or str(error), headers=headers))
 
 
 class _WithHeaders:

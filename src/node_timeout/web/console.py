@@ -1,0 +1,155 @@
+"""What is done from the console: changes of runs, logging in and out, choosing a language."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from node_timeout.domain.changes import Verdict
+from node_timeout.web import changing, pages
+from node_timeout.web.access import Access, require_same_origin
+from node_timeout.web.api import Call
+from node_timeout.web.changing import CHANGES
+from node_timeout.web.languages import COOKIE as LANGUAGE_COOKIE
+from node_timeout.web.languages import LANGUAGES
+from node_timeout.web.problems import Problem
+from node_timeout.web.reading import form_of
+from node_timeout.web.rendering import render
+from node_timeout.web.sessions import COOKIE, SESSION_SECONDS
+
+YEAR = 365 * 86400
+ALL = "all"
+
+
+async def change_run(call: Call) -> Response:
+    """One run, from its own page."""
+    form = _single(await form_of(call.request))
+    name, run_id = form.get("change", ""), form.get("run_id", "")
+    said = _order(name, form) | {"run_ids": [run_id]}
+    report = await changing.carry_out(
+        call.app, name, said, call.request, call.caller, if_revision=form.get("revision")
+    )
+    verdict = report.runs[0].verdict if report.runs else Verdict.MISSING
+    if name == "discard" and verdict is Verdict.DONE:
+        return RedirectResponse("/dead", 303)
+    query = urlencode({"run_id": run_id, "change": name, "said": verdict})
+    return RedirectResponse(f"/run?{query}", 303)
+
+
+async def change_runs(call: Call) -> Response:
+    """Those that are selected, or all that match, from a list."""
+    form = await form_of(call.request)
+    single = _single(form)
+    name, tab = single.get("change", ""), single.get("tab", "armed")
+    said = _order(name, single)
+    filters = {key: single[key] for key in pages.FILTERS if single.get(key)}
+    is_all = single.get("which") == ALL
+    if is_all:
+        said |= pages.filters_of(tab, filters)
+    elif run_ids := form.get("run_ids"):
+        said["run_ids"] = run_ids
+    else:
+        return await pages.runs_page(call, {"tab": tab, **filters}, report={"nothing": True})
+    report = await changing.carry_out(call.app, name, said, call.request, call.caller)
+    again = is_all and report.more and report.done and name != "extend"
+    told = {
+        "nothing": False,
+        "change": name,
+        "done": report.done,
+        "verdicts": [
+            (verdict, count)
+            for verdict, count in report.verdicts.items()
+            if verdict is not Verdict.DONE
+        ],
+        "again": {**single, "which": ALL} if again else None,
+        "more_to_extend": is_all and report.more and name == "extend",
+    }
+    return await pages.runs_page(call, {"tab": tab, **filters}, report=told)
+
+
+def _single(form: Mapping[str, list[str]]) -> dict[str, str]:
+    """The first value of each field."""
+    return {name: values[0] for name, values in form.items()}
+
+
+def _order(name: str, form: Mapping[str, str]) -> dict[str, Any]:
+    if name not in CHANGES:
+        raise Problem(400, "choose what is to be done")
+    said: dict[str, Any] = {"reason": form.get("reason", "").strip()}
+    if name == "extend":
+        said["by"] = form.get("by", "").strip()
+    return said
+
+
+def logins(access: Access) -> dict[str, Any]:
+    """The addresses of those who are not known yet, or do not want to be any more."""
+
+    async def login(request: Request) -> Response:
+        if request.method == "GET":
+            return _login_page(request)
+        require_same_origin(request, is_local=False)
+        form = _single(await form_of(request))
+        text = form.get("token", "").strip()
+        address = request.client.host if request.client else ""
+        if access.has_tried_too_often(address):
+            raise Problem(429, "too many logins", headers={"Retry-After": "10"})
+        if await access.login(text) is None:
+            return _login_page(request, failed=True, status=401)
+        answer = RedirectResponse(_path(form.get("next", "")), 303)
+        cookie = access.sessions.begin(text, await access.now())
+        answer.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    async def logout(request: Request) -> Response:
+        require_same_origin(request, is_local=False)
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    async def language(request: Request) -> Response:
+        require_same_origin(request, is_local=True)
+        form = _single(await form_of(request))
+        chosen = form.get("language", "")
+        if chosen not in LANGUAGES:
+            raise Problem(400, "there is no such language")
+        answer = RedirectResponse(_path(form.get("next", "")), 303)
+        answer.set_cookie(LANGUAGE_COOKIE, chosen, max_age=YEAR, httponly=True, samesite="strict")
+        return answer
+
+    return {"/login": login, "/logout": logout, "/language": language}
+
+
+def to_login(request: Request) -> Response:
+    """Somebody who is not known wants to see a page."""
+    had_one = "1" if request.cookies.get(COOKIE) else "0"
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = here if request.method == "GET" else "/"
+    return RedirectResponse(f"/login?{urlencode({'next': wanted, 'ended': had_one})}", 303)
+
+
+def _login_page(request: Request, *, failed: bool = False, status: int = 200) -> Response:
+    return render(
+        request,
+        "login.html",
+        code=status,
+        caller=None,
+        failed=failed,
+        ended=not failed and request.query_params.get("ended") == "1",
+        next=_path(request.query_params.get("next", "")),
+    )
+
+
+def _path(text: str) -> str:
+    """An address of ours: nobody is led elsewhere behind a login."""
+    parts = urlsplit(text)
+    is_ours = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc
+    return text if is_ours and text.isprintable() else "/"

@@ -19,8 +19,8 @@ class Tokens(Protocol):
         """All of them, the oldest first."""
         ...
 
-    async def has_tokens(self, now: float) -> bool:
-        """Whether one is valid."""
+    async def has_tokens(self, valid_at: float | None = None) -> bool:
+        """Whether one was ever made, or is valid at an instant."""
         ...
 
     async def revoke_token(self, token_id: str, now: float) -> bool:

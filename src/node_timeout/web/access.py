@@ -3,7 +3,7 @@
     Authorization: Bearer nt_…        a token
     cookie of the console             a token that was shown at login
     header of a trusted proxy         whoever the proxy has let in
-    nothing, from this very host      everything, as long as no token and no proxy is set up
+    nothing, from this very host      everything, until a token is made or a proxy is named
 
 A browser sends cookies, and a proxy's word, also for pages of others: what changes something must
 then come from a page of ours.
@@ -31,7 +31,7 @@ KEPT_SECONDS = 5.0
 """So long a token that was revoked may still be let in."""
 MAX_KEPT = 1000
 MAX_ACTOR_LENGTH = 100
-LOGINS_A_SECOND = 1.0
+LOGINS_A_SECOND, LOGINS_AT_ONCE = 1.0, 10.0
 BEARER = "bearer "
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="node-timeout"'}
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -64,8 +64,8 @@ class Access:
     def __init__(
         self, settings: Settings, tokens: Tokens, pool: Pool, *, is_open_here: bool
     ) -> None:
-        """``is_open_here``: as long as no token and no proxy is set up, callers of this host may
-        do everything.
+        """``is_open_here``: until a token is made or a proxy is named, callers of this host may do
+        everything. When the last token has been revoked it stays closed.
         """
         self._settings = settings
         self._tokens = tokens
@@ -75,7 +75,7 @@ class Access:
         self._kept: dict[str, tuple[float, Token | None]] = {}
         self._any_token: tuple[float, bool] = (0.0, False)
         self._limit = RateLimit(settings.web_rate)
-        self._logins = RateLimit(LOGINS_A_SECOND)
+        self._logins = RateLimit(LOGINS_A_SECOND, LOGINS_AT_ONCE)
         secret = settings.web_secret
         self.sessions = Sessions(None if secret is None else secret.get_secret_value())
 
@@ -152,7 +152,7 @@ class Access:
         now = await self._pool.now()
         until, found = self._any_token
         if until <= now:
-            found = await self._tokens.has_tokens(now)
+            found = await self._tokens.has_tokens()
             self._any_token = (now + KEPT_SECONDS, found)
         return found
 

@@ -11,10 +11,15 @@ MAX_CALLERS = 10_000
 class RateLimit:
     """Of all callers, each for itself."""
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """``rate``: requests a second, on average."""
+    def __init__(
+        self,
+        rate: float,
+        at_once: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``rate``: requests a second, on average; ``at_once``: after a rest."""
         self._rate = rate
-        self._most = max(1.0, rate * SECONDS_OF_REST)
+        self._most = max(1.0, rate * SECONDS_OF_REST if at_once is None else at_once)
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
         """Requests left, and when that was so."""

@@ -21,8 +21,8 @@ class MemoryTokens:
     async def tokens(self) -> Sequence[Token]:
         return sorted(self._tokens.values(), key=lambda token: token.created_at)
 
-    async def has_tokens(self, now: float) -> bool:
-        return any(token.is_valid(now) for token in self._tokens.values())
+    async def has_tokens(self, valid_at: float | None = None) -> bool:
+        return any(valid_at is None or each.is_valid(valid_at) for each in self._tokens.values())
 
     async def revoke_token(self, token_id: str, now: float) -> bool:
         for token in self._tokens.values():

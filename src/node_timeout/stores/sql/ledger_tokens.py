@@ -31,10 +31,9 @@ class LedgerTokens(HasEngine):
         return [_token(row) for row in found]
 
     @transaction
-    async def has_tokens(self, connection: AsyncConnection, now: float) -> bool:
-        found = await connection.execute(
-            select(func.count()).select_from(table).where(*_valid(now))
-        )
+    async def has_tokens(self, connection: AsyncConnection, valid_at: float | None = None) -> bool:
+        valid = () if valid_at is None else _valid(valid_at)
+        found = await connection.execute(select(func.count()).select_from(table).where(*valid))
         return bool(found.scalar_one())
 
     @transaction

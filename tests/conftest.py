@@ -41,7 +41,7 @@ if os.environ.get("BKFLOW_PROJECT_PYTHON"):
 else:
     collect_ignore = [*collect_ignore, "bkflow"]
 
-TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history")]
+TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history", "token")]
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 """The last is PostgreSQL behind PgBouncer in transaction mode."""
 

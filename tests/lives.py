@@ -2,8 +2,19 @@
 
 from hypothesis import strategies as st
 
+from node_timeout.domain.changes import (
+    Cancel,
+    Change,
+    Discard,
+    Extend,
+    Fire,
+    Order,
+    Pause,
+    Replay,
+    Resume,
+)
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import LedgerRow, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import LedgerRow, Outcome, PausedBy, RunState, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 # Few instants, so that they often meet, cross and are equal.
@@ -24,8 +35,10 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
     state = draw(st.sampled_from(list(RunState)))
     known = state is not RunState.CANCELLED or draw(st.booleans())
     deadline = draw(INSTANTS) if known else None
-    is_open = state in (RunState.ARMED, RunState.EXECUTING)
-    leased = state is RunState.EXECUTING or (state is RunState.CANCELLED and draw(st.booleans()))
+    is_open = state in (RunState.ARMED, RunState.PAUSED, RunState.EXECUTING)
+    was_stopped = state in (RunState.CANCELLED, RunState.PAUSED)
+    leased = state is RunState.EXECUTING or (was_stopped and draw(st.booleans()))
+    paused = state is RunState.PAUSED
     first_try = draw(st.booleans())
     next_at = None
     if state is RunState.ARMED:
@@ -38,7 +51,10 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
         state=state,
         started_at=draw(OPTIONAL_INSTANTS) if known else None,
         deadline=deadline,
+        extended=draw(OPTIONAL_INSTANTS) if known else None,
         next_at=next_at,
+        paused_at=draw(INSTANTS) if paused else None,
+        paused_by=draw(st.sampled_from(list(PausedBy))) if paused else None,
         lease_until=draw(INSTANTS) if leased else None,
         lease_owner=draw(st.sampled_from(OWNERS)) if leased else None,
         attempts=draw(st.integers(min_value=1 if leased else 0, max_value=4)),
@@ -69,7 +85,7 @@ def leavings(
         node_id=node_id,
         version=version,
         happened_at=draw(OPTIONAL_INSTANTS),
-        only_version=version is not None and draw(st.booleans()),
+        is_pause=version is not None and draw(st.booleans()),
         remember=draw(st.booleans()),
     )
 
@@ -92,4 +108,25 @@ def outcomes(draw: st.DrawFn, row: LedgerRow) -> Outcome:
         message=draw(st.sampled_from(["", "done", "failed"])),
         due_at=draw(INSTANTS) if state is RunState.ARMED else None,
         called=draw(st.booleans()),
+        extend_by=draw(st.none() | st.just(3.0)) if state is RunState.ARMED else None,
+    )
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Order:
+    """What somebody may ask of any run."""
+    change: Change = draw(
+        st.one_of(
+            st.builds(Extend, by=st.integers(min_value=-9, max_value=9).map(float)),
+            st.builds(Extend, until=INSTANTS),
+            st.sampled_from([Pause(), Resume(), Fire(), Cancel(), Replay(), Discard()]),
+        )
+    )
+    return Order(
+        change=change,
+        actor="ann",
+        reason=draw(st.sampled_from([None, "a test"])),
+        if_revision=draw(st.none() | st.integers(min_value=0, max_value=2)),
+        idempotency_key=draw(st.sampled_from([None, "k"])),
+        max_seconds=draw(st.sampled_from([8.0, 100.0])),
     )

@@ -1,9 +1,11 @@
 """Words that many tests use: those of `node_timeout.testing`, and rows as SQL has them."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.ports.pool import Pool
 from node_timeout.stores.ledger_rows import values_of
 from node_timeout.testing.engine import FakeEngine
 from node_timeout.testing.words import (
@@ -25,6 +27,7 @@ from node_timeout.testing.words import (
 __all__ = [
     "ROOT",
     "FakeEngine",
+    "absent",
     "armed_row",
     "config",
     "configure",
@@ -39,6 +42,11 @@ __all__ = [
     "tree_of",
     "wait_until",
 ]
+
+
+async def absent(pool: Pool, run_ids: Sequence[str]) -> list[str]:
+    """Those that are not in the pool, whatever their instant."""
+    return await pool.behind([DueRun(run_id=each, due_at=1e300) for each in run_ids], 0.0)
 
 
 def armed_row(

@@ -62,12 +62,15 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True, comment="by the engine's clock"),
         sa.Column("deadline", sa.Double(), nullable=True),
+        sa.Column("extended", sa.Double(), nullable=True, comment="seconds, by changes"),
         sa.Column(
             "next_at",
             sa.Double(),
             nullable=True,
             comment="of an armed run: its deadline or next try",
         ),
+        sa.Column("paused_at", sa.Double(), nullable=True),
+        sa.Column("paused_by", exact(16), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("lease_owner", exact(64), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
@@ -94,8 +97,19 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("actor", exact(128), nullable=True),
         sa.Column("detail", text(), nullable=True),
+        sa.Column("idempotency_key", exact(128), nullable=True),
     )
     create_index("ix_node_timeout_history_run", "node_timeout_history", ["run_id", "id"])
+    create_table(
+        "node_timeout_token",
+        sa.Column("token_hash", exact(64), primary_key=True, comment="SHA-256 of its text"),
+        sa.Column("token_id", exact(12), nullable=False),
+        sa.Column("name", exact(128), nullable=False),
+        sa.Column("role", exact(16), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=True),
+        sa.Column("revoked_at", sa.Double(), nullable=True),
+    )
     create_table(
         "node_timeout_setting",
         sa.Column("name", exact(64), primary_key=True),
@@ -104,5 +118,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("setting", "history", "run", "config"):
+    for table in ("setting", "token", "history", "run", "config"):
         drop_table(f"node_timeout_{table}")

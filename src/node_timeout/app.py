@@ -3,21 +3,35 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
+from node_timeout.domain.changes import (
+    Cancel,
+    Change,
+    Discard,
+    Extend,
+    Fire,
+    Pause,
+    Replay,
+    Resume,
+)
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import (
     HistoryEntry,
     LedgerRow,
+    Node,
     RunState,
     check_ids,
 )
-from node_timeout.domain.timeout_config import apply_configs
-from node_timeout.operations import cancelling, configs, dead_runs, looking, reading
-from node_timeout.operations.choosing import Choice
+from node_timeout.domain.timeout_config import TimeoutConfig, apply_configs
+from node_timeout.domain.tokens import Role, Token
+from node_timeout.operations import changing, configs, looking, reading, receiving, tokens
+from node_timeout.operations.changing import ChangeReport
+from node_timeout.operations.choosing import Asked
 from node_timeout.operations.configs import ImportReport
 from node_timeout.operations.give_back import GiveBackReport, give_back
+from node_timeout.operations.receiving import Received
 from node_timeout.ports.directory import Cursor, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
@@ -204,6 +218,23 @@ class NodeTimeout:
             trust_ledger=trust_ledger,
         )
 
+    async def node_paused(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        """The engine has suspended the node: its time stands still until `node_started` says that
+        this version runs again; return whether it was armed.
+
+        Raises `InvalidNodeRunError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
+        """
+        ids = _ids(node_id, version, root_pipeline_id)
+        event = NodeLeft(**ids, happened_at=happened_at, is_pause=True)
+        return bool(await self.wiring.tracker.nodes_left([event]))
+
     async def nodes_started(self, runs: Iterable[Run], *, happened_at: float | None = None) -> int:
         """`node_started` for many (node_id, version[, root_pipeline_id]), a batch a store; return
         how many are armed. If it raises, none is.
@@ -228,34 +259,124 @@ class NodeTimeout:
         ]
         return await self.wiring.tracker.nodes_left(events)
 
-    async def cancel(
+    # Changes of running deadlines
+
+    async def extend(
         self,
         node_id: str | None = None,
         version: str | None = None,
         root_pipeline_id: str | None = None,
         *,
-        actor: str = "library",
-        reason: str | None = None,
-        dry_run: bool = False,
-    ) -> int:
-        """Cancel the armed runs of a node, exactly this version of it, or those of a whole root
-        pipeline; return how many were armed. ``dry_run`` only counts those in the ledger.
+        by: float | None = None,
+        until: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Move the deadline: ``by`` seconds (fewer than none: to an earlier instant), or ``until``
+        an instant (Unix seconds). One that would lie in the past is now.
 
-        The history says who and why. Without ``root_pipeline_id`` the node is that of the only
-        root pipeline that has a config for it, or an open run. A version that the ledger does
-        not know leaves the pool all the same. Raises `InvalidInputError`,
-        `LedgerUnavailableError`.
+        No run's time may become longer than ``max_seconds``. Of a paused run the time left is
+        changed. Which runs: those of a node, exactly this version of it, those of a root pipeline,
+        or what `Asked` says: named ones, 500 at most, or all that match, the oldest 1,000 at a
+        time. Without a root pipeline the node is that of the only one that has a config for it, or
+        an open run. Each run gets a verdict, and its history says who and why. What is ``done``
+        holds. Raises `InvalidInputError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
-        choice = Choice(node_id=node_id, version=version, root_pipeline_id=root_pipeline_id)
-        return await cancelling.cancel(
+        change = Extend(by=by, until=until)
+        return await self._change(change, node_id, version, root_pipeline_id, asked)
+
+    async def pause(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Let the time of armed runs stand still until `resume`; which runs, see `extend`.
+
+        An engine that suspends its node says so by `node_paused`: what an operator has paused does
+        not go on by the engine's word.
+        """
+        return await self._change(Pause(), node_id, version, root_pipeline_id, asked)
+
+    async def resume(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Let paused runs go on with the time they had left; which runs, see `extend`."""
+        return await self._change(Resume(), node_id, version, root_pipeline_id, asked)
+
+    async def fire(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Make armed and paused runs due now; which runs, see `extend`."""
+        return await self._change(Fire(), node_id, version, root_pipeline_id, asked)
+
+    async def cancel(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Cancel armed and paused runs; which runs, see `extend`.
+
+        A version that the ledger does not know leaves the pool all the same.
+        """
+        return await self._change(Cancel(), node_id, version, root_pipeline_id, asked)
+
+    async def replay(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Arm dead runs again, due now, with all their attempts; which runs, see `extend`.
+
+        A node without a root pipeline is that of each of them. Those that die again before the end
+        are left alone.
+        """
+        return await self._change(Replay(), node_id, version, root_pipeline_id, asked)
+
+    async def discard(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Delete dead runs, with their history; which runs, see `replay`."""
+        return await self._change(Discard(), node_id, version, root_pipeline_id, asked)
+
+    async def _change(
+        self,
+        change: Change,
+        node_id: str | None,
+        version: str | None,
+        root_pipeline_id: str | None,
+        asked: Asked,
+    ) -> ChangeReport:
+        return await changing.carry_out(
             self.ledger,
             self.pool,
-            self.wiring.tracker,
-            choice,
-            actor=actor,
-            reason=reason,
-            dry_run=dry_run,
+            change,
+            {
+                "node_id": node_id,
+                "version": version,
+                "root_pipeline_id": root_pipeline_id,
+                **asked,
+            },
+            max_seconds=self.settings.max_seconds,
         )
+
+    # Looking
 
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         """What the ledger knows of each version of a node, in each root pipeline or in this one."""
@@ -291,6 +412,33 @@ class NodeTimeout:
             after=after,
         )
 
+    async def find_configs(
+        self,
+        *,
+        root_pipeline_id: str | None = None,
+        node_id: str | None = None,
+        limit: int = 50,
+        after: Node | None = None,
+    ) -> list[TimeoutConfig]:
+        """Stored configs in order of (root pipeline, node), those behind ``after``.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        return await looking.find_configs(
+            self.ledger,
+            root_pipeline_id=root_pipeline_id,
+            node_id=node_id,
+            limit=limit,
+            after=after,
+        )
+
+    async def run(self, run_id: str) -> LedgerRow | None:
+        """The run of this id, if the ledger has it.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        return await looking.run(self.ledger, run_id)
+
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         """What happened to these runs beyond their plain course, each in order.
 
@@ -305,54 +453,6 @@ class NodeTimeout:
         """
         return await give_back(self.ledger, self.pool, self.settings.lease_seconds)
 
-    async def replay(
-        self,
-        *,
-        node_id: str | None = None,
-        version: str | None = None,
-        root_pipeline_id: str | None = None,
-        everything: bool = False,
-        actor: str = "library",
-        reason: str | None = None,
-        dry_run: bool = False,
-    ) -> int:
-        """Arm dead node runs again, due now: of a node, of exactly this version of it, of a root
-        pipeline, or all; return how many. ``dry_run`` only counts them.
-
-        The history says who and why. Raises `InvalidInputError` unless something is chosen.
-        """
-        choice = Choice(
-            node_id=node_id,
-            version=version,
-            root_pipeline_id=root_pipeline_id,
-            everything=everything,
-        )
-        return await dead_runs.replay(
-            self.ledger, self.pool, choice, actor=actor, reason=reason, dry_run=dry_run
-        )
-
-    async def discard(
-        self,
-        *,
-        node_id: str | None = None,
-        version: str | None = None,
-        root_pipeline_id: str | None = None,
-        everything: bool = False,
-        dry_run: bool = False,
-    ) -> int:
-        """Delete dead node runs, with their history: the same choices as those of `replay`; return
-        how many. ``dry_run`` only counts them.
-
-        Raises `InvalidInputError` unless something is chosen.
-        """
-        choice = Choice(
-            node_id=node_id,
-            version=version,
-            root_pipeline_id=root_pipeline_id,
-            everything=everything,
-        )
-        return await dead_runs.discard(self.ledger, self.pool, choice, dry_run=dry_run)
-
     async def processes(self) -> Sequence[Process]:
         """The processes of node-timeout that are alive, with what their services do.
 
@@ -360,17 +460,58 @@ class NodeTimeout:
         """
         return await self.pool.presence.processes()
 
-    async def status(self, recent: int = 10) -> Status:
-        """A look at every store; one that does not answer is named in ``unreachable``."""
+    async def status(self, recent: int = 10, *, most: int | None = None) -> Status:
+        """A look at every store; one that does not answer is named in ``unreachable``.
+
+        With ``most`` no number of the ledger is counted further: then the look costs the same
+        however much there is.
+        """
         return await look(
             self.ledger,
             self.pool,
             self.exchange,
             self.pool.presence,
             recent=recent,
+            most=most,
             overdue_alarm=self.settings.overdue_alarm,
             roles=needed_roles(self.settings.events_queue),
         )
+
+    # For those who reach us over HTTP
+
+    async def receive(self, body: bytes) -> Received:
+        """Events in the form of the events queue, 500 at most, by a call that is answered.
+
+        May be repeated. Raises `UnreadableMessageError`, `InvalidInputError`,
+        `LedgerUnavailableError`.
+        """
+        return await receiving.receive(
+            body,
+            ledger=self.ledger,
+            pool=self.pool,
+            tracker=self.wiring.tracker,
+            rules=rules_of(self.settings),
+        )
+
+    async def create_token(
+        self, role: Role | str, name: str, *, expires_in: float | None = None
+    ) -> tuple[str, Token]:
+        """Make a token for the HTTP API; return its text, which cannot be had again, and what is
+        stored of it. ``expires_in`` in seconds.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        return await tokens.create(
+            self.ledger, self.pool, role=role, name=name, expires_in=expires_in
+        )
+
+    async def tokens(self) -> Sequence[Token]:
+        """Every token that was made, the oldest first. Raises `LedgerUnavailableError`."""
+        return await self.ledger.tokens()
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """Let nobody in by this token any more; False if there is no valid one of this id."""
+        return await self.ledger.revoke_token(token_id, await self.pool.now())
 
     # Services
 

@@ -13,11 +13,13 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from node_timeout.app import Left, NodeTimeout, Run
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
 from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.operations.changing import ChangeReport
+from node_timeout.operations.choosing import Asked
 from node_timeout.operations.give_back import GiveBackReport
 from node_timeout.ports.directory import RunPage
 from node_timeout.ports.presence import Process
@@ -210,21 +212,84 @@ class BlockingNodeTimeout:
             lambda app: app.nodes_left(nodes, happened_at=happened_at, trust_ledger=trust_ledger)
         )
 
-    def cancel(
+    def node_paused(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        return self._run(
+            lambda app: app.node_paused(node_id, version, root_pipeline_id, happened_at=happened_at)
+        )
+
+    def extend(
         self,
         node_id: str | None = None,
         version: str | None = None,
         root_pipeline_id: str | None = None,
         *,
-        actor: str = "library",
-        reason: str | None = None,
-        dry_run: bool = False,
-    ) -> int:
-        return self._run(
-            lambda app: app.cancel(
-                node_id, version, root_pipeline_id, actor=actor, reason=reason, dry_run=dry_run
-            )
-        )
+        by: float | None = None,
+        until: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        which = (node_id, version, root_pipeline_id)
+        return self._run(lambda app: app.extend(*which, by=by, until=until, **asked))
+
+    def pause(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.pause(node_id, version, root_pipeline_id, **asked))
+
+    def resume(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.resume(node_id, version, root_pipeline_id, **asked))
+
+    def fire(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.fire(node_id, version, root_pipeline_id, **asked))
+
+    def cancel(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.cancel(node_id, version, root_pipeline_id, **asked))
+
+    def replay(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.replay(node_id, version, root_pipeline_id, **asked))
+
+    def discard(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.discard(node_id, version, root_pipeline_id, **asked))
 
     def find(self, **which: Any) -> RunPage:
         return self._run(lambda app: app.find(**which))
@@ -237,12 +302,6 @@ class BlockingNodeTimeout:
 
     def give_back(self) -> GiveBackReport:
         return self._run(lambda app: app.give_back())
-
-    def replay(self, **which: Any) -> int:
-        return self._run(lambda app: app.replay(**which))
-
-    def discard(self, **which: Any) -> int:
-        return self._run(lambda app: app.discard(**which))
 
     def processes(self) -> Sequence[Process]:
         return self._run(lambda app: app.processes())

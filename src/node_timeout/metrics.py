@@ -74,4 +74,8 @@ POOL_OVERDUE = Gauge("node_timeout_pool_overdue", "Members whose deadline has pa
 POOL_OLDEST_OVERDUE = Gauge(
     "node_timeout_pool_oldest_overdue_seconds", "Age of the oldest overdue member"
 )
+CHANGES = Counter(
+    "node_timeout_changes", "Runs that somebody ordered to be changed", ["change", "verdict"]
+)
+PAUSED = Gauge("node_timeout_paused", "Ledger rows in state paused")
 DEAD = Gauge("node_timeout_dead", "Ledger rows in state dead")

@@ -39,6 +39,9 @@ NAMES = (
     *("retry_backoff", "retry_backoff_max", "max_seconds", "min_seconds", "shutdown_timeout"),
     *("overdue_alarm", "record_retention", "dead_retention", "config_retention"),
     *("cancelled_retention", "log_format", "log_level", "metrics_host", "metrics_port"),
+    *("web_host", "web_port", "web_read_only", "web_rate", "web_secret"),
+    *("web_trusted_proxies", "web_proxy_header", "web_proxy_role"),
+    *("web_tls_cert_file", "web_tls_key_file"),
 )
 """Of every setting."""
 

@@ -4,6 +4,7 @@ A secret file is named like its variable, in lower case (``node_timeout_database
 the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The environment wins.
 """
 
+import ipaddress
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean
 from node_timeout.domain.reasons import DEFAULT_REASON, template_problem
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
+from node_timeout.domain.tokens import Role
 from node_timeout.setting_rules import (
     DAY,
     LONGEST,
@@ -244,6 +246,34 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+    web_host: Name = Field("127.0.0.1", description="Address of the HTTP API and the console")
+    web_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        8642, description="Port of the HTTP API and the console"
+    )
+    web_read_only: bool = Field(False, description="Refuse every request that changes something")
+    web_rate: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        50, description="Requests a second of one token or user, on average"
+    )
+    web_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        None,
+        description="Key that signs the console's logins, 32 characters at least; unset: one that "
+        "lasts as long as the process",
+    )
+    web_trusted_proxies: tuple[str, ...] = Field(
+        (), description="JSON list of addresses of proxies whose word on who calls is taken"
+    )
+    web_proxy_header: Name = Field(
+        "X-Forwarded-User", description="Header in which such a proxy names who calls"
+    )
+    web_proxy_role: Role = Field(
+        Role.OPERATE, description="What those may do: read, events, operate or admin"
+    )
+    web_tls_cert_file: FilePath | None = Field(
+        None, description="File of the certificate with which the HTTP API talks TLS"
+    )
+    web_tls_key_file: FilePath | None = Field(
+        None, description="File of that certificate's key, unencrypted; unset: in the same file"
+    )
     metrics_host: Name = Field("127.0.0.1", description="Address of the metrics and health port")
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         None, description="Port of /metrics, /healthz and /readyz; unset: none"
@@ -295,6 +325,16 @@ class Settings(BaseSettings):
             raise ValueError(problem)
         return value
 
+    @field_validator("web_trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ipaddress.ip_network(each)
+            except ValueError as error:
+                raise ValueError(f"{each!r} is no address or network") from error
+        return value
+
     @field_validator("tls_key_file")
     @classmethod
     def _has_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -317,7 +357,7 @@ class Settings(BaseSettings):
             remember(url.path)  # often holds a key
         return value
 
-    @field_validator("metrics_host")
+    @field_validator("metrics_host", "web_host")
     @classmethod
     def _is_host(cls, value: str) -> str:
         try:
@@ -328,7 +368,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _remember_secrets(self) -> Self:
-        for name in ("engine_token", "engine_signing_key", "webhook_token", "webhook_signing_key"):
+        for name in (
+            *("engine_token", "engine_signing_key"),
+            *("webhook_token", "webhook_signing_key", "web_secret"),
+        ):
             if secret := getattr(self, name):
                 remember(secret.get_secret_value())
                 remember(secret.get_secret_value().removeprefix(SECRET_PREFIX))

@@ -26,6 +26,7 @@ class Status:
     ledger_oldest_overdue_seconds: float | None = None
     """How long the oldest overdue node run has waited for a worker."""
     executing: int | None = None
+    paused: int | None = None
     dead: int | None = None
     queues: dict[str, int] | None = None
     """Ready messages by queue."""
@@ -77,6 +78,7 @@ async def look(
     presence: Presence,
     *,
     recent: int,
+    most: int | None = None,
     overdue_alarm: float,
     roles: Sequence[str],
 ) -> Status:
@@ -92,11 +94,12 @@ async def look(
         return dataclasses.asdict(await pool.counts())
 
     async def at_ledger() -> dict[str, Any]:
-        counts = await ledger.counts(await pool.now())
+        counts = await ledger.counts(await pool.now(), most)
         return {
             "ledger_armed": counts.armed,
             "ledger_oldest_overdue_seconds": counts.oldest_overdue_seconds,
             "executing": counts.executing,
+            "paused": counts.paused,
             "dead": counts.dead,
             "last_hour": dict(counts.last_hour),
             "recent": tuple(await ledger.recent(recent)),

@@ -89,6 +89,10 @@ class Wiring:
     async def close(self) -> None:
         await self._closing.aclose()
 
+    def process_name(self, role: str) -> str:
+        """Unique, also among processes of one host."""
+        return f"{self._name}:{role}"
+
     def use_engine(self, engine: Engine) -> None:
         """Let the worker act through this engine, not through the one that the settings name."""
         self._engine = engine
@@ -180,6 +184,7 @@ class Wiring:
                 shutdown_timeout=settings.shutdown_timeout,
                 dispatch_ahead=settings.dispatch_ahead,
                 lease_seconds=settings.worker_lease,
+                max_seconds=settings.max_seconds,
                 retention=min(
                     settings.record_retention,
                     settings.cancelled_retention,

@@ -23,7 +23,7 @@ from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.sql.tables import HEAD_REVISION
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.servers import PostgresServer, free_port
-from tests.support import config, configure, due, tree_of, wait_until
+from tests.support import config, configure, due, id_of, tree_of, wait_until
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -182,11 +182,71 @@ async def test_status_show_and_cancel(run_cli: RunCli, app: NodeTimeout) -> None
     assert datetime.fromisoformat(shown["deadline"]) > datetime.now(UTC)
     would = run_cli("cancel", "a", "--dry-run").stdout.splitlines()
     assert would[1].split()[:1] == ["armed"]
-    assert would[-1] == "1 armed node runs would be cancelled"
-    assert run_cli("cancel", "a").stdout == "1 armed node runs cancelled\n"
+    assert would[-1] == "1 node run would be cancelled"
+    assert run_cli("cancel", "a").stdout == "1 node run cancelled\n"
     assert "cancelled" in run_cli("show", "a").stdout
     assert_one_line(run_cli("show", "nobody"), 1, "no such run of node 'nobody'")
     assert_one_line(run_cli("show", "a", "--version", "v2"), 1, "no such run of node 'a'")
+
+
+async def test_a_running_deadline_is_moved_paused_resumed_and_fired(
+    run_cli: RunCli, app: NodeTimeout
+) -> None:
+    await configure(app.ledger, config("a", 1000), config("b", 1000))
+    await app.nodes_started([("a", "v1"), ("b", "v1")])
+    (before,) = await app.rows("a")
+    assert (
+        run_cli("extend", "a", "--by", "PT10M", "--reason", "slow").stdout == "1 node run moved\n"
+    )
+    assert run_cli("extend", "a", "--by", "PT10M", "--key", "k").returncode == 0
+    assert run_cli("extend", "a", "--by", "PT10M", "--key", "k").returncode == 0
+    (row,) = await app.rows("a")
+    assert row.deadline == pytest.approx((before.deadline or 0.0) + 1200), "one key counts once"
+    shown = run_cli("show", "a").stdout
+    assert "extended, by " in shown
+    assert ": slow" in shown
+    assert "extended by PT20M" in shown
+    assert run_cli("extend", "a", "--by", "-PT20M").returncode == 0
+    until = "2126-12-01T18:00:00+08:00"
+    over = run_cli("extend", "a", "--until", until)
+    assert (over.returncode, over.stdout.splitlines()) == (
+        1,
+        ["node a, version v1: over_cap", "0 node runs moved"],
+    )
+    stale = run_cli("pause", "a", "--if-revision", "0", "--json")
+    assert stale.returncode == 1
+    assert [each["verdict"] for each in json.loads(stale.stdout)["runs"]] == ["revision"]
+    assert run_cli("pause", "--root", "root").stdout == "2 node runs paused\n"
+    assert "paused" in run_cli("list", "--state", "paused").stdout
+    assert "paused 2" in run_cli("status").stdout
+    would = run_cli("resume", "--root", "root", "--dry-run").stdout
+    assert would.endswith("2 node runs would be resumed\n")
+    assert run_cli("resume", "--run", id_of("b")).stdout == "1 node run resumed\n"
+    assert run_cli("fire", "a").stdout == "1 node run due now\n"
+    (row,) = await app.rows("a")
+    assert (row.state, row.deadline) == (RunState.ARMED, row.next_at)
+    assert (row.deadline or 1e12) <= await app.pool.now()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["extend", "a"], "say either by how much to extend, or until when"),
+        (["extend", "a", "--by", "PT1M", "--until", "2026-12-01T18:00:00Z"], "say either"),
+        (["extend", "a", "--by", "10"], "is no duration such as PT10M"),
+        (["extend", "a", "--by", "P1M"], "write days"),
+        (["extend", "a", "--until", "tomorrow"], "is no instant such as"),
+        (["extend", "a", "--until", "2026-12-01T18:00:00"], "names no zone"),
+        (["pause"], "choose a node, a root pipeline or both"),
+        (["pause", "a", "--run", "0" * 26], "leave nothing to be chosen"),
+        (["fire", "--run", "x"], "is no run id"),
+        (["resume", "--version", "v1"], "choose a node, a root pipeline or both"),
+    ],
+)
+def test_an_order_that_means_nothing_is_refused(
+    run_cli: RunCli, arguments: list[str], says: str
+) -> None:
+    assert_one_line(run_cli(*arguments), 2, says)
 
 
 async def test_a_whole_root_pipeline_is_cancelled(run_cli: RunCli, app: NodeTimeout) -> None:
@@ -196,9 +256,9 @@ async def test_a_whole_root_pipeline_is_cancelled(run_cli: RunCli, app: NodeTime
     assert_one_line(run_cli("cancel"), 2, "choose a node, a root pipeline or both")
     assert_one_line(run_cli("cancel", "--root", "c", "--version", "v1"), 2, "a version is one")
     would = run_cli("cancel", "--root", "c", "--dry-run").stdout
-    assert would.endswith("2 armed node runs would be cancelled\n")
+    assert would.endswith("2 node runs would be cancelled\n")
     done = run_cli("cancel", "--root", "c", "--reason", "rolled back")
-    assert done.stdout == "2 armed node runs cancelled\n"
+    assert done.stdout == "2 node runs cancelled\n"
     assert "rolled back" in run_cli("show", "b", "--root", "c").stdout
     assert run_cli("cancel", "--root", "c").returncode == 1
     assert [row.root_pipeline_id for row in (await app.find()).rows] == ["d", "d"]
@@ -271,11 +331,9 @@ async def test_what_is_dead_is_discarded_and_configs_are_forgotten(
     dead = Outcome(node=taking.taken[0], state=RunState.DEAD, message="no")
     await app.ledger.record([dead], owner="me", now=now - 60)
     assert_one_line(run_cli("discard"), 2, "choose a node, a root pipeline or both")
-    assert run_cli("discard", "--all", "--dry-run").stdout.endswith(
-        "1 dead node runs would be deleted\n"
-    )
+    assert run_cli("discard", "--all", "--dry-run").stdout.endswith("1 node run would be deleted\n")
     assert run_cli("discard", "--node", "b").returncode == 1
-    assert run_cli("discard", "--all").stdout == "1 dead node runs deleted\n"
+    assert run_cli("discard", "--all").stdout == "1 node run deleted\n"
     assert await app.rows("a") == []
     assert run_cli("forget", "root").stdout == "1 timeout configs deleted\n"
     assert run_cli("forget", "root").returncode == 1
@@ -289,7 +347,7 @@ async def test_a_node_of_several_pipelines_is_cancelled_where_it_is_meant(
         assert await app.node_started("deploy", f"{root}1", root)
     assert_one_line(run_cli("cancel", "deploy"), 2, "several root pipelines, 'c' and 'd' among")
     assert run_cli("show", "deploy").stdout.count("armed") == 2
-    assert run_cli("cancel", "deploy", "--root", "d").stdout == "1 armed node runs cancelled\n"
+    assert run_cli("cancel", "deploy", "--root", "d").stdout == "1 node run cancelled\n"
     assert ": cancelled, root d, " in run_cli("show", "deploy", "--root", "d").stdout
     assert ": armed, root c, " in run_cli("show", "deploy", "--root", "c").stdout
     assert run_cli("cancel", "deploy", "--version", "c1", "--root", "d").returncode == 1
@@ -335,6 +393,10 @@ async def test_apply_prints_the_tree_and_creates(
     assert_one_line(done, 2, "root pipeline id is empty")
 
 
+async def is_dead(app: NodeTimeout) -> bool:
+    return (await app.ledger.count([RunState.DEAD]))[RunState.DEAD] > 0
+
+
 async def test_dead_runs_are_replayed(
     run_cli: RunCli, app: NodeTimeout, engine_side: EngineSide, start: Start, settings: Settings
 ) -> None:
@@ -343,19 +405,19 @@ async def test_dead_runs_are_replayed(
     await app.node_started("a", "v1")
     start("scan")
     worker = start("worker", env=changed(settings, max_attempts=1))
-    await wait_until(app.ledger.dead, 15)
+    await wait_until(lambda: is_dead(app), 15)
     assert worker.stop() == 0
     assert "no strategy for action 'not_installed'" in run_cli("show", "a").stdout
     handlers = {"not_installed": "node_timeout.strategies.base:ForcedFailStrategy"}
     start("worker", env=changed(settings, handlers=handlers))
-    assert run_cli("replay", "--root", "other").stdout == "0 dead node runs armed again\n"
+    assert run_cli("replay", "--root", "other").stdout == "0 node runs armed again\n"
     assert run_cli("replay", "--node", "a", "--version", "v2").returncode == 1
     would = run_cli("replay", "--node", "a", "--root", "root", "--dry-run")
-    assert would.stdout.endswith("1 dead node runs would be armed again\n")
+    assert would.stdout.endswith("1 node run would be armed again\n")
     replayed = run_cli(
         "replay", "--node", "a", "--version", "v1", "--reason", "it is installed now"
     )
-    assert replayed.stdout == "1 dead node runs armed again\n"
+    assert replayed.stdout == "1 node run armed again\n"
     shown = run_cli("show", "a").stdout
     assert "replayed, by " in shown
     assert "it is installed now" in shown

@@ -89,7 +89,11 @@ def test_switched_off_it_connects_nowhere_and_says_so(house: House) -> None:
         assert (client.node_started(node.id, "v1"), client.node_left(node.id)) == (False, 0)
         assert client.nodes_started([(node.id, "v1")]) == client.nodes_left([(node.id, None)]) == 0
         assert client.rows(node.id) == []
-        for call in (client.status, lambda: client.replay(everything=True)):
+
+        def replay() -> object:
+            return client.replay(everything=True)
+
+        for call in (client.status, replay):
             with pytest.raises(NodeTimeoutError, match="node-timeout is off"):
                 call()
         assert client.bridge is None, "no thread, no connection"

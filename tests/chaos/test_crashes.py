@@ -31,8 +31,8 @@ OF_THE_RECONCILER = (
     "pool.lead",
     "pool.may_have_lost_data",
     "ledger.open_runs",
-    "pool.absent",
-    "pool.arm",
+    "pool.behind",
+    "pool.lower",
     "ledger.expired_runs",
     "pool.mark_reconciled",
     "ledger.purgeable",
@@ -50,7 +50,7 @@ WORKER = around(
     "engine.is_running",
     "engine.act",
     "ledger.record",
-    "pool.rearm",
+    "pool.put_back",
     "delivery.ack",
 )
 # It sends each node on to a handle queue, which another one serves.

@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import event, insert
 
 from node_timeout.domain.run import RunState
-from node_timeout.ports.directory import Cursor, DeadRuns, RunFilter
+from node_timeout.ports.directory import Cursor, RunFilter
 from node_timeout.ports.ledger import Ledger
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.postgres_sessions import PLANNER
 from node_timeout.stores.sql.tables import runs as ledger_table
 from node_timeout.testing.contracts.ledger import *  # noqa: F403 - the suite
-from node_timeout.testing.contracts.ledger.acts import NOW, died, states
+from node_timeout.testing.contracts.ledger.acts import NOW, states
 from tests.support import armed_row, config, configure, gone, id_of, left, run, started
 
 
@@ -59,31 +59,6 @@ async def test_a_resume_waits_for_a_leaving_under_way(
     assert await states(one, "a") == {"v1": RunState.ARMED}
     await one.close()
     await two.close()
-
-
-async def test_a_replay_looks_at_each_dead_row_once(any_ledger: SqlLedger) -> None:
-    """Also at those that it must leave alone, and at several that died at the same instant."""
-    names = [f"n{i}" for i in range(10)]
-    runs = [run(name, root="root" if i % 3 else "other") for i, name in enumerate(names)]
-    rows = [
-        armed_row(each, config(each.node_id), NOW, NOW)
-        | {"state": RunState.DEAD, "next_at": None, "finished_at": NOW + i // 4}
-        for i, each in enumerate(runs)
-    ]
-    async with any_ledger.engine.begin() as connection:
-        await connection.execute(insert(ledger_table), rows)
-    order: DeadRuns | None = died(NOW + 99, root_pipeline_id="root")
-    replayed: list[str] = []
-    pages = 0
-    while order:
-        page = await any_ledger.replay(order, NOW + 100, 2)
-        replayed += [each.run_id for each in page.due]
-        order, pages = page.rest, pages + 1
-        if order:
-            assert order.after, "it goes on behind what it has seen"
-    assert sorted(replayed) == sorted(run.run_id for run in runs if run.root_pipeline_id == "root")
-    assert pages == 4
-    assert await any_ledger.dead() == 4
 
 
 async def test_a_page_of_runs_costs_what_it_returns(

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from node_timeout.domain import leaving, lifecycle
+from node_timeout.domain import changes, leaving, lifecycle
+from node_timeout.domain.changes import Discard, Verdict
 from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
@@ -21,7 +22,7 @@ from node_timeout.stores.ledger_rows import values_of
 from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.tables import runs
-from tests.lives import INSTANTS, config_of, leavings, outcomes, rows, starts
+from tests.lives import INSTANTS, config_of, leavings, orders, outcomes, rows, starts
 
 NUMBERS = itertools.count()
 """Each example has nodes of its own, so that nothing has to be deleted between them."""
@@ -168,7 +169,7 @@ async def test_leaving(ledger: Ledger, data: st.DataObject, now: float) -> None:
         own = {
             run: row
             for run, row in own.items()
-            if row.state is RunState.ARMED
+            if row.state in changes.OPEN
             or (row.state is RunState.EXECUTING and (row.deadline or 0.0) > now)
             or run.version in {each.version for each in named if each}
         }
@@ -178,3 +179,25 @@ async def test_leaving(ledger: Ledger, data: st.DataObject, now: float) -> None:
     assert set(disarming.cancelled) == cancelled
     after = {row.run: row for node_id in node_ids for row in await ledger.rows(node_id)}
     assert after == known
+
+
+@each_way
+@given(data=st.data(), now=INSTANTS, twice=st.booleans())
+async def test_changing(ledger: Ledger, data: st.DataObject, now: float, twice: bool) -> None:
+    before = several(data)
+    await stored(ledger, before)
+    order = data.draw(orders())
+    expected: list[LedgerRow] = []
+    for row in before:
+        judged = changes.judge(order, row, now)
+        if twice and judged.row is not None:
+            keys = [order.idempotency_key] if judged.entry and order.idempotency_key else []
+            judged = changes.judge(order, judged.row, now, keys)
+        is_gone = isinstance(order.change, Discard) and judged.verdict is Verdict.DONE
+        if judged.row is not None and not is_gone:
+            expected.append(judged.row)
+    run_ids = [row.run_id for row in before]
+    for _ in range(1 + twice):
+        found_now = await ledger.change(order, run_ids, now)
+    assert set(found_now) == set(run_ids)
+    assert await found(ledger, before) == expected

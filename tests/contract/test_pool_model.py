@@ -5,6 +5,7 @@ never depends on how fast the machine is.
 """
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from node_timeout.ports.pool import Claim
 from node_timeout.stores.memory.pool import MemoryPool
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
-from tests.support import id_of
+from tests.support import absent, id_of
 
 T = TypeVar("T")
 
@@ -58,10 +59,28 @@ def test_the_pool_does_what_its_model_does(  # noqa: C901
             self.scores |= new
 
         @rule(pairs=dues)
-        def rearm(self, pairs: list[tuple[str, float]]) -> None:
+        def lower(self, pairs: list[tuple[str, float]]) -> None:
             due = [DueRun(run_id=id_of(node_id), due_at=at) for node_id, at in pairs]
-            self.do(self.pool.rearm(due))
-            self.scores |= {each.run_id: each.due_at for each in due}
+            lower = {
+                each.run_id: each.due_at
+                for each in due
+                if each.due_at < self.scores.get(each.run_id, math.inf)
+            }
+            assert self.do(self.pool.lower(due)) == len(lower)
+            self.scores |= lower
+
+        @rule(pairs=dues, data=st.data())
+        def put_back(self, pairs: list[tuple[str, float]], data: st.DataObject) -> None:
+            leases = [None, *(claim.lease for claim in self.claims)]
+            due = [
+                DueRun(run_id=id_of(name), due_at=at, lease=data.draw(st.sampled_from(leases)))
+                for name, at in pairs
+            ]
+            self.do(self.pool.put_back(due))
+            for each in due:
+                score = self.scores.get(each.run_id, math.inf)
+                is_ours = each.lease == score
+                self.scores[each.run_id] = each.due_at if is_ours else min(each.due_at, score)
 
         @rule(names=st.lists(node_ids, max_size=3, unique=True))
         def disarm(self, names: list[str]) -> None:
@@ -74,12 +93,14 @@ def test_the_pool_does_what_its_model_does(  # noqa: C901
         def claim(self, limit: int) -> None:
             claim = self.do(self.pool.shards[0].claim(limit, LEASE))
             due = {m: at for m, at in self.scores.items() if at <= claim.now}
-            oldest = sorted(due, key=lambda m: (due[m], m.encode()))[:limit]
+            in_order = sorted(due, key=lambda m: (due[m], m.encode()))
+            newest = limit // 4 if len(in_order) > limit else 0
+            chosen = in_order[: limit - newest] + in_order[::-1][:newest]
             assert [(each.member, each.deadline) for each in claim.members] == [
-                (member, due[member]) for member in oldest
+                (member, due[member]) for member in chosen
             ]
             assert all(claim.lease != other.lease for other in self.claims)
-            self.scores |= dict.fromkeys(oldest, claim.lease)
+            self.scores |= dict.fromkeys(chosen, claim.lease)
             assert claim.next_due_at == min(self.scores.values(), default=None)
             self.claims.append(claim)
 
@@ -109,7 +130,7 @@ def test_the_pool_does_what_its_model_does(  # noqa: C901
         def absent(self, names: list[str]) -> None:
             ids = [id_of(name) for name in names]
             expected = [each for each in ids if each not in self.scores]
-            assert self.do(self.pool.absent(ids)) == expected
+            assert self.do(absent(self.pool, ids)) == expected
 
         @invariant()
         def the_same_members_at_the_same_instants(self) -> None:

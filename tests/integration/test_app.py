@@ -25,7 +25,7 @@ from node_timeout.runtime.serving import _alive
 from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
 from tests.servers import RedisServer
-from tests.support import config, configure, gone, run, started, tree_of
+from tests.support import absent, config, configure, gone, run, started, tree_of
 
 PLAIN = {"activities": {"a": {"type": "ServiceActivity"}}}
 GOOD = {"enable": True, "action": "forced_fail", "seconds": 5}
@@ -53,9 +53,9 @@ async def test_dead_runs_are_replayed_in_the_pool_too(settings: Settings) -> Non
         taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
         outcomes = [Outcome(node=node, state=RunState.DEAD) for node in taking.taken]
         await app.ledger.record(outcomes, owner=taking.owner, now=now)
-        assert await app.replay(node_id="a") == 1
-        assert await app.replay(root_pipeline_id="root") == 1
-        assert await app.replay(everything=True) == 0
+        assert (await app.replay(node_id="a")).done == 1
+        assert (await app.replay(root_pipeline_id="root")).done == 1
+        assert (await app.replay(everything=True)).runs == ()
         assert (await app.pool.counts()).overdue == 2
 
 
@@ -134,7 +134,7 @@ async def test_a_leaving_without_a_root_counts_open_runs_beside_configs(
         for leave in (app.node_left, app.cancel):
             with pytest.raises(AmbiguousNodeError, match="'a' and 'b' among them"):
                 await leave("deploy", "1")
-        assert await app.cancel("deploy", "1", "b") == 1
+        assert (await app.cancel("deploy", "1", "b")).done == 1
         assert await app.node_left("deploy", "1") == 1, "one is left"
 
 
@@ -144,9 +144,9 @@ async def test_what_only_the_pool_knows_is_cancelled_by_root_as_well(settings: S
         await app.batch_create_node_timeout_config("b", tree_of("two"))
         later = await app.pool.now() + 100
         await app.pool.give_back({"one_v1": later, "two_v1": later})
-        assert await app.cancel("one", "v1", "a") == 1
-        assert await app.cancel("two", "v1", "a") == 0, "whose it is nobody knows"
-        assert await app.pool.absent(["one_v1", "two_v1"]) == ["one_v1"]
+        assert (await app.cancel("one", "v1", "a")).done == 1
+        assert (await app.cancel("two", "v1", "a")).done == 0, "whose it is nobody knows"
+        assert await absent(app.pool, ["one_v1", "two_v1"]) == ["one_v1"]
 
 
 async def test_questions_that_mean_nothing_are_refused(settings: Settings) -> None:

@@ -31,7 +31,7 @@ def test_the_same_names_work_without_an_event_loop(client: BlockingNodeTimeout) 
     assert client.node_left("a") == 1
     assert client.nodes_left([("b", "v1")]) == 1
     assert [row.state for row in client.rows("a")] == ["cancelled"]
-    assert client.replay(everything=True) == 0
+    assert client.replay(everything=True).done == 0
 
 
 def test_the_async_names_are_all_there() -> None:

@@ -171,7 +171,7 @@ async def test_a_batch_costs_a_scanner_one_claim_one_message_and_one_removal(
     batches: int,
 ) -> None:
     count = NODES * batches
-    await pool.rearm([DueRun(run_id=run(f"n{i}").run_id, due_at=1.0) for i in range(count)])
+    await pool.lower([DueRun(run_id=run(f"n{i}").run_id, due_at=1.0) for i in range(count)])
     scanner = Scanner(
         shard=pool.shards[0],
         exchange=memory_exchange,

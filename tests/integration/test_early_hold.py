@@ -80,7 +80,7 @@ async def test_a_worker_that_must_end_puts_back_what_it_holds_for_its_deadline(
 ) -> None:
     (due,) = await bench.armed("a", seconds=AHEAD)
     handler = bench.worker(dispatch_ahead=AHEAD)._handler
-    taken = await handler._begin(*await handler._take([due], "me", WorkReport()))
+    taken = await handler._begin(*await handler._take([due], "me", WorkReport()), {})
     attempts = taken.attempts.values()
     await asyncio.sleep(0)  # they have begun
     for attempt in attempts:

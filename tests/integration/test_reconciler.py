@@ -17,7 +17,7 @@ from node_timeout.runtime.loop import Health
 from node_timeout.stores.memory.exchange import MemoryDelivery, MemoryExchange
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
-from tests.support import config, configure, id_of, left, run, started, wait_until
+from tests.support import absent, config, configure, id_of, left, run, started, wait_until
 
 RETENTION = Retention(handled_seconds=1000, cancelled_seconds=100, dead_seconds=1e9)
 
@@ -159,17 +159,17 @@ async def test_long_overdue_it_is_armed_at_the_second_look_and_a_backlog_does_no
     await armed(ledger, healthy_pool, -130, "b")
     clock[0] += 61
     assert (await sweep(one)).rearmed == 1
-    assert await healthy_pool.absent([id_of("a"), id_of("b")]) == [id_of("b")]
+    assert await absent(healthy_pool, [id_of("a"), id_of("b")]) == [id_of("b")]
     claim = await healthy_pool.shards[0].claim(10, 5)
     await healthy_pool.shards[0].finish([each.member for each in claim.members], claim.lease)
     clock[0] += 30
     assert (await sweep(one)).rearmed == 0, "it waits in the queue for another redispatch_after"
     clock[0] += 31
     assert (await sweep(one)).rearmed == 1, "the other one; this one waits twice as long"
-    assert await healthy_pool.absent([id_of("a"), id_of("b")]) == [id_of("a")]
+    assert await absent(healthy_pool, [id_of("a"), id_of("b")]) == [id_of("a")]
     clock[0] += 60
     assert (await sweep(one)).rearmed == 1
-    assert await healthy_pool.absent([id_of("a"), id_of("b")]) == []
+    assert await absent(healthy_pool, [id_of("a"), id_of("b")]) == []
 
 
 async def test_a_vanished_workers_run_is_armed_when_its_lease_is_long_over(
@@ -253,7 +253,7 @@ async def test_a_sweep_is_made_of_bounded_passes_oldest_first(
     one = reconciler(ledger, pool)
     report = await one.once()
     assert (report.checked, report.swept) == (2, False)
-    assert await pool.absent([id_of("early")]) == []
+    assert await absent(pool, [id_of("early")]) == []
     assert (await sweep(one)).rearmed == 2
 
 
@@ -366,7 +366,7 @@ async def test_while_the_queues_are_empty_two_looks_are_enough(
     assert (await one.once()).rearmed == 0, "it may be in the queue"
     await exchange.take(["handle"], 1, None)
     assert [(await one.once()).rearmed for _ in range(2)] == [0, 1]
-    assert await healthy_pool.absent([id_of("a")]) == []
+    assert await absent(healthy_pool, [id_of("a")]) == []
     await healthy_pool.disarm([id_of("a")])
     assert [(await one.once()).rearmed for _ in range(2)] == [0, 1]
 

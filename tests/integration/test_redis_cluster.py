@@ -20,7 +20,7 @@ from node_timeout.stores.redis.pool import RedisPool
 from tests.clusters import RedisCluster, SentinelTrio, redis_call, stop_replication
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import RedisServer
-from tests.support import id_of, wait_until
+from tests.support import absent, id_of, wait_until
 
 SHARDS = 4
 URLS: dict[str, str] = {}
@@ -80,7 +80,7 @@ async def test_the_pool_of_synchronous_callers_is_the_same_pool(served: RedisPoo
     with contextlib.closing(blocking_like(served)) as blocking:
         for theirs, ours in zip(await due(served, 60, 20), await due(served, 90, 20), strict=True):
             blocking.arm(theirs)
-            assert await served.absent([theirs.run_id]) == []
+            assert await absent(served, [theirs.run_id]) == []
             blocking.arm(ours)  # it is there, and keeps its instant
         claims = [await shard.claim(0, 5) for shard in served.shards]
         first = min(claim.next_due_at for claim in claims if claim.next_due_at)
@@ -181,8 +181,8 @@ async def test_the_runs_are_spread_over_the_shards(pool: RedisPool) -> None:
 async def test_disarmed_runs_are_gone_and_absent_ones_told(pool: RedisPool) -> None:
     await pool.arm(await due(pool, 100, 20))
     assert await pool.disarm([id_of(f"n{i}") for i in range(10)]) == 10
-    absent = await pool.absent([id_of(f"n{i}") for i in range(20)])
-    assert absent == [id_of(f"n{i}") for i in range(10)]
+    missing = await absent(pool, [id_of(f"n{i}") for i in range(20)])
+    assert missing == [id_of(f"n{i}") for i in range(10)]
 
 
 async def test_a_wake_up_reaches_the_shard_that_waits(pool: RedisPool) -> None:
@@ -220,7 +220,7 @@ async def test_what_an_engine_puts_into_the_plain_key_is_served(
     name = f"plain-{tmp_path.name}"
     redis_call(redis_server, "ZADD", name, 1, "old_v1")
     async with opened(redis_server.url, name, shards) as pool:
-        assert await pool.absent(["old_v1"]) == []
+        assert await absent(pool, ["old_v1"]) == []
         claims = [await shard.claim(10, 5) for shard in pool.shards]
         assert [each.member for claim in claims for each in claim.members] == ["old_v1"]
         assert await pool.disarm(["old_v1"]) == 1

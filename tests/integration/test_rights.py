@@ -30,7 +30,7 @@ from node_timeout.stores.sql.tables import metadata
 from tests.clusters import PostgresPair, RedisCluster, SentinelTrio, redis_call
 from tests.integration.test_outages import all_failed, arm, changed, serving
 from tests.servers import MariadbServer, RabbitServer, RedisServer
-from tests.support import id_of, wait_until
+from tests.support import absent, id_of, wait_until
 
 HOW_TO = "docs/how-to/grant-least-rights.md"
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ async def test_everything_works_with_the_documented_rights(
         await arm(app, engine, 60, "leaves")
         assert await app.node_left("leaves", "v1") == 1
         await all_failed(engine, 20)
-        assert await app.pool.absent([id_of("leaves")]) == [id_of("leaves")]
+        assert await absent(app.pool, [id_of("leaves")]) == [id_of("leaves")]
         for result in await run_checks(least):
             assert result.passed, result
     warned = {record.getMessage() for record in caplog.records if record.levelname != "INFO"}

@@ -16,7 +16,7 @@ from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import RunState
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
-from tests.support import config, configure, id_of, left, run, started, wait_until
+from tests.support import absent, config, configure, id_of, left, run, started, wait_until
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def test_a_version_that_starts_while_a_root_is_looked_up_stays_armed(
     assert await tracker.nodes_left([NodeLeft(node_id="a", version="refreshed")]) == 1
     states = {row.version: row.state for row in await ledger.rows("a")}
     assert states == {"v1": RunState.CANCELLED, "v2": RunState.ARMED}
-    assert await pool.absent([id_of("a"), id_of("a", "v2")]) == [id_of("a")]
+    assert await absent(pool, [id_of("a"), id_of("a", "v2")]) == [id_of("a")]
 
 
 async def test_a_repeated_event_never_moves_a_deadline(

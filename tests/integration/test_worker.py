@@ -40,6 +40,7 @@ from node_timeout.wire import dispatch
 from tests.support import (
     ROOT,
     FakeEngine,
+    absent,
     config,
     configure,
     due,
@@ -202,7 +203,7 @@ async def test_a_deadline_that_moved_into_the_future_is_armed_not_fired(bench: B
     due = await bench.armed("a", seconds=50)
     report = await bench.handle([DueRun(run_id=each.run_id, due_at=1.0) for each in due])
     assert (report.later, bench.engine.asked) == (1, [])
-    assert await bench.pool.absent([id_of("a")]) == []
+    assert await absent(bench.pool, [id_of("a")]) == []
     assert (await bench.pool.counts()).overdue == 0
 
 
@@ -230,7 +231,7 @@ async def test_a_temporary_failure_is_armed_again_after_a_back_off(
     (row,) = await bench.ledger.rows("a")
     assert (row.state, row.message, row.attempts) == (RunState.ARMED, says, 1)
     assert row.next_at == pytest.approx(await bench.pool.now() + 50, abs=2)
-    assert await bench.pool.absent([id_of("a")]) == [], "the pool is the only timer"
+    assert await absent(bench.pool, [id_of("a")]) == [], "the pool is the only timer"
 
 
 async def test_an_engine_that_asks_for_time_is_given_it(bench: Bench) -> None:
@@ -281,7 +282,7 @@ async def test_a_wait_that_somebody_else_names_is_bounded(
     # The back-off is 50 s; one that is put back waits half as long again.
     expected = 1.5 * seconds if resting else 50 + seconds
     assert row.next_at == pytest.approx(now + expected, abs=30)
-    assert await pool.absent([id_of("a")]) == []
+    assert await absent(pool, [id_of("a")]) == []
 
 
 async def test_plain_strategies_share_as_many_threads_as_may_run_at_once(bench: Bench) -> None:
@@ -708,10 +709,10 @@ async def test_a_retry_that_redis_misses_is_in_the_ledger(
 ) -> None:
     bench.engine.errors = [RuntimeError("down")]
     outage: list[Exception] = [PoolUnavailableError("Redis: gone")]
-    fail_first(monkeypatch, bench.pool, "rearm", outage)
+    fail_first(monkeypatch, bench.pool, "put_back", outage)
     await bench.handle(await bench.armed("a"))
     assert (await bench.state("a"))[0] is RunState.ARMED
-    assert await bench.pool.absent([id_of("a")]) == [id_of("a")]
+    assert await absent(bench.pool, [id_of("a")]) == [id_of("a")]
 
 
 async def test_a_late_result_is_counted_and_not_written(
@@ -813,7 +814,7 @@ async def test_past_the_shutdown_timeout_nodes_are_put_back(bench: Bench) -> Non
     rows = [(await bench.ledger.rows(name))[0] for name in ("a", "b")]
     assert [row.state for row in rows] == [RunState.ARMED, RunState.ARMED]
     assert sorted(row.attempts for row in rows) == [0, 1], "only one was called"
-    assert await bench.pool.absent([id_of("a"), id_of("b")]) == []
+    assert await absent(bench.pool, [id_of("a"), id_of("b")]) == []
 
 
 async def test_a_worker_stopped_in_an_outage_gives_its_messages_back(

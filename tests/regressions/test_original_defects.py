@@ -33,6 +33,7 @@ from node_timeout.wire import dispatch
 from tests.support import (
     ROOT,
     FakeEngine,
+    absent,
     config,
     configure,
     due,
@@ -281,7 +282,7 @@ async def test_18_a_node_that_starts_while_redis_is_down_is_armed_later(
         patch.setattr(house.pool, "arm", down)
         await house.tracker.nodes_started(started([run("a")]))
     await _reconcile(house)
-    assert await house.pool.absent([run("a").run_id]) == []
+    assert await absent(house.pool, [run("a").run_id]) == []
 
 
 async def test_19_a_node_failed_by_hand_leaves_nothing_behind(house: House) -> None:

@@ -146,8 +146,8 @@ def test_the_built_in_actions_are_the_strategies_that_come_with_it() -> None:
 def test_the_names_of_tables_and_columns_are_those_of_the_tables() -> None:
     assert [column.name for column in tables.runs.c] == [*ledger_rows.RUN_COLUMNS]
     assert {*ledger_rows.CONFIG_COLUMNS} == {*tables.configs.c.keys()} - {"expires_at"}
-    names = {ledger_rows.CONFIGS, ledger_rows.RUNS, ledger_rows.HISTORY, ledger_rows.SETTINGS}
-    assert names == {*tables.metadata.tables}
+    names = ("CONFIGS", "RUNS", "HISTORY", "SETTINGS", "TOKENS")
+    assert {getattr(ledger_rows, name) for name in names} == {*tables.metadata.tables}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,21 @@ def test_both_events_are_read() -> None:
     ).replace(b', "root_pipeline_id": null', b"")
 
 
+def test_a_node_may_be_paused_and_resumed() -> None:
+    paused = {**LEFT, "event": "node_paused", "root_pipeline_id": "root"}
+    resumed = {**paused, "event": "node_resumed"}
+    events, unreadable = decode(message(paused, resumed), RULES, NOW)
+    pause = gone("a", "v1", happened_at=NOW, remember=True, is_pause=True)
+    assert (events, unreadable) == (
+        [pause, NodeStarted.of(run("a"), happened_at=NOW)],
+        [],
+    )
+    assert encode([pause]) == message(paused)
+    unnamed = {key: value for key, value in paused.items() if key != "version"}
+    _, refused = decode(message(unnamed), RULES, NOW)
+    assert "version" in refused[0].reason, "a pause is of one version"
+
+
 def test_a_config_may_come_along() -> None:
     carrying = {**RUNNING, "root_pipeline_id": "root", "timeout_config": CONFIG}
     disabled = {**carrying, "timeout_config": {**CONFIG, "enable": False}}

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
-from node_timeout.domain.lifecycle import conclude, is_first_try, replay, start, take, timed_out
-from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.domain.lifecycle import conclude, is_first_try, start, take
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, PausedBy, RunState
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from tests.lives import INSTANTS, config_of, leavings, outcomes, rows, starts
 
 LEASE = Lease(owner="mine", until=100.0)
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
+STOPPED = (RunState.CANCELLED, RunState.PAUSED)
 CONFIG = config_of("a", 5.0)
 
 
@@ -21,9 +22,11 @@ def is_sound(row: LedgerRow) -> bool:
     """Each field says what it is for, and nothing else."""
     return (
         (row.next_at is not None) == (row.state is RunState.ARMED)
+        and (row.paused_at is not None) == (row.state is RunState.PAUSED)
+        and (row.paused_by is not None) == (row.state is RunState.PAUSED)
         and (row.finished_at is not None) == (row.state in CLOSED)
         and (row.lease_owner is None) == (row.lease_until is None)
-        and (row.lease_owner is None or row.state in (RunState.EXECUTING, RunState.CANCELLED))
+        and (row.lease_owner is None or row.state in (RunState.EXECUTING, *STOPPED))
         and (row.state is not RunState.EXECUTING or row.lease_owner is not None)
         and row.attempts >= 0
     )
@@ -57,7 +60,7 @@ def test_nothing_is_taken_early_twice_or_too_often(
             assert new.state is RunState.DEAD
             assert row.state is not RunState.ARMED or row.action is None
         case Dropped(state):
-            assert state in CLOSED
+            assert state in (*CLOSED, RunState.PAUSED)
 
 
 @given(rows(), st.data(), INSTANTS)
@@ -67,17 +70,22 @@ def test_only_who_has_the_lease_records(row: LedgerRow, data: st.DataObject, now
     if row.lease_owner != "me":
         assert new is None
     if new is None:
-        assert row.lease_owner != "me" or row.state is RunState.CANCELLED
+        assert row.lease_owner != "me" or row.state in STOPPED
         return
     assert is_sound(new)
     assert new.lease_owner is None
-    if row.state is RunState.CANCELLED:
+    if row.state in STOPPED:
         assert outcome.state is new.state is RunState.HANDLED
     if outcome.state is RunState.STALE and row.revision != outcome.node.revision:
         assert new.state is RunState.ARMED, "it started again: it is looked at once more"
     else:
         assert new.state is outcome.state
-    assert new.attempts == row.attempts - (outcome.state is RunState.ARMED and not outcome.called)
+    if outcome.extend_by is not None and new.state is RunState.ARMED:
+        assert new.deadline == new.next_at == outcome.due_at
+        assert (new.attempts, new.revision) == (0, row.revision + 1)
+    else:
+        unused = outcome.state is RunState.ARMED and not outcome.called
+        assert new.attempts == row.attempts - unused
     assert conclude(new, outcome, "me", now) is None, "a second time it changes nothing"
 
 
@@ -104,6 +112,12 @@ def test_a_start_opens_what_is_not_over(
             assert new.deadline - started_at == row.deadline - row.finished_at or (
                 started_at < row.finished_at
             ), "it has the time that it had left"
+    if row.state is RunState.PAUSED:
+        assert row.paused_by is PausedBy.ENGINE, "an operator's pause is ended by an operator"
+        assert new.state is RunState.ARMED
+        assert row.paused_at is not None
+        assert row.deadline is not None
+        assert (new.deadline or 0.0) - (new.started_at or 0.0) == row.deadline - row.paused_at
 
 
 @given(starts(), INSTANTS)
@@ -130,16 +144,19 @@ def test_leavings_count_in_any_order_and_once(data: st.DataObject, now: float) -
     turned = leave(node, data.draw(st.permutations(events)), now)
     assert found == turned
     assert found == leave(node, [*events, *events], now)
-    assert {row.state for row in found.changed} <= {RunState.CANCELLED}
+    assert {row.state for row in found.changed} <= {RunState.CANCELLED, RunState.PAUSED}
     for row in found.changed:
         assert is_sound(row)
-        assert row.finished_at is not None
+        if row.state is RunState.PAUSED:
+            assert row.run in found.paused
+            assert row.paused_by is PausedBy.ENGINE
     for run in found.kept:
         row = node[run]
-        exact = all(event.only_version for event in events)
+        exact = all(event.is_pause for event in events)
         assert exact or row.started_at is not None, "what has no start is over"
     after = {**node, **{row.run: row for row in found.changed}}
-    assert leave(after, events, now).cancelled == ()
+    again = leave(after, events, now)
+    assert (again.cancelled, again.paused) == ((), ())
 
 
 @given(st.lists(leavings(), max_size=4), INSTANTS)
@@ -149,13 +166,3 @@ def test_what_is_kept_in_mind_is_each_unknown_run_once(events: list[NodeLeft], n
     for row in kept:
         assert is_sound(row)
         assert row.deadline is None
-
-
-@given(rows(), INSTANTS)
-def test_only_the_dead_are_replayed(row: LedgerRow, now: float) -> None:
-    new = replay(row, now)
-    assert (new is not None) == (row.state is RunState.DEAD)
-    if new:
-        assert is_sound(new)
-        assert (new.next_at, new.attempts, new.revision) == (now, 0, row.revision + 1)
-        assert timed_out(new).attempt == 0

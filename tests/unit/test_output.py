@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from node_timeout.cli.output import json_text, row_as_dict, row_text
+from node_timeout.cli.output import row_text
 from node_timeout.cli.reading import STANDARD_INPUT, read_json
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
 from node_timeout.domain.run import LedgerRow, RunState, TimedOutNode
+from node_timeout.operations.forms import json_text, row_as_dict
 from node_timeout.strategies.webhook import cloud_event
 
 INSTANTS = [math.nan, math.inf, -math.inf, 1e300, -1e300, 253402300800.0, -1e12]

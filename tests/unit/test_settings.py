@@ -116,11 +116,15 @@ def test_every_setting_has_a_default_but_those_of_features_that_are_off() -> Non
         *("webhook_url", "webhook_token", "webhook_signing_key", "http_ca_file"),
         *("tls_ca_file", "tls_cert_file", "tls_key_file"),
         *("handle_queue", "events_queue", "metrics_port"),
+        *("web_secret", "web_tls_cert_file", "web_tls_key_file"),
     }
     assert all(field.description for field in Settings.model_fields.values())
 
 
 TEXTS = {
+    "web_host": "0.0.0.0",
+    "web_proxy_header": "X-User",
+    "web_secret": "s3cret-of-the-console-" + "x" * 16,
     "reason": "late: {node_id}",
     "database_url": "postgresql://u:p@h/x",
     "redis_url": "redis://h/1",
@@ -153,7 +157,7 @@ def test_every_text_of_a_file_or_a_variable_is_stripped(
         name for name, field in Settings.model_fields.items() if "str" in str(field.annotation)
     } | {"queue_type", "log_format", "log_level", "amqp_url", "database_url", "redis_url"}
     texts |= {name for name in Settings.model_fields if "token" in name or "key" in name}
-    assert texts - {"tls_key_file"} <= set(TEXTS)
+    assert texts - {"tls_key_file", "web_tls_key_file", "web_trusted_proxies"} <= set(TEXTS)
     expected = Settings(
         **{name: json.loads(text) if text.startswith("{") else text for name, text in TEXTS.items()}
     )

@@ -81,7 +81,7 @@ def test_seconds_as_text_count_as_the_number() -> None:
         ({"enable": 1}, "enable is 1, not True or False"),
         (
             {"second": 3},
-            "key 'second' is not one of enable, action, seconds, payload, did you mean",
+            "key 'second' is not one of enable, action, seconds, after, payload, did you mean",
         ),
     ],
 )
@@ -92,6 +92,38 @@ def test_a_bad_value_is_refused_with_its_node_and_what_would_be_right(
         apply_configs(plain("node_7"), {"node_7": {**GOOD, **change}}, RULES)
     assert says in str(error.value)
     assert "'node_7'" in str(error.value)
+
+
+def test_a_duration_may_stand_for_the_seconds() -> None:
+    config = {"enable": True, "action": "forced_fail", "after": "PT10M"}
+    new_tree = apply_configs(plain("a"), {"a": config}, RULES)
+    assert new_tree["activities"]["a"]["timeout_config"]["seconds"] == 600
+    found = read_configs("root", new_tree, RULES)
+    assert [each.timeout for each in found.enabled] == [600.0]
+    (direct,) = read_configs("root", plain_with(config), RULES).enabled
+    assert direct.timeout == 600.0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"after": "PT5M", "seconds": 5}, "say either seconds or after, not both"),
+        ({"after": "P1M"}, "write days"),
+        ({"after": 600}, "is no duration such as PT10M"),
+        ({"after": "PT20M"}, "after is 'PT20M', not a number of seconds above 0 and at most 1000"),
+        ({"after": "PT0S"}, "not a number of seconds above 0"),
+    ],
+)
+def test_a_duration_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidTimeoutConfigError) as error:
+        apply_configs(plain("a"), {"a": {"enable": True, "action": "forced_fail"} | change}, RULES)
+    assert says in str(error.value)
+
+
+def plain_with(config: dict[str, Any]) -> dict[str, Any]:
+    tree = plain("a")
+    tree["activities"]["a"]["timeout_config"] = config
+    return tree
 
 
 def test_a_missing_key_is_named() -> None:

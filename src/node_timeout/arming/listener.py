@@ -218,6 +218,6 @@ class Listener:
         left = [event for event in some if isinstance(event, NodeLeft)]
         now = await self._pool.now()
         armed = await self._tracker.started(started, now)
-        disarmed, _ = await self._tracker.left(left, now)
+        disarmed = await self._tracker.left(left, now)
         report.armed += armed
         report.disarmed += disarmed

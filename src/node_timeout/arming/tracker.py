@@ -79,28 +79,13 @@ class Tracker:
         return len(armed)
 
     async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
-        """Disarm every armed version of the nodes; return how many runs the ledger cancelled.
+        """Disarm every armed version of the nodes, or pause the one that the engine has suspended;
+        return how many runs that were.
 
         Versions that started after the event are left alone: it came late. A run named with its
         version leaves the pool also if the ledger does not know it, as when the engine fills the
         pool itself. Raises `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
-        cancelled, _ = await self._leave(events)
-        return cancelled
-
-    async def cancel(self, event: NodeLeft) -> int:
-        """As `nodes_left`, but a run that only the pool knew counts too.
-
-        There an engine names no root, so it is meant if no other root has the node.
-        """
-        if event.root_pipeline_id is None:
-            return max(await self._leave([event]))
-        now = await self._pool.now()
-        roots = await self._ledger.roots([event.node_id], of_open_runs=True)
-        is_only = {*roots.get(event.node_id, ())} <= {event.root_pipeline_id}
-        return max(await self.left([event], now, [event] if is_only else []))
-
-    async def _leave(self, events: Sequence[NodeLeft]) -> tuple[int, int]:
         now = await self._pool.now()  # a run that starts during the lookup is not meant
         rooted = await find_roots(events, self._ledger)
         if rooted.ambiguous:
@@ -111,17 +96,15 @@ class Tracker:
 
     async def left(
         self, events: Sequence[NodeLeft], now: float, foreign: Sequence[NodeLeft] = ()
-    ) -> tuple[int, int]:
+    ) -> int:
         """`nodes_left` of events whose roots are known, told at ``now``; and of those that named
         none.
-
-        Return how many runs the ledger has cancelled, and how many have left the pool.
         """
         members: list[str] = []
         cancelled: tuple[NodeRun, ...] = ()
         if events:
             disarming = await self._ledger.disarm(events, now)
-            cancelled = disarming.cancelled
+            cancelled = (*disarming.cancelled, *disarming.paused)
             metrics.DISARMED.inc(len(cancelled))
             named = [event.run for event in events if not event.trust_ledger]
             gone = dict.fromkeys([*cancelled, *filter(None, named)])
@@ -134,13 +117,12 @@ class Tracker:
             for event in foreign
             if event.version is not None and not event.trust_ledger
         ]
-        removed = 0
         if members:
             try:
-                removed = await self._pool.disarm(members)
+                await self._pool.disarm(members)
             except PoolUnavailableError as error:
                 self._warn("disarmed", members, error)
-        return len(cancelled), removed
+        return len(cancelled)
 
     def not_armed(self, events: Sequence[NodeStarted]) -> None:
         """Count the starts that were not armed; name one of them, once a minute at most.

@@ -6,7 +6,7 @@ Each imports what it needs, so that ``--help`` answers at once.
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from node_timeout.cli.running import (
     until_signal,
     with_app,
 )
+from node_timeout.domain.errors import SettingsError
+
+if TYPE_CHECKING:
+    from node_timeout.app import NodeTimeout
 
 
 @click.command()
@@ -55,6 +59,34 @@ def worker(queues: tuple[str, ...], **overrides: Any) -> None:
     settings = settings_of(overrides)
     configure_logs(settings)
     until_signal(lambda stop: with_app(settings, lambda app: app.work(stop, queues, ready=freeze)))
+
+
+@click.command()
+@options(
+    setting("web_host", str, "Address to listen on.", "127.0.0.1"),
+    setting("web_port", int, "Port to listen on.", "8642"),
+    click.option(
+        "--read-only", "web_read_only", is_flag=True, help="Refuse all that changes something."
+    ),
+    log_options,
+)
+def serve(*, web_read_only: bool, **overrides: Any) -> None:
+    """The HTTP API and the web console."""
+    try:
+        from node_timeout.web.server import WebServer  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the web console is not installed ({error.name}); pip install 'node-timeout[web]'"
+        ) from error
+    settings = settings_of(overrides | ({"web_read_only": True} if web_read_only else {}))
+    configure_logs(settings)
+
+    async def work(app: "NodeTimeout", stop: asyncio.Event) -> None:
+        server = WebServer(app)
+        freeze()
+        await server.run(stop, name=app.wiring.process_name("web"))
+
+    until_signal(lambda stop: with_app(settings, lambda app: work(app, stop)))
 
 
 @click.command()

@@ -46,8 +46,8 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     -, standard input.
     """
     from node_timeout.app import apply_node_timeout_configs  # noqa: PLC0415
-    from node_timeout.cli.output import json_text  # noqa: PLC0415
     from node_timeout.cli.reading import STANDARD_INPUT, read_json  # noqa: PLC0415
+    from node_timeout.operations.forms import json_text  # noqa: PLC0415
 
     if create != (root is not None):
         raise click.UsageError("--create and --root go together")

@@ -89,11 +89,8 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
     async def look(app: "NodeTimeout", stop: asyncio.Event) -> None:
         nonlocal failing
-        from node_timeout.cli.output import (  # noqa: PLC0415
-            json_text,
-            status_as_dict,
-            status_text,
-        )
+        from node_timeout.cli.output import status_text  # noqa: PLC0415
+        from node_timeout.operations.forms import json_text, status_as_dict  # noqa: PLC0415
         from node_timeout.runtime.loop import sleep  # noqa: PLC0415
 
         while True:
@@ -131,7 +128,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 @json_option
 def list_runs(as_json: bool, **which: Any) -> None:
     """Node runs, oldest first, page by page; the armed ones if nothing is chosen."""
-    from node_timeout.cli.output import json_text, page_as_dict  # noqa: PLC0415
+    from node_timeout.operations.forms import json_text, page_as_dict  # noqa: PLC0415
 
     async def look(app: "NodeTimeout") -> "tuple[RunPage, float]":
         return await app.find(**which), await app.pool.now()
@@ -154,8 +151,8 @@ def processes(as_json: bool) -> int:
 
     A process that was killed is listed for 30 seconds more. Exit code 1 if none is alive.
     """
-    from node_timeout.cli.output import json_text, process_as_dict  # noqa: PLC0415
     from node_timeout.cli.tables import print_processes  # noqa: PLC0415
+    from node_timeout.operations.forms import json_text, process_as_dict  # noqa: PLC0415
 
     alive = with_library(lambda app: app.processes())
     if as_json:
@@ -172,14 +169,11 @@ def processes(as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
 def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version, with its history."""
-    import dataclasses  # noqa: PLC0415
-
-    from node_timeout.cli.output import (  # noqa: PLC0415
-        entry_text,
-        for_programs,
+    from node_timeout.cli.output import entry_text, row_text  # noqa: PLC0415
+    from node_timeout.operations.forms import (  # noqa: PLC0415
+        history_as_dict,
         json_text,
         row_as_dict,
-        row_text,
     )
 
     async def look(app: "NodeTimeout") -> "tuple[list[LedgerRow], list[HistoryEntry], float]":
@@ -194,7 +188,7 @@ def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_jso
     for row in rows:
         own = told.get(row.run_id, [])
         if as_json:
-            history = [for_programs(dataclasses.asdict(entry)) for entry in own]
+            history = [history_as_dict(entry) for entry in own]
             click.echo(json_text(row_as_dict(row, now) | {"history": history}))
         else:
             click.echo("\n".join([row_text(row, now), *map(entry_text, own)]))

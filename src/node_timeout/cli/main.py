@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from node_timeout.cli import daemon, data, engines, looking, steering
+from node_timeout.cli import daemon, data, engines, looking, steering, tokens
 from node_timeout.cli.running import FAILURE, MISTAKE, complain
 from node_timeout.domain.errors import (
     InvalidInputError,
@@ -71,7 +71,7 @@ def cli() -> None:
 
 
 for command in (
-    *(daemon.scan, daemon.worker, daemon.dev, daemon.demo),
+    *(daemon.scan, daemon.worker, daemon.serve, daemon.dev, daemon.demo),
     *(
         looking.check,
         engines.check_engine,
@@ -80,7 +80,9 @@ for command in (
         looking.list_runs,
         looking.show,
     ),
-    *(steering.cancel, steering.replay, steering.discard, steering.give_back),
+    *(steering.extend, steering.pause, steering.resume, steering.fire, steering.cancel),
+    *(steering.replay, steering.discard, steering.give_back),
+    tokens.token,
     *(data.migrate, data.apply, data.import_bamboo, data.forget),
 ):
     cli.add_command(command)

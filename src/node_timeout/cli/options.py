@@ -5,6 +5,9 @@ from typing import Any
 
 import click
 
+from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.errors import InvalidInputError
+
 Command = Callable[..., Any]
 
 
@@ -45,13 +48,15 @@ daemon_options = options(
 )
 engine_option = setting("engine", str, "Engine adapter to act through.", "none")
 root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
-reason_option = click.option("--reason", help="Why, for the history.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; name the runs.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-dead_options = options(
-    click.option("--node", "node_id", help="Dead runs of this node."),
-    click.option("--version", "version", help="With --node: exactly this version, no other."),
-    click.option("--root", "root_pipeline_id", help="Dead runs of this root pipeline."),
-    click.option("--all", "everything", is_flag=True, help="All dead runs, and nothing beside it."),
-    dry_run_option,
-)
+
+
+def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """With a minus in front it is so much earlier."""
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text.removeprefix("-"))
+    except InvalidInputError as error:
+        raise click.BadParameter(str(error)) from error
+    return -seconds if text.startswith("-") else seconds

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from node_timeout.cli.output import instant_text, printable
-from node_timeout.domain.instants import lateness
+from node_timeout.cli.output import printable
+from node_timeout.domain.instants import instant_text, lateness
 from node_timeout.domain.run import LedgerRow
+from node_timeout.domain.tokens import Token
 from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
@@ -45,6 +46,23 @@ def print_processes(processes: Sequence[Process]) -> None:
     ]
     if lines:
         _print(_table(PROCESS_COLUMNS, lines))
+
+
+def print_tokens(found: Sequence[Token]) -> None:
+    """A line for each token; nothing if there is none."""
+    lines = [
+        (
+            each.token_id,
+            each.name,
+            str(each.role),
+            instant_text(each.created_at),
+            "never" if each.expires_at is None else instant_text(each.expires_at),
+            "" if each.revoked_at is None else instant_text(each.revoked_at),
+        )
+        for each in found
+    ]
+    if lines:
+        _print(_table(("token", "name", "role", "made", "expires", "revoked"), lines))
 
 
 def _state(service: ServiceState) -> str:

@@ -43,6 +43,8 @@ BUSY_SECONDS = 0.1
 """Longest pause between two pages; the pause is random, so that the database has some air."""
 SWEEP_SECONDS = 60.0
 """How long a sweep may take, about, and still see each row before it is due."""
+BEHIND_SECONDS = 5.0
+"""How much longer than a lease a score may be later than its row, for clocks and retries."""
 LOOK_SECONDS = 5.0
 """Between two looks at what is just overdue; and how long that must be overdue."""
 
@@ -238,14 +240,14 @@ class Reconciler:
     async def _absent(self, page: list[DueRun]) -> list[DueRun]:
         if not page:
             return []
-        absent = set(await self._pool.absent([due.run_id for due in page]))
-        return [due for due in page if due.run_id in absent]
+        behind = set(await self._pool.behind(page, self._lease_seconds + BEHIND_SECONDS))
+        return [due for due in page if due.run_id in behind]
 
     async def _rearm(
         self, due: list[DueRun], report: ReconcileReport, level: int = logging.INFO
     ) -> None:
         if due:
-            rearmed = await self._pool.arm(due)
+            rearmed = await self._pool.lower(due)
             report.rearmed += rearmed
             metrics.REARMED.inc(rearmed)
             text = "%d node runs were missing in the pool and are armed again"

@@ -190,7 +190,7 @@ class Scanner:
         # Connecting may take as long again; then the members are still ours to finish.
         time_limit = self._lease_seconds / 3
         try:
-            await self._exchange.publish(self._queue, dispatch.encode(due), time_limit)
+            await self._exchange.publish(self._queue, dispatch.encode(due, lease), time_limit)
             report.published += len(due)
             metrics.PUBLISHED.inc(len(due))
             self._failure = None

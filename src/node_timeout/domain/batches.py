@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import field
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.lifecycle import take, timed_out
+from node_timeout.domain.lifecycle import is_first_try, take, timed_out
 from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, Outcome, RunState
 from node_timeout.domain.taking import Dropped, Later, Lease, Taken
 from node_timeout.older_python import dataclass
@@ -35,7 +35,8 @@ class Judged:
 
     taken: list[Taken] = field(default_factory=list)
     later: list[DueRun] = field(default_factory=list)
-    """To be looked at again at their instants."""
+    """To be looked at again at these instants; what is no deadline, so much later that it is due
+    when it is claimed ahead."""
     dropped: Counter[RunState] = field(default_factory=Counter)
     """Closed already, by state."""
     given_up: list[LedgerRow] = field(default_factory=list)
@@ -64,7 +65,9 @@ def judge(
         if isinstance(found, Taken):
             judged.taken.append(found)
         elif isinstance(found, Later):
-            judged.later.append(DueRun(run_id=row.run_id, due_at=found.at))
+            # Scanners claim ahead of every instant, and only a deadline can be taken ahead.
+            at = found.at if is_first_try(row) else found.at + ahead_seconds
+            judged.later.append(DueRun(run_id=row.run_id, due_at=at))
         elif isinstance(found, Dropped):
             judged.dropped[found.state] += 1
         else:

@@ -7,13 +7,17 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import Problems, shown
 from node_timeout.older_python import dataclass
 
 KEYS = ("enable", "action", "seconds")
+AFTER = "after"
+"""In place of ``seconds``: an ISO 8601 duration."""
 PAYLOAD = "payload"
 """An optional key: JSON that the strategy is given as it is."""
-ALL_KEYS = (*KEYS, PAYLOAD)
+ALL_KEYS = (*KEYS, AFTER, PAYLOAD)
 MAX_PAYLOAD_LENGTH = 16_384
 
 
@@ -39,7 +43,7 @@ def check_config(
         )
         return {}
     for key in KEYS:
-        if key not in config:
+        if key not in config and not (key == "seconds" and AFTER in config):
             problems.append(f"node {node_id!r}: key {key!r} is missing")
     for key in config:
         if key not in ALL_KEYS:
@@ -56,15 +60,34 @@ def check_config(
             f"{problems.did_you_mean(action, rules.actions)}"
             f" (installed: {', '.join(sorted(rules.actions))})"
         )
-    number = _number(seconds)
-    if "seconds" in config and not (number is not None and _is_allowed(number, rules)):
-        least = f"at least {rules.min_seconds:.15g}" if rules.min_seconds else "above 0"
-        problems.append(
-            f"node {node_id!r}: seconds is {shown(seconds)}, "
-            f"not a number {least} and at most {rules.max_seconds:.15g}"
-        )
+    number = _seconds(node_id, config, seconds, rules, problems)
     payload = _checked_payload(node_id, config.get(PAYLOAD), problems)
     return {"enable": enable, "action": action, "seconds": number} | payload
+
+
+def _seconds(
+    node_id: str, config: Mapping[Any, Any], seconds: Any, rules: ConfigRules, problems: Problems
+) -> int | float | None:
+    """The timeout, whichever way it is said."""
+    if AFTER in config and "seconds" in config:
+        problems.append(f"node {node_id!r}: say either seconds or {AFTER}, not both")
+        return None
+    said, value, number = "seconds", seconds, _number(seconds)
+    if AFTER in config:
+        said, value = AFTER, config[AFTER]
+        try:
+            number = parse_duration(value)
+        except InvalidInputError as error:
+            problems.append(f"node {node_id!r}: {AFTER} {error}")
+            return None
+    if said in config and not (number is not None and _is_allowed(number, rules)):
+        least = f"at least {rules.min_seconds:.15g}" if rules.min_seconds else "above 0"
+        what = "a number" if said == "seconds" else "a number of seconds"
+        problems.append(
+            f"node {node_id!r}: {said} is {shown(value)}, "
+            f"not {what} {least} and at most {rules.max_seconds:.15g}"
+        )
+    return number
 
 
 def _checked_payload(node_id: str, payload: Any, problems: Problems) -> dict[str, Any]:

@@ -75,13 +75,11 @@ class NodeLeft(_OfNode):
     version: str | None = None
     trust_ledger: bool = False
     """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
-    only_version: bool = False
-    """Older versions are left alone: someone cancels exactly this one."""
+    is_pause: bool = False
+    """The engine has suspended the node: its run is paused, not cancelled. Older versions are left
+    alone."""
     remember: bool = False
     """Keep it in mind if the ledger does not know the run: its start may come later."""
-    actor: str | None = None
-    reason: str | None = None
-    """Who cancels it, and why, if it is not the engine: for the history."""
 
     @classmethod
     def of(cls, run: NodeRun, **more: Any) -> Self:

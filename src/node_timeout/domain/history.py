@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from node_timeout.domain.events import NodeLeft
 from node_timeout.domain.run import (
     HistoryEntry,
     HistoryKind,
     LedgerRow,
-    Node,
     NodeRun,
     Outcome,
     RunState,
@@ -37,21 +35,11 @@ def of_start(before: LedgerRow, after: LedgerRow, now: float) -> HistoryEntry | 
     )
 
 
-def of_leavings(
-    cancelled: Iterable[NodeRun], events: Iterable[NodeLeft], now: float
-) -> list[HistoryEntry]:
-    """A line of each run that somebody other than the engine has cancelled."""
-    by: dict[Node, NodeLeft] = {event.node: event for event in events if event.actor}
+def of_pauses(paused: Iterable[NodeRun], now: float) -> list[HistoryEntry]:
+    """A line of each run that the engine has paused."""
     return [
-        HistoryEntry(
-            run_id=run.run_id,
-            at=now,
-            kind=HistoryKind.CANCELLED,
-            actor=by[run.node].actor,
-            detail=by[run.node].reason,
-        )
-        for run in cancelled
-        if run.node in by
+        HistoryEntry(run_id=run.run_id, at=now, kind=HistoryKind.PAUSED, detail="by the engine")
+        for run in paused
     ]
 
 
@@ -78,6 +66,8 @@ def of_taking(
 
 def of_outcome(outcome: Outcome, now: float) -> HistoryEntry | None:
     """Of one that was recorded."""
+    if outcome.extend_by is not None:
+        return _entry(outcome, HistoryKind.EXTENDED, now)
     if outcome.state is RunState.ARMED:
         return _entry(outcome, HistoryKind.FAILED if outcome.called else HistoryKind.PUT_BACK, now)
     return _entry(outcome, HistoryKind.DIED, now) if outcome.state is RunState.DEAD else None
@@ -86,12 +76,6 @@ def of_outcome(outcome: Outcome, now: float) -> HistoryEntry | None:
 def of_late_result(outcome: Outcome, now: float) -> HistoryEntry:
     """Of one that came after the lease, and was not recorded."""
     return _entry(outcome, HistoryKind.LATE_RESULT, now)
-
-
-def of_replay(row: LedgerRow, now: float, actor: str | None, reason: str | None) -> HistoryEntry:
-    return HistoryEntry(
-        run_id=row.run_id, at=now, kind=HistoryKind.REPLAYED, actor=actor, detail=reason
-    )
 
 
 def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:

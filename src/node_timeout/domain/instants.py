@@ -21,9 +21,9 @@ class Ending(Protocol):
 
 def lateness(run: Ending, now: float) -> float | None:
     """Seconds from the deadline to the end of the run, or until now; None before it, and of a run
-    that has left in time.
+    that has left in time, or whose time stands still.
     """
-    if run.deadline is None or run.state == "cancelled":
+    if run.deadline is None or run.state in ("cancelled", "paused"):
         return None
     late = (now if run.finished_at is None else run.finished_at) - run.deadline
     return late if late > 0 else None
@@ -38,3 +38,16 @@ def utc(seconds: float) -> datetime | None:
         return datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def instant_text(seconds: float | None) -> str:
+    """An instant for people: ISO 8601 in UTC, to the second; "none" for None."""
+    if seconds is None:
+        return "none"
+    return iso(seconds, "seconds") or f"{seconds:g} (Unix seconds)"
+
+
+def iso(seconds: float, precision: str = "milliseconds") -> str | None:
+    """The instant as ISO 8601 in UTC; None for what the calendar does not have."""
+    instant = utc(seconds)
+    return instant.isoformat(timespec=precision).replace("+00:00", "Z") if instant else None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.run import LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, PausedBy, RunState
 from node_timeout.older_python import dataclass
 
 SKEW_SECONDS = 5.0
@@ -26,18 +26,21 @@ class Leaving:
     cancelled: tuple[NodeRun, ...]
     """These were open."""
     kept: tuple[NodeRun, ...]
-    """Armed still: they started after the node left, so that event came late."""
+    """Open still: they started after the node left, so that event came late."""
+    paused: tuple[NodeRun, ...] = ()
+    """These were armed."""
 
 
 def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: float) -> Leaving:
     """Judge every run of one node by every leaving of it.
 
-    A run that a worker has taken ahead of its deadline is cancelled too; its lease stays, so that
-    what the worker did meanwhile is what is recorded.
+    A run that a worker has taken ahead of its deadline is cancelled or paused too; its lease stays,
+    so that what the worker did meanwhile is what is recorded.
     """
     changed: list[LedgerRow] = []
     cancelled: list[NodeRun] = []
     kept: list[NodeRun] = []
+    paused: list[NodeRun] = []
     for run, row in rows.items():
         own = [event.left_at(now) for event in events if event.run == run]
         if row.state is RunState.CANCELLED and own and (row.finished_at or 0.0) < max(own):
@@ -51,9 +54,31 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
         # The event that names the run knows best when it left.
         named = [event for event in over if event.run == run] or over
         left_at = max(event.left_at(now) for event in named)
-        changed.append(replace(row, state=RunState.CANCELLED, next_at=None, finished_at=left_at))
-        cancelled.append(run)
-    return Leaving(changed=tuple(changed), cancelled=tuple(cancelled), kept=tuple(kept))
+        if not all(event.is_pause for event in over):
+            changed.append(_cancelled(row, left_at))
+            cancelled.append(run)
+        elif row.state is not RunState.PAUSED:
+            changed.append(paused_row(row, PausedBy.ENGINE, left_at))
+            paused.append(run)
+    return Leaving(
+        changed=tuple(changed), cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused)
+    )
+
+
+def _cancelled(row: LedgerRow, left_at: float) -> LedgerRow:
+    return replace(
+        row,
+        state=RunState.CANCELLED,
+        next_at=None,
+        paused_at=None,
+        paused_by=None,
+        finished_at=left_at,
+    )
+
+
+def paused_row(row: LedgerRow, by: PausedBy, at: float) -> LedgerRow:
+    """What a run becomes whose time stands still from then on."""
+    return replace(row, state=RunState.PAUSED, next_at=None, paused_at=at, paused_by=by)
 
 
 def remembered(
@@ -78,9 +103,9 @@ def remembered(
 
 
 def is_open(row: LedgerRow, now: float) -> bool:
-    """Armed, or taken ahead of its deadline."""
+    """Armed or paused, or taken ahead of its deadline."""
     taken_ahead = row.state is RunState.EXECUTING and (row.deadline or 0.0) > now
-    return row.state is RunState.ARMED or taken_ahead
+    return row.state in (RunState.ARMED, RunState.PAUSED) or taken_ahead
 
 
 def _is_over(
@@ -88,8 +113,8 @@ def _is_over(
 ) -> bool:
     """True if this run is the one that left, or an older one."""
     named = event.run
-    if event.only_version:
-        return named == run
+    if event.is_pause and named != run:
+        return False
     if row.started_at is None:
         return True
     if named in (None, run):

@@ -6,11 +6,13 @@
               leave ◀── leave, ahead of the deadline
                 ▼
             cancelled ──start──▶ armed, with the time it had left       (so does stale)
+            armed ──pause──▶ paused ──resume, or start──▶ armed, with the time it had left
             dead ──replay──▶ armed, due now
 
 All rules about late, doubled and crossing events, about the time left after a suspension, about
-attempts and leases stand here and in `leaving`, and nowhere else. Adapters load rows, call, and
-store. Where an adapter has a faster way, a test shows that it does the same.
+attempts and leases stand here and in `leaving`, those about what a person changes in `changes`, and
+nowhere else. Adapters load rows, call, and store. Where an adapter has a faster way, a test shows
+that it does the same.
 
 ``now`` and all instants are Unix seconds by the clock of Redis, but ``started_at`` and
 ``happened_at``, which are by the engine's.
@@ -21,7 +23,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import ForeignRun, LedgerRow, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import (
+    ForeignRun,
+    LedgerRow,
+    Outcome,
+    PausedBy,
+    RunState,
+    TimedOutNode,
+)
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.domain.timeout_config import TimeoutConfig
 
@@ -37,12 +46,15 @@ def start(
 ) -> LedgerRow | None:
     """What a row becomes when its node enters RUNNING; None: nothing is to be stored.
 
-    A run that is armed keeps its deadline. One that was cancelled or found stale before it was seen
-    running goes on with the time it had left. Other closed runs stay closed.
+    A run that is armed keeps its deadline. One that was cancelled, found stale or paused by the
+    engine before it was seen running goes on with the time it had left. Other closed runs stay
+    closed, and what an operator has paused stays paused.
     """
     if row is None:
         return None if config is None else _opened(event, config, now)
     if row.state in (RunState.CANCELLED, RunState.STALE):
+        return _resumed(row, event, config, now)
+    if row.state is RunState.PAUSED and row.paused_by is PausedBy.ENGINE:
         return _resumed(row, event, config, now)
     if row.state not in (RunState.ARMED, RunState.EXECUTING):
         return None
@@ -77,7 +89,7 @@ def _resumed(
     row: LedgerRow, event: NodeStarted, config: TimeoutConfig | None, now: float
 ) -> LedgerRow | None:
     seen_at = event.started_at(now) if event.seen_at is None else event.seen_at
-    closed_at = row.finished_at or 0.0
+    closed_at = row.finished_at or row.paused_at or 0.0
     # A row becomes stale only after the engine was asked, at its deadline or later.
     too_early = row.deadline if row.state is RunState.STALE and row.deadline else closed_at
     if seen_at < too_early:
@@ -100,6 +112,8 @@ def _resumed(
         started_at=seen_at,
         deadline=deadline,
         next_at=deadline,
+        paused_at=None,
+        paused_by=None,
         lease_until=None,
         lease_owner=None,
         attempts=0,
@@ -186,6 +200,7 @@ def timed_out(row: LedgerRow) -> TimedOutNode:
         revision=row.revision,
         started_at=row.started_at,
         seconds=row.timeout,
+        extended=row.extended,
         payload_json=row.payload_json,
     )
 
@@ -196,18 +211,21 @@ def timed_out(row: LedgerRow) -> TimedOutNode:
 def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> LedgerRow | None:
     """What a row becomes by an attempt's outcome; None: it came too late and is not recorded.
 
-    A run cancelled under the worker's hands says what the worker did, if it did it.
+    A run cancelled or paused under the worker's hands says what the worker did, if it did it.
     """
     if row.lease_owner != owner:
         return None
     done = outcome.state is RunState.HANDLED
-    if row.state is not RunState.EXECUTING and not (done and row.state is RunState.CANCELLED):
+    was_stopped = row.state in (RunState.CANCELLED, RunState.PAUSED)
+    if row.state is not RunState.EXECUTING and not (done and was_stopped):
         return None
     free = replace(row, lease_until=None, lease_owner=None)
     if outcome.state is RunState.STALE and row.revision != outcome.node.revision:
         # It started again since it was taken: the engine was asked too early.
         return replace(free, state=RunState.ARMED, next_at=now + LOOK_AGAIN_SECONDS, message=None)
     if outcome.state is RunState.ARMED:
+        if outcome.extend_by is not None:
+            return _extended(free, outcome, now)
         return replace(
             free,
             state=RunState.ARMED,
@@ -216,19 +234,27 @@ def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> Ledger
             message=outcome.message,
         )
     return replace(
-        free, state=outcome.state, next_at=None, finished_at=now, message=outcome.message
+        free,
+        state=outcome.state,
+        next_at=None,
+        paused_at=None,
+        paused_by=None,
+        finished_at=now,
+        message=outcome.message,
     )
 
 
-def replay(row: LedgerRow, now: float) -> LedgerRow | None:
-    """A dead run is armed again, due now, with all its attempts; None for any other."""
-    if row.state is not RunState.DEAD:
-        return None
+def _extended(row: LedgerRow, outcome: Outcome, now: float) -> LedgerRow:
+    """The strategy has given the run more time."""
+    deadline = now if outcome.due_at is None else outcome.due_at
+    moved = deadline - (deadline if row.deadline is None else row.deadline)
     return replace(
         row,
         state=RunState.ARMED,
-        next_at=now,
+        deadline=deadline,
+        next_at=deadline,
+        extended=(row.extended or 0.0) + moved,
         attempts=0,
-        finished_at=None,
         revision=row.revision + 1,
+        message=outcome.message,
     )

@@ -79,6 +79,8 @@ class DueRun:
 
     run_id: str
     due_at: float
+    lease: float | None = None
+    """The lease under which it was claimed, if a message says so; see `ports.pool.Claim`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,8 @@ class TimedOutNode:
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
     seconds: float | None = None
     """What its config allowed it when it started."""
+    extended: float | None = None
+    """Seconds by which changes have moved the deadline since."""
     payload_json: str | None = None
 
     @property
@@ -159,6 +163,8 @@ class RunState(StrEnum):
 
     ARMED = "armed"
     """It waits for its deadline, or for the next try."""
+    PAUSED = "paused"
+    """Its time stands still, for as long as the pause lasts."""
     EXECUTING = "executing"
     """A worker has it under a lease."""
     HANDLED = "handled"
@@ -169,6 +175,13 @@ class RunState(StrEnum):
     """The node left RUNNING before its deadline."""
     DEAD = "dead"
     """Given up, with the error; until someone replays it."""
+
+
+class PausedBy(StrEnum):
+    """Who has paused a run: only an operator ends what an operator began."""
+
+    ENGINE = "engine"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +195,9 @@ class Outcome:
     """When to try again; set exactly if ``state`` is ``armed``."""
     called: bool = True
     """False if the node was put back before its strategy was called: no attempt is used up."""
+    extend_by: float | None = None
+    """Seconds by which the strategy moves the deadline: the run is armed until then, with all its
+    attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +217,14 @@ class LedgerRow:
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
     deadline: float | None = None
+    extended: float | None = None
+    """By how many seconds changes have moved the deadline, all together; pauses do not count."""
     next_at: float | None = None
     """Armed: when it wants attention, at its deadline or for the next try. Else None."""
+    paused_at: float | None = None
+    """Paused: since when. What is left then of the time to the deadline stays."""
+    paused_by: PausedBy | None = None
+    """Paused: by whom. Else None."""
     lease_until: float | None = None
     lease_owner: str | None = None
     """The token of the taking; also of a run that was cancelled under a worker's hands."""
@@ -235,8 +257,13 @@ class HistoryKind(StrEnum):
     """From a worker whose lease ran out."""
     LATE_RESULT = "late_result"
     """A result came after the lease, and was not recorded."""
+    PAUSED = "paused"
     RESUMED = "resumed"
-    """It started again after it was cancelled or found stale."""
+    """It started again after it was cancelled or found stale; or its pause has ended."""
+    EXTENDED = "extended"
+    """Its deadline was moved, to a later or an earlier instant."""
+    FIRED = "fired"
+    """It was made due at once."""
     DIED = "died"
     CANCELLED = "cancelled"
     """By a person or a program, not by the engine."""
@@ -254,4 +281,6 @@ class HistoryEntry:
     actor: str | None = None
     """Who asked for it: of changes only."""
     detail: str | None = None
-    """The error, or the reason."""
+    """The error, or what was changed and the reason."""
+    idempotency_key: str | None = None
+    """What the caller named a change, so that it is made once."""

@@ -1,7 +1,8 @@
 """Timeout configs: checked, put into a pipeline tree, read from one. Pure functions.
 
-A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``, and may have
-a ``payload``, any JSON, for the strategy. Three rules:
+A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``, or has in
+place of the seconds ``after``, an ISO 8601 duration; and it may have a ``payload``, any JSON, for
+the strategy. Three rules:
 
 - In ``configs`` that are to be applied every fault is an error: somebody has just written them.
 - In a tree that is read a config counts if it says ``enable: True``; then a fault is an error.
@@ -16,7 +17,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from node_timeout.domain.config_check import PAYLOAD, ConfigRules, check_config, payload_text
+from node_timeout.domain.config_check import AFTER, PAYLOAD, ConfigRules, check_config, payload_text
 from node_timeout.domain.errors import (
     InvalidInputError,
     InvalidPipelineTreeError,
@@ -28,6 +29,7 @@ from node_timeout.domain.run import Node, id_problem
 from node_timeout.older_python import dataclass
 
 MAX_ACTION_LENGTH = 64
+NO_SWITCHES = ("action", "seconds", AFTER, PAYLOAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +216,7 @@ def _is_off(config: Any) -> bool:
         return False
     if config.get("enable") is False:
         return True
-    switches = [value for key, value in config.items() if key not in ("action", "seconds", PAYLOAD)]
+    switches = [value for key, value in config.items() if key not in NO_SWITCHES]
     return not any(switches) if switches else not config
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node_timeout import metrics
 from node_timeout.domain.errors import (
@@ -44,6 +44,8 @@ class Limits:
     """How long before its deadline a node may be taken, to be held until then."""
     lease_seconds: float = 30.0
     """How long a row is this worker's without being renewed; longer it waits for no slot either."""
+    max_seconds: float = math.inf
+    """How long the time of a run may become."""
     retention: float = 3600.0
     """How long a closed row is kept at least: a run that was due before may have had one."""
 
@@ -165,8 +167,21 @@ class Attempts:
             )
             return await self._retry(node, f"{type(error).__name__}: {error}")
         if not result.result:
-            return await self._retry(node, result.message or "the strategy reported a failure")
+            why = result.message or "the strategy reported a failure"
+            return await self._retry(node, why, result.retry_after or 0.0)
+        if result.extend_by is not None:
+            return await self._extended(node, result.extend_by, result.message)
         return _outcome(node, RunState.HANDLED, result.message)
+
+    async def _extended(self, node: TimedOutNode, seconds: float, message: str) -> Outcome:
+        """The strategy gives the node more time; of too much it is told that it failed."""
+        total = (node.seconds or 0.0) + (node.extended or 0.0) + seconds
+        if total > self._limits.max_seconds:
+            why = f"the strategy asked for {seconds:g} s more, which is over max_seconds"
+            return await self._retry(node, why)
+        due_at = max(node.deadline + seconds, await self._pool.now())
+        text = f"by {seconds:g} s, by the strategy" + (f": {message}" if message else "")
+        return replace(_outcome(node, RunState.ARMED, text, due_at), extend_by=seconds)
 
     async def _declined(self, node: TimedOutNode, error: NodeTimeoutError) -> Outcome:
         """The engine or the strategy said why it did not act."""

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from node_timeout import metrics
@@ -88,7 +88,8 @@ class DispatchHandler:
                 await self._adopt(batch, stop)
                 here = await self._forward(batch, stop, report)
                 takings = await self._take_all(here, batch, stop, report)
-                begun = [await self._begin(*each) for each in takings]
+                claimed = {each.run_id: each.lease for each in here}
+                begun = [await self._begin(*each, claimed) for each in takings]
             finally:
                 prepared(report)
             await together(self._end(leased, report) for leased in begun)
@@ -161,7 +162,9 @@ class DispatchHandler:
         return True
 
     async def _send(self, due: DueRun, queue: str) -> None:
-        await self._exchange.publish(queue, dispatch.encode([due]), self._limits.strategy_timeout)
+        await self._exchange.publish(
+            queue, dispatch.encode([due], due.lease), self._limits.strategy_timeout
+        )
         metrics.FORWARDED.labels(queue).inc()
 
     async def _take_all(
@@ -216,13 +219,16 @@ class DispatchHandler:
             log_outcome(outcome)
         report.dropped += sum(taking.dropped.values()) + len(taking.given_up)
         report.later += len(taking.later)
-        await self.recorder.rearm(taking.later)
+        claimed = {each.run_id: each.lease for each in due}
+        await self.recorder.put_back(taking.later, claimed)
         return taking, lease_ends
 
-    async def _begin(self, taking: Taking, lease_ends: float) -> Leased:
+    async def _begin(
+        self, taking: Taking, lease_ends: float, claimed: Mapping[str, float | None]
+    ) -> Leased:
         """Start the attempts, oldest deadline first; those that came ahead, at theirs."""
         passed = await self._pool.passed()
-        leased = Leased(owner=taking.owner, lease_ends=lease_ends)
+        leased = Leased(owner=taking.owner, lease_ends=lease_ends, claimed=claimed)
         for node in sorted(taking.taken, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed

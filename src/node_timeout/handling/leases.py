@@ -9,7 +9,7 @@ A worker that is killed renews nothing, so its rows are taken over when the leas
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from node_timeout.domain.errors import TemporaryError
@@ -30,6 +30,8 @@ class Leased:
     """The token of their leases."""
     lease_ends: float
     """On this host's monotonic clock."""
+    claimed: Mapping[str, float | None] = field(default_factory=dict)
+    """By run id, the lease in the pool under which its message was sent."""
     attempts: dict[str, asyncio.Task[Outcome | None]] = field(default_factory=dict)
     """Those that are not recorded yet, by run id."""
 

@@ -7,7 +7,7 @@ cannot hold costs no neighbour its outcome: it is written alone, in ASCII.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node_timeout import metrics
@@ -78,7 +78,7 @@ class Recorder:
             recorded = await self._write(some, leased)
             for outcome in some:
                 leased.attempts.pop(outcome.node.run_id, None)
-            await self._recorded(some, recorded, report)
+            await self._recorded(some, recorded, leased, report)
 
         async def refused(outcome: Outcome, error: LedgerError) -> None:
             plain = _in_ascii(outcome)
@@ -107,7 +107,7 @@ class Recorder:
         return recorded
 
     async def _recorded(
-        self, outcomes: Sequence[Outcome], recorded: int, report: WorkReport
+        self, outcomes: Sequence[Outcome], recorded: int, leased: Leased, report: WorkReport
     ) -> None:
         """Count and log; put those that are tried again into the pool."""
         report.late += len(outcomes) - recorded
@@ -128,26 +128,27 @@ class Recorder:
                     len(outcomes) - recorded,
                     extra=ids_of(outcome.node) | {"state": str(outcome.state)},
                 )
-        await self.rearm(
-            [
-                DueRun(run_id=outcome.node.run_id, due_at=outcome.due_at)
-                for outcome in outcomes
-                if outcome.due_at is not None
-            ]
-        )
+        # Scanners claim ahead of every instant, and only a deadline can be taken ahead.
+        again = [
+            DueRun(
+                run_id=each.node.run_id,
+                due_at=each.due_at + (0.0 if each.extend_by else self._limits.dispatch_ahead),
+            )
+            for each in outcomes
+            if each.due_at is not None
+        ]
+        await self.put_back(again, leased.claimed)
 
-    async def rearm(self, due: Sequence[DueRun]) -> None:
-        """Put runs into the pool at their ``due_at``; the ledger has them, so a miss is mended.
+    async def put_back(self, due: Sequence[DueRun], claimed: Mapping[str, float | None]) -> None:
+        """Put runs into the pool at these instants; the ledger has them, so a miss is mended.
 
-        A run that is not at its first try is not taken ahead. Scanners claim ahead all the same, so
-        the pool has it as much later.
+        ``claimed``: by run id, the lease under which its message was sent.
         """
         if not due:
             return
-        ahead = self._limits.dispatch_ahead
         try:
-            await self._pool.rearm(
-                [DueRun(run_id=each.run_id, due_at=each.due_at + ahead) for each in due]
+            await self._pool.put_back(
+                [replace(each, lease=claimed.get(each.run_id)) for each in due]
             )
         except PoolUnavailableError as error:
             logger.warning("%d node runs wait for the reconciler: %s", len(due), error)

@@ -36,7 +36,7 @@ async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBac
     await _lead(pool, name, lease_seconds)
     try:
         await _require_no_worker(ledger, await pool.now())
-        for state in (RunState.EXECUTING, RunState.ARMED):
+        for state in (RunState.EXECUTING, RunState.ARMED, RunState.PAUSED):
             async for rows in pages(ledger, RunFilter(state=state)):
                 await _lead(pool, name, lease_seconds)
                 await _give(rows, pool, report)
@@ -62,7 +62,12 @@ async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport)
     members: dict[str, float] = {}
     for row in rows:
         # bamboo's scanner splits at every underscore, and drops all of a batch with two in one.
-        if "_" in row.node_id + row.version:
+        if row.state is RunState.PAUSED:
+            report.refused.append(
+                f"node {row.node_id!r}, version {row.version!r}, is paused, which bamboo's own app "
+                f"does not know: nobody watches it any more"
+            )
+        elif "_" in row.node_id + row.version:
             report.refused.append(
                 f"node {row.node_id!r}, version {row.version!r}, has an underscore: bamboo's own "
                 f"app cannot read it, and nobody watches it any more"

@@ -1,12 +1,13 @@
 """Operations that look at runs: what may be asked for, checked once for every caller."""
 
-import math
 from collections.abc import Sequence
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import HistoryEntry, RunState
-from node_timeout.operations.choosing import require_node_of
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.run_id import is_run_id
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.operations.choosing import due_problem, require_node_of, state_problem
 from node_timeout.operations.reading import check_run_ids
 from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter, RunPage
 from node_timeout.ports.pool import Pool
@@ -26,14 +27,11 @@ async def find(
     after: Cursor | None,
 ) -> RunPage:
     """See `NodeTimeout.find`."""
-    if state is not None and state not in set(RunState):
-        raise InvalidInputError(f"state {shown(state)} is none of {', '.join(RunState)}")
+    problems = [state_problem(state), due_problem(due_within, state)]
     if not 1 <= limit <= MAX_PAGE:
-        raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
-    if due_within is not None and not 0 <= due_within < math.inf:
-        raise InvalidInputError(f"due_within {due_within!r} is not a number of seconds")
-    if due_within is not None and state not in (None, RunState.ARMED):
-        raise InvalidInputError(f"what is due is armed, not {state}")
+        problems.append(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
+    if any(problems):
+        raise InvalidInputError(*filter(None, problems))
     if after is not None:
         after = Cursor.parse(str(Cursor(*after)))
     require_node_of(version, node_id)
@@ -49,6 +47,30 @@ async def find(
         due_by=None if due_within is None else await pool.now() + due_within,
     )
     return await directory.find(wanted, limit, after)
+
+
+async def find_configs(
+    directory: Directory,
+    *,
+    root_pipeline_id: str | None,
+    node_id: str | None,
+    limit: int,
+    after: Node | None,
+) -> list[TimeoutConfig]:
+    """See `NodeTimeout.find_configs`."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_PAGE}")
+    return await directory.find_configs(
+        limit, root_pipeline_id=root_pipeline_id, node_id=node_id, after=after
+    )
+
+
+async def run(directory: Directory, run_id: str) -> LedgerRow | None:
+    """See `NodeTimeout.run`."""
+    if not is_run_id(run_id):
+        raise InvalidInputError(f"{shown(run_id)} is no run id")
+    found = await directory.rows_of([run_id])
+    return found[0] if found else None
 
 
 async def history(directory: Directory, run_ids: Sequence[str]) -> list[HistoryEntry]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import HistoryEntry, LedgerRow, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.run_id import is_run_id
+from node_timeout.domain.timeout_config import TimeoutConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class LedgerCounts:
     """How long the oldest overdue run has waited for a worker: since its deadline, its next try, or
     the end of a worker's lease."""
     executing: int
+    paused: int
     dead: int
     last_hour: Mapping[RunState, int]
 
@@ -36,6 +38,13 @@ class RunFilter:
     action: str | None = None
     due_by: float | None = None
     """Armed, and wanting attention by then."""
+
+    finished_by: float | None = None
+    """Closed by then."""
+
+    def in_state(self, state: RunState) -> "RunFilter":
+        """Those of them that are in this state."""
+        return replace(self, state=state)
 
 
 MAX_PAGE = 1000
@@ -66,30 +75,14 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """Runs, oldest first: armed ones by when they want attention, executing ones by the end of
-    their lease, closed ones by when they were closed; those of any state by their deadline.
+    """Runs, oldest first: armed ones by when they want attention, paused ones by when that was,
+    executing ones by the end of their lease, closed ones by when they were closed; those of any
+    state by their deadline.
     """
 
     rows: tuple[LedgerRow, ...]
     after: Cursor | None
     """Where the next page begins; None after the last one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadRuns:
-    """Which dead runs are meant.
-
-    Only those that died by ``until``, so that a replay ends even if they die again at once.
-    """
-
-    wanted: RunFilter
-    """Of state ``dead``."""
-    until: float
-    actor: str | None = None
-    reason: str | None = None
-    """Who asked for it, and why: for the history."""
-    after: Cursor | None = None
-    """Of the last row of the page before."""
 
 
 class Directory(Protocol):
@@ -103,14 +96,29 @@ class Directory(Protocol):
         """
         ...
 
-    async def counts(self, now: float) -> LedgerCounts: ...
-
-    async def dead(self) -> int:
-        """How many rows are dead."""
+    async def counts(self, now: float, most: int | None = None) -> LedgerCounts:
+        """How many want attention. With ``most`` no number is counted further, and what it costs
+        is bounded.
+        """
         ...
 
-    async def recent(self, limit: int) -> list[LedgerRow]:
-        """The rows closed last, newest first."""
+    async def count(self, states: Sequence[RunState]) -> dict[RunState, int]:
+        """How many rows are in each of these states. Costs what it counts."""
+        ...
+
+    async def recent(self, limit: int, states: Sequence[RunState] = ...) -> list[LedgerRow]:
+        """The rows closed last, newest first, in any closed state or in these."""
+        ...
+
+    async def find_configs(
+        self,
+        limit: int,
+        *,
+        root_pipeline_id: str | None = None,
+        node_id: str | None = None,
+        after: Node | None = None,
+    ) -> list[TimeoutConfig]:
+        """At most ``limit`` configs in order of (root, node), those behind ``after``."""
         ...
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:

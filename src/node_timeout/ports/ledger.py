@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from node_timeout.domain.changes import Judged, Order
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.run import (
     DueRun,
@@ -15,7 +16,7 @@ from node_timeout.domain.run import (
     TimedOutNode,
 )
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.directory import DeadRuns, Directory
+from node_timeout.ports.directory import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +61,13 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayPage:
-    """What one call of `Ledger.replay` armed."""
-
-    due: tuple[DueRun, ...]
-    rest: DeadRuns | None
-    """The order for the next page; None after the last one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Disarming:
     """What became of the armed runs of nodes that left."""
 
     cancelled: tuple[NodeRun, ...]
     kept: tuple[NodeRun, ...]
-    """Armed still: they started after the node left, so that event came late."""
+    """Open still: they started after the node left, so that event came late."""
+    paused: tuple[NodeRun, ...] = ()
 
 
 class Ledger(Directory, Protocol):
@@ -137,14 +130,15 @@ class Ledger(Directory, Protocol):
         ...
 
     async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
-        """Cancel every armed version of the nodes that started before they left.
+        """Cancel every open version of the nodes that started before they left, or pause exactly
+        the version that the engine has suspended.
 
         Also one that a worker has taken ahead of its deadline.
         """
         ...
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        """The runs that have no row, or one that is cancelled or stale.
+        """The runs that have no row, or one that is cancelled or stale, or paused by the engine.
 
         Not those that a person or a program has cancelled: that is not undone by a look.
         """
@@ -217,15 +211,13 @@ class Ledger(Directory, Protocol):
         """
         ...
 
-    async def replay(self, order: DeadRuns, now: float, limit: int) -> ReplayPage:
-        """Arm at most ``limit`` dead rows again, due now, with no attempt used up.
+    async def change(self, order: Order, run_ids: Sequence[str], now: float) -> dict[str, Judged]:
+        """Carry out what somebody orders, as `node_timeout.domain.changes.judge` has it; return
+        what became of each run.
 
-        The rows that died first come first. Going on with ``rest`` looks at each dead row once.
+        Each row is judged once nobody else is changing it. Discarded runs are deleted, with their
+        history.
         """
-        ...
-
-    async def discard(self, which: DeadRuns, limit: int) -> list[str]:
-        """Delete at most ``limit`` dead rows, with their history; return their run ids."""
         ...
 
     async def settings(self) -> dict[str, str]:

@@ -90,16 +90,28 @@ class Pool(Protocol):
         """
         ...
 
-    async def rearm(self, due: Sequence[DueRun]) -> None:
-        """As `arm`, but also moves runs that are present, and so takes them out of any lease."""
+    async def lower(self, due: Sequence[DueRun]) -> int:
+        """As `arm`, but also moves runs that are present to an earlier instant, never to a later
+        one; return how many were added or moved.
+        """
+        ...
+
+    async def put_back(self, due: Sequence[DueRun]) -> None:
+        """As `lower`, but a run that still stands under the lease of its message is moved to its
+        instant, be that earlier or later.
+
+        So nothing that a change has moved to an earlier instant meanwhile is moved away from it.
+        """
         ...
 
     async def disarm(self, members: Sequence[str]) -> int:
         """Remove members, run ids or foreign ones; return how many were there."""
         ...
 
-    async def absent(self, run_ids: Sequence[str]) -> list[str]:
-        """Those that are not in the pool."""
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
+        """Ids of those that are not in the pool, or only at an instant that is later than their
+        own, and than now, by more than ``slack_seconds``: no lease lasts so long.
+        """
         ...
 
     async def give_back(self, members: Mapping[str, float]) -> None:

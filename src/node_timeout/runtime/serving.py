@@ -8,6 +8,7 @@ from typing import Any
 
 from node_timeout import metrics
 from node_timeout.domain.errors import SettingsError, TemporaryError
+from node_timeout.domain.run import RunState
 from node_timeout.ports.exchange import Exchange
 from node_timeout.runtime.loop import Health, repeat, sleep, until_available
 from node_timeout.runtime.monitor import MonitorHttp
@@ -105,7 +106,9 @@ class Serving:
             metrics.POOL_ARMED.set(counts.armed)
             metrics.POOL_OVERDUE.set(counts.overdue)
             metrics.POOL_OLDEST_OVERDUE.set(counts.oldest_overdue_seconds)
-            metrics.DEAD.set(await self._ledger.dead())
+            standing = await self._ledger.count([RunState.DEAD, RunState.PAUSED])
+            metrics.DEAD.set(standing[RunState.DEAD])
+            metrics.PAUSED.set(standing[RunState.PAUSED])
             await sleep(MONITOR_SECONDS, stop)
 
         await repeat(step, stop=stop, health=Health(name="monitor"))

@@ -6,10 +6,11 @@ action); the setting ``handlers`` adds or overrides one by ``module:Class``.
 
 import contextvars
 import inspect
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -32,6 +33,11 @@ class StrategyResult:
     result: bool
     message: str = ""
     data: Any = None
+    retry_after: float | None = None
+    """Seconds to wait at least before the next try, of a failure."""
+    extend_by: float | None = None
+    """Seconds: the node gets so much more time, and is dealt with at its new deadline, if its
+    config's time then is not longer than ``max_seconds``. Only beside ``result=True``."""
 
     @classmethod
     def of(cls, value: Any) -> "StrategyResult":
@@ -42,14 +48,31 @@ class StrategyResult:
         if value is None:
             return cls(result=True)
         if isinstance(value, StrategyResult):
-            value = {"result": value.result, "message": value.message, "data": value.data}
+            value = {each.name: getattr(value, each.name) for each in fields(cls)}
         if isinstance(value, Mapping) and isinstance(value.get("result"), bool):
             message = value.get("message")
-            return cls(value["result"], "" if message is None else str(message), value.get("data"))
+            return cls(
+                value["result"],
+                "" if message is None else str(message),
+                value.get("data"),
+                _seconds(value, "retry_after"),
+                _seconds(value, "extend_by"),
+            )
         raise StrategyRefusedError(
             f"the strategy returned {shown(value)}, not a StrategyResult "
             f"(or None, or a dict with a bool 'result')"
         )
+
+
+def _seconds(answer: Mapping[str, Any], name: str) -> float | None:
+    """Raises `StrategyRefusedError` for what is no positive number."""
+    value = answer.get(name)
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise StrategyRefusedError(f"{name} is {shown(value)}, not a number of seconds above 0")
+    return float(value)
 
 
 class NodeTimeoutStrategy(ABC):

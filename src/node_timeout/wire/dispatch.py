@@ -1,8 +1,9 @@
 """The wire form of a dispatch message: which node runs are due.
 
-``{"schema": 1, "runs": [{"run_id": str, "deadline": Unix seconds}, …]}``, UTF-8 JSON. A run that an
-engine has put into the pool itself has ``node_id`` and ``version`` in place of the ``run_id``. An
-unknown schema number is never guessed at.
+``{"schema": 1, "lease": Unix seconds, "runs": [{"run_id": str, "deadline": Unix seconds}, …]}``,
+UTF-8 JSON. The lease is that under which the scanner has claimed the runs; it may be missing. A run
+that an engine has put into the pool itself has ``node_id`` and ``version`` in place of the
+``run_id``. An unknown schema number is never guessed at.
 """
 
 import json
@@ -31,8 +32,12 @@ class Unreadable:
     reason: str
 
 
-def encode(due: Sequence[DueRun | ForeignRun]) -> bytes:
-    message = {"schema": SCHEMA, "runs": [_entry(each) for each in due]}
+def encode(due: Sequence[DueRun | ForeignRun], lease: float | None = None) -> bytes:
+    """The message that `decode` reads; all these runs were claimed under one lease."""
+    message: dict[str, Any] = {"schema": SCHEMA}
+    if lease is not None:
+        message["lease"] = lease
+    message["runs"] = [_entry(each) for each in due]
     return json.dumps(message, separators=(",", ":")).encode()
 
 
@@ -46,17 +51,25 @@ def decode(body: bytes) -> tuple[list[DueRun | ForeignRun], list[Unreadable]]:
     """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
     due: list[DueRun | ForeignRun] = []
     unreadable: list[Unreadable] = []
-    for entry in read_entries(body, SCHEMA, "runs"):
+    message = read_message(body, SCHEMA, "runs")
+    lease = _lease(message)
+    for entry in message["runs"]:
         try:
-            due.append(_due_run(entry))
+            due.append(_due_run(entry, lease))
         except InvalidNodeRunError as error:
-            message = json.dumps({"schema": SCHEMA, "runs": [entry]}).encode()
-            unreadable.append(Unreadable(body=message, reason=str(error)))
+            letter = json.dumps({"schema": SCHEMA, "runs": [entry]}).encode()
+            unreadable.append(Unreadable(body=letter, reason=str(error)))
     return due, unreadable
 
 
 def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
     """The list ``key`` of a JSON message of this schema. Raises `UnreadableMessageError`."""
+    entries: list[Any] = read_message(body, schema, key)[key]
+    return entries
+
+
+def read_message(body: bytes, schema: int, key: str) -> dict[str, Any]:
+    """A JSON message of this schema, with a list ``key``. Raises `UnreadableMessageError`."""
     if len(body) > MAX_BODY_BYTES:
         raise UnreadableMessageError(f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
     try:
@@ -74,7 +87,7 @@ def read_entries(body: bytes, schema: int, key: str) -> list[Any]:
         raise UnreadableMessageError(f"{key!r} is not a list")
     if len(entries) > MAX_ENTRIES:
         raise UnreadableMessageError(f"{len(entries)} {key}, at most {MAX_ENTRIES} are read")
-    return entries
+    return message
 
 
 def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
@@ -84,7 +97,15 @@ def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
     return max(1, sum(total <= max_bytes for total in accumulate(sizes))) if sizes else 0
 
 
-def _due_run(entry: Any) -> DueRun | ForeignRun:
+def _lease(message: dict[str, Any]) -> float | None:
+    """Without a readable one a run is put back more carefully, and no worse."""
+    lease = message.get("lease")
+    if isinstance(lease, bool) or not isinstance(lease, int | float):
+        return None
+    return float(lease) if abs(lease) < MAX_UNIX_SECONDS else None
+
+
+def _due_run(entry: Any, lease: float | None) -> DueRun | ForeignRun:
     if not isinstance(entry, dict):
         raise InvalidNodeRunError(f"{shown(entry)} is not an object with run_id and deadline")
     deadline = entry.get("deadline")
@@ -97,4 +118,4 @@ def _due_run(entry: Any) -> DueRun | ForeignRun:
         return ForeignRun.of(entry.get("node_id"), entry.get("version"), float(deadline))
     if not isinstance(run_id, str) or not is_run_id(run_id):
         raise InvalidNodeRunError(f"run_id {shown(run_id)} is no run id")
-    return DueRun(run_id=run_id, due_at=float(deadline))
+    return DueRun(run_id=run_id, due_at=float(deadline), lease=lease)

@@ -7,6 +7,7 @@
      "timeout_config": {"enable": bool, "action": str, "seconds": number, "payload": any JSON}}
     {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str}
+    {"event": "node_paused" or "node_resumed", the rest as of "node_left"}
 
 The lines below the first, the payload and the version of the second are optional. An unknown schema
 number is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other
@@ -31,6 +32,7 @@ MAX_AHEAD_SECONDS = 3600.0
 MAX_AGE_SECONDS = 10 * 366 * 86400.0
 """An event may have waited long; but one this old has another unit, or another epoch."""
 
+_IDS = {"event", "node_id", "version", "happened_at", "root_pipeline_id"}
 _KEYS = {
     "node_running": {
         "event",
@@ -40,7 +42,9 @@ _KEYS = {
         "root_pipeline_id",
         "timeout_config",
     },
-    "node_left": {"event", "node_id", "version", "happened_at", "root_pipeline_id"},
+    "node_left": _IDS,
+    "node_paused": _IDS,
+    "node_resumed": _IDS,
 }
 
 
@@ -48,13 +52,34 @@ def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], li
     """Read a message; a bad event does not spoil the others. Raises `UnreadableMessageError`."""
     events: list[Event] = []
     unreadable: list[Unreadable] = []
-    for entry in read_entries(body, SCHEMA, "events"):
-        try:
-            events.append(_event(entry, rules, now))
-        except InvalidInputError as error:
+    entries = read_entries(body, SCHEMA, "events")
+    for entry, event in zip(entries, _events(entries, rules, now), strict=True):
+        if isinstance(event, InvalidInputError):
             message = json.dumps({"schema": SCHEMA, "events": [entry]}).encode()
-            unreadable.append(Unreadable(body=message, reason=str(error)))
+            unreadable.append(Unreadable(body=message, reason=str(event)))
+        else:
+            events.append(event)
     return events, unreadable
+
+
+def read(body: bytes, rules: ConfigRules, now: float) -> list[Event | InvalidInputError]:
+    """Each event of a message in its place, or what is wrong with it.
+
+    Raises `UnreadableMessageError`.
+    """
+    return _events(read_entries(body, SCHEMA, "events"), rules, now)
+
+
+def _events(
+    entries: Sequence[Any], rules: ConfigRules, now: float
+) -> list[Event | InvalidInputError]:
+    found: list[Event | InvalidInputError] = []
+    for entry in entries:
+        try:
+            found.append(_event(entry, rules, now))
+        except InvalidInputError as error:
+            found.append(error)
+    return found
 
 
 def encode(events: Sequence[Event]) -> bytes:
@@ -71,7 +96,7 @@ def _entry(event: Event) -> dict[str, Any]:
     if event.root_pipeline_id is not None:
         entry["root_pipeline_id"] = event.root_pipeline_id
     if isinstance(event, NodeLeft):
-        return {"event": "node_left", **entry}
+        return {"event": "node_paused" if event.is_pause else "node_left", **entry}
     entry = {"event": "node_running", **entry}
     if event.config:
         entry["timeout_config"] = {
@@ -115,8 +140,10 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
     }
     names_no_version = kind == "node_left" and ids["version"] is None
     check_ids(**ids | ({"version": "any"} if names_no_version else {}))
-    if kind == "node_left":
-        return NodeLeft(**ids, happened_at=happened_at, remember=not names_no_version)
+    if kind in ("node_left", "node_paused"):
+        is_pause = kind == "node_paused"
+        remember = not names_no_version
+        return NodeLeft(**ids, happened_at=happened_at, remember=remember, is_pause=is_pause)
     return NodeStarted(**ids, happened_at=happened_at, config=_config(ids["node_id"], entry, rules))
 
 

@@ -77,14 +77,23 @@ return answer
 PORTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "pool": (
         RedisPool,
-        ("arm", "rearm", "disarm", "absent", "lead", "may_have_lost_data", "mark_reconciled"),
+        (
+            "arm",
+            "lower",
+            "put_back",
+            "disarm",
+            "behind",
+            "lead",
+            "may_have_lost_data",
+            "mark_reconciled",
+        ),
     ),
     "shard": (RedisShard, ("claim", "finish", "release")),
     "exchange": (RabbitExchange, ("ensure", "publish", "dead_letter")),
     "ledger": (
         SqlLedger,
         (
-            *("actions", "adopt", "take", "owners", "renew", "record"),
+            *("actions", "adopt", "take", "owners", "renew", "record", "change"),
             *("open_runs", "expired_runs", "purgeable", "purge"),
             *("arm", "disarm", "untracked", "configs", "configured", "roots"),
         ),

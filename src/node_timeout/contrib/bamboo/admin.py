@@ -37,6 +37,7 @@ from node_timeout.contrib.bamboo.models import (
     TimeoutNodeRun,
     ledger_alias,
 )
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.instants import lateness, utc
 from node_timeout.domain.run import MAX_ID_LENGTH, RunState
@@ -48,7 +49,9 @@ MAX_CHANGED = 1_000
 PER_TRANSACTION = 200
 HISTORY_LINES = 200
 CHANGEABLE = {
-    "cancel": (RunState.ARMED, RunState.EXECUTING),
+    "cancel": OPEN,
+    "pause": (RunState.ARMED,),
+    "resume": (RunState.PAUSED,),
     "replay": (RunState.DEAD,),
     "discard": (RunState.DEAD,),
 }
@@ -137,10 +140,14 @@ class TimeoutNodeRunAdmin(_Page):
     )
     list_filter = (StateFilter, DueFilter)
     action_form = ChangeForm
-    actions: ClassVar[list[str]] = ["cancel_runs", "replay_runs", "discard_runs"]
+    actions: ClassVar[list[str]] = [
+        *("pause_runs", "resume_runs", "cancel_runs"),
+        *("replay_runs", "discard_runs"),
+    ]
     fields = (
         *("run_id", "root_pipeline_id", "node_id", "version", "state", "action", "timeout"),
-        *("payload_json", "began_at", "deadline_at", "next_try_at", "closed_at", "late_by"),
+        *("payload_json", "began_at", "deadline_at", "extended", "next_try_at", "paused_since"),
+        *("paused_by", "closed_at", "late_by"),
         *("attempts", "revision", "message", "history"),
     )
     readonly_fields = fields
@@ -185,6 +192,10 @@ class TimeoutNodeRunAdmin(_Page):
     def next_try_at(self, run: TimeoutNodeRun) -> datetime | None:
         return instant(run.next_at)
 
+    @admin.display(description=_("paused"))
+    def paused_since(self, run: TimeoutNodeRun) -> datetime | None:
+        return instant(run.paused_at)
+
     @admin.display(description=_("closed"))
     def closed_at(self, run: TimeoutNodeRun) -> datetime | None:
         return instant(run.finished_at)
@@ -218,6 +229,14 @@ class TimeoutNodeRunAdmin(_Page):
     @admin.action(description=_("Cancel the deadlines of the selected runs"), permissions=["steer"])
     def cancel_runs(self, request: Any, rows: Any) -> None:
         self._change(request, rows, "cancel", said("Deadlines cancelled: %d"))
+
+    @admin.action(description=_("Pause the selected runs"), permissions=["steer"])
+    def pause_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "pause", said("Runs paused: %d"))
+
+    @admin.action(description=_("Resume the selected paused runs"), permissions=["steer"])
+    def resume_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "resume", said("Runs resumed: %d"))
 
     @admin.action(description=_("Replay the selected dead runs"), permissions=["steer"])
     def replay_runs(self, request: Any, rows: Any) -> None:

@@ -20,6 +20,7 @@ ALL = "all"
 NEWEST = ("-finished_at", "-run_id")
 ORDERS: dict[str, tuple[str, ...]] = {
     RunState.ARMED: ("next_at", "run_id"),
+    RunState.PAUSED: ("run_id",),
     RunState.EXECUTING: ("run_id",),
     RunState.HANDLED: NEWEST,
     RunState.STALE: NEWEST,

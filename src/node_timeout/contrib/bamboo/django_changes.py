@@ -1,4 +1,4 @@
-"""What a person asks of runs, over Django's own connection: cancel, replay, discard.
+"""What a person asks of runs, over Django's own connection: cancel, pause, resume, replay, discard.
 
 The admin pages use it in web processes of any kind, gevent's too. What becomes of a row, the domain
 says.
@@ -7,15 +7,13 @@ says.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.domain import history
-from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.leaving import leave
-from node_timeout.domain.lifecycle import replay
+from node_timeout.domain.changes import Cancel, Change, Order, Pause, Replay, Resume, judge
 from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow
 
 logger = logging.getLogger(__name__)
@@ -35,31 +33,45 @@ class DjangoChanges:
         self._behind_commit = behind_commit
 
     def cancel(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Cancel runs that are open; return how many were."""
-        now = self._pool.now()
-
-        def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
-            event = NodeLeft.of(row.run, only_version=True, actor=actor, reason=reason)
-            leaving = leave({row.run: row}, [event], now)
-            entries = history.of_leavings(leaving.cancelled, [event], now)
-            return (leaving.changed[0], entries[0]) if leaving.cancelled else (None, None)
-
-        cancelled = self._ledger.change(run_ids, rule)
+        """Cancel runs that are armed or paused; return how many were."""
+        cancelled = self._change(Cancel(), run_ids, actor, reason)
         for row in cancelled:
             self._behind_commit(partial(self._pool.disarm, row.run_id))
         return len(cancelled)
 
+    def pause(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Let the time of armed runs stand still; return how many were armed."""
+        paused = self._change(Pause(), run_ids, actor, reason)
+        for row in paused:
+            self._behind_commit(partial(self._pool.disarm, row.run_id))
+        return len(paused)
+
+    def resume(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Let paused runs go on with the time they had left; return how many were paused."""
+        return self._arm(Resume(), run_ids, actor, reason)
+
     def replay(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Arm dead runs again, due now; return how many were dead."""
+        return self._arm(Replay(), run_ids, actor, reason)
+
+    def _arm(self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None) -> int:
+        armed = self._change(change, run_ids, actor, reason)
+        for row in armed:
+            due = DueRun(run_id=row.run_id, due_at=row.next_at or 0.0)
+            self._behind_commit(partial(self._pool.arm, due))
+        return len(armed)
+
+    def _change(
+        self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None
+    ) -> list[LedgerRow]:
         now = self._pool.now()
+        order = Order(change=change, actor=actor, reason=reason, max_seconds=math.inf)
 
         def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
-            return replay(row, now), history.of_replay(row, now, actor, reason)
+            judged = judge(order, row, now)
+            return (judged.row, judged.entry) if judged.entry else (None, None)
 
-        replayed = self._ledger.change(run_ids, rule)
-        for row in replayed:
-            self._behind_commit(partial(self._pool.arm, DueRun(run_id=row.run_id, due_at=now)))
-        return len(replayed)
+        return self._ledger.change(run_ids, rule)
 
     def discard(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Delete dead runs, with their history; return how many were dead. A log line remains."""

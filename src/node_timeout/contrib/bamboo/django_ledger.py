@@ -17,6 +17,7 @@ from django.db import IntegrityError, transaction
 from node_timeout.contrib.bamboo.django_configs import DjangoConfigs
 from node_timeout.domain import history, run_id
 from node_timeout.domain.batches import by_node
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import Leaving, leave
 from node_timeout.domain.lifecycle import start
@@ -35,6 +36,7 @@ from node_timeout.stores.ledger_rows import (
 
 HISTORY_COLUMNS = tuple(each.name for each in dataclasses.fields(HistoryEntry))
 SELECT_ROWS = f"SELECT {', '.join(ROW_NAMES)} FROM {RUNS}"
+OPEN_OR_EXECUTING = (*OPEN, RunState.EXECUTING)
 Rule = Callable[[LedgerRow], tuple[Optional[LedgerRow], Optional[HistoryEntry]]]
 """What a row becomes, None for one that stays; and what its history says."""
 
@@ -72,8 +74,9 @@ class DjangoLedger(DjangoConfigs):
             return self._leave_by_rule(cursor, run, now)
 
     def leave_all(self, events: Sequence[NodeLeft], now: float) -> Leaving:
-        """Cancel what these leavings close, all or nothing. Their roots are known."""
+        """Cancel what these leavings close, or pause it, all or nothing. Their roots are known."""
         changed: list[LedgerRow] = []
+        paused: list[NodeRun] = []
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
         with self._cursor() as cursor, transaction.atomic(self.alias):
@@ -82,7 +85,13 @@ class DjangoLedger(DjangoConfigs):
                 changed += leaving.changed
                 cancelled += leaving.cancelled
                 kept += leaving.kept
-        return Leaving(changed=tuple(changed), cancelled=tuple(cancelled), kept=tuple(kept))
+                paused += leaving.paused
+        return Leaving(
+            changed=tuple(changed),
+            cancelled=tuple(cancelled),
+            kept=tuple(kept),
+            paused=tuple(paused),
+        )
 
     def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         """Each version of a node, in each root pipeline or in this one."""
@@ -98,12 +107,12 @@ class DjangoLedger(DjangoConfigs):
             return rows_of(cursor.fetchall())
 
     def roots_of_open_runs(self, node_id: str) -> list[str]:
-        """Root pipelines in which the node is armed or executing; two at most."""
+        """Root pipelines in which the node is armed, paused or executing; two at most."""
         with self._cursor() as cursor:
             cursor.execute(
                 f"SELECT DISTINCT root_pipeline_id FROM {RUNS} WHERE node_id = %s"
-                " AND state IN (%s, %s) ORDER BY root_pipeline_id LIMIT 2",
-                [node_id, RunState.ARMED.value, RunState.EXECUTING.value],
+                " AND state IN (%s, %s, %s) ORDER BY root_pipeline_id LIMIT 2",
+                [node_id, *(state.value for state in OPEN_OR_EXECUTING)],
             )
             return [root for (root,) in cursor.fetchall()]
 
@@ -150,12 +159,14 @@ class DjangoLedger(DjangoConfigs):
         cancelled = RunState.CANCELLED.value
         with self._cursor() as cursor:
             cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s"
-                " WHERE run_id = %s AND (state = %s OR (state = %s AND deadline > %s)"
+                f"UPDATE {RUNS} SET state = %s, next_at = NULL, paused_at = NULL,"
+                " paused_by = NULL, finished_at = %s"
+                " WHERE run_id = %s AND (state IN (%s, %s) OR (state = %s AND deadline > %s)"
                 " OR (state = %s AND finished_at < %s))",
                 [
                     *(cancelled, now, self._key(run.run_id)),
-                    *(RunState.ARMED.value, RunState.EXECUTING.value, now, cancelled, now),
+                    *(RunState.ARMED.value, RunState.PAUSED.value),
+                    *(RunState.EXECUTING.value, now, cancelled, now),
                 ],
             )
             return bool(cursor.rowcount)
@@ -167,20 +178,18 @@ class DjangoLedger(DjangoConfigs):
         self, cursor: Any, node: Node, events: Sequence[NodeLeft], now: float
     ) -> Leaving:
         """The leavings of one node, judged together."""
-        open_states = [RunState.ARMED.value, RunState.EXECUTING.value]
+        open_states = [state.value for state in OPEN_OR_EXECUTING]
         keys = [self._key(run.run_id) for event in events if (run := event.run)]
         named = f" OR run_id IN ({', '.join(['%s'] * len(keys))})" if keys else ""
         rows = self._locked(
             cursor,
-            f"root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s){named})",
+            f"root_pipeline_id = %s AND node_id = %s AND (state IN (%s, %s, %s){named})",
             [*node, *open_states, *keys],
         )
         leaving = leave({row.run: row for row in rows}, events, now)
+        paused = {entry.run_id: entry for entry in history.of_pauses(leaving.paused, now)}
         for row in leaving.changed:
-            cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, finished_at = %s WHERE run_id = %s",
-                [row.state.value, row.finished_at, self._key(row.run_id)],
-            )
+            self._write(cursor, row, paused.get(row.run_id))
         return leaving
 
     def _insert(self, row: LedgerRow) -> bool:
@@ -242,7 +251,9 @@ class DjangoLedger(DjangoConfigs):
     def _values(self, row: LedgerRow, names: Sequence[str]) -> list[Any]:
         values = values_of(row)
         values["run_id"] = self._key(values["run_id"])
-        values["state"] = row.state.value  # not every driver writes an enum as its text
+        # Not every driver writes an enum as its text.
+        values["state"] = row.state.value
+        values["paused_by"] = None if row.paused_by is None else row.paused_by.value
         return [values[name] for name in names]
 
 

@@ -16,6 +16,7 @@ from django.db.models.signals import pre_save
 from django.utils.translation import gettext_lazy as _
 
 from node_timeout.domain import run_id
+from node_timeout.domain.changes import MAX_KEY_LENGTH
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH, HistoryKind, RunState
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
@@ -23,6 +24,7 @@ from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS
 
 STATES = {
     RunState.ARMED: _("armed"),
+    RunState.PAUSED: _("paused"),
     RunState.EXECUTING: _("executing"),
     RunState.HANDLED: _("handled"),
     RunState.STALE: _("stale"),
@@ -34,7 +36,10 @@ KINDS = {
     HistoryKind.PUT_BACK: _("put back"),
     HistoryKind.TAKEN_OVER: _("taken over"),
     HistoryKind.LATE_RESULT: _("late result"),
+    HistoryKind.PAUSED: _("paused"),
     HistoryKind.RESUMED: _("resumed"),
+    HistoryKind.EXTENDED: _("deadline moved"),
+    HistoryKind.FIRED: _("made due at once"),
     HistoryKind.DIED: _("died"),
     HistoryKind.CANCELLED: _("cancelled"),
     HistoryKind.REPLAYED: _("replayed"),
@@ -174,7 +179,10 @@ class TimeoutNodeRun(_Row):
     state = models.CharField(_("state"), max_length=16, choices=list(STATES.items()))
     started_at = models.FloatField(_("started"), null=True)
     deadline = models.FloatField(_("deadline"), null=True)
+    extended = models.FloatField(_("deadline moved by (s)"), null=True)
     next_at = models.FloatField(_("next try"), null=True)
+    paused_at = models.FloatField(_("paused"), null=True)
+    paused_by = models.CharField(_("paused by"), max_length=16, null=True)
     lease_until = models.FloatField(_("lease until"), null=True)
     lease_owner = models.CharField(_("lease"), max_length=64, null=True)
     attempts = models.IntegerField(_("attempts"))
@@ -204,6 +212,7 @@ class TimeoutNodeHistory(_Row):
     attempt = models.IntegerField(_("attempt"))
     actor = models.CharField(_("by"), max_length=MAX_ID_LENGTH, null=True)
     detail = models.TextField(_("why"), null=True)
+    idempotency_key = models.CharField(max_length=MAX_KEY_LENGTH, null=True)
 
     objects = _Manager()
 

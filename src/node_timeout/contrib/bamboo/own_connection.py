@@ -142,6 +142,37 @@ class OwnConnection(OwnConfigs):
             return 0
         return self._left(named, now)
 
+    def node_paused(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        """The engine has suspended the node: its time stands still until it starts again.
+
+        A node without a config costs nothing. In a transaction as in `node_left`.
+        """
+        check_ids(node_id, version, root_pipeline_id)
+        root = self._root_of(node_id, root_pipeline_id)
+        if root is None or node_id not in self.configs.of(root):
+            return False
+        now = self.pool.now()
+        event = NodeLeft(
+            node_id=node_id,
+            version=version,
+            root_pipeline_id=root,
+            happened_at=now if happened_at is None else happened_at,
+            trust_ledger=True,
+            is_pause=True,
+        )
+        call = partial(self._have_left, [event], [], now)
+        if self._in_transaction:
+            self._behind_commit(call)
+            return False
+        return bool(call())
+
     def nodes_started(
         self, runs: Iterable[Sequence[str]], *, happened_at: float | None = None
     ) -> int:
@@ -197,15 +228,16 @@ class OwnConnection(OwnConfigs):
         self, events: Sequence[NodeLeft], foreign: Sequence[tuple[str, str]], now: float
     ) -> int:
         leaving = self.ledger.leave_all(events, now)
-        metrics.DISARMED.inc(len(leaving.cancelled))
+        stopped = (*leaving.cancelled, *leaving.paused)
+        metrics.DISARMED.inc(len(stopped))
         named = [event.run for event in events if not event.trust_ledger]
-        gone = dict.fromkeys([*leaving.cancelled, *filter(None, named)])
+        gone = dict.fromkeys([*stopped, *filter(None, named)])
         for run in gone:
             if run not in leaving.kept:
                 self._behind_commit(partial(self.pool.disarm, run.run_id))
         for member in foreign:
             self._behind_commit(partial(self.pool.disarm_foreign, *member))
-        return len(leaving.cancelled)
+        return len(stopped)
 
     def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         return self.ledger.rows(node_id, root_pipeline_id)

@@ -101,6 +101,18 @@ class ProjectClient:
             trust_ledger=trust_ledger,
         )
 
+    def node_paused(
+        self,
+        node_id: str,
+        version: str,
+        root_pipeline_id: str | None = None,
+        *,
+        happened_at: float | None = None,
+    ) -> bool:
+        return self._over("node_paused")(
+            node_id, version, root_pipeline_id, happened_at=happened_at
+        )
+
     def nodes_started(
         self, runs: Iterable[Sequence[str]], *, happened_at: float | None = None
     ) -> int:
@@ -126,14 +138,26 @@ class ProjectClient:
     def find(self, **which: Any) -> Any:
         return self._over("find")(**which)
 
-    def cancel(self, *which: Any, **how: Any) -> int:
+    def extend(self, *which: Any, **how: Any) -> Any:
+        return self._over("extend")(*which, **how)
+
+    def pause(self, *which: Any, **how: Any) -> Any:
+        return self._over("pause")(*which, **how)
+
+    def resume(self, *which: Any, **how: Any) -> Any:
+        return self._over("resume")(*which, **how)
+
+    def fire(self, *which: Any, **how: Any) -> Any:
+        return self._over("fire")(*which, **how)
+
+    def cancel(self, *which: Any, **how: Any) -> Any:
         return self._over("cancel")(*which, **how)
 
-    def replay(self, **which: Any) -> int:
-        return self._over("replay")(**which)
+    def replay(self, *which: Any, **how: Any) -> Any:
+        return self._over("replay")(*which, **how)
 
-    def discard(self, **which: Any) -> int:
-        return self._over("discard")(**which)
+    def discard(self, *which: Any, **how: Any) -> Any:
+        return self._over("discard")(*which, **how)
 
     def give_back(self) -> Any:
         return self._over("give_back")()

@@ -1,6 +1,7 @@
 """``post_set_state`` of bamboo-engine → arm and disarm.
 
-RUNNING arms, what ends or suspends a node disarms, and with the root pipeline its configs end.
+RUNNING arms, SUSPENDED pauses, what ends a node disarms, and with the root pipeline its configs
+end.
 A failure never reaches the engine: it is logged and counted, and the worker's surveyor arms the
 node by the engine's own word later.
 """
@@ -21,7 +22,7 @@ from node_timeout.engines.bamboo.own_signals import is_ours
 
 logger = logging.getLogger(__name__)
 
-LEFT = frozenset({states.FINISHED, states.FAILED, states.SUSPENDED, states.REVOKED})
+LEFT = frozenset({states.FINISHED, states.FAILED, states.REVOKED})
 ENDED = frozenset({states.FINISHED, states.REVOKED})
 """Of a pipeline: for good."""
 SLOW_SECONDS = 1.0
@@ -51,6 +52,8 @@ def _tell(node_id: str, to_state: str, version: str, root: str | None) -> None:
             client().root_finished(root)
     elif to_state == states.RUNNING:
         client().node_started(node_id, version, root)
+    elif to_state == states.SUSPENDED:
+        client().node_paused(node_id, version, root)
     elif to_state in LEFT:
         client().node_left(node_id, version, root, trust_ledger=True)
 

@@ -47,6 +47,9 @@ class SwitchedOff(ProjectClient):
     def node_left(self, *_: Any, **__: Any) -> int:
         return 0
 
+    def node_paused(self, *_: Any, **__: Any) -> bool:
+        return False
+
     def nodes_started(self, *_: Any, **__: Any) -> int:
         return 0
 

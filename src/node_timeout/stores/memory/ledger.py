@@ -19,16 +19,18 @@ from node_timeout.domain.run import (
     LedgerRow,
     NodeRun,
     Outcome,
+    PausedBy,
     RunState,
 )
 from node_timeout.domain.taking import Lease
 from node_timeout.ports.ledger import Adoption, Disarming, Taking
 from node_timeout.stores.memory.ledger_keeping import MemoryKeeping
+from node_timeout.stores.memory.ledger_tokens import MemoryTokens
 
 LEDGER_ID = "ledger_id"
 
 
-class MemoryLedger(MemoryKeeping):
+class MemoryLedger(MemoryKeeping, MemoryTokens):
     """See `node_timeout.ports.ledger.Ledger` for the contract."""
 
     async def close(self) -> None:
@@ -54,6 +56,7 @@ class MemoryLedger(MemoryKeeping):
     async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
+        paused: list[NodeRun] = []
         for node, left in sorted(by_node(events).items()):
             named = {event.run for event in left}
             rows = {
@@ -64,18 +67,21 @@ class MemoryLedger(MemoryKeeping):
             new = remembered(left, rows, now)
             leaving = leave(rows | {row.run: row for row in new}, left, now)
             self._store([*new, *leaving.changed])
-            self._note(history.of_leavings(leaving.cancelled, left, now))
+            self._note(history.of_pauses(leaving.paused, now))
             cancelled += leaving.cancelled
             kept += leaving.kept
-        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+            paused += leaving.paused
+        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused))
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
         return [run for run in dict.fromkeys(runs) if not self._is_tracked(run.run_id)]
 
     def _is_tracked(self, run_id: str) -> bool:
         row = self._rows.get(run_id)
-        if row is None or row.state not in history.CLOSED_BY_ENGINE:
-            return row is not None
+        if row is None or row.paused_by is PausedBy.ENGINE:
+            return False
+        if row.state not in history.CLOSED_BY_ENGINE:
+            return True
         return history.is_cancelled_by_hand(self._history.get(run_id, []))
 
     async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 
+from node_timeout.domain import changes
 from node_timeout.domain.roots import first_and_last
 from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 
-OPEN = (RunState.ARMED, RunState.EXECUTING)
+OPEN = (*changes.OPEN, RunState.EXECUTING)
 
 
 class MemoryConfigs:
     """The part of `node_timeout.ports.ledger.Ledger` that is about configs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._configs: dict[Node, tuple[TimeoutConfig, float | None]] = {}
         """With the instant at which each expires."""
         self._rows: dict[str, LedgerRow] = {}

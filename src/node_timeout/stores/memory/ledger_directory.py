@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from node_timeout.domain.run import HistoryEntry, LedgerRow, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
 from node_timeout.stores.memory.ledger_configs import OPEN, MemoryConfigs
 
@@ -30,7 +31,25 @@ class MemoryDirectory(MemoryConfigs):
         }
         return [(key, found[key]) for key in sorted(found) if after is None or key > after]
 
-    async def counts(self, now: float) -> LedgerCounts:
+    async def find_configs(
+        self,
+        limit: int,
+        *,
+        root_pipeline_id: str | None = None,
+        node_id: str | None = None,
+        after: Node | None = None,
+    ) -> list[TimeoutConfig]:
+        found = [
+            config
+            for node, (config, _) in sorted(self._configs.items())
+            if root_pipeline_id in (None, node[0])
+            and node_id in (None, node[1])
+            and (after is None or node > after)
+        ]
+        return found[:limit]
+
+    async def counts(self, now: float, most: int | None = None) -> LedgerCounts:
+        del most
         states = Counter(row.state for row in self._rows.values())
         wants = {
             row.run_id: at
@@ -49,15 +68,17 @@ class MemoryDirectory(MemoryConfigs):
             overdue=sum(self._rows[run_id].state is RunState.ARMED for run_id in wants),
             oldest_overdue_seconds=max((now - at for at in wants.values()), default=0.0),
             executing=states[RunState.EXECUTING],
+            paused=states[RunState.PAUSED],
             dead=states[RunState.DEAD],
             last_hour=dict(recent),
         )
 
-    async def dead(self) -> int:
-        return sum(row.state is RunState.DEAD for row in self._rows.values())
+    async def count(self, states: Sequence[RunState]) -> dict[RunState, int]:
+        found = Counter(row.state for row in self._rows.values())
+        return {state: found[state] for state in states}
 
-    async def recent(self, limit: int) -> list[LedgerRow]:
-        closed = [row for row in self._rows.values() if row.state in CLOSED]
+    async def recent(self, limit: int, states: Sequence[RunState] = CLOSED) -> list[LedgerRow]:
+        closed = [row for row in self._rows.values() if row.state in states]
         return sorted(closed, key=finished_at, reverse=True)[:limit]
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
@@ -91,6 +112,8 @@ def _instant(row: LedgerRow, wanted: RunFilter) -> float | None:
             return row.next_at
         case RunState.EXECUTING:
             return row.lease_until
+        case RunState.PAUSED:
+            return row.paused_at
         case _:
             return row.finished_at
 
@@ -99,6 +122,10 @@ def _is_wanted(row: LedgerRow, wanted: RunFilter) -> bool:
     names = ("state", "root_pipeline_id", "node_id", "version", "action")
     equal = {name: value for name in names if (value := getattr(wanted, name)) is not None}
     if any(getattr(row, name) != value for name, value in equal.items()):
+        return False
+    if wanted.finished_by is not None and not (
+        row.finished_at is not None and row.finished_at <= wanted.finished_by
+    ):
         return False
     if wanted.due_by is None:
         return True

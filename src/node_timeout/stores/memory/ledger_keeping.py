@@ -1,12 +1,11 @@
 """How runs in memory are looked after: what the reconciler and operators do with rows."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
-from node_timeout.domain import history, lifecycle
+from node_timeout.domain import changes
+from node_timeout.domain.changes import Discard, Judged, Order, Verdict
 from node_timeout.domain.run import DueRun, LedgerRow, RunState
-from node_timeout.ports.directory import Cursor, DeadRuns
-from node_timeout.ports.ledger import ReplayPage, Retention
+from node_timeout.ports.ledger import Retention
 from node_timeout.stores.memory.ledger_directory import CLOSED, MemoryDirectory, finished_at
 
 
@@ -56,25 +55,20 @@ class MemoryKeeping(MemoryDirectory):
         past = [row.run_id for row in self._known(run_ids) if _is_past(row, now, retention)]
         return self._delete(past)
 
-    async def replay(self, order: DeadRuns, now: float, limit: int) -> ReplayPage:
-        page = self._dead(order)[:limit]
-        replayed = [new for row in page if (new := lifecycle.replay(row, now))]
-        self._store(replayed)
-        self._note(history.of_replay(row, now, order.actor, order.reason) for row in replayed)
-        rest = None
-        if len(page) == limit:
-            rest = dataclasses.replace(order, after=Cursor(finished_at(page[-1]), page[-1].run_id))
-        due = tuple(DueRun(run_id=row.run_id, due_at=now) for row in replayed)
-        return ReplayPage(due=due, rest=rest)
-
-    async def discard(self, which: DeadRuns, limit: int) -> list[str]:
-        run_ids = [row.run_id for row in self._dead(which)[:limit]]
-        self._delete(run_ids)
-        return run_ids
-
-    def _dead(self, which: DeadRuns) -> list[LedgerRow]:
-        found = self._found(which.wanted, which.after)
-        return [row for _, row in found if finished_at(row) <= which.until]
+    async def change(self, order: Order, run_ids: Sequence[str], now: float) -> dict[str, Judged]:
+        judged: dict[str, Judged] = {}
+        for run_id in sorted(set(run_ids)):
+            entries = self._history.get(run_id, [])
+            keys = [entry.idempotency_key for entry in entries if entry.idempotency_key]
+            each = changes.judge(order, self._rows.get(run_id), now, keys)
+            if each.entry is not None and each.row is not None:
+                self._store([each.row])
+                self._note([each.entry])
+            judged[run_id] = each
+        if isinstance(order.change, Discard):
+            done = [run_id for run_id, each in judged.items() if each.verdict is Verdict.DONE]
+            self._delete(done)
+        return judged
 
 
 def _is_past(row: LedgerRow, now: float, retention: Retention) -> bool:

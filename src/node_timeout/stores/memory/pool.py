@@ -45,8 +45,22 @@ class MemoryPool:
         self._put(new)
         return len(new)
 
-    async def rearm(self, due: Sequence[DueRun]) -> None:
-        self._put({each.run_id: each.due_at for each in due})
+    async def lower(self, due: Sequence[DueRun]) -> int:
+        moved = [each for each in due if each.due_at < self.scores.get(each.run_id, math.inf)]
+        self._put({each.run_id: each.due_at for each in moved})
+        return len(moved)
+
+    async def put_back(self, due: Sequence[DueRun]) -> None:
+        ours = {each.run_id for each in due if self.scores.get(each.run_id) == each.lease}
+        self._put(
+            {
+                each.run_id: each.due_at if each.run_id in ours else self._lower_of(each)
+                for each in due
+            }
+        )
+
+    def _lower_of(self, due: DueRun) -> float:
+        return min(due.due_at, self.scores.get(due.run_id, math.inf))
 
     def _put(self, scores: Mapping[str, float]) -> None:
         before = self._first()
@@ -64,8 +78,13 @@ class MemoryPool:
     def _remove(self, members: Iterable[str]) -> int:
         return sum(self.scores.pop(member, None) is not None for member in members)
 
-    async def absent(self, run_ids: Sequence[str]) -> list[str]:
-        return [run_id for run_id in run_ids if run_id not in self.scores]
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
+        now = self._clock()
+        return [
+            each.run_id
+            for each in due
+            if self.scores.get(each.run_id, math.inf) > max(each.due_at, now) + slack_seconds
+        ]
 
     async def give_back(self, members: Mapping[str, float]) -> None:
         self.scores.update(members)

@@ -40,7 +40,10 @@ from node_timeout.urls.redis import read_redis_url
 
 SOCKET_SECONDS = 3.0
 CALL_SECONDS = 5.0
-SCRIPTS = ("arm", "claim", "finish", "release", "lead", "identity", "presence", "call")
+SCRIPTS = (
+    *("arm", "put_back", "claim", "finish", "release"),
+    *("lead", "identity", "presence", "call"),
+)
 
 
 class RedisClient:

@@ -19,6 +19,7 @@ Keys and channels, all derived from the name of the pool:
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -103,24 +104,38 @@ class RedisPool:
     async def arm(self, due: Sequence[DueRun]) -> int:
         return await self._add("NX", due)
 
-    async def rearm(self, due: Sequence[DueRun]) -> None:
-        await self._add("ANY", due)
+    async def lower(self, due: Sequence[DueRun]) -> int:
+        return await self._add("LT", due)
+
+    async def put_back(self, due: Sequence[DueRun]) -> None:
+        await _all(shard.put_back(here) for shard, here in self._by_shard(due).items())
 
     async def _add(self, mode: str, due: Sequence[DueRun]) -> int:
+        places = self._by_shard(due)
+        return sum(await _all(shard.add(mode, here) for shard, here in places.items()))
+
+    def _by_shard(self, due: Sequence[DueRun]) -> "dict[RedisShard, list[DueRun]]":
         places: dict[RedisShard, list[DueRun]] = {}
         for each in due:
             places.setdefault(self._shard_of(each.run_id), []).append(each)
-        return sum(await _all(shard.add(mode, here) for shard, here in places.items()))
+        return places
 
     async def disarm(self, members: Sequence[str]) -> int:
         places = self._places(members)
         return sum(await _all(shard.remove(here) for shard, here in places.items()))
 
-    async def absent(self, run_ids: Sequence[str]) -> list[str]:
-        places = self._places(run_ids)
-        found = await _all(shard.present(here) for shard, here in places.items())
-        present = {run_id for some in found for run_id in some}
-        return [run_id for run_id in run_ids if run_id not in present]
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
+        places = self._places([each.run_id for each in due])
+        found = await _all(shard.scores(here) for shard, here in places.items())
+        scores: dict[str, float] = {}
+        for run_id, score in (pair for some in found for pair in some.items()):
+            scores[run_id] = min(score, scores.get(run_id, math.inf))
+        now = await self.now()
+        return [
+            each.run_id
+            for each in due
+            if scores.get(each.run_id, math.inf) > max(each.due_at, now) + slack_seconds
+        ]
 
     async def give_back(self, members: Mapping[str, float]) -> None:
         await self.shards[-1].put(members)
@@ -249,6 +264,17 @@ class RedisShard:
             added += int(count)
         return added
 
+    async def put_back(self, due: Sequence[DueRun]) -> None:
+        for chunk in _chunks(due):
+            triples = [
+                part
+                for each in chunk
+                for part in (_or_empty(each.lease), repr(each.due_at), each.run_id)
+            ]
+            channel = wakeup_channel(self.key)
+            now = await self._client.call("put_back", self.key, channel, *triples)
+            self._clock.observe(float(now))
+
     async def remove(self, members: Sequence[str]) -> int:
         removed = 0
         for chunk in _chunks(members):
@@ -261,12 +287,14 @@ class RedisShard:
             async with translated():
                 await self._client.commands.zadd(self.key, dict(chunk))
 
-    async def present(self, members: Sequence[str]) -> list[str]:
-        found: list[str] = []
+    async def scores(self, members: Sequence[str]) -> dict[str, float]:
+        """Of those that are here."""
+        found: dict[str, float] = {}
         for chunk in _chunks(members):
             async with translated():
                 scores = await self._client.commands.zmscore(self.key, list(chunk))
-            found += [each for each, score in zip(chunk, scores, strict=True) if score is not None]
+            pairs = zip(chunk, scores, strict=True)
+            found |= {each: float(score) for each, score in pairs if score is not None}
         return found
 
     async def counts(self, now: float) -> PoolCounts:
@@ -290,6 +318,10 @@ async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _or_empty(number: float | None) -> str:
+    return "" if number is None else repr(number)
 
 
 def _encode(member: str) -> bytes:

@@ -7,6 +7,7 @@ from sqlalchemy import Select, Table, and_, delete, func, literal, or_, select, 
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.errors import SchemaError
 from node_timeout.domain.roots import first_and_last
 from node_timeout.domain.run import Node, RunState
@@ -159,7 +160,7 @@ class LedgerConfigs:
                 self._roots_in(config_table, chunk, 0).where(~is_live),
             ]
             if of_open_runs:
-                is_open = runs.c.state.in_((RunState.ARMED, RunState.EXECUTING))
+                is_open = runs.c.state.in_((*OPEN, RunState.EXECUTING))
                 queries.append(self._roots_in(runs, chunk, 1).where(is_open))
             found: dict[str, dict[int, set[str]]] = {}
             for row in await connection.execute(union_all(*queries)):

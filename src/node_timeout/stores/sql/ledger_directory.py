@@ -3,25 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy import ColumnElement, Select, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState
+from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
-from node_timeout.stores.ledger_rows import row_of, rows_of
+from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, row_of, rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import (
     ROW_COLUMNS,
     chunks,
+    config_of,
     in_order,
     is_after,
     of_few,
     walking,
 )
-from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, history, runs
+from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, configs, history, runs
 
 HOUR = 3600.0
+STANDING = (RunState.ARMED, RunState.PAUSED, RunState.EXECUTING, RunState.DEAD)
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
@@ -46,58 +49,60 @@ class LedgerDirectory(LedgerConfigs):
         )
 
     @transaction
-    async def counts(self, connection: AsyncConnection, now: float) -> LedgerCounts:
-        wants_at = func.coalesce(runs.c.next_at, runs.c.lease_until)
-        is_overdue = wants_at <= now
-        overdue = case((is_overdue, 1), else_=0)
-        since = case((is_overdue, wants_at))
-        wanted = (RunState.ARMED, RunState.EXECUTING, RunState.DEAD)
-        found = await connection.execute(
-            select(
-                runs.c.state,
-                func.count().label("rows"),
-                func.sum(overdue).label("overdue"),
-                func.min(since).label("since"),
-            )
-            .where(runs.c.state.in_(wanted))
-            .group_by(runs.c.state)
-        )
-        by_state = {_state(row): row for row in found}
-        recent = await connection.execute(
-            select(runs.c.state, func.count().label("rows"))
-            .where(runs.c.state.in_(CLOSED), runs.c.finished_at > now - HOUR)
-            .group_by(runs.c.state)
-        )
+    async def counts(
+        self, connection: AsyncConnection, now: float, most: int | None = None
+    ) -> LedgerCounts:
+        async def number(*conditions: ColumnElement[bool]) -> int:
+            these = select(literal(1)).select_from(runs).where(*conditions)
+            if most is not None:
+                these = these.limit(most)
+            query = select(func.count()).select_from(these.subquery())
+            return int((await connection.execute(query)).scalar_one())
 
-        def rows(state: RunState) -> int:
-            return int(by_state[state].rows) if state in by_state else 0
+        async def first(instant: ColumnElement[float], state: RunState) -> float | None:
+            query = select(func.min(instant)).where(runs.c.state == state)
+            found: float | None = (await connection.execute(query)).scalar_one()
+            return found
 
-        armed = by_state.get(RunState.ARMED)
-        open_rows = [
-            row
-            for state, row in by_state.items()
-            if state is not RunState.DEAD and row.since is not None
+        standing = {state: await number(runs.c.state == state) for state in STANDING}
+        hour = {
+            state: await number(runs.c.state == state, runs.c.finished_at > now - HOUR)
+            for state in CLOSED
+        }
+        oldest = [
+            await first(runs.c.next_at, RunState.ARMED),
+            await first(runs.c.lease_until, RunState.EXECUTING),
         ]
         return LedgerCounts(
-            armed=rows(RunState.ARMED),
-            overdue=int(armed.overdue) if armed else 0,
-            oldest_overdue_seconds=max((now - row.since for row in open_rows), default=0.0),
-            executing=rows(RunState.EXECUTING),
-            dead=rows(RunState.DEAD),
-            last_hour={_state(row): int(row.rows) for row in recent},
+            armed=standing[RunState.ARMED],
+            overdue=await number(runs.c.state == RunState.ARMED, runs.c.next_at <= now),
+            oldest_overdue_seconds=max(0.0, *(now - at for at in oldest if at is not None), 0.0),
+            executing=standing[RunState.EXECUTING],
+            paused=standing[RunState.PAUSED],
+            dead=standing[RunState.DEAD],
+            last_hour={state: count for state, count in hour.items() if count},
         )
 
     @transaction
-    async def dead(self, connection: AsyncConnection) -> int:
+    async def count(
+        self, connection: AsyncConnection, states: Sequence[RunState]
+    ) -> dict[RunState, int]:
         found = await connection.execute(
-            select(func.count()).select_from(runs).where(runs.c.state == RunState.DEAD)
+            select(runs.c.state, func.count().label("rows"))
+            .where(runs.c.state.in_(states))
+            .group_by(runs.c.state)
         )
-        return int(found.scalar_one())
+        return dict.fromkeys(states, 0) | {_state(row): int(row.rows) for row in found}
 
     @transaction
-    async def recent(self, connection: AsyncConnection, limit: int) -> list[LedgerRow]:
+    async def recent(
+        self,
+        connection: AsyncConnection,
+        limit: int,
+        states: Sequence[RunState] = CLOSED,
+    ) -> list[LedgerRow]:
         rows: list[LedgerRow] = []
-        for state in CLOSED:
+        for state in states:
             found = await connection.execute(
                 select(*ROW_COLUMNS)
                 .where(runs.c.state == state)
@@ -121,6 +126,30 @@ class LedgerDirectory(LedgerConfigs):
                 HistoryEntry(**row._asdict() | {"kind": HistoryKind(row.kind)}) for row in found
             )
         return entries
+
+    @transaction
+    async def find_configs(
+        self,
+        connection: AsyncConnection,
+        limit: int,
+        *,
+        root_pipeline_id: str | None = None,
+        node_id: str | None = None,
+        after: Node | None = None,
+    ) -> list[TimeoutConfig]:
+        query = select(*(configs.c[name] for name in CONFIG_COLUMNS))
+        for column, value in (
+            (configs.c.root_pipeline_id, root_pipeline_id),
+            (configs.c.node_id, node_id),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        key = (configs.c.root_pipeline_id, configs.c.node_id)
+        if after is not None:
+            root, node = after
+            query = query.where(key[0] >= root, or_(key[0] > root, key[1] > node))
+        found = await connection.execute(query.order_by(*key).limit(limit))
+        return [config_of(row) for row in found]
 
     @transaction
     async def rows(
@@ -166,6 +195,8 @@ def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:
             column, index = runs.c.next_at, NEXT_INDEX
         case RunState.EXECUTING:  # few
             column = runs.c.lease_until
+        case RunState.PAUSED:  # few as well
+            column = of_few(runs.c.paused_at)
         case _:
             column, index = runs.c.finished_at, FINISHED_INDEX
     if wanted.root_pipeline_id is None and wanted.node_id is None:
@@ -184,6 +215,8 @@ def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
     conditions = [runs.c[name] == value for name, value in equal.items() if value is not None]
     if wanted.due_by is not None:
         conditions += [runs.c.state == RunState.ARMED, runs.c.next_at <= wanted.due_by]
+    if wanted.finished_by is not None:
+        conditions.append(runs.c.finished_at <= wanted.finished_by)
     return conditions
 
 

@@ -186,5 +186,6 @@ def _node(row: Any) -> TimedOutNode:
         revision=row.revision,
         started_at=row.started_at,
         seconds=row.timeout,
+        extended=row.extended,
         payload_json=row.payload_json,
     )

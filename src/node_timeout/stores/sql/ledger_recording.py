@@ -47,6 +47,7 @@ class LedgerRecording(LedgerTracking):
                 or_(
                     (runs.c.state == RunState.EXECUTING).is_(True),
                     (runs.c.state == RunState.CANCELLED).is_(True),
+                    (runs.c.state == RunState.PAUSED).is_(True),
                 ),
             )
             result = await connection.execute(
@@ -56,6 +57,8 @@ class LedgerRecording(LedgerTracking):
                     **own.values,
                     state=RunState.HANDLED,
                     next_at=None,
+                    paused_at=None,
+                    paused_by=None,
                     lease_until=None,
                     lease_owner=None,
                     finished_at=now,

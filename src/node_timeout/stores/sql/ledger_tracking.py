@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history
 from node_timeout.domain.batches import by_node, first_starts
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
 from node_timeout.domain.lifecycle import start
@@ -19,6 +20,7 @@ from node_timeout.domain.run import (
     LedgerRow,
     Node,
     NodeRun,
+    PausedBy,
     RunState,
 )
 from node_timeout.ports.ledger import Disarming
@@ -117,6 +119,7 @@ class LedgerTracking(LedgerConfigs):
         leavings = by_node(events)
         cancelled: list[NodeRun] = []
         kept: list[NodeRun] = []
+        paused: list[NodeRun] = []
         for chunk in chunks(sorted(leavings)):
             left = [event for node in chunk for event in leavings[node]]
             rows = await self._leaving(connection, chunk, left, now)
@@ -128,16 +131,20 @@ class LedgerTracking(LedgerConfigs):
             for run, row in rows.items():
                 nodes.setdefault(run.node, {})[run] = row
             changed: list[LedgerRow] = []
-            gone: list[NodeRun] = []
+            halted: list[NodeRun] = []
             for node, node_rows in nodes.items():
                 leaving = leave(node_rows, leavings[node], now)
                 changed += leaving.changed
-                gone += leaving.cancelled
+                halted += leaving.paused
+                cancelled += leaving.cancelled
                 kept += leaving.kept
-            await self._close_left(connection, changed)
-            await self._note(connection, history.of_leavings(gone, left, now))
-            cancelled += gone
-        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept))
+            await self._close_left(
+                connection, [row for row in changed if row.state is RunState.CANCELLED]
+            )
+            await self._store(connection, (row for row in changed if row.state is RunState.PAUSED))
+            await self._note(connection, history.of_pauses(halted, now))
+            paused += halted
+        return Disarming(cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused))
 
     async def _close_left(self, connection: AsyncConnection, changed: Sequence[LedgerRow]) -> None:
         """Write what `leaving.leave` has changed: all that it may change, in one statement."""
@@ -149,7 +156,13 @@ class LedgerTracking(LedgerConfigs):
         await connection.execute(
             sql_update(runs)
             .where(own.these)
-            .values(**own.values, state=RunState.CANCELLED, next_at=None),
+            .values(
+                **own.values,
+                state=RunState.CANCELLED,
+                next_at=None,
+                paused_at=None,
+                paused_by=None,
+            ),
             execution_options=own.options,
         )
 
@@ -160,9 +173,9 @@ class LedgerTracking(LedgerConfigs):
         events: Sequence[NodeLeft],
         now: float,
     ) -> dict[NodeRun, LedgerRow]:
-        """The rows of these nodes that a leaving may concern: armed, taken ahead, or named."""
+        """The rows of these nodes that a leaving may concern: open, taken ahead, or named."""
         concerned = [
-            runs.c.state == RunState.ARMED,
+            runs.c.state.in_(OPEN),
             and_(runs.c.state == RunState.EXECUTING, runs.c.deadline > now),
         ]
         if named := {run.run_id for event in events if (run := event.run)}:
@@ -183,11 +196,12 @@ class LedgerTracking(LedgerConfigs):
         tracked: set[str] = set()
         for chunk in chunks(in_order(run.run_id for run in chosen)):
             found = await connection.execute(
-                select(runs.c.run_id, runs.c.state).where(self._keys.of(chunk))
+                select(runs.c.run_id, runs.c.state, runs.c.paused_by).where(self._keys.of(chunk))
             )
-            states = {row.run_id: row.state for row in found}
-            closed = [each for each, state in states.items() if state in history.CLOSED_BY_ENGINE]
-            tracked |= states.keys() - set(closed)
+            rows = {row.run_id: row for row in found}
+            closed = [each for each, row in rows.items() if row.state in history.CLOSED_BY_ENGINE]
+            paused = {each for each, row in rows.items() if row.paused_by == PausedBy.ENGINE}
+            tracked |= rows.keys() - set(closed) - paused
             if closed:
                 tracked |= await self._cancelled_by_hand(connection, closed)
         return [run for run in dict.fromkeys(chosen) if run.run_id not in tracked]

@@ -114,6 +114,7 @@ def _take_due() -> Update:
             runs.c.revision,
             runs.c.started_at,
             runs.c.timeout,
+            runs.c.extended,
             runs.c.payload_json,
         )
     )

@@ -27,9 +27,11 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from node_timeout.domain import run_id
+from node_timeout.domain.changes import MAX_KEY_LENGTH
 from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
-from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS
+from node_timeout.domain.tokens import MAX_NAME_LENGTH
+from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TOKENS
 
 
 def _exact(length: int) -> TypeEngine[str]:
@@ -126,7 +128,10 @@ runs = Table(
     Column("state", String(16), nullable=False),
     Column("started_at", Double, nullable=True, comment="by the engine's clock"),
     Column("deadline", Double, nullable=True),
+    Column("extended", Double, nullable=True, comment="seconds, by changes"),
     Column("next_at", Double, nullable=True, comment="of an armed run: its deadline or next try"),
+    Column("paused_at", Double, nullable=True),
+    Column("paused_by", _exact(16), nullable=True),
     Column("lease_until", Double, nullable=True),
     Column("lease_owner", _exact(64), nullable=True),
     Column("attempts", Integer, nullable=False),
@@ -159,9 +164,23 @@ history = Table(
     Column("attempt", Integer, nullable=False),
     Column("actor", _exact(MAX_ID_LENGTH), nullable=True),
     Column("detail", _text(), nullable=True),
+    Column("idempotency_key", _exact(MAX_KEY_LENGTH), nullable=True),
     Index("ix_node_timeout_history_run", "run_id", "id"),
 )
 """What happened to runs beyond their plain course; it goes with its run."""
+
+tokens = Table(
+    TOKENS,
+    metadata,
+    Column("token_hash", _exact(64), primary_key=True, comment="SHA-256 of its text"),
+    Column("token_id", _exact(12), nullable=False),
+    Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
+    Column("role", _exact(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=True),
+    Column("revoked_at", Double, nullable=True),
+)
+"""Who may use the HTTP API; see `node_timeout.domain.tokens`."""
 
 settings = Table(
     SETTINGS,

@@ -3,6 +3,8 @@
 from node_timeout.testing.contracts.pool import *
 """
 
+from dataclasses import replace
+
 import pytest
 
 from node_timeout.domain.run import DueRun
@@ -24,12 +26,45 @@ async def test_arming_adds_only_what_is_absent_and_never_moves_a_deadline(pool: 
     assert [each.member for each in claim.members] == [id_of("a")]
 
 
-async def test_rearming_moves_a_deadline_and_ends_a_lease(pool: Pool) -> None:
-    await pool.arm(await due(pool, PAST, "a"))
+async def test_lowering_moves_to_an_earlier_instant_only(pool: Pool) -> None:
+    later, sooner = await due(pool, FUTURE, "a", "b"), await due(pool, PAST, "a", "c")
+    await pool.arm(later)
+    assert await pool.lower(sooner) == 2
+    assert await pool.lower(later) == 0
     claim = await pool.shards[0].claim(10, 5)
-    await pool.rearm(await due(pool, FUTURE, "a"))
-    assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
-    assert (await pool.counts()).armed == 1
+    assert {each.member for each in claim.members} == {id_of("a"), id_of("c")}
+
+
+async def test_what_is_put_back_leaves_the_lease_of_its_message(pool: Pool) -> None:
+    await pool.arm(await due(pool, PAST, "later", "sooner", "gone"))
+    claim = await pool.shards[0].claim(10, 50)
+    await pool.disarm([id_of("gone")])
+    far = [replace(each, lease=claim.lease) for each in await due(pool, 2 * FUTURE, "later")]
+    near = [replace(each, lease=claim.lease) for each in await due(pool, PAST, "sooner", "gone")]
+    await pool.put_back([*far, *near])
+    members = [id_of(each) for each in ("later", "sooner", "gone")]
+    assert await pool.shards[0].finish(members, claim.lease) == 0
+    again = await pool.shards[0].claim(10, 50)
+    assert {each.member for each in again.members} == {id_of("sooner"), id_of("gone")}
+    assert (await pool.counts()).armed == 3
+
+
+async def test_what_is_put_back_does_not_undo_a_move_to_an_earlier_instant(pool: Pool) -> None:
+    """A worker has read the old instant when a change writes an earlier one."""
+    await pool.arm(await due(pool, PAST, "a"))
+    claim = await pool.shards[0].claim(10, 50)
+    await pool.shards[0].finish([id_of("a")], claim.lease)
+    old = [replace(each, lease=claim.lease) for each in await due(pool, 20, "a")]
+    new = await due(pool, 10, "a")
+    await pool.lower(new)
+    await pool.put_back(old)
+    again = await pool.shards[0].claim(10, 50, ahead_seconds=FUTURE)
+    assert [each.deadline for each in again.members] == [pytest.approx(new[0].due_at)]
+    for unknown in (None, claim.lease):
+        await pool.put_back([replace(each, lease=unknown) for each in await due(pool, 70, "a")])
+        late = await pool.shards[0].claim(10, 50, ahead_seconds=60)
+        assert [each.deadline for each in late.members] == [again.lease], "another message's lease"
+        again = late
 
 
 async def test_a_claim_takes_the_oldest_first_and_says_what_comes_next(pool: Pool) -> None:
@@ -91,10 +126,15 @@ async def test_disarming_removes_also_what_is_claimed(pool: Pool) -> None:
     assert await pool.shards[0].finish([id_of("a")], claim.lease) == 0
 
 
-async def test_absent_runs_are_told(pool: Pool) -> None:
-    await pool.arm(await due(pool, FUTURE, "a"))
-    assert await pool.absent([id_of("a"), id_of("b")]) == [id_of("b")]
-    assert await pool.absent([]) == []
+async def test_what_is_absent_or_stands_too_late_is_behind(pool: Pool) -> None:
+    await pool.arm(await due(pool, FUTURE, "a", "late"))
+    await pool.arm(await due(pool, PAST, "leased"))
+    await pool.shards[0].claim(10, 30)
+    right = await due(pool, FUTURE, "a", "absent")
+    sooner = await due(pool, PAST, "late", "leased")
+    found = await pool.behind([*right, *sooner], 35)
+    assert set(found) == {id_of("absent"), id_of("late")}
+    assert await pool.behind([], 35) == []
 
 
 async def test_batches_larger_than_a_call_work(pool: Pool) -> None:
@@ -104,7 +144,7 @@ async def test_batches_larger_than_a_call_work(pool: Pool) -> None:
     claim = await pool.shards[0].claim(1000, 5)
     assert len(claim.members) == 1000
     assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1000
-    assert len(await pool.absent([each.run_id for each in everything])) == 1000
+    assert len(await pool.behind(everything, 60)) == 1000
     assert await pool.disarm([each.run_id for each in everything]) == 203
 
 

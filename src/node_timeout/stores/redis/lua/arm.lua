@@ -1,19 +1,14 @@
 -- Put node runs into the pool and wake the scanners if the earliest deadline moved forward.
 -- KEYS[1]  executing pool (ZSET)
--- ARGV[1]  'NX' leaves members alone that are present, 'ANY' moves them as well
+-- ARGV[1]  'NX' leaves members alone that are present, 'LT' moves them to an earlier score as well
 -- ARGV[2]  wake-up channel
 -- ARGV[3…] score, member, score, member, … (at most 1,000 pairs)
--- Returns  {how many members were added, now as text}
+-- Returns  {how many members were added or moved, now as text}
 local before = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-local added
-if ARGV[1] == 'NX' then
-  added = redis.call('ZADD', KEYS[1], 'NX', unpack(ARGV, 3))
-else
-  added = redis.call('ZADD', KEYS[1], unpack(ARGV, 3))
-end
+local moved = redis.call('ZADD', KEYS[1], ARGV[1], 'CH', unpack(ARGV, 3))
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 if first and (not before or tonumber(first) < tonumber(before)) then
   redis.call('PUBLISH', ARGV[2], first)
 end
 local time = redis.call('TIME')
-return {added, string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1e6)}
+return {moved, string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1e6)}

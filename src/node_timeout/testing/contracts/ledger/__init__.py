@@ -3,6 +3,7 @@
 from node_timeout.testing.contracts.ledger import *
 """
 
+from node_timeout.testing.contracts.ledger.changes import *
 from node_timeout.testing.contracts.ledger.configs import *
 from node_timeout.testing.contracts.ledger.events import *
 from node_timeout.testing.contracts.ledger.keeping import *

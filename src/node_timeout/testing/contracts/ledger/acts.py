@@ -2,20 +2,25 @@
 
 from typing import Any
 
+from node_timeout.domain.changes import Change, Judged, Order
 from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
-from node_timeout.ports.directory import DeadRuns, RunFilter
 from node_timeout.ports.ledger import Ledger, Retention, Taking
 
 NOW = 1_795_448_948.419_445_3
 LEASE = 60.0
 
 
-def died(
-    until: float, *, actor: str | None = None, reason: str | None = None, **which: Any
-) -> DeadRuns:
-    """The dead runs for which all that is given holds."""
-    wanted = RunFilter(state=RunState.DEAD, **which)
-    return DeadRuns(wanted=wanted, until=until, actor=actor, reason=reason)
+def order(change: Change, **conditions: Any) -> Order:
+    given: dict[str, Any] = {"actor": "ann", "max_seconds": 1000.0} | conditions
+    return Order(change=change, **given)
+
+
+async def change(
+    ledger: Ledger, what: Change, *runs: NodeRun, now: float = NOW + 1, **conditions: Any
+) -> Judged:
+    """Order the same for these runs; what became of the last one."""
+    judged = await ledger.change(order(what, **conditions), [each.run_id for each in runs], now)
+    return judged[runs[-1].run_id]
 
 
 async def take(ledger: Ledger, *runs: NodeRun, now: float = NOW + 10) -> Taking:

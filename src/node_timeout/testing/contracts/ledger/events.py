@@ -1,14 +1,22 @@
 """Starts and leavings in the ledger: late, doubled and crossing ones too."""
 
 import itertools
-from dataclasses import astuple
 
 import pytest
 
+from node_timeout.domain.changes import Cancel, Verdict
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import NodeRun, RunState
+from node_timeout.domain.run import RunState
 from node_timeout.ports.ledger import Ledger
-from node_timeout.testing.contracts.ledger.acts import LEASE, NOW, outcome, record, states, take
+from node_timeout.testing.contracts.ledger.acts import (
+    LEASE,
+    NOW,
+    change,
+    outcome,
+    record,
+    states,
+    take,
+)
 from node_timeout.testing.words import (
     config,
     configure,
@@ -78,13 +86,12 @@ async def test_exactly_one_version_can_be_cancelled(ledger: Ledger) -> None:
     for i, version in enumerate(("v1", "v2", "v3")):
         await ledger.arm(started([run("a", version)], NOW + i), NOW)
 
-    async def cancel(version: str) -> tuple[NodeRun, ...]:
-        event = gone("a", version, only_version=True)
-        return (await ledger.disarm([event], NOW + 10)).cancelled
+    async def cancel(version: str) -> Verdict:
+        return (await change(ledger, Cancel(), run("a", version), now=NOW + 10)).verdict
 
-    assert await cancel("unknown") == ()
-    assert await cancel("v2") == (run("a", "v2"),)
-    assert await cancel("v2") == ()
+    assert await cancel("unknown") is Verdict.MISSING
+    assert await cancel("v2") is Verdict.DONE
+    assert await cancel("v2") is Verdict.CLOSED
     assert await states(ledger, "a") == {
         "v1": RunState.ARMED,
         "v2": RunState.CANCELLED,
@@ -194,10 +201,7 @@ async def test_a_config_that_an_event_carries_counts_for_its_run(ledger: Ledger)
     ]
     for _ in range(2):
         armed = await ledger.arm(events, NOW)
-        assert set(map(astuple, armed)) == {
-            (id_of("carried"), NOW + 3),
-            (id_of("stored"), NOW + 10),
-        }
+        assert set(armed) == {due("carried", NOW + 3), due("stored", NOW + 10)}
     assert await ledger.configs([("root", "carried")]) == {}
     assert await ledger.actions([id_of("carried"), id_of("stored"), id_of("nobody")]) == {
         id_of("carried"): "page_operator",
@@ -312,7 +316,8 @@ async def test_what_a_person_has_cancelled_is_not_missed(ledger: Ledger) -> None
     await configure(ledger, config("engine", 100), config("person", 100))
     runs = [run("engine"), run("person")]
     await ledger.arm(started(runs), NOW)
-    await ledger.disarm([gone("engine"), gone("person", actor="me", reason="wrong")], NOW + 1)
+    await ledger.disarm([gone("engine")], NOW + 1)
+    await change(ledger, Cancel(), run("person"), reason="wrong")
     assert await ledger.untracked([*runs, run("new")]) == [run("engine"), run("new")]
     await ledger.arm(started([run("person")], happened_at=NOW + 2), NOW + 2)
     await ledger.disarm([gone("person")], NOW + 3)

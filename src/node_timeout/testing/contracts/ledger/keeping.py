@@ -6,10 +6,19 @@ from typing import Any
 
 import pytest
 
+from node_timeout.domain.changes import Cancel
 from node_timeout.domain.run import DueRun, RunState
 from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import Ledger, Retention
-from node_timeout.testing.contracts.ledger.acts import LEASE, NOW, died, purge, record, states, take
+from node_timeout.testing.contracts.ledger.acts import (
+    LEASE,
+    NOW,
+    change,
+    purge,
+    record,
+    states,
+    take,
+)
 from node_timeout.testing.words import (
     config,
     configure,
@@ -27,7 +36,7 @@ async def test_the_history_goes_with_its_run(ledger: Ledger) -> None:
     await configure(ledger, config("a"), config("b"))
     await ledger.arm(started([run("a"), run("b")]), NOW)
     for name in "ab":
-        await ledger.disarm([gone(name, actor="ann")], NOW + 1)
+        await change(ledger, Cancel(), run(name))
     retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1e9)
     assert await ledger.purge([id_of("a")], NOW + 9, retention) == 1
     assert await ledger.history([id_of("a")]) == []
@@ -108,44 +117,17 @@ async def test_a_run_that_started_again_is_not_purged(ledger: Ledger) -> None:
     assert await states(ledger, "a") == {"v1": RunState.ARMED}
 
 
-async def test_dead_runs_are_replayed_by_node_by_root_or_all(ledger: Ledger) -> None:
+async def test_runs_of_a_state_are_counted_and_found_by_their_end(ledger: Ledger) -> None:
     for name in ("a", "b", "c"):
         await configure(ledger, config(name, 2))
         await ledger.arm(started([run(name)]), NOW)
+    for name in ("a", "b"):
         await record(ledger, await take(ledger, run(name)), RunState.DEAD)
-    assert await ledger.dead() == 3
-
-    async def replay(
-        now: float, limit: int = 10, until: float = NOW + 99, **which: Any
-    ) -> list[str]:
-        page = await ledger.replay(died(until, **which), now, limit)
-        assert {each.due_at for each in page.due} <= {now}
-        return names_of(page.due, "abc")
-
-    assert await replay(NOW, until=NOW + 10) == [], "they died after that"
-    assert await replay(NOW, root_pipeline_id="other") == []
-    assert await replay(NOW, node_id="b", version="v2") == []
-    assert await replay(NOW + 20, node_id="b", version="v1") == ["b"]
-    assert len(await replay(NOW, limit=1, root_pipeline_id="root")) == 1
-    assert len(await replay(NOW)) == 1
-    taking = await take(ledger, run("b"), now=NOW + 21)
-    assert [node.attempt for node in taking.taken] == [1]
-
-
-async def test_dead_runs_are_discarded_with_their_history(ledger: Ledger) -> None:
-    for name in ("a", "b", "c", "alive"):
-        await configure(ledger, config(name, 2))
-        await ledger.arm(started([run(name)]), NOW)
-    for name in ("a", "b", "c"):
-        await record(ledger, await take(ledger, run(name)), RunState.DEAD)
-    assert await ledger.discard(died(NOW + 10), 10) == [], "they died after that"
-    assert await ledger.discard(died(NOW + 99, node_id="b"), 10) == [id_of("b")]
-    assert (await ledger.rows("b"), await ledger.history([id_of("b")])) == ([], [])
-    everything = died(NOW + 99, root_pipeline_id="root")
-    pages = [await ledger.discard(everything, 1) for _ in range(3)]
-    assert [len(page) for page in pages] == [1, 1, 0]
-    assert await ledger.rows("a") == await ledger.rows("c") == []
-    assert await states(ledger, "alive") == {"v1": RunState.ARMED}
+    counted = await ledger.count([RunState.DEAD, RunState.ARMED, RunState.PAUSED])
+    assert counted == {RunState.DEAD: 2, RunState.ARMED: 1, RunState.PAUSED: 0}
+    dead = RunFilter(state=RunState.DEAD)
+    for until, found in ((NOW + 10, 0), (NOW + 99, 2)):
+        assert len((await ledger.find(replace(dead, finished_by=until), 9)).rows) == found
 
 
 async def test_runs_are_found_page_by_page_oldest_first(ledger: Ledger) -> None:

@@ -2,12 +2,13 @@
 
 import pytest
 
+from node_timeout.domain.changes import Cancel, Replay
 from node_timeout.domain.run import HistoryKind, Outcome, RunState
 from node_timeout.ports.ledger import Ledger
 from node_timeout.testing.contracts.ledger.acts import (
     LEASE,
     NOW,
-    died,
+    change,
     record,
     states,
     take,
@@ -16,7 +17,6 @@ from node_timeout.testing.words import (
     config,
     configure,
     due,
-    gone,
     id_of,
     left,
     run,
@@ -29,8 +29,7 @@ async def test_the_history_tells_what_was_not_plain(ledger: Ledger) -> None:
     names = ("plain", "tried", "left", "by hand")
     await ledger.arm(started([run(name) for name in names]), NOW)
     await ledger.disarm(left(["left"]), NOW + 1)
-    by_hand = gone("by hand", actor="ann", reason="a test")
-    await ledger.disarm([by_hand], NOW + 1)
+    await change(ledger, Cancel(), run("by hand"), reason="a test")
     await record(ledger, await take(ledger, run("plain")), RunState.HANDLED)
     taking = await take(ledger, run("tried"))
     await record(ledger, taking, RunState.ARMED, due_at=NOW + 20)
@@ -44,8 +43,8 @@ async def test_the_history_tells_what_was_not_plain(ledger: Ledger) -> None:
     vanished = await take(ledger, run("tried"), now=NOW + 31)
     over = await take(ledger, run("tried"), now=vanished.lease_until + 1)
     await record(ledger, over, RunState.DEAD)
-    order = died(NOW + 999, node_id="tried", actor="bob", reason="try it")
-    await ledger.replay(order, NOW + 200, 10)
+    why = {"actor": "bob", "reason": "try it"}
+    await change(ledger, Replay(), run("tried"), now=NOW + 200, **why)
     told = [
         (entry.kind, entry.attempt, entry.actor, entry.detail)
         for entry in await ledger.history([id_of("tried")])

@@ -1,0 +1,240 @@
+"""What a person or a program asks of runs: extend, pause, resume, fire, cancel, replay, discard.
+
+Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, what its history says.
+
+    armed, paused   may be extended, paused or resumed, fired, cancelled
+    executing       is refused: a worker holds the row, so a change and an attempt never cross
+    dead            may be replayed or discarded
+    other           is closed: nothing opens it again
+
+An order that was answered with ``done`` holds: nothing is done about the run before the instant
+that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import ClassVar, Optional
+
+from node_timeout.domain.instants import instant_text
+from node_timeout.domain.leaving import paused_row
+from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, PausedBy, RunState
+from node_timeout.older_python import StrEnum, dataclass
+
+
+class Verdict(StrEnum):
+    """What became of an order for one run."""
+
+    DONE = "done"
+    EXECUTING = "executing"
+    """Refused: a worker holds the row."""
+    CLOSED = "closed"
+    """Refused: the run has ended."""
+    MISSING = "missing"
+    """The ledger has no such run."""
+    NOT_PAUSED = "not_paused"
+    NOT_DEAD = "not_dead"
+    REVISION = "revision"
+    """Refused: the run was changed since the caller looked at it."""
+    OVER_CAP = "over_cap"
+    """Refused: its time would be longer than ``max_seconds``."""
+
+
+OPEN = (RunState.ARMED, RunState.PAUSED)
+MAX_KEY_LENGTH = 128
+
+Changed = Optional[tuple[LedgerRow, HistoryKind, str]]
+"""The new row, its revision not counted up yet, and what the history says; None: as it is."""
+
+
+class Change:
+    """What is to be done with a run."""
+
+    applies_to: ClassVar[tuple[RunState, ...]] = OPEN
+    sought: ClassVar[tuple[RunState, ...]] = OPEN
+    """Of these states are the runs that it is about, if none is named."""
+
+    def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
+        """Why a run in one of these states is left alone all the same."""
+        del row, now, max_seconds
+        return None
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        """What becomes of a run in one of these states."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extend(Change):
+    """Move the deadline: ``by`` seconds, also fewer than none, or ``until`` an instant.
+
+    One of the two. An earlier deadline than now is now. Of a paused run the time left is changed.
+    """
+
+    by: float | None = None
+    until: float | None = None
+
+    def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
+        moved = self._moved(row, now)
+        total = (row.timeout or 0.0) + (row.extended or 0.0) + moved
+        return Verdict.OVER_CAP if moved > 0 and total > max_seconds else None
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        moved = self._moved(row, now)
+        deadline = (row.deadline or 0.0) + moved
+        if row.state is RunState.PAUSED:
+            new = replace(row, deadline=deadline, attempts=0)
+            left = f"{deadline - (row.paused_at or 0.0):.15g} s are left"
+        else:
+            new = _armed(row, deadline)
+            left = f"the deadline is {instant_text(deadline)}"
+        new = replace(new, extended=(row.extended or 0.0) + moved)
+        return new, HistoryKind.EXTENDED, f"by {moved:.15g} s, {left}"
+
+    def _moved(self, row: LedgerRow, now: float) -> float:
+        """By how many seconds the deadline moves: not farther back than to now."""
+        left = _time_left(row, now)
+        if self.by is not None:
+            return max(self.by, -left)
+        return max((0.0 if self.until is None else self.until - now) - left, -left)
+
+
+class Pause(Change):
+    """Let the time stand still until someone resumes the run."""
+
+    sought = (RunState.ARMED,)
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        if row.paused_by is PausedBy.OPERATOR:
+            return None
+        since = now if row.paused_at is None else row.paused_at
+        return paused_row(row, PausedBy.OPERATOR, since), HistoryKind.PAUSED, ""
+
+
+class Resume(Change):
+    """Let a paused run go on, with the time it had left, whoever has paused it."""
+
+    sought = (RunState.PAUSED,)
+
+    def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
+        del now, max_seconds
+        return None if row.state is RunState.PAUSED else Verdict.NOT_PAUSED
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        new = _armed(row, now + _time_left(row, now))
+        return new, HistoryKind.RESUMED, f"the deadline is {instant_text(new.deadline)}"
+
+
+class Fire(Change):
+    """Make the run due now."""
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        extended = (row.extended or 0.0) - _time_left(row, now)
+        was = f"the deadline was {instant_text(row.deadline)}"
+        return replace(_armed(row, now), extended=extended), HistoryKind.FIRED, was
+
+
+class Cancel(Change):
+    """Nothing shall be done about the run any more."""
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        new = replace(_not_waiting(row), state=RunState.CANCELLED, finished_at=now)
+        return new, HistoryKind.CANCELLED, ""
+
+
+class Replay(Change):
+    """Arm a dead run again, due now, with all its attempts."""
+
+    applies_to = sought = (RunState.DEAD,)
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        new = replace(row, state=RunState.ARMED, next_at=now, attempts=0, finished_at=None)
+        return new, HistoryKind.REPLAYED, ""
+
+
+class Discard(Change):
+    """Delete a dead run, with its history: the caller does that to what is ``done``."""
+
+    applies_to = sought = (RunState.DEAD,)
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        del row, now
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A change, who asks for it, and under which conditions."""
+
+    change: Change
+    actor: str
+    reason: str | None = None
+    if_revision: int | None = None
+    """Only if the run has this revision still."""
+    idempotency_key: str | None = None
+    """The caller's name for this order: one that a run has had is not carried out again."""
+    max_seconds: float
+    """How long the time of a run may become, pauses left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What becomes of one run by an order."""
+
+    verdict: Verdict
+    row: LedgerRow | None
+    """As it is then; None if there is none."""
+    entry: HistoryEntry | None = None
+    """None if nothing has changed."""
+
+
+def judge(order: Order, row: LedgerRow | None, now: float, keys: Collection[str] = ()) -> Judged:
+    """Say what becomes of a run; ``keys`` are the idempotency keys of the orders that it had."""
+    if row is None:
+        return Judged(verdict=Verdict.MISSING, row=None)
+    if order.idempotency_key is not None and order.idempotency_key in keys:
+        return Judged(verdict=Verdict.DONE, row=row)
+    refusal = _refusal(order, row, now)
+    if refusal is not None:
+        return Judged(verdict=refusal, row=row)
+    changed = order.change.apply(row, now)
+    if changed is None:
+        return Judged(verdict=Verdict.DONE, row=row)
+    new, kind, what = changed
+    entry = HistoryEntry(
+        run_id=row.run_id,
+        at=now,
+        kind=kind,
+        actor=order.actor,
+        detail=": ".join(filter(None, [what, order.reason])) or None,
+        idempotency_key=order.idempotency_key,
+    )
+    return Judged(verdict=Verdict.DONE, row=replace(new, revision=row.revision + 1), entry=entry)
+
+
+def _refusal(order: Order, row: LedgerRow, now: float) -> Verdict | None:
+    change = order.change
+    if row.state not in change.applies_to:
+        if RunState.DEAD in change.applies_to:
+            return Verdict.NOT_DEAD
+        return Verdict.EXECUTING if row.state is RunState.EXECUTING else Verdict.CLOSED
+    if order.if_revision is not None and order.if_revision != row.revision:
+        return Verdict.REVISION
+    return change.refusal(row, now, order.max_seconds)
+
+
+def _armed(row: LedgerRow, deadline: float) -> LedgerRow:
+    """Armed with this deadline, and with all its attempts."""
+    armed = replace(_not_waiting(row), state=RunState.ARMED, attempts=0)
+    return replace(armed, deadline=deadline, next_at=deadline, lease_until=None, lease_owner=None)
+
+
+def _not_waiting(row: LedgerRow) -> LedgerRow:
+    return replace(row, next_at=None, paused_at=None, paused_by=None)
+
+
+def _time_left(row: LedgerRow, now: float) -> float:
+    """Seconds to the deadline, less than none behind it; of a paused run from its pause on."""
+    clock = now if row.paused_at is None else row.paused_at
+    return (clock if row.deadline is None else row.deadline) - clock

@@ -1,0 +1,113 @@
+"""What programs are given: runs, pages, reports, status as JSON. The same on every way."""
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from node_timeout.domain.instants import iso, lateness
+from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.domain.tokens import Token
+from node_timeout.operations.changing import ChangeReport
+from node_timeout.ports.directory import RunPage
+from node_timeout.ports.presence import Process
+from node_timeout.status import Status
+
+
+def json_text(value: Any, *, readable: bool = False) -> str:
+    """One line of valid JSON, whatever the stores held: NaN and infinity become null.
+
+    ``readable`` leaves text that standard output can carry as it is; else it is escaped.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=not readable, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json_text(value)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+INSTANTS = (
+    *("deadline", "next_at", "paused_at", "lease_until", "started_at", "finished_at"),
+    *("at", "seen_at", "created_at", "expires_at", "revoked_at"),
+)
+
+
+def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of something, its instants as ISO 8601 in UTC with milliseconds."""
+    return {
+        name: iso(value) if name in INSTANTS and value is not None else value
+        for name, value in found.items()
+    }
+
+
+def row_as_dict(row: LedgerRow, now: float) -> dict[str, Any]:
+    """What is known of a run, for programs; ``now`` counts for one that is open."""
+    found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
+    del found["payload_json"]
+    return {**found, "payload": _payload(row), "late_seconds": lateness(row, now)}
+
+
+def _payload(row: LedgerRow) -> Any:
+    """What the strategy is given; its text if somebody has spoilt it."""
+    try:
+        return None if row.payload_json is None else json.loads(row.payload_json)
+    except ValueError:
+        return row.payload_json
+
+
+def page_as_dict(page: RunPage, now: float) -> dict[str, Any]:
+    """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
+    runs = [row_as_dict(row, now) for row in page.rows]
+    return {"runs": runs, "after": str(page.after) if page.after else None}
+
+
+def report_as_dict(report: ChangeReport, now: float) -> dict[str, Any]:
+    """``{"done": number, "more": bool, "runs": [{"run_id", "verdict", "run": run or null}]}``."""
+    runs = [
+        {
+            "run_id": each.run_id,
+            "verdict": str(each.verdict),
+            "run": row_as_dict(each.row, now) if each.row else None,
+        }
+        for each in report.runs
+    ]
+    return {"done": report.done, "more": report.more, "runs": runs}
+
+
+def status_as_dict(status: Status) -> dict[str, Any]:
+    found = status.as_dict()
+    found["recent"] = [row_as_dict(row, math.inf) for row in status.recent]
+    if status.processes is not None:
+        found["processes"] = [process_as_dict(each) for each in status.processes]
+    return found
+
+
+def process_as_dict(process: Process) -> dict[str, Any]:
+    return for_programs(dataclasses.asdict(process))
+
+
+def token_as_dict(token: Token) -> dict[str, Any]:
+    """What is known of a token; not its hash, by which nobody can be let in, and which is nobody's
+    business.
+    """
+    found = for_programs(dataclasses.asdict(token))
+    del found["token_hash"]
+    return found
+
+
+def history_as_dict(entry: HistoryEntry) -> dict[str, Any]:
+    """A line of a run's history."""
+    return for_programs(dataclasses.asdict(entry))

@@ -1,0 +1,68 @@
+"""Changes of runs in the ledger, as somebody orders them; deletions. The domain judges."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from node_timeout.domain import changes
+from node_timeout.domain.changes import Discard, Judged, Order, Verdict
+from node_timeout.domain.run import RunState
+from node_timeout.stores.sql.database import transaction
+from node_timeout.stores.sql.ledger_tracking import LedgerTracking
+from node_timeout.stores.sql.run_rows import chunks, in_order
+from node_timeout.stores.sql.tables import history as history_table
+from node_timeout.stores.sql.tables import runs
+
+
+class LedgerChanging(LedgerTracking):
+    """The part of `node_timeout.ports.ledger.Ledger` that is about changes."""
+
+    @transaction
+    async def change(
+        self, connection: AsyncConnection, order: Order, chosen: Sequence[str], now: float
+    ) -> dict[str, Judged]:
+        judged: dict[str, Judged] = {}
+        for chunk in chunks(in_order(chosen)):
+            locked = await self._locked(connection, chunk)
+            rows = {run.run_id: row for run, row in locked.items()}
+            keys = await self._keys_of(connection, chunk, order.idempotency_key)
+            here = {
+                run_id: changes.judge(order, rows.get(run_id), now, keys.get(run_id, ()))
+                for run_id in chunk
+            }
+            changed = [each for each in here.values() if each.entry is not None]
+            await self._store(connection, (each.row for each in changed if each.row))
+            await self._note(connection, (each.entry for each in changed if each.entry))
+            judged |= here
+        if isinstance(order.change, Discard):
+            done = [run_id for run_id, each in judged.items() if each.verdict is Verdict.DONE]
+            await self._delete(connection, done, runs.c.state == RunState.DEAD)
+        return judged
+
+    async def _keys_of(
+        self, connection: AsyncConnection, chosen: Sequence[str], key: str | None
+    ) -> dict[str, tuple[str, ...]]:
+        """The idempotency key, of the runs that had an order of that name."""
+        if key is None:
+            return {}
+        found = await connection.execute(
+            select(history_table.c.run_id).where(
+                self._keys.of(chosen, history_table), history_table.c.idempotency_key == key
+            )
+        )
+        return dict.fromkeys(found.scalars(), (key,))
+
+    async def _delete(
+        self, connection: AsyncConnection, chosen: Sequence[str], still: ColumnElement[bool]
+    ) -> int:
+        """Delete those of these rows of which this holds still, with their history; how many."""
+        deleted = 0
+        for chunk in chunks(in_order(chosen)):
+            result = await connection.execute(delete(runs).where(self._keys.of(chunk), still))
+            deleted += result.rowcount
+            left = select(runs.c.run_id).where(runs.c.run_id == history_table.c.run_id)
+            await connection.execute(
+                delete(history_table).where(self._keys.of(chunk, history_table), ~left.exists())
+            )
+        return deleted

@@ -1,0 +1,186 @@
+"""Who calls, and what they may do.
+
+    Authorization: Bearer nt_…        a token
+    cookie of the console             a token that was shown at login
+    header of a trusted proxy         whoever the proxy has let in
+    nothing, from this very host      everything, as long as no token and no proxy is set up
+
+A browser sends cookies, and a proxy's word, also for pages of others: what changes something must
+then come from a page of ours.
+"""
+
+import ipaddress
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+from starlette.requests import Request
+
+from node_timeout.domain.tokens import Role, Token, hash_of, is_token
+from node_timeout.ports.pool import Pool
+from node_timeout.ports.tokens import Tokens
+from node_timeout.settings import Settings
+from node_timeout.web.limits import RateLimit
+from node_timeout.web.problems import Problem
+from node_timeout.web.sessions import COOKIE, Sessions
+
+logger = logging.getLogger(__name__)
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+KEPT_SECONDS = 5.0
+"""So long a token that was revoked may still be let in."""
+MAX_KEPT = 1000
+MAX_ACTOR_LENGTH = 100
+BEARER = "bearer "
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="node-timeout"'}
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+"""What a proxy on this host adds to requests of others."""
+
+
+class Way(StrEnum):
+    """How a caller was known."""
+
+    TOKEN = "token"  # noqa: S105 - a word
+    SESSION = "session"
+    PROXY = "proxy"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls."""
+
+    name: str
+    """For the history."""
+    role: Role
+    way: Way
+
+
+class Access:
+    """Decides of each request."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, pool: Pool, *, is_open_here: bool
+    ) -> None:
+        """``is_open_here``: as long as no token and no proxy is set up, callers of this host may
+        do everything.
+        """
+        self._settings = settings
+        self._tokens = tokens
+        self._pool = pool
+        self._is_open_here = is_open_here and not settings.web_trusted_proxies
+        self._proxies = [ipaddress.ip_network(each) for each in settings.web_trusted_proxies]
+        self._kept: dict[str, tuple[float, Token | None]] = {}
+        self._any_token: tuple[float, bool] = (0.0, False)
+        self._limit = RateLimit(settings.web_rate)
+        secret = settings.web_secret
+        self.sessions = Sessions(None if secret is None else secret.get_secret_value())
+
+    async def require(self, request: Request, role: Role) -> Caller:
+        """The caller, who may do this. Raises `Problem`."""
+        self.require_ours_to_change(request)
+        caller = await self.caller(request)
+        if caller is None:
+            raise Problem(401, "who calls is not known: send a token", headers=CHALLENGE)
+        is_change = request.method not in SAFE_METHODS
+        if is_change and caller.way is not Way.TOKEN:
+            require_same_origin(request, is_local=caller.way is Way.LOCAL)
+        if not caller.role.may(role):
+            raise Problem(403, f"{caller.role} may not do this: it needs {role}")
+        if wait := self._limit.seconds_until_free(f"{caller.way} {caller.name}"):
+            seconds = f"{max(1, round(wait))}"
+            raise Problem(429, "too many requests", headers={"Retry-After": seconds})
+        return caller
+
+    def require_ours_to_change(self, request: Request) -> None:
+        """Raises `Problem` for a change where nothing may be changed."""
+        if self._settings.web_read_only and request.method not in SAFE_METHODS:
+            raise Problem(403, "nothing can be changed here (web_read_only)")
+
+    async def caller(self, request: Request) -> Caller | None:
+        """Who calls, if that is known. Raises `Problem` for a token that is wrong."""
+        authorization = request.headers.get("authorization")
+        if authorization is not None:
+            return await self._by_token(authorization)
+        if cookie := request.cookies.get(COOKIE):
+            token_hash = self.sessions.token_hash(cookie, await self._pool.now())
+            token = None if token_hash is None else await self._valid(token_hash)
+            if token is not None:
+                return Caller(name=token.name, role=token.role, way=Way.SESSION)
+        if self._is_from_proxy(request) and (
+            name := request.headers.get(self._settings.web_proxy_header, "").strip()
+        ):
+            plain = "".join(each for each in name if each.isprintable())[:MAX_ACTOR_LENGTH].strip()
+            return Caller(name=plain or "proxy", role=self._settings.web_proxy_role, way=Way.PROXY)
+        if self._is_open_here and is_local(request) and not await self._has_tokens():
+            return Caller(name="local user", role=Role.ADMIN, way=Way.LOCAL)
+        return None
+
+    async def login(self, text: str) -> Token | None:
+        """The valid token of this text."""
+        return await self._valid(hash_of(text)) if is_token(text) else None
+
+    async def _by_token(self, authorization: str) -> Caller:
+        text = authorization[len(BEARER) :].strip()
+        is_bearer = authorization.lower().startswith(BEARER)
+        token = await self.login(text) if is_bearer else None
+        if token is None:
+            raise Problem(401, "the token is unknown, revoked or expired", headers=CHALLENGE)
+        return Caller(name=token.name, role=token.role, way=Way.TOKEN)
+
+    async def _valid(self, token_hash: str) -> Token | None:
+        now = await self._pool.now()
+        until, token = self._kept.get(token_hash, (0.0, None))
+        if until <= now:
+            token = await self._tokens.token_of(token_hash)
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[token_hash] = (now + KEPT_SECONDS, token)
+        return token if token is not None and token.is_valid(now) else None
+
+    async def _has_tokens(self) -> bool:
+        now = await self._pool.now()
+        until, found = self._any_token
+        if until <= now:
+            found = await self._tokens.has_tokens(now)
+            self._any_token = (now + KEPT_SECONDS, found)
+        return found
+
+    def _is_from_proxy(self, request: Request) -> bool:
+        host = _address(request)
+        return host is not None and any(host in network for network in self._proxies)
+
+
+def require_same_origin(request: Request, *, is_local: bool) -> None:
+    """Raises `Problem` unless a page of ours has sent the request.
+
+    A browser on plain HTTP in a local network sends no ``Sec-Fetch-Site``, but an ``Origin``. What
+    sends neither is no browser: it has no cookie by accident, but on this host it needs none.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        is_ours = site == "same-origin"
+    elif (origin := request.headers.get("origin")) is not None:
+        is_ours = origin.partition("://")[2] == request.headers.get("host")
+    else:
+        is_ours = is_local
+    if not is_ours:
+        raise Problem(403, "the request comes from a page of another site")
+
+
+def is_local(request: Request) -> bool:
+    """From this very host, by a name that no other site's page can have, and by no proxy."""
+    if any(name in request.headers for name in FORWARDED):
+        return False
+    address = _address(request)
+    name = request.headers.get("host", "").rpartition(":")
+    host = name[0] if name[0] and name[2].isdigit() else request.headers.get("host", "")
+    return address is not None and address.is_loopback and host.lower() in LOCAL_NAMES
+
+
+def _address(request: Request) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return None if request.client is None else ipaddress.ip_address(request.client.host)
+    except ValueError:
+        return None

@@ -1,0 +1,195 @@
+"""The HTTP API: each handler is one operation of the library, read from JSON and answered in it.
+
+``docs/reference/api.openapi.yaml`` is the contract.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from node_timeout.app import NodeTimeout
+from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.lateness import lateness_by_minute
+from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.operations.forms import (
+    history_as_dict,
+    json_text,
+    page_as_dict,
+    process_as_dict,
+    report_as_dict,
+    row_as_dict,
+    status_as_dict,
+)
+from node_timeout.ports.directory import Cursor
+from node_timeout.web import changing
+from node_timeout.web.access import Caller
+from node_timeout.web.problems import Problem
+from node_timeout.web.reading import JSON, body_of, json_of, number_of, query_of, require_known
+
+COUNTED = 10_000
+"""No number of the ledger is counted further: an answer costs the same however much there is."""
+ENDINGS = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request of somebody who may make it."""
+
+    request: Request
+    app: NodeTimeout
+    caller: Caller
+
+
+class Json(JSONResponse):
+    """Valid JSON whatever the stores held: NaN and infinity become null."""
+
+    def render(self, content: Any) -> bytes:
+        return json_text(content, readable=True).encode()
+
+
+async def post_events(call: Call) -> Response:
+    body = await body_of(call.request, JSON)
+    received = await call.app.receive(body)
+    return Json(dataclasses.asdict(received))
+
+
+async def get_runs(call: Call) -> Response:
+    asked: dict[str, Any] = dict(query_of(call.request, RUNS_QUERY))
+    for name, kind in (("limit", int), ("due_within", float)):
+        if name in asked:
+            asked[name] = number_of(asked[name], name, kind)
+    if "after" in asked:
+        asked["after"] = Cursor.parse(asked["after"])
+    page = await call.app.find(**asked)
+    return Json(page_as_dict(page, await call.app.pool.now()))
+
+
+RUNS_QUERY = (
+    *("state", "root_pipeline_id", "node_id", "version", "action"),
+    *("due_within", "limit", "after"),
+)
+RUN_QUERY = ("run_id", "node_id", "version", "root_pipeline_id")
+
+
+async def get_run(call: Call) -> Response:
+    row, entries = await find_run(call.app, query_of(call.request, RUN_QUERY))
+    now = await call.app.pool.now()
+    found = row_as_dict(row, now) | {
+        "plan": plan_of(row),
+        "history": [history_as_dict(entry) for entry in entries],
+    }
+    return Json(found, headers={"ETag": f'"{row.revision}"'})
+
+
+async def find_run(
+    app: NodeTimeout, asked: Mapping[str, str]
+) -> tuple[LedgerRow, list[HistoryEntry]]:
+    """One run and its history. Raises `Problem` if there is none."""
+    if "run_id" in asked:
+        if len(asked) > 1:
+            raise Problem(400, "run_id leaves nothing to be said beside it")
+        run_id = asked["run_id"]
+    elif missing := [name for name in RUN_QUERY[1:] if name not in asked]:
+        raise Problem(400, f"say run_id, or all of {', '.join(RUN_QUERY[1:])}: {missing[0]} lacks")
+    else:
+        run_id = NodeRun(**asked).run_id
+    row = await app.run(run_id)
+    if row is None:
+        raise Problem(404, "the ledger has no such run")
+    return row, await app.history([run_id])
+
+
+def plan_of(row: LedgerRow) -> list[dict[str, Any]]:
+    """What will be done about the run, and when, if nobody changes it."""
+    if row.state is not RunState.ARMED or row.next_at is None:
+        return []
+    return [{"at": row.next_at, "action": row.action}]
+
+
+async def post_change(call: Call) -> Response:
+    name = call.request.url.path.rpartition("/")[2]
+    said = await json_of(call.request)
+    report = await changing.carry_out(call.app, name, said, call.request, call.caller)
+    if len(said.get("run_ids") or ()) == 1 and (problem := changing.refusal(report)):
+        raise problem
+    return Json(report_as_dict(report, await call.app.pool.now()))
+
+
+async def get_configs(call: Call) -> Response:
+    asked: dict[str, Any] = dict(query_of(call.request, CONFIGS_QUERY))
+    limit = number_of(asked.pop("limit", "50"), "limit", int)
+    behind = asked.pop("after_root", None), asked.pop("after_node", None)
+    after = (behind[0] or "", behind[1] or "") if any(behind) else None
+    found = await call.app.find_configs(**asked, limit=limit, after=after)
+    last = found[-1].node if len(found) == limit else (None, None)
+    return Json(
+        {
+            "configs": [_config(each) for each in found],
+            "after_root": last[0],
+            "after_node": last[1],
+        }
+    )
+
+
+CONFIGS_QUERY = ("root_pipeline_id", "node_id", "limit", "after_root", "after_node")
+
+
+def _config(config: TimeoutConfig) -> dict[str, Any]:
+    return config.as_dict()
+
+
+async def put_configs(call: Call) -> Response:
+    said = await json_of(call.request)
+    require_known(said, ("root_pipeline_id", "pipeline_tree", "lenient", "payload"), "key")
+    lenient = said.get("lenient", False)
+    if not isinstance(lenient, bool):
+        raise Problem(400, "lenient is not true or false")
+    result = await call.app.batch_create_node_timeout_config(
+        said.get("root_pipeline_id"),
+        said.get("pipeline_tree"),
+        lenient=lenient,
+        payload=said.get("payload"),
+    )
+    if not result["result"]:
+        raise Problem(400, result["message"], problems=result["message"].split("; "))
+    stored = [_config(each) for each in result["data"]]
+    return Json({"configs": stored, "message": result["message"]})
+
+
+async def post_root(call: Call) -> Response:
+    """``finished``: the configs end later; ``forget``: they are deleted now."""
+    name = call.request.url.path.rpartition("/")[2]
+    said = await json_of(call.request)
+    keys = ("root_pipeline_id", "node_ids") if name == "forget" else ("root_pipeline_id",)
+    require_known(said, keys, "key")
+    root = said.get("root_pipeline_id")
+    if not isinstance(root, str):
+        raise Problem(400, "root_pipeline_id is missing, or no text")
+    if name == "finished":
+        return Json({"configs": await call.app.root_finished(root)})
+    node_ids = said.get("node_ids")
+    if node_ids is not None and not isinstance(node_ids, list):
+        raise Problem(400, "node_ids is not a list")
+    return Json({"configs": await call.app.forget(root, node_ids)})
+
+
+async def get_status(call: Call) -> Response:
+    return Json(status_as_dict(await call.app.status(most=COUNTED)))
+
+
+async def get_processes(call: Call) -> Response:
+    return Json({"processes": [process_as_dict(each) for each in await call.app.processes()]})
+
+
+async def get_lateness(call: Call) -> Response:
+    asked = query_of(call.request, ("limit",))
+    limit = number_of(asked.get("limit", f"{ENDINGS}"), "limit", int)
+    if not 1 <= limit <= ENDINGS:
+        raise InvalidInputError(f"limit {limit} is not from 1 to {ENDINGS}")
+    rows = await call.app.ledger.recent(limit, [RunState.HANDLED])
+    return Json(lateness_by_minute(rows))

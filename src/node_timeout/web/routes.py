@@ -1,0 +1,200 @@
+"""Every address, with who may ask for it; and what every answer has in common."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node_timeout.app import NodeTimeout
+from node_timeout.domain.errors import (
+    AmbiguousNodeError,
+    InvalidInputError,
+    LedgerError,
+    NodeTimeoutError,
+    TemporaryError,
+    UnreadableMessageError,
+)
+from node_timeout.domain.tokens import Role
+from node_timeout.urls.redaction import redact
+from node_timeout.web import api
+from node_timeout.web.access import Access
+from node_timeout.web.api import Call, Json
+from node_timeout.web.changing import CHANGES
+from node_timeout.web.problems import MEDIA_TYPE, Problem
+
+logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 30.0
+UNAVAILABLE = 503
+CONTRACT = "api.openapi.yaml"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What may be asked for at an address."""
+
+    method: str
+    path: str
+    role: Role
+    handler: Handler
+
+
+API = "/api/v1"
+OPERATIONS = (
+    Operation("POST", f"{API}/events", Role.EVENTS, api.post_events),
+    Operation("GET", f"{API}/runs", Role.READ, api.get_runs),
+    Operation("GET", f"{API}/run", Role.READ, api.get_run),
+    *(Operation("POST", f"{API}/runs/{name}", Role.OPERATE, api.post_change) for name in CHANGES),
+    Operation("GET", f"{API}/configs", Role.READ, api.get_configs),
+    Operation("PUT", f"{API}/configs", Role.ADMIN, api.put_configs),
+    Operation("POST", f"{API}/roots/finished", Role.EVENTS, api.post_root),
+    Operation("POST", f"{API}/roots/forget", Role.ADMIN, api.post_root),
+    Operation("GET", f"{API}/status", Role.READ, api.get_status),
+    Operation("GET", f"{API}/processes", Role.READ, api.get_processes),
+    Operation("GET", f"{API}/lateness", Role.READ, api.get_lateness),
+)
+
+
+def application(app: NodeTimeout, access: Access, is_ready: Callable[[], bool]) -> Starlette:
+    """The ASGI application."""
+
+    def guarded(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            caller = await access.require(request, operation.role)
+            return await operation.handler(Call(request=request, app=app, caller=caller))
+
+        async def answered(request: Request) -> Response:
+            return await _answered(answer, request)
+
+        return answered
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        ready = is_ready()
+        return PlainTextResponse("ok\n" if ready else "failing: stores\n", 200 if ready else 503)
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def contract(_request: Request) -> Response:
+        return Response(contract_text(), media_type="application/yaml")
+
+    return Starlette(
+        routes=[
+            *(Route(each.path, guarded(each), methods=[each.method]) for each in OPERATIONS),
+            Route(f"{API}/openapi.yaml", contract),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Mount("/static", StaticFiles(packages=[("node_timeout.web", "static")])),
+        ],
+        middleware=[Middleware(_WithHeaders)],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+def contract_text() -> str:
+    """The contract: in the wheel beside this module, in a checkout among the documents."""
+    here = Path(__file__).parent / CONTRACT
+    checkout = Path(__file__).parents[3] / "docs" / "reference" / CONTRACT
+    return (here if here.exists() else checkout).read_text(encoding="utf-8")
+
+
+async def _answered(answer: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """The answer, or the problem that stands in its way."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await answer(request)
+    except Exception as error:  # noqa: BLE001 - the edge: each is answered
+        return answer_to(problem_of(error))
+
+
+STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (AmbiguousNodeError, 409),
+    (InvalidInputError, 400),
+    (UnreadableMessageError, 400),
+    (LedgerError, 400),
+    (TemporaryError, 503),
+    (TimeoutError, 503),
+    (NodeTimeoutError, 500),
+)
+"""The first that fits counts."""
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a caller is told of an error."""
+    if isinstance(error, Problem):
+        return error
+    for kind, status in STATUS:
+        if isinstance(error, kind):
+            text = redact(str(error)) or f"no answer within {REQUEST_SECONDS:g} s"
+            wait = max(1, round(getattr(error, "retry_after", 0.0)))
+            headers = {"Retry-After": f"{wait}"} if status == UNAVAILABLE else {}
+            problems = getattr(error, "problems", ())
+            return Problem(status, text, problems=problems, headers=headers)
+    logger.error("a request failed", exc_info=error)
+    return Problem(500, "an error in node-timeout; its log says which")
+
+
+def answer_to(problem: Problem) -> Response:
+    return Json(problem.as_dict(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Of Starlette's own: no such address, another method."""
+    status = getattr(error, "status_code", 500)
+    headers = getattr(error, "headers", None) or {}
+    text = {404: "there is nothing at this address", 405: "not by this method"}.get(status, "")
+    return answer_to(Problem(status, text or str(error), headers=headers))
+
+
+class _WithHeaders:
+    """Adds to every answer what keeps a browser from doing too much with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_static = scope["path"].startswith("/static/")
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = message.setdefault("headers", [])
+                headers += [
+                    (name.lower().encode(), value.encode()) for name, value in HEADERS.items()
+                ]
+                known = {name for name, _ in headers}
+                if b"cache-control" not in known:
+                    value = b"public, max-age=3600" if is_static else b"no-store"
+                    headers.append((b"cache-control", value))
+            await send(message)
+
+        await self._app(scope, receive, sent)

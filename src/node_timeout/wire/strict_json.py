@@ -1,0 +1,37 @@
+"""JSON, strictly: no key twice in one object, no number that JSON does not have."""
+
+import json
+import math
+from typing import Any
+
+
+def loads(raw: bytes | str) -> Any:
+    """The value. Raises ValueError that says what is wrong, also of what is nested too deeply."""
+    try:
+        return json.loads(
+            raw, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r:.200} occurs twice in one object")
+        found[key] = value
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value

@@ -189,6 +189,10 @@ class House:
             assert time.monotonic() < until, f"{name}, not {state} within {time_limit} s"
             time.sleep(0.05)
 
+    def wait_for_run(self, node_id: str, state: RunState) -> None:
+        """Until the one run of a node, which may not be in the ledger yet, has this state."""
+        self.wait(lambda: [row.state for row in self.rows(node_id)] == [state])
+
 
 def end(process: Process) -> None:
     if process.popen.poll() is None:

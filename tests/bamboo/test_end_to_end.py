@@ -39,7 +39,7 @@ def test_under_fail_and_skip_the_pipeline_goes_on_and_finishes(house: House) -> 
     house.wait_for(root, "FINISHED")
     assert house.state(hanging.id).skip
     assert house.name(hanging.id) == house.name(after.id) == "FINISHED"
-    house.wait(lambda: house.row(hanging.id).state is RunState.HANDLED)
+    house.wait_for_run(hanging.id, RunState.HANDLED)
     assert house.row(hanging.id).message == "failed and skipped"
 
 
@@ -47,7 +47,7 @@ def test_a_node_that_finishes_in_time_is_untouched(house: House) -> None:
     node = house.activity(seconds=0)
     root = house.run(house.tree(node), {node.id: fail(30)})
     house.wait_for(root, "FINISHED")
-    house.wait(lambda: house.row(node.id).state is RunState.CANCELLED)
+    house.wait_for_run(node.id, RunState.CANCELLED)
     assert not house.state(node.id).skip
     assert "_forced_failed" not in house.outputs(node.id)
 
@@ -118,7 +118,7 @@ def test_a_node_suspended_while_it_runs_keeps_the_time_it_has_left(house: House)
     first = house.wait(lambda: house.rows(node.id))[0]
     time.sleep(1)
     house.act("pause_node_appoint", node_id=node.id)
-    house.wait(lambda: house.row(node.id).state is RunState.CANCELLED)
+    house.wait_for_run(node.id, RunState.CANCELLED)
     suspended = time.time()
     time.sleep(4)
     assert house.name(node.id) == "SUSPENDED", "its deadline has passed meanwhile"
@@ -140,7 +140,7 @@ def test_a_revoked_pipeline_is_left_alone(house: House) -> None:
     root = house.run(house.tree(node), {node.id: fail(3)})
     house.wait_for(node.id, "RUNNING")
     house.act("revoke_pipeline", pipeline_id=root)
-    house.wait(lambda: house.row(node.id).state is RunState.STALE)
+    house.wait_for_run(node.id, RunState.STALE)
     assert house.name(node.id) == "RUNNING", "as bamboo-engine left it"
     assert house.name(root) == "REVOKED"
 
@@ -166,7 +166,7 @@ def test_the_worker_killed_between_fail_and_skip(house: House, tmp_path: Path) -
     house.ensure_workers()
     house.wait_for(root, "FINISHED", 60)
     assert house.state(hanging.id).skip
-    assert house.wait(lambda: house.row(hanging.id).state is RunState.HANDLED)
+    house.wait_for_run(hanging.id, RunState.HANDLED)
     assert house.row(hanging.id).attempts == 2
 
 

@@ -64,7 +64,7 @@ def test_a_broker_that_is_down_at_the_skip_is_waited_for(house: House, tmp_path:
     assert "bamboo's broker: planted" in row.message
     fault.unlink()
     house.wait_for(root, "FINISHED")
-    house.wait(lambda: house.row(hanging.id).state is RunState.HANDLED)
+    house.wait_for_run(hanging.id, RunState.HANDLED)
 
 
 def in_thread(forced_fail: Callable[[TimedOutNode, str], str], node: TimedOutNode) -> str:

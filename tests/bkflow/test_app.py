@@ -91,7 +91,7 @@ row = LedgerRow(root_pipeline_id="r", node_id="n", version="v", state=RunState.A
 assert row == LedgerRow(**asdict(row)) and hash(row) == hash(replace(row))
 assert replace(row, message="m").message == "m" and row.message is None
 assert f"{row.state}" == str(row.state) == "armed" == row.state
-assert NodeLeft.of(row.run, actor="me").actor == "me"
+assert NodeLeft.of(row.run, remember=True).remember is True
 for wrong in (
     lambda: LedgerRow(root_pipeline_id="r", node_id="n", version="v"),
     lambda: DueRun(run_id="r", due_at=1.0, other=1),

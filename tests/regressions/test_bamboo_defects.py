@@ -70,7 +70,7 @@ def test_20_a_node_of_a_revoked_pipeline_is_left_alone(house: House) -> None:
     root = house.run(house.tree(node), {node.id: fail(2)})
     house.wait_for(node.id, "RUNNING")
     house.act("revoke_pipeline", pipeline_id=root)
-    house.wait(lambda: house.row(node.id).state is RunState.STALE)
+    house.wait_for_run(node.id, RunState.STALE)
     assert house.name(node.id) == "RUNNING"
 
 

@@ -12,7 +12,7 @@ BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
 BKFLOW_PYTHON ?= $(shell for p in python3.9 $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9); do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-faults test-all dev demo test check lint types imports unit bench tables clean servers
+.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-browser test-faults test-all dev demo test check lint types imports unit bench pictures tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -26,7 +26,7 @@ test: servers check $(if $(BAMBOO_PYTHON),test-bamboo-postgresql)
 
 # What takes longer: each fault, faults at random, bamboo-pipeline on the other
 # database, beside what bk-sops pins, and the engine's side alone beside what BKFlow pins.
-test-all: servers test-faults chaos $(if $(BAMBOO_PYTHON),test-bk-sops) $(if $(BKFLOW_PYTHON),test-bkflow)
+test-all: servers test-faults chaos test-browser $(if $(BAMBOO_PYTHON),test-bk-sops) $(if $(BKFLOW_PYTHON),test-bkflow)
 	@echo "every longer check passed$(if $(BAMBOO_PYTHON),,; NOT RUN: $(NEEDS_BAMBOO_PYTHON))$(if $(BKFLOW_PYTHON),,; NOT RUN: $(NEEDS_BKFLOW_PYTHON))"
 
 check: lint types imports unit
@@ -44,7 +44,7 @@ imports: $(VENV)/.dev
 PARALLEL := --numprocesses 2 --dist loadfile --durations 20
 
 unit: $(VENV)/.dev servers
-	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term --ignore=tests/chaos $(PYTEST)
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term --ignore=tests/chaos --ignore=tests/browser $(PYTEST)
 	@echo "the core rooms alone:"
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
 
@@ -96,6 +96,17 @@ $(BKFLOW)/.dev: packaging/bamboo/pyproject.toml requirements-bkflow.txt constrai
 	@$(BKFLOW)/bin/python -m pip --disable-pip-version-check --quiet install \
 		--constraint constraints-bkflow.txt ./packaging/bamboo --requirement requirements-bkflow.txt
 	@touch $@
+
+# The console in a real Chromium; and the pictures of it in the documents.
+BROWSER_PYTEST = $(BIN)/pytest --durations 20 tests/browser
+
+test-browser: $(VENV)/.dev servers
+	@sh scripts/install-browser.sh
+	$(BROWSER_PYTEST) $(PYTEST)
+
+pictures: $(VENV)/.dev
+	@sh scripts/install-browser.sh
+	$(BIN)/python scripts/screenshots.py
 
 # Random faults of all kinds under a steady load, for three minutes. It prints its seed;
 # make chaos CHAOS_SEED=… repeats a run.

@@ -118,7 +118,7 @@ def test_a_node_suspended_while_it_runs_keeps_the_time_it_has_left(house: House)
     first = house.wait(lambda: house.rows(node.id))[0]
     time.sleep(1)
     house.act("pause_node_appoint", node_id=node.id)
-    house.wait_for_run(node.id, RunState.CANCELLED)
+    house.wait_for_run(node.id, RunState.PAUSED)
     suspended = time.time()
     time.sleep(4)
     assert house.name(node.id) == "SUSPENDED", "its deadline has passed meanwhile"

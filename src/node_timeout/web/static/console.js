@@ -18,7 +18,7 @@
   const isBusy = () =>
     document.hidden ||
     document.querySelector("#live input[type=checkbox]:checked") !== null ||
-    (document.activeElement !== null && document.activeElement.matches("input, select, textarea"));
+    (document.activeElement !== null && document.activeElement.matches("input:not([type=checkbox]), select, textarea"));
 
   const refresh = (live) => {
     setInterval(() => {

@@ -18,6 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from node_timeout import NodeTimeout
 from node_timeout.domain.run import RunState
 from node_timeout.embedded.dev import embedded, with_port
+from node_timeout.runtime import presence
 from node_timeout.testing.engine import FakeEngine
 from node_timeout.web.server import WebServer
 
@@ -126,6 +127,7 @@ def picture(
 
 async def main(to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
+    presence.HOST = "app-1"
     with tempfile.TemporaryDirectory() as directory:
         async with embedded(Path(directory)) as stores:
             settings = with_port(

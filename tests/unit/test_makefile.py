@@ -64,7 +64,9 @@ def test_with_python_311_the_tests_with_bamboo_run(target: str, database: str) -
 
 def test_both_together_leave_no_folder_of_tests_out() -> None:
     commands = dry_run("test") + dry_run("test-all")
-    assert "--cov-report=term --ignore=tests/chaos \n" in commands, "all but the faults"
+    but = "--ignore=tests/chaos --ignore=tests/browser"
+    assert f"--cov-report=term {but} \n" in commands, "all but the faults and the browser's"
+    assert " tests/browser \n" in commands, "the browser's"
     alone = ("tests/chaos/test_random_kills.py", "tests/chaos/test_mixed.py")
     ignored = " ".join(f"--ignore={each}" for each in alone)
     assert f" {ignored} tests/chaos \n" in commands, "the faults"

@@ -1,12 +1,14 @@
 """The history of a chaos run, and the checker that reads it.
 
 Everybody appends to one list in a Redis that no fault touches, and that stamps each event with its
-clock: the load (armed, disarmed), the faults planted in each process (claimed, published, taken,
-outcome), the engine (effect, refused) and the strategy (called, returned). The checker knows
-nothing of the code that is under test: it compares what was asked for with what was done.
+clock: the load (armed, disarmed, paused and so on), the faults planted in each process (claimed,
+published, taken, outcome), the engine (effect, refused) and the strategy (called, returned). The
+checker knows nothing of the code that is under test: it compares what was asked for with what was
+done.
 """
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,16 @@ class Kind(StrEnum):
     DISARMING = "disarming"
     DISARMED = "disarmed"
     """Disarming was acknowledged; the engine had moved on before."""
+    PAUSING = "pausing"
+    """An operator is about to pause it."""
+    PAUSED = "paused"
+    """That was acknowledged; it was asked for at ``since``."""
+    RESUMING = "resuming"
+    RESUMED = "resumed"
+    FIRING = "firing"
+    FIRED = "fired"
+    EXTENDED = "extended"
+    """Acknowledged: the deadline is ``until``; it was asked for at ``since``."""
     CLAIMED = "claimed"
     PUBLISHED = "published"
     TAKING = "taking"
@@ -57,7 +69,9 @@ class Event:
     run: NodeRun
     seconds: float = 0.0
     until: float = 0.0
-    """Of a taking: when its lease ends."""
+    """Of a taking: when its lease ends; of an extension: the deadline."""
+    since: float = 0.0
+    """Of an acknowledged change: when it was asked for."""
     state: RunState | None = None
     """Of an outcome."""
 
@@ -70,6 +84,7 @@ class Event:
             run=run,
             seconds=float(raw.get("seconds", 0.0)),
             until=float(raw.get("until", 0.0)),
+            since=float(raw.get("since", 0.0)),
             state=RunState(raw["state"]) if "state" in raw else None,
         )
 
@@ -166,10 +181,11 @@ def check(
         judge.one_worker_at_a_time(shared_clock=shared_clock)
         if shared_clock:
             judge.instants()
+            judge.changes_hold()
             if late_seconds is not None:
                 judge.in_time(late_seconds, outages)
     for run, row in rows.items():
-        if row.state in (RunState.ARMED, RunState.EXECUTING):
+        if row.state in (RunState.ARMED, RunState.EXECUTING, RunState.PAUSED):
             verdict.violations.append(
                 Violation(invariant="I5", run=run, what=f"is {row.state} when all is quiet")
             )
@@ -314,6 +330,8 @@ class _Judge:
         if arming:
             first = min(arming, key=lambda event: event.at)
             deadline = first.at + first.seconds
+            # Who makes it due shortens its time.
+            deadline = min([deadline, *(event.at for event in self._events[Kind.FIRING])])
         told = row.deadline if row is not None else None
         if told is not None and deadline is not None and told < deadline - EARLY_SECONDS:
             self._break("I2", f"deadline {deadline - told:.6f} s before its time")
@@ -334,6 +352,40 @@ class _Judge:
         for taken in self._events[Kind.TAKEN]:
             if self._asked_at(taken) > left.at:
                 self._break("I4", f"taken {taken.at - left.at:.6f} s after disarming")
+
+    def changes_hold(self) -> None:
+        """I7: nothing is done about a run between the answer to a pause and the next word on it,
+        nor before the deadline that an extension was answered with.
+        """
+        for paused in self._events[Kind.PAUSED]:
+            released = self._next_word(paused, (Kind.RESUMING, Kind.FIRING, Kind.DISARMING))
+            self._nothing_between(paused, released)
+        for extended in self._events[Kind.EXTENDED]:
+            fired = self._next_word(extended, (Kind.FIRING,))
+            self._nothing_between(extended, min(fired, extended.until - EARLY_SECONDS))
+
+    def _next_word(self, change: Event, kinds: Sequence[Kind]) -> float:
+        """When the change was next contradicted; its own instant if that crossed with it."""
+        answers = {
+            Kind.RESUMING: Kind.RESUMED,
+            Kind.FIRING: Kind.FIRED,
+            Kind.DISARMING: Kind.DISARMED,
+        }
+        for kind in kinds:
+            asked = sum(event.at < change.since for event in self._events[kind])
+            answered = sum(event.at < change.since for event in self._events[answers[kind]])
+            if asked != answered:
+                return change.at
+        words = [event.at for kind in kinds for event in self._events[kind]]
+        crossing = [at for at in words if change.since <= at <= change.at]
+        later = [at for at in words if at > change.at]
+        return change.at if crossing else min(later, default=math.inf)
+
+    def _nothing_between(self, change: Event, until: float) -> None:
+        taken = [self._asked_at(event) for event in self._events[Kind.TAKEN]]
+        for at in (*taken, *(event.at for event in self._effects)):
+            if change.at < at < until:
+                self._break("I7", f"acted on {at - change.at:.6f} s after it was {change.kind}")
 
     def _may_have_been_taken(self, left: Event) -> bool:
         """A worker asked for it before this, and did not surely put it back."""

@@ -20,8 +20,10 @@ from redis.asyncio import Redis
 from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
+from node_timeout.domain.changes import Verdict as ChangeVerdict
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.domain.run import LedgerRow, NodeRun, foreign_member
+from node_timeout.operations.changing import ChangeReport
 from node_timeout.runtime.loop import sleep
 from node_timeout.stores.ledger_rows import rows_of
 from node_timeout.stores.sql.run_rows import ROW_COLUMNS
@@ -66,8 +68,9 @@ SETTINGS: dict[str, Any] = {
 WORKER_LEASE = 3.0
 SETTLE_SECONDS = 90.0
 LONGEST_CALL_SECONDS = 0.010
-# Of the nodes of a steady load: so many leave, and so many move on to their next version.
+# Of a steady load: so many leave, move on to their next version, are extended, paused, fired.
 LEAVING, MOVING = 0.1, 0.05
+EXTENDED, PAUSED, FIRED = 0.03, 0.03, 0.03
 LONG = "CHAOS_LONG" in os.environ
 """Everything is tried as often as the documents say; else, quickly."""
 
@@ -154,11 +157,12 @@ class House:
         return process
 
     def lose_answers_to_the_load(self, share: float) -> None:
-        """So often a call that arms or disarms takes effect, and its answer is lost."""
+        """So often a call that arms, disarms or changes takes effect, and its answer is lost."""
         orders = {"lose": {"pool": share, "ledger": share}, "seed": f"{self.row.seed}/answers"}
         faults = Faults(orders)
-        for port, of in (("pool", self.app.pool), ("ledger", self.app.ledger)):
-            for name in ("arm", "disarm"):
+        pool, ledger = ("pool", self.app.pool), ("ledger", self.app.ledger)
+        for (port, of), last in ((pool, "lower"), (ledger, "change")):
+            for name in ("arm", "disarm", last):
                 setattr(of, name, faults.wrap(port, name, getattr(of, name)))
 
     async def arm(
@@ -200,6 +204,34 @@ class House:
         told = _told(runs)
         await insist(lambda: self.app.nodes_left([*told]))
         await self.history.record("disarmed", runs)
+
+    async def extend(self, run: NodeRun, seconds: float) -> None:
+        since, key = await self.history.now(), f"more of {run.run_id}"
+        call = partial(self.app.extend, *_named(run), by=seconds, idempotency_key=key)
+        for row in await self._acknowledged(call):
+            await self.history.record("extended", [run], since=since, until=row.deadline)
+
+    async def pause(self, run: NodeRun) -> None:
+        since = await self.history.now()
+        await self.history.record("pausing", [run])
+        if await self._acknowledged(partial(self.app.pause, *_named(run))):
+            await self.history.record("paused", [run], since=since)
+
+    async def resume(self, run: NodeRun) -> None:
+        await self.history.record("resuming", [run])
+        await self._acknowledged(partial(self.app.resume, *_named(run)))
+        await self.history.record("resumed", [run])
+
+    async def fire(self, run: NodeRun) -> None:
+        await self.history.record("firing", [run])
+        await self._acknowledged(partial(self.app.fire, *_named(run)))
+        await self.history.record("fired", [run])
+
+    async def _acknowledged(self, change: Callable[[], Awaitable[ChangeReport]]) -> list[LedgerRow]:
+        """The run as it was then; none if the change was refused, as when a worker had it."""
+        (changed_run,) = (await insist(change)).runs
+        row = changed_run.row
+        return [row] if changed_run.verdict is ChangeVerdict.DONE and row else []
 
     async def fill_pool(self, pool: Redis, node_id: str, seconds: float) -> None:
         """The engine runs a node, and puts it into the pool itself, as bamboo's own app does."""
@@ -337,6 +369,24 @@ class House:
         finally:
             self.outages.append(Outage(begin=begin, end=time.time()))
 
+    async def _change(self, fates: dict[NodeRun, float]) -> list[NodeRun]:
+        """Extend, pause or fire some of those that neither leave nor move on; what is paused."""
+        paused = []
+        for each, fate in fates.items():
+            left = fate - LEAVING - MOVING
+            if 0 <= left < EXTENDED:
+                await self.extend(each, 0.3)
+            elif EXTENDED <= left < EXTENDED + PAUSED:
+                await self.pause(each)
+                paused.append(each)
+            elif EXTENDED + PAUSED <= left < EXTENDED + PAUSED + FIRED:
+                await self.fire(each)
+        return paused
+
+    async def _resume(self, paused: list[NodeRun]) -> None:
+        for each in paused:
+            await self.resume(each)
+
     @contextlib.asynccontextmanager
     async def steadily(
         self,
@@ -344,7 +394,8 @@ class House:
         seconds: Callable[[], float] | None = None,
         action: str = "chaos",
     ) -> AsyncIterator[None]:
-        """Arm nodes all the time. Some leave; others are tried again, at their next version.
+        """Arm nodes all the time. Some leave; others are tried again, at their next version; others
+        are extended, paused and later resumed, or fired.
 
         Fewer a second on a slower machine.
         """
@@ -352,6 +403,7 @@ class House:
 
         async def load() -> None:
             moving: dict[NodeRun, float] = {}
+            paused: list[NodeRun] = []
             for number in itertools.count():
                 if stop.is_set():
                     break
@@ -362,12 +414,15 @@ class House:
                 runs = await self.arm(count, draw, prefix=f"s{number}_", action=action)
                 fates = {run: rng.random() for run in runs}
                 await self.leave([run for run, fate in fates.items() if fate < LEAVING])
+                await self._resume(paused)  # of the round before
+                paused = await self._change(fates)
                 await self._move_on(moving, action)  # some have just timed out, some have not
                 moving = {
                     run: draw() for run, fate in fates.items() if LEAVING <= fate < LEAVING + MOVING
                 }
                 await sleep(self.allowed(0.2) - (time.monotonic() - began), stop)
             await self._move_on(moving, action)
+            await self._resume(paused)
 
         loading = asyncio.create_task(load())
         try:
@@ -396,17 +451,19 @@ async def behind_proxy(settings: Settings, store: str) -> AsyncIterator[tuple[Pr
         yield proxy, changed(settings, **{store: proxy.url(url)})
 
 
-async def insist(call: Callable[[], Awaitable[Any]], time_limit: float = 60.0) -> None:
+async def insist(call: Callable[[], Awaitable[Any]], time_limit: float = 60.0) -> Any:
     """Repeat a call of the library as long as it says that a later try may succeed."""
     until = time.monotonic() + time_limit
     while True:
         try:
-            await call()
+            return await call()
         except TemporaryError:
             assert time.monotonic() < until, "no acknowledgement"
             await asyncio.sleep(0.05)
-        else:
-            return
+
+
+def _named(run: NodeRun) -> tuple[str, str, str]:
+    return run.node_id, run.version, run.root_pipeline_id
 
 
 def _told(runs: Sequence[NodeRun]) -> list[tuple[str, str, str | None]]:

@@ -54,6 +54,15 @@ LEFT = [event(Kind.DISARMING, 5.0), event(Kind.DISARMED, 5.1)]
 CALLED = [*taken(10.05, 13.0), event(Kind.CALLED, 10.1), event(Kind.RETURNED, 10.9)]
 
 
+def held(kind: Kind, at: float, **more: Any) -> Event:
+    """A change that was answered, and was asked for just before."""
+    return event(kind, at, since=at - 0.1, **more)
+
+
+PAUSED = [*ARMED, event(Kind.PAUSING, 3.9), held(Kind.PAUSED, 4.0)]
+RESUMED = [event(Kind.RESUMING, 8.0), event(Kind.RESUMED, 8.1)]
+
+
 def called_by_another(at: float) -> list[Event]:
     return [
         *taken(at - 0.01, at + 3, process="q"),
@@ -153,6 +162,32 @@ GOOD = {
         ],
         [row(RunState.CANCELLED), row(deadline=9.25, version="v2")],
     ),
+    "paused and resumed": (
+        [*PAUSED, *RESUMED, event(Kind.EFFECT, 14.05)],
+        [row(deadline=14.0)],
+    ),
+    "paused while someone resumed it": (
+        [*ARMED, event(Kind.RESUMING, 3.95), held(Kind.PAUSED, 4.0), event(Kind.EFFECT, 10.05)],
+        [row()],
+    ),
+    "paused, left and started again": (
+        [*PAUSED, *LEFT, event(Kind.ARMING, 6.0, seconds=4.0), *FIRED],
+        [row()],
+    ),
+    "extended": (
+        [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), event(Kind.EFFECT, 20.05)],
+        [row(deadline=20.0)],
+    ),
+    "fired, behind an extension": (
+        [
+            *ARMED,
+            held(Kind.EXTENDED, 4.0, until=20.0),
+            event(Kind.FIRING, 5.0),
+            event(Kind.FIRED, 5.1),
+            event(Kind.EFFECT, 5.2),
+        ],
+        [row(deadline=5.05)],
+    ),
 }
 
 BAD = {
@@ -223,6 +258,23 @@ BAD = {
     ),
     "I5 stale without a reason": (ARMED, [row(RunState.STALE)]),
     "I5 left open": (ARMED + FIRED, [row(RunState.EXECUTING)]),
+    "I2 before it was fired": (
+        [*ARMED, event(Kind.EFFECT, 4.9), event(Kind.FIRING, 5.0)],
+        [row(deadline=4.9)],
+    ),
+    "I5 left paused": (PAUSED, [row(RunState.PAUSED)]),
+    "I7 an effect on a paused run": (
+        [*PAUSED, event(Kind.EFFECT, 7.0), *RESUMED],
+        [row(deadline=7.0)],
+    ),
+    "I7 a paused run is taken": (
+        [*PAUSED, *taken(7.0, 9.0), *RESUMED, event(Kind.EFFECT, 14.05)],
+        [row(deadline=14.0)],
+    ),
+    "I7 an effect before the deadline that an extension promised": (
+        [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), *FIRED],
+        [row()],
+    ),
     "I6 late": ([*ARMED, event(Kind.EFFECT, 12.5)], [row()]),
 }
 

@@ -1,9 +1,10 @@
-"""Fault 9: arm, disarm, extend and fire at the same instant, in any order that Hypothesis finds."""
+"""Fault 9: events, changes and deadlines at the same instant, in any order Hypothesis finds."""
 
 import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -14,7 +15,9 @@ from sqlalchemy import select
 
 from node_timeout import NodeTimeout, Settings
 from node_timeout.domain import lifecycle
+from node_timeout.domain.changes import Verdict as ChangeVerdict
 from node_timeout.domain.run import NodeRun, TimedOutNode
+from node_timeout.operations.changing import ChangeReport
 from node_timeout.stores.ledger_rows import rows_of
 from node_timeout.stores.sql.run_rows import ROW_COLUMNS
 from node_timeout.stores.sql.tables import runs as ledger_table
@@ -25,6 +28,8 @@ from tests.support import ROOT, FakeEngine, config, run, wait_until
 
 SECONDS = (0.001, 0.02, 0.05)
 NODES = 4
+EVENTS = ["arm", "leave", "retry", "come_back", "suspend", "configure"]
+CHANGES = ["pause", "resume", "extend", "fire", "cancel"]
 SETTLE_SECONDS = 40.0
 EXAMPLES = scaled(25, 300)
 
@@ -61,9 +66,9 @@ class Machine(RuleBasedStateMachine):
     def _acted(self, node: TimedOutNode) -> None:
         self.note(Kind.EFFECT, node.run)
 
-    def note(self, kind: Kind, run: NodeRun, seconds: float = 0.0, at: float | None = None) -> None:
+    def note(self, kind: Kind, run: NodeRun, at: float | None = None, **more: Any) -> None:
         at = self.now() if at is None else at
-        self.events.append(Event(kind=kind, at=at, process="test", run=run, seconds=seconds))
+        self.events.append(Event(kind=kind, at=at, process="test", run=run, **more))
 
     def now(self) -> float:
         return self.app.pool._clock.now()
@@ -80,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         return self.newest[node]
 
     async def _arm(self, run: NodeRun, happened_at: float | None = None) -> None:
-        self.note(Kind.ARMING, run, min(SECONDS), happened_at)
+        self.note(Kind.ARMING, run, happened_at, seconds=min(SECONDS))
         await self.app.nodes_started([self._told(run)], happened_at=happened_at)
         self.note(Kind.ARMED, run)
 
@@ -89,9 +94,13 @@ class Machine(RuleBasedStateMachine):
         if version is not None:
             await self._leave(run(node, version))
 
-    async def _leave(self, run: NodeRun, happened_at: float | None = None) -> None:
+    async def _leave(
+        self, run: NodeRun, happened_at: float | None = None, *, suspended: bool = False
+    ) -> None:
         self.note(Kind.DISARMING, run)
-        await self.app.nodes_left([self._told(run)], happened_at=happened_at)
+        node_id, version, root = self._told(run)
+        tell = self.app.node_paused if suspended else self.app.node_left
+        await tell(node_id, version, root, happened_at=happened_at)
         self.note(Kind.DISARMED, run)
 
     def _told(self, run: NodeRun) -> tuple[str, str, str | None]:
@@ -111,15 +120,57 @@ class Machine(RuleBasedStateMachine):
             both.append(self._leave(run(node, old), now - 0.000_01))
         await asyncio.gather(*both)
 
-    async def extend(self, node: str) -> None:
-        """Suspended and resumed: the same version goes on with the time it had left."""
+    async def come_back(self, node: str) -> None:
+        """It leaves, and the same version goes on with the time it had left."""
+        await self._away(node, suspended=False)
+
+    async def suspend(self, node: str) -> None:
+        """Its engine suspends and resumes it."""
+        await self._away(node, suspended=True)
+
+    async def _away(self, node: str, *, suspended: bool) -> None:
         version = self.engine.versions.pop((ROOT, node), None)
         if version is not None:
             resumed = run(node, version)
-            await self._leave(resumed)
+            await self._leave(resumed, suspended=suspended)
             if self.newest[node] == version:  # an engine never goes back to an older one
                 self.engine.versions[ROOT, node] = version
                 await self._arm(resumed)
+
+    async def pause(self, node: str) -> None:
+        await self._change(node, self.app.pause, Kind.PAUSING, Kind.PAUSED)
+
+    async def resume(self, node: str) -> None:
+        await self._change(node, self.app.resume, Kind.RESUMING, Kind.RESUMED)
+
+    async def fire(self, node: str) -> None:
+        await self._change(node, self.app.fire, Kind.FIRING, Kind.FIRED)
+
+    async def cancel(self, node: str) -> None:
+        await self._change(node, self.app.cancel, Kind.DISARMING, Kind.DISARMED)
+
+    async def extend(self, node: str) -> None:
+        await self._change(node, partial(self.app.extend, by=0.05), None, Kind.EXTENDED)
+
+    async def _change(
+        self,
+        node: str,
+        change: Callable[..., Awaitable[ChangeReport]],
+        asking: Kind | None,
+        answered: Kind,
+    ) -> None:
+        if node not in self.newest:
+            return
+        changed, since = run(node, self.newest[node]), self.now()
+        if asking:
+            self.note(asking, changed, since)
+        report = await change(node, changed.version, ROOT)
+        for each in report.runs:
+            if each.verdict is ChangeVerdict.DONE:
+                deadline = (each.row.deadline if each.row else None) or 0.0
+                self.note(answered, changed, since=since, until=deadline)
+            elif answered in (Kind.RESUMED, Kind.FIRED):  # it changed nothing
+                self.note(answered, changed)
 
     async def configure(self, node: str) -> None:
         seconds = SECONDS[next(_unique) % len(SECONDS)]
@@ -128,7 +179,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         chosen=st.lists(
             st.tuples(
-                st.sampled_from(["arm", "leave", "retry", "extend", "configure"]),
+                st.sampled_from(EVENTS + CHANGES),
                 st.integers(0, NODES - 1),
             ),
             min_size=1,
@@ -160,6 +211,7 @@ class Machine(RuleBasedStateMachine):
             return not (counts.armed or counts.executing or (await self.app.pool.counts()).armed)
 
         try:
+            await self._resume_all()
             with contextlib.suppress(AssertionError):
                 await wait_until(quiet, SETTLE_SECONDS)  # else the checker says what is open
             async with self.app.ledger.engine.connect() as connection:
@@ -179,13 +231,18 @@ class Machine(RuleBasedStateMachine):
             await self.services
             await self.app.__aexit__()
 
+    async def _resume_all(self) -> None:
+        """Of every version: one that the engine has left behind was cancelled with it."""
+        for node in self.names:
+            await self.app.resume(node, root_pipeline_id=ROOT)
+
 
 async def test_everything_at_the_same_instant(
     settings: Settings, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "LOOK_AGAIN_SECONDS", 1.0)
     row.of(
-        fault="arm, leave, extend, retry and fire at one instant",
+        fault="events, changes and deadlines at one instant",
         tried="in any order that Hypothesis finds, as a state machine over real Redis and SQL",
         times=EXAMPLES,
     )

@@ -142,6 +142,13 @@ class History:
         for i in range(0, len(lines), 1000):
             await self._redis.eval(RECORD, 1, HISTORY, *lines[i : i + 1000])
 
+    async def now(self) -> float:
+        """Unix seconds by the clock that stamps the lines."""
+        assert self._url, "no history"
+        self._redis = self._redis or Redis.from_url(self._url)
+        seconds, micros = await self._redis.time()
+        return float(seconds) + micros / 1e6
+
     async def count(self, what: str, more: int) -> None:
         if self._url and more:
             self._redis = self._redis or Redis.from_url(self._url)

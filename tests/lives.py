@@ -14,7 +14,7 @@ from node_timeout.domain.changes import (
     Resume,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import LedgerRow, Outcome, PausedBy, RunState, TimedOutNode
+from node_timeout.domain.run import LedgerRow, Outcome, RunState, StoppedBy, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 # Few instants, so that they often meet, cross and are equal.
@@ -39,6 +39,7 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
     was_stopped = state in (RunState.CANCELLED, RunState.PAUSED)
     leased = state is RunState.EXECUTING or (was_stopped and draw(st.booleans()))
     paused = state is RunState.PAUSED
+    stopped = st.sampled_from(list(StoppedBy))
     first_try = draw(st.booleans())
     next_at = None
     if state is RunState.ARMED:
@@ -54,7 +55,7 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
         extended=draw(OPTIONAL_INSTANTS) if known else None,
         next_at=next_at,
         paused_at=draw(INSTANTS) if paused else None,
-        paused_by=draw(st.sampled_from(list(PausedBy))) if paused else None,
+        stopped_by=draw(stopped) if was_stopped else None,
         lease_until=draw(INSTANTS) if leased else None,
         lease_owner=draw(st.sampled_from(OWNERS)) if leased else None,
         attempts=draw(st.integers(min_value=1 if leased else 0, max_value=4)),

@@ -70,7 +70,7 @@ def upgrade() -> None:
             comment="of an armed run: its deadline or next try",
         ),
         sa.Column("paused_at", sa.Double(), nullable=True),
-        sa.Column("paused_by", exact(16), nullable=True),
+        sa.Column("stopped_by", exact(16), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("lease_owner", exact(64), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),

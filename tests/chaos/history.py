@@ -36,6 +36,9 @@ class Kind(StrEnum):
     RESUMED = "resumed"
     FIRING = "firing"
     FIRED = "fired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    """An operator has cancelled it, for good."""
     EXTENDED = "extended"
     """Acknowledged: the deadline is ``until``; it was asked for at ``since``."""
     CLAIMED = "claimed"
@@ -228,7 +231,9 @@ class _Judge:
         if row is None:
             self._break("I5", "no ledger row")
             return
-        if not self._events[Kind.DISARMING] or self._armed_again():
+        if self._events[Kind.CANCELLING]:
+            pass  # it may have been too late
+        elif not self._events[Kind.DISARMING] or self._armed_again():
             self._verdict.due += 1
             if not self._effects:
                 self._verdict.lost += 1
@@ -236,7 +241,7 @@ class _Judge:
         self._row_agrees(row)
 
     def _row_agrees(self, row: LedgerRow) -> None:
-        leaving = self._events[Kind.DISARMING]
+        leaving = [*self._events[Kind.DISARMING], *self._events[Kind.CANCELLING]]
         if not self._effects:
             if row.state is RunState.HANDLED:
                 self._break("I5", "handled in the ledger, but no effect in the engine")
@@ -360,6 +365,8 @@ class _Judge:
         for paused in self._events[Kind.PAUSED]:
             released = self._next_word(paused, (Kind.RESUMING, Kind.FIRING, Kind.DISARMING))
             self._nothing_between(paused, released)
+        for cancelled in self._events[Kind.CANCELLED]:
+            self._nothing_between(cancelled, math.inf)
         for extended in self._events[Kind.EXTENDED]:
             fired = self._next_word(extended, (Kind.FIRING,))
             self._nothing_between(extended, min(fired, extended.until - EARLY_SECONDS))

@@ -174,6 +174,10 @@ GOOD = {
         [*PAUSED, *LEFT, event(Kind.ARMING, 6.0, seconds=4.0), *FIRED],
         [row()],
     ),
+    "cancelled": (
+        [*ARMED, event(Kind.CANCELLING, 3.9), held(Kind.CANCELLED, 4.0)],
+        [row(RunState.CANCELLED)],
+    ),
     "extended": (
         [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), event(Kind.EFFECT, 20.05)],
         [row(deadline=20.0)],
@@ -270,6 +274,17 @@ BAD = {
     "I7 a paused run is taken": (
         [*PAUSED, *taken(7.0, 9.0), *RESUMED, event(Kind.EFFECT, 14.05)],
         [row(deadline=14.0)],
+    ),
+    "I7 an effect on a cancelled run that its engine has started again": (
+        [
+            *ARMED,
+            event(Kind.CANCELLING, 3.9),
+            held(Kind.CANCELLED, 4.0),
+            *LEFT,
+            event(Kind.ARMING, 6.0, seconds=4.0),
+            *FIRED,
+        ],
+        [row()],
     ),
     "I7 an effect before the deadline that an extension promised": (
         [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), *FIRED],

@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         await self._change(node, self.app.fire, Kind.FIRING, Kind.FIRED)
 
     async def cancel(self, node: str) -> None:
-        await self._change(node, self.app.cancel, Kind.DISARMING, Kind.DISARMED)
+        await self._change(node, self.app.cancel, Kind.CANCELLING, Kind.CANCELLED)
 
     async def extend(self, node: str) -> None:
         await self._change(node, partial(self.app.extend, by=0.05), None, Kind.EXTENDED)
@@ -232,7 +232,9 @@ class Machine(RuleBasedStateMachine):
             await self.app.__aexit__()
 
     async def _resume_all(self) -> None:
-        """Of every version: one that the engine has left behind was cancelled with it."""
+        """Whatever version an operator has paused."""
+        for paused in {event.run for event in self.events if event.kind is Kind.PAUSED}:
+            self.note(Kind.RESUMING, paused)
         for node in self.names:
             await self.app.resume(node, root_pipeline_id=ROOT)
 

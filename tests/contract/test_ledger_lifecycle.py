@@ -191,8 +191,8 @@ async def test_changing(ledger: Ledger, data: st.DataObject, now: float, twice: 
     for row in before:
         judged = changes.judge(order, row, now)
         if twice and judged.row is not None:
-            keys = [order.idempotency_key] if judged.entry and order.idempotency_key else []
-            judged = changes.judge(order, judged.row, now, keys)
+            had = order.change.kind if judged.entry and order.idempotency_key else None
+            judged = changes.judge(order, judged.row, now, had)
         is_gone = isinstance(order.change, Discard) and judged.verdict is Verdict.DONE
         if judged.row is not None and not is_gone:
             expected.append(judged.row)

@@ -13,6 +13,7 @@ from node_timeout.domain.changes import Cancel, Change, Extend, Fire, Order, Pau
 from node_timeout.domain.errors import InvalidInputError, PoolUnavailableError
 from node_timeout.domain.run import DueRun, HistoryKind, LedgerRow, RunState, TimedOutNode
 from node_timeout.operations.changing import MAX_FOUND, ChangeReport, change
+from node_timeout.operations.choosing import order_of
 from node_timeout.ports.directory import RunFilter
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.redis.pool import RedisPool
@@ -280,15 +281,63 @@ async def test_a_filter_changes_the_oldest_thousand_and_says_that_there_are_more
     cancel = Order(change=Cancel(), actor="ann", max_seconds=1.0)
     wanted = RunFilter(root_pipeline_id="root")
     would = await change(bench.ledger, bench.pool, cancel, wanted, dry_run=True)
-    assert (would.done, would.more) == (MAX_FOUND, True)
+    assert would.done == MAX_FOUND
+    assert would.after is not None
     assert await redis.zcard("test_pool") == len(names), "a dry run changes nothing"
     first = await change(bench.ledger, bench.pool, cancel, wanted)
-    assert (first.done, first.more) == (MAX_FOUND, True)
+    assert first.done == MAX_FOUND
+    assert first.after is not None
     rest = await bench.ledger.find(RunFilter(state=RunState.ARMED), 10)
     assert [each.node_id for each in rest.rows] == names[-5:]
     second = await change(bench.ledger, bench.pool, cancel, wanted)
-    assert (second.done, second.more) == (5, False)
+    assert (second.done, second.after) == (5, None)
     assert await redis.zcard("test_pool") == 0
+
+
+@pytest.mark.parametrize("what", [Extend(by=60.0), Fire(), Pause()], ids=lambda each: each.kind)
+async def test_an_order_goes_on_where_it_ended_and_changes_each_run_once(
+    bench: Bench, what: Change
+) -> None:
+    names = [f"n{i:04}" for i in range(2 * MAX_FOUND + 5)]
+    await configure(bench.ledger, *(config(name, 100 + i) for i, name in enumerate(names)))
+    await bench.ledger.arm(started([run(name) for name in names]), await bench.pool.now())
+    order = Order(change=what, actor="ann", max_seconds=1e9, idempotency_key="k")
+    report = await change(bench.ledger, bench.pool, order, RunFilter(root_pipeline_id="root"))
+    for _ in range(9):
+        if report.after is None:
+            break
+        again = await change(
+            bench.ledger,
+            bench.pool,
+            order,
+            RunFilter(root_pipeline_id="root"),
+            after=report.after,
+        )
+        report = report.joined(again)
+    assert report.after is None, "it ends"
+    assert report.done == len(report.runs) == len(names)
+    entries = await bench.ledger.history([each.run_id for each in report.runs])
+    assert len({entry.run_id for entry in entries}) == len(entries) == len(names)
+
+
+async def test_an_order_that_has_to_be_written_twice_counts_once(bench: Bench) -> None:
+    """As when the answer to its COMMIT is lost: the ledger then gives it to itself once more."""
+    await configure(bench.ledger, config("a", 100))
+    await bench.ledger.arm(started([run("a")]), await bench.pool.now())
+    for what, verdict in ((Extend(by=60.0), Verdict.DONE), (Cancel(), Verdict.DONE)):
+        order = order_of(what, 1e9, actor="ann")
+        for _ in range(2):
+            judged = await bench.ledger.change(order, [A], await bench.pool.now())
+            assert judged[A].verdict is verdict
+    (row,) = await bench.ledger.rows("a")
+    assert (row.extended, row.state) == (60.0, RunState.CANCELLED)
+
+
+@pytest.mark.parametrize("after", ["", "7/", "0/x", "x/1.0/y"])
+async def test_an_order_goes_on_nowhere_else(bench: Bench, after: str) -> None:
+    order = Order(change=Fire(), actor="ann", max_seconds=1.0)
+    with pytest.raises(InvalidInputError):
+        await change(bench.ledger, bench.pool, order, RunFilter(node_id="a"), after=after)
 
 
 async def test_a_strategy_may_give_the_node_more_time(bench: Bench, redis: Redis) -> None:

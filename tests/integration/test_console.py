@@ -312,7 +312,7 @@ def test_both_languages_say_the_same_things() -> None:
 
 def test_every_text_is_said_somewhere_and_none_stands_in_a_template() -> None:
     said = set[str]()
-    prefixes = ("state.", "kind.", "verdict.", "change.", "nav.", "paused_by.", "unit.")
+    prefixes = ("state.", "kind.", "verdict.", "change.", "nav.", "stopped_by.", "unit.")
     for template in TEMPLATES:
         text = template.read_text(encoding="utf-8")
         said |= set(re.findall(r"(?:_|say)\(['\"]([\w.]+)['\"]", text))

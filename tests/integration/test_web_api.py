@@ -210,7 +210,7 @@ async def test_a_running_deadline_is_changed(web: Web) -> None:
     assert (await order("fire", run_ids=[id_of("never")])).status_code == 404
     assert (await order("replay", **one)).json()["verdict"] == "not_dead"
     would = (await order("cancel", root_pipeline_id="root", dry_run=True)).json()
-    assert (would["done"], would["more"]) == (2, False)
+    assert (would["done"], would["after"]) == (2, None)
     assert (await app.pool.counts()).armed == 2
     assert (await order("cancel", root_pipeline_id="root")).json()["done"] == 2
     assert (await order("extend", **one, by=1)).json()[

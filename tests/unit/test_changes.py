@@ -18,7 +18,7 @@ from node_timeout.domain.changes import (
     judge,
 )
 from node_timeout.domain.lifecycle import take
-from node_timeout.domain.run import LedgerRow, PausedBy, RunState
+from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
 from node_timeout.domain.taking import Lease, Taken
 from tests.lives import INSTANTS, orders, rows
 from tests.unit.test_lifecycle import CLOSED, is_sound
@@ -37,7 +37,7 @@ def test_a_verdict_is_true(row: LedgerRow, order: Order, now: float) -> None:
         case Verdict.DONE:
             assert row.state in ((RunState.DEAD,) if about_dead else (RunState.ARMED, "paused"))
         case Verdict.EXECUTING:
-            assert row.state is RunState.EXECUTING
+            assert row.state is RunState.EXECUTING or (row.lease_until or 0.0) > now
             assert not about_dead
         case Verdict.CLOSED:
             assert row.state in CLOSED
@@ -67,8 +67,11 @@ def test_a_change_counts_up_and_is_told(row: LedgerRow, order: Order, now: float
         assert judged.entry.detail is not None
         assert judged.entry.detail.endswith(order.reason)
     if order.idempotency_key:
-        again = judge(order, judged.row, now + 1, [order.idempotency_key])
+        again = judge(order, judged.row, now + 1, order.change.kind)
         assert (again.verdict, again.row, again.entry) == (Verdict.DONE, judged.row, None)
+        other = Fire() if isinstance(order.change, Extend) else Extend(by=1.0)
+        judged = judge(replace(order, change=other), judged.row, now + 1, order.change.kind)
+        assert (judged.verdict, judged.entry) == (Verdict.KEY_USED, None)
 
 
 @given(rows(), orders(), INSTANTS)
@@ -97,7 +100,28 @@ def test_what_was_acknowledged_holds(row: LedgerRow, order: Order, now: float) -
                 at = judged.row.deadline or 0.0
                 assert not is_taken(at - 0.001)
                 assert is_taken(at)
-                assert at >= now or isinstance(order.change, Resume)
+                assert at >= min(now, row.deadline or 0.0) or isinstance(order.change, Resume)
+
+
+@given(rows(), INSTANTS, INSTANTS)
+def test_more_time_is_later_and_less_time_earlier(
+    row: LedgerRow, now: float, seconds: float
+) -> None:
+    if row.state not in (RunState.ARMED, RunState.PAUSED) or (row.lease_until or 0.0) > now:
+        return
+    clock = now if row.paused_at is None else row.paused_at
+    assert row.deadline is not None
+    for by in (seconds, -seconds):
+        order = Order(change=Extend(by=by), actor="ann", max_seconds=1e9)
+        new = judge(order, row, now).row
+        assert new is not None
+        assert new.deadline is not None
+        if by > 0:
+            assert new.deadline == max(row.deadline, clock) + by
+        else:
+            assert new.deadline <= row.deadline
+            assert new.deadline >= min(row.deadline, clock)
+            assert (new.extended or 0.0) <= (row.extended or 0.0)
 
 
 @given(rows(), INSTANTS, INSTANTS)
@@ -109,7 +133,7 @@ def test_a_pause_and_its_end_leave_the_time_that_was_left(
     order = Order(change=Pause(), actor="ann", max_seconds=1e9)
     paused = judge(order, row, now).row
     assert paused is not None
-    assert paused.paused_by is PausedBy.OPERATOR
+    assert paused.stopped_by is StoppedBy.OPERATOR
     resumed = judge(replace(order, change=Resume()), paused, now + gap).row
     assert resumed is not None
     assert row.deadline is not None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
 from node_timeout.domain.lifecycle import conclude, is_first_try, start, take
-from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, PausedBy, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState, StoppedBy
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from tests.lives import INSTANTS, config_of, leavings, outcomes, rows, starts
 
@@ -23,7 +23,7 @@ def is_sound(row: LedgerRow) -> bool:
     return (
         (row.next_at is not None) == (row.state is RunState.ARMED)
         and (row.paused_at is not None) == (row.state is RunState.PAUSED)
-        and (row.paused_by is not None) == (row.state is RunState.PAUSED)
+        and (row.stopped_by is not None) == (row.state in STOPPED)
         and (row.finished_at is not None) == (row.state in CLOSED)
         and (row.lease_owner is None) == (row.lease_until is None)
         and (row.lease_owner is None or row.state in (RunState.EXECUTING, *STOPPED))
@@ -102,6 +102,7 @@ def test_a_start_opens_what_is_not_over(
     if row.state is RunState.ARMED:
         assert (new.deadline, new.next_at) == (row.deadline, row.next_at), "it keeps its deadline"
     if row.state in (RunState.CANCELLED, RunState.STALE):
+        assert row.stopped_by is not StoppedBy.OPERATOR, "what somebody has cancelled stays so"
         assert new.state is RunState.ARMED
         assert row.finished_at is not None
         assert new.deadline is not None
@@ -112,8 +113,9 @@ def test_a_start_opens_what_is_not_over(
             assert new.deadline - started_at == row.deadline - row.finished_at or (
                 started_at < row.finished_at
             ), "it has the time that it had left"
-    if row.state is RunState.PAUSED:
-        assert row.paused_by is PausedBy.ENGINE, "an operator's pause is ended by an operator"
+    if row.stopped_by is StoppedBy.OPERATOR:
+        assert new == replace(row, started_at=event.happened_at), "only its start is noted"
+    elif row.state is RunState.PAUSED:
         assert new.state is RunState.ARMED
         assert row.paused_at is not None
         assert row.deadline is not None
@@ -149,7 +151,7 @@ def test_leavings_count_in_any_order_and_once(data: st.DataObject, now: float) -
         assert is_sound(row)
         if row.state is RunState.PAUSED:
             assert row.run in found.paused
-            assert row.paused_by is PausedBy.ENGINE
+            assert row.stopped_by is StoppedBy.ENGINE
     for run in found.kept:
         row = node[run]
         exact = all(event.is_pause for event in events)

@@ -50,7 +50,7 @@ def row_text(row: "LedgerRow", now: float) -> str:
     if row.paused_at is not None:
         left = max(0.0, (row.deadline or row.paused_at) - row.paused_at)
         parts.append(
-            f"paused by the {row.paused_by} since {instant_text(row.paused_at)}, "
+            f"paused by the {row.stopped_by} since {instant_text(row.paused_at)}, "
             f"{duration_text(left)} left"
         )
     if (late := lateness(row, now)) is not None and math.isfinite(late):

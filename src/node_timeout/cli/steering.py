@@ -4,6 +4,7 @@ give-back.
 Each imports what it needs, so that ``--help`` answers at once.
 """
 
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -149,13 +150,13 @@ def _change(name: str, done: str, asked: dict[str, Any]) -> int:
 
     async def go(app: "NodeTimeout") -> "tuple[ChangeReport, float]":
         order: Callable[..., Any] = getattr(app, name)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"idempotency_key": secrets.token_hex(8)}
         if name in ("replay", "discard") and not given.get("run_ids"):
             more["finished_by"] = await app.pool.now()
-        report: ChangeReport = await order(actor=user_name(), **given, **more)
-        # Those that are changed are found no more; those of an extension would be.
-        while report.more and report.done and not is_dry and name != "extend":
-            next_page: ChangeReport = await order(actor=user_name(), **given, **more)
+        asked = more | given
+        report: ChangeReport = await order(actor=user_name(), **asked)
+        while report.after is not None and not is_dry:
+            next_page: ChangeReport = await order(actor=user_name(), **asked, after=report.after)
             report = report.joined(next_page)
         return report, await app.pool.now()
 
@@ -177,7 +178,7 @@ def _print(report: "ChangeReport", now: float, *, is_dry: bool, done: str, as_js
         row = each.row
         which = f"node {row.node_id}, version {row.version}" if row else f"run {each.run_id}"
         click.echo(f"{which}: {each.verdict}")
-    if report.more:
+    if report.after is not None:
         click.echo(f"and more: these are the oldest {len(report.runs)}")
     runs = "node run" if report.done == 1 else "node runs"
     click.echo(f"{report.done} {runs} {'would be ' if is_dry else ''}{done}")

@@ -3,7 +3,8 @@
 Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, what its history says.
 
     armed, paused   may be extended, paused or resumed, fired, cancelled
-    executing       is refused: a worker holds the row, so a change and an attempt never cross
+    executing       is refused: a worker holds the row, so a change and an attempt never cross; so
+                    is what its engine has paused under a worker's hands, until the lease is over
     dead            may be replayed or discarded
     other           is closed: nothing opens it again
 
@@ -13,13 +14,12 @@ that it names.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import ClassVar, Optional
 
 from node_timeout.domain.instants import instant_text
 from node_timeout.domain.leaving import paused_row
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, PausedBy, RunState
+from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState, StoppedBy
 from node_timeout.older_python import StrEnum, dataclass
 
 
@@ -39,18 +39,22 @@ class Verdict(StrEnum):
     """Refused: the run was changed since the caller looked at it."""
     OVER_CAP = "over_cap"
     """Refused: its time would be longer than ``max_seconds``."""
+    KEY_USED = "key_used"
+    """Refused: this run had another change under the same idempotency key."""
 
 
 OPEN = (RunState.ARMED, RunState.PAUSED)
 MAX_KEY_LENGTH = 128
 
-Changed = Optional[tuple[LedgerRow, HistoryKind, str]]
+Changed = Optional[tuple[LedgerRow, str]]
 """The new row, its revision not counted up yet, and what the history says; None: as it is."""
 
 
 class Change:
     """What is to be done with a run."""
 
+    kind: ClassVar[HistoryKind]
+    """What the history calls it."""
     applies_to: ClassVar[tuple[RunState, ...]] = OPEN
     sought: ClassVar[tuple[RunState, ...]] = OPEN
     """Of these states are the runs that it is about, if none is named."""
@@ -69,8 +73,11 @@ class Change:
 class Extend(Change):
     """Move the deadline: ``by`` seconds, also fewer than none, or ``until`` an instant.
 
-    One of the two. An earlier deadline than now is now. Of a paused run the time left is changed.
+    One of the two. Of a run that is overdue more time counts from now. A deadline moves back to now
+    at most. Of a paused run the time left is changed.
     """
+
+    kind = HistoryKind.EXTENDED
 
     by: float | None = None
     until: float | None = None
@@ -90,31 +97,36 @@ class Extend(Change):
             new = _armed(row, deadline)
             left = f"the deadline is {instant_text(deadline)}"
         new = replace(new, extended=(row.extended or 0.0) + moved)
-        return new, HistoryKind.EXTENDED, f"by {moved:.15g} s, {left}"
+        return new, f"by {moved:.15g} s, {left}"
 
     def _moved(self, row: LedgerRow, now: float) -> float:
-        """By how many seconds the deadline moves: not farther back than to now."""
-        left = _time_left(row, now)
+        """By how many seconds the deadline moves."""
+        clock = _clock(row, now)
+        deadline = clock if row.deadline is None else row.deadline
         if self.by is not None:
-            return max(self.by, -left)
-        return max((0.0 if self.until is None else self.until - now) - left, -left)
+            wanted = max(deadline, clock) + self.by
+        else:
+            wanted = clock + (0.0 if self.until is None else self.until - now)
+        return (wanted if wanted > clock else min(deadline, clock)) - deadline
 
 
 class Pause(Change):
     """Let the time stand still until someone resumes the run."""
 
+    kind = HistoryKind.PAUSED
     sought = (RunState.ARMED,)
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
-        if row.paused_by is PausedBy.OPERATOR:
+        if row.stopped_by is StoppedBy.OPERATOR:
             return None
         since = now if row.paused_at is None else row.paused_at
-        return paused_row(row, PausedBy.OPERATOR, since), HistoryKind.PAUSED, ""
+        return paused_row(row, StoppedBy.OPERATOR, since), ""
 
 
 class Resume(Change):
     """Let a paused run go on, with the time it had left, whoever has paused it."""
 
+    kind = HistoryKind.RESUMED
     sought = (RunState.PAUSED,)
 
     def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
@@ -123,34 +135,44 @@ class Resume(Change):
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         new = _armed(row, now + _time_left(row, now))
-        return new, HistoryKind.RESUMED, f"the deadline is {instant_text(new.deadline)}"
+        return new, f"the deadline is {instant_text(new.deadline)}"
 
 
 class Fire(Change):
     """Make the run due now."""
 
+    kind = HistoryKind.FIRED
+
     def apply(self, row: LedgerRow, now: float) -> Changed:
         extended = (row.extended or 0.0) - _time_left(row, now)
         was = f"the deadline was {instant_text(row.deadline)}"
-        return replace(_armed(row, now), extended=extended), HistoryKind.FIRED, was
+        return replace(_armed(row, now), extended=extended), was
 
 
 class Cancel(Change):
     """Nothing shall be done about the run any more."""
 
+    kind = HistoryKind.CANCELLED
+
     def apply(self, row: LedgerRow, now: float) -> Changed:
-        new = replace(_not_waiting(row), state=RunState.CANCELLED, finished_at=now)
-        return new, HistoryKind.CANCELLED, ""
+        new = replace(
+            _not_waiting(row),
+            state=RunState.CANCELLED,
+            stopped_by=StoppedBy.OPERATOR,
+            finished_at=now,
+        )
+        return new, ""
 
 
 class Replay(Change):
     """Arm a dead run again, due now, with all its attempts."""
 
+    kind = HistoryKind.REPLAYED
     applies_to = sought = (RunState.DEAD,)
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         new = replace(row, state=RunState.ARMED, next_at=now, attempts=0, finished_at=None)
-        return new, HistoryKind.REPLAYED, ""
+        return new, ""
 
 
 class Discard(Change):
@@ -173,7 +195,7 @@ class Order:
     if_revision: int | None = None
     """Only if the run has this revision still."""
     idempotency_key: str | None = None
-    """The caller's name for this order: one that a run has had is not carried out again."""
+    """The name of this order: what a run has had under it is not carried out again."""
     max_seconds: float
     """How long the time of a run may become, pauses left out."""
 
@@ -189,23 +211,26 @@ class Judged:
     """None if nothing has changed."""
 
 
-def judge(order: Order, row: LedgerRow | None, now: float, keys: Collection[str] = ()) -> Judged:
-    """Say what becomes of a run; ``keys`` are the idempotency keys of the orders that it had."""
+def judge(
+    order: Order, row: LedgerRow | None, now: float, had: HistoryKind | None = None
+) -> Judged:
+    """Say what becomes of a run; ``had`` is the change that it had under the order's key."""
     if row is None:
         return Judged(verdict=Verdict.MISSING, row=None)
-    if order.idempotency_key is not None and order.idempotency_key in keys:
-        return Judged(verdict=Verdict.DONE, row=row)
+    if had is not None:
+        same = had is order.change.kind
+        return Judged(verdict=Verdict.DONE if same else Verdict.KEY_USED, row=row)
     refusal = _refusal(order, row, now)
     if refusal is not None:
         return Judged(verdict=refusal, row=row)
     changed = order.change.apply(row, now)
     if changed is None:
         return Judged(verdict=Verdict.DONE, row=row)
-    new, kind, what = changed
+    new, what = changed
     entry = HistoryEntry(
         run_id=row.run_id,
         at=now,
-        kind=kind,
+        kind=order.change.kind,
         actor=order.actor,
         detail=": ".join(filter(None, [what, order.reason])) or None,
         idempotency_key=order.idempotency_key,
@@ -219,6 +244,8 @@ def _refusal(order: Order, row: LedgerRow, now: float) -> Verdict | None:
         if RunState.DEAD in change.applies_to:
             return Verdict.NOT_DEAD
         return Verdict.EXECUTING if row.state is RunState.EXECUTING else Verdict.CLOSED
+    if (row.lease_until or 0.0) > now:
+        return Verdict.EXECUTING
     if order.if_revision is not None and order.if_revision != row.revision:
         return Verdict.REVISION
     return change.refusal(row, now, order.max_seconds)
@@ -231,10 +258,15 @@ def _armed(row: LedgerRow, deadline: float) -> LedgerRow:
 
 
 def _not_waiting(row: LedgerRow) -> LedgerRow:
-    return replace(row, next_at=None, paused_at=None, paused_by=None)
+    return replace(row, next_at=None, paused_at=None, stopped_by=None)
 
 
 def _time_left(row: LedgerRow, now: float) -> float:
     """Seconds to the deadline, less than none behind it; of a paused run from its pause on."""
-    clock = now if row.paused_at is None else row.paused_at
+    clock = _clock(row, now)
     return (clock if row.deadline is None else row.deadline) - clock
+
+
+def _clock(row: LedgerRow, now: float) -> float:
+    """The instant at which the run's time stands."""
+    return now if row.paused_at is None else row.paused_at

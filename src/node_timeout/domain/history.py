@@ -13,16 +13,6 @@ from node_timeout.domain.run import (
     RunState,
 )
 
-CLOSED_BY_ENGINE = (RunState.CANCELLED, RunState.STALE)
-"""Closed by its word, unless the history says who has cancelled it: the last of `TURNS` tells."""
-TURNS = (HistoryKind.CANCELLED, HistoryKind.RESUMED)
-
-
-def is_cancelled_by_hand(entries: Iterable[HistoryEntry]) -> bool:
-    """Of a cancelled run, by its history in order."""
-    turns = [entry.kind for entry in entries if entry.kind in TURNS]
-    return bool(turns) and turns[-1] is HistoryKind.CANCELLED
-
 
 def of_start(before: LedgerRow, after: LedgerRow, now: float) -> HistoryEntry | None:
     """A closed run is armed again; not if only its leaving had been known."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.run import LedgerRow, NodeRun, PausedBy, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState, StoppedBy
 from node_timeout.older_python import dataclass
 
 SKEW_SECONDS = 5.0
@@ -43,7 +43,8 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
     paused: list[NodeRun] = []
     for run, row in rows.items():
         own = [event.left_at(now) for event in events if event.run == run]
-        if row.state is RunState.CANCELLED and own and (row.finished_at or 0.0) < max(own):
+        has_left = row.state is RunState.CANCELLED and row.stopped_by is StoppedBy.ENGINE
+        if has_left and own and (row.finished_at or 0.0) < max(own):
             changed.append(replace(row, finished_at=max(own)))  # it has left once more
         if not is_open(row, now):
             continue
@@ -58,7 +59,7 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
             changed.append(_cancelled(row, left_at))
             cancelled.append(run)
         elif row.state is not RunState.PAUSED:
-            changed.append(paused_row(row, PausedBy.ENGINE, left_at))
+            changed.append(paused_row(row, StoppedBy.ENGINE, left_at))
             paused.append(run)
     return Leaving(
         changed=tuple(changed), cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused)
@@ -66,19 +67,28 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
 
 
 def _cancelled(row: LedgerRow, left_at: float) -> LedgerRow:
+    paused_at = row.paused_at
+    if paused_at is not None and row.deadline is not None:  # the pause took none of its time
+        row = replace(row, deadline=row.deadline + max(0.0, left_at - paused_at))
     return replace(
         row,
         state=RunState.CANCELLED,
         next_at=None,
         paused_at=None,
-        paused_by=None,
+        stopped_by=StoppedBy.ENGINE,
         finished_at=left_at,
     )
 
 
-def paused_row(row: LedgerRow, by: PausedBy, at: float) -> LedgerRow:
+def paused_row(row: LedgerRow, by: StoppedBy, at: float) -> LedgerRow:
     """What a run becomes whose time stands still from then on."""
-    return replace(row, state=RunState.PAUSED, next_at=None, paused_at=at, paused_by=by)
+    return replace(
+        row,
+        state=RunState.PAUSED,
+        next_at=None,
+        paused_at=at,
+        stopped_by=by,
+    )
 
 
 def remembered(
@@ -96,6 +106,7 @@ def remembered(
             node_id=run.node_id,
             version=run.version,
             state=RunState.CANCELLED,
+            stopped_by=StoppedBy.ENGINE,
             finished_at=instant,
         )
         for run, instant in instants.items()

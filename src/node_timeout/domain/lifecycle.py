@@ -27,8 +27,8 @@ from node_timeout.domain.run import (
     ForeignRun,
     LedgerRow,
     Outcome,
-    PausedBy,
     RunState,
+    StoppedBy,
     TimedOutNode,
 )
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
@@ -46,17 +46,15 @@ def start(
 ) -> LedgerRow | None:
     """What a row becomes when its node enters RUNNING; None: nothing is to be stored.
 
-    A run that is armed keeps its deadline. One that was cancelled, found stale or paused by the
+    A run that is armed keeps its deadline. One that left, was found stale or was paused by the
     engine before it was seen running goes on with the time it had left. Other closed runs stay
-    closed, and what an operator has paused stays paused.
+    closed, and what an operator has paused or cancelled stays so.
     """
     if row is None:
         return None if config is None else _opened(event, config, now)
-    if row.state in (RunState.CANCELLED, RunState.STALE):
+    if may_start_again(row.state, row.stopped_by):
         return _resumed(row, event, config, now)
-    if row.state is RunState.PAUSED and row.paused_by is PausedBy.ENGINE:
-        return _resumed(row, event, config, now)
-    if row.state not in (RunState.ARMED, RunState.EXECUTING):
+    if row.state not in (RunState.ARMED, RunState.EXECUTING, RunState.PAUSED):
         return None
     newer = event.happened_at is not None and (row.started_at or 0.0) < event.happened_at
     changed = row
@@ -66,6 +64,11 @@ def start(
         # A worker that is about to find the run stale has asked too early.
         changed = replace(changed, revision=row.revision + 1)
     return None if changed is row else changed
+
+
+def may_start_again(state: str, stopped_by: str | None) -> bool:
+    """Of a run that is paused or closed: by its engine's word, so that goes for more of it."""
+    return state == RunState.STALE or stopped_by == StoppedBy.ENGINE
 
 
 def _opened(event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow:
@@ -113,7 +116,7 @@ def _resumed(
         deadline=deadline,
         next_at=deadline,
         paused_at=None,
-        paused_by=None,
+        stopped_by=None,
         lease_until=None,
         lease_owner=None,
         attempts=0,
@@ -238,7 +241,7 @@ def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> Ledger
         state=outcome.state,
         next_at=None,
         paused_at=None,
-        paused_by=None,
+        stopped_by=None,
         finished_at=now,
         message=outcome.message,
     )

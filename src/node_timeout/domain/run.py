@@ -177,8 +177,8 @@ class RunState(StrEnum):
     """Given up, with the error; until someone replays it."""
 
 
-class PausedBy(StrEnum):
-    """Who has paused a run: only an operator ends what an operator began."""
+class StoppedBy(StrEnum):
+    """Who has paused or cancelled a run: no engine's word undoes what an operator has done."""
 
     ENGINE = "engine"
     OPERATOR = "operator"
@@ -223,7 +223,7 @@ class LedgerRow:
     """Armed: when it wants attention, at its deadline or for the next try. Else None."""
     paused_at: float | None = None
     """Paused: since when. What is left then of the time to the deadline stays."""
-    paused_by: PausedBy | None = None
+    stopped_by: StoppedBy | None = None
     """Paused: by whom. Else None."""
     lease_until: float | None = None
     lease_owner: str | None = None

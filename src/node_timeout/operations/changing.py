@@ -19,8 +19,8 @@ from node_timeout.domain.hints import shown
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, foreign_member
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.operations.choosing import Choice, order_of
-from node_timeout.operations.pages import BATCH_SIZE, pages
-from node_timeout.ports.directory import RunFilter
+from node_timeout.operations.pages import BATCH_SIZE
+from node_timeout.ports.directory import Cursor, RunFilter
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_RUNS = 500
 """That an order may name."""
 MAX_FOUND = 1000
-"""That an order changes of those that a filter finds; called again it goes on."""
+"""That an order changes of those that a filter finds; given again it goes on where it ended."""
 CHOICE = tuple(each.name for each in fields(Choice))
 CONDITIONS = ("actor", "reason", "if_revision", "idempotency_key")
 
@@ -49,8 +49,9 @@ class ChangeReport:
     """What became of an order."""
 
     runs: tuple[ChangedRun, ...]
-    more: bool = False
-    """Others match as well: the order may be given again."""
+    after: str | None = None
+    """Others match as well: where the order goes on if it is given again, under the same
+    idempotency key. None: these were all."""
 
     @property
     def done(self) -> int:
@@ -62,7 +63,8 @@ class ChangeReport:
 
     def joined(self, other: "ChangeReport") -> "ChangeReport":
         """It and what came of the same order given again."""
-        return ChangeReport(runs=(*self.runs, *other.runs), more=other.more)
+        runs = {each.run_id: each for each in (*self.runs, *other.runs)}
+        return ChangeReport(runs=tuple(runs.values()), after=other.after)
 
     @property
     def verdicts(self) -> dict[Verdict, int]:
@@ -85,14 +87,16 @@ async def carry_out(
     one_root = RunState.DEAD not in change_.applies_to
     which = await choice.find(ledger, pool, one_root=one_root)
     dry_run = bool(asked.get("dry_run"))
-    report = await change(ledger, pool, order, which, dry_run=dry_run)
+    report = await change(ledger, pool, order, which, dry_run=dry_run, after=asked.get("after"))
     if isinstance(change_, Cancel) and not (report.runs or dry_run):
-        return await _disarm_unknown(ledger, pool, choice)
+        return await _cancel_unknown(ledger, pool, order, choice)
     return report
 
 
-async def _disarm_unknown(ledger: Ledger, pool: Pool, choice: Choice) -> ChangeReport:
-    """A named version that the pool alone knows leaves it."""
+async def _cancel_unknown(ledger: Ledger, pool: Pool, order: Order, choice: Choice) -> ChangeReport:
+    """A named version that the pool alone knows leaves it; one that the ledger has got to know
+    meanwhile is cancelled there.
+    """
     node_id, version = choice.node_id, choice.version
     if node_id is None or version is None:
         return ChangeReport(runs=())
@@ -103,6 +107,9 @@ async def _disarm_unknown(ledger: Ledger, pool: Pool, choice: Choice) -> ChangeR
     foreign = [foreign_member(node_id, version)] if roots <= {root} else []
     if not await pool.disarm([run_id, *foreign]):
         return ChangeReport(runs=())
+    report = await change(ledger, pool, order, [run_id])
+    if report.runs[0].verdict is not Verdict.MISSING:
+        return report
     return ChangeReport(runs=(ChangedRun(run_id=run_id, verdict=Verdict.DONE, row=None),))
 
 
@@ -113,16 +120,17 @@ async def change(
     which: Sequence[str] | RunFilter,
     *,
     dry_run: bool = False,
+    after: str | None = None,
 ) -> ChangeReport:
     """Carry out an order for the runs of these ids, at most `MAX_RUNS`, or for those that a filter
-    finds, the oldest `MAX_FOUND`.
+    finds, the oldest `MAX_FOUND` behind ``after``.
 
     ``dry_run`` only says what would become of them. Raises `InvalidInputError`,
     `LedgerUnavailableError`.
     """
-    more = False
+    end: str | None = None
     if isinstance(which, RunFilter):
-        found, more = await _found(ledger, order, which)
+        found, end = await _found(ledger, order, which, after)
         run_ids = [row.run_id for row in found]
     else:
         run_ids = _checked(which)
@@ -137,7 +145,7 @@ async def change(
         ChangedRun(run_id=run_id, verdict=judged[run_id].verdict, row=judged[run_id].row)
         for run_id in dict.fromkeys(run_ids)
     )
-    return ChangeReport(runs=tuple(runs), more=more)
+    return ChangeReport(runs=tuple(runs), after=end)
 
 
 def _checked(run_ids: Sequence[str]) -> list[str]:
@@ -148,15 +156,34 @@ def _checked(run_ids: Sequence[str]) -> list[str]:
     return list(run_ids)
 
 
-async def _found(ledger: Ledger, order: Order, wanted: RunFilter) -> tuple[list[LedgerRow], bool]:
-    """The oldest runs that are meant, state by state; whether there are more."""
+async def _found(
+    ledger: Ledger, order: Order, wanted: RunFilter, after: str | None
+) -> tuple[list[LedgerRow], str | None]:
+    """The oldest runs that are meant, state by state; where they end if there are more."""
+    filters = _filters(order, wanted)
+    first, cursor = (0, None) if after is None else _place(after, len(filters))
     found: list[LedgerRow] = []
-    for each in _filters(order, wanted):
-        async for rows in pages(ledger, each):
-            found += rows
-            if len(found) > MAX_FOUND:
-                return found[:MAX_FOUND], True
-    return found, False
+    for number, each in enumerate(filters[first:], first):
+        behind = cursor if number == first else None
+        while True:
+            page = await ledger.find(each, min(BATCH_SIZE, MAX_FOUND - len(found)), behind)
+            found += page.rows
+            behind = page.after
+            if behind is None:
+                break
+            if len(found) == MAX_FOUND:
+                return found, f"{number}/{behind}"
+        if len(found) == MAX_FOUND and number + 1 < len(filters):
+            return found, f"{number + 1}/"
+    return found, None
+
+
+def _place(text: str, filters: int) -> tuple[int, Cursor | None]:
+    """Of which filter an order goes on, and behind what. Raises `InvalidInputError`."""
+    number, _, cursor = text.partition("/")
+    if number not in map(str, range(filters)):
+        raise InvalidInputError(f"{shown(text)} is not where an order of this kind has ended")
+    return int(number), Cursor.parse(cursor) if cursor else None
 
 
 def _filters(order: Order, wanted: RunFilter) -> list[RunFilter]:
@@ -195,11 +222,7 @@ async def _change(
         await _tell(pool, {run_id: each.row for run_id, each in done.items() if each.row})
         if done:
             now = {row.run_id: row for row in await ledger.rows_of(list(done))}
-            crossed = {
-                run_id: row
-                for run_id, row in now.items()
-                if (was := done[run_id].row) and row.revision != was.revision
-            }
+            crossed = {run_id: row for run_id, row in now.items() if row != done[run_id].row}
             await _tell(pool, crossed)
     except PoolUnavailableError as error:
         logger.warning("%d changed runs wait for the reconciler: %s", len(done), error)

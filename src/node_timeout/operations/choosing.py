@@ -1,6 +1,7 @@
 """Which runs a person or a program means, and under which conditions something is to be done."""
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -37,7 +38,10 @@ class Asked(TypedDict, total=False):
     if_revision: int | None
     """Only if the run has this revision still."""
     idempotency_key: str | None
-    """A run that has had an order of this name is left alone, and reported as done."""
+    """A run that had the same change under this name is left alone, and reported as done."""
+    after: str | None
+    """Where an order for more than 1,000 runs goes on: `ChangeReport.after` of the call before,
+    whose idempotency key it should have."""
     dry_run: bool
     """Change nothing, say what would be."""
 
@@ -109,7 +113,11 @@ def order_of(
     if_revision: int | None = None,
     idempotency_key: str | None = None,
 ) -> Order:
-    """Check and build. Raises `InvalidInputError`."""
+    """Check and build. Raises `InvalidInputError`.
+
+    An order without a key is given one, by which the ledger knows it again if it has to repeat it
+    because it did not hear whether it was carried out.
+    """
     problems = [id_problem("actor", actor)]
     if reason is not None and (problem := id_problem("reason", reason, MAX_REASON_LENGTH)):
         problems.append(problem)
@@ -124,7 +132,7 @@ def order_of(
         actor=actor,
         reason=reason,
         if_revision=if_revision,
-        idempotency_key=idempotency_key,
+        idempotency_key=idempotency_key or secrets.token_hex(8),
         max_seconds=max_seconds,
     )
 

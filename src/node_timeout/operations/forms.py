@@ -75,7 +75,7 @@ def page_as_dict(page: RunPage, now: float) -> dict[str, Any]:
 
 
 def report_as_dict(report: ChangeReport, now: float) -> dict[str, Any]:
-    """``{"done": number, "more": bool, "runs": [{"run_id", "verdict", "run": run or null}]}``."""
+    """``done`` (a number), ``after`` (text or null), ``runs``: ``run_id``, ``verdict``, ``run``."""
     runs = [
         {
             "run_id": each.run_id,
@@ -84,7 +84,7 @@ def report_as_dict(report: ChangeReport, now: float) -> dict[str, Any]:
         }
         for each in report.runs
     ]
-    return {"done": report.done, "more": report.more, "runs": runs}
+    return {"done": report.done, "after": report.after, "runs": runs}
 
 
 def status_as_dict(status: Status) -> dict[str, Any]:

@@ -11,7 +11,7 @@ BATCH_SIZE = 500
 async def pages(directory: Directory, wanted: RunFilter) -> AsyncIterator[tuple[LedgerRow, ...]]:
     """All runs that are wanted, oldest first, `BATCH_SIZE` at a time.
 
-    What is changed between two pages is not seen twice, and holds up no end.
+    What is changed between two pages never makes it go on for ever.
     """
     after: Cursor | None = None
     while True:

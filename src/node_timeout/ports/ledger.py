@@ -57,6 +57,7 @@ class Retention:
     handled_seconds: float
     """Of handled and stale rows."""
     cancelled_seconds: float
+    """Of those that left; what somebody has cancelled stays as long as dead rows."""
     dead_seconds: float
 
 
@@ -138,9 +139,9 @@ class Ledger(Directory, Protocol):
         ...
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        """The runs that have no row, or one that is cancelled or stale, or paused by the engine.
+        """The runs that have no row, or one that is stale, or that its engine let leave or paused.
 
-        Not those that a person or a program has cancelled: that is not undone by a look.
+        Not those that a person or a program has cancelled or paused.
         """
         ...
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from node_timeout.domain.run import LedgerRow, PausedBy, RunState
+from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ HISTORY, SETTINGS = "node_timeout_history", "node_timeout_setting"
 TOKENS = "node_timeout_token"
 
 STATES = {each.value: each for each in RunState}
-PAUSED_BY = {each.value: each for each in PausedBy}
+STOPPED_BY = {each.value: each for each in StoppedBy}
 CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
 ROW_NAMES = tuple(each.name for each in dataclasses.fields(LedgerRow))
 """What a `LedgerRow` holds: its run id is computed."""
@@ -41,8 +41,8 @@ def row_of(values: dict[str, Any]) -> LedgerRow | None:
     """None if it cannot be read. The values are the row's from now on."""
     if (state := STATES.get(values["state"])) is not None:
         values["state"] = state
-        if values["paused_by"] is not None:
-            values["paused_by"] = PAUSED_BY.get(values["paused_by"], PausedBy.OPERATOR)
+        if values["stopped_by"] is not None:
+            values["stopped_by"] = STOPPED_BY.get(values["stopped_by"], StoppedBy.OPERATOR)
         return LedgerRow(**values)
     logger.error(
         "the ledger row of node %r, version %r, has the unknown state %r: it is left alone",

@@ -29,9 +29,10 @@ STATUS = {
     Verdict.NOT_DEAD: 409,
     Verdict.REVISION: 412,
     Verdict.OVER_CAP: 422,
+    Verdict.KEY_USED: 422,
 }
 """Of an order for one run that was refused."""
-TEXTS = ("node_id", "version", "root_pipeline_id", "state", "action", "reason")
+TEXTS = ("node_id", "version", "root_pipeline_id", "state", "action", "reason", "after")
 
 
 async def carry_out(
@@ -42,13 +43,15 @@ async def carry_out(
     caller: Caller,
     *,
     if_revision: str | None = None,
+    key: str | None = None,
 ) -> ChangeReport:
     """Give the order ``name``. Raises `Problem`, `InvalidInputError`, `TemporaryError`.
 
-    ``if_revision`` stands for a header If-Match, which forms cannot have.
+    ``if_revision`` stands for a header If-Match, and ``key`` for Idempotency-Key, which forms
+    cannot have.
     """
     moves = ("by", "until") if name == "extend" else ()
-    require_known(said, (*WHICH, *moves, "reason", "dry_run"), "key")
+    require_known(said, (*WHICH, *moves, "reason", "dry_run", "after"), "key")
     asked = {key: value for key, value in said.items() if value is not None}
     problems = _type_problems(asked)
     if problems:
@@ -59,8 +62,8 @@ async def carry_out(
         asked["by"] = seconds_of(asked["by"], "by")
     if "until" in asked:
         asked["until"] = instant_of(asked["until"], "until")
-    if key := request.headers.get("idempotency-key"):
-        asked["idempotency_key"] = key
+    if named := key or request.headers.get("idempotency-key"):
+        asked["idempotency_key"] = named
     if revision := if_revision or request.headers.get("if-match"):
         asked["if_revision"] = _revision(revision, asked)
     asked["actor"] = caller.name

@@ -29,7 +29,13 @@ async def change_run(call: Call) -> Response:
     name, run_id = form.get("change", ""), form.get("run_id", "")
     said = _order(name, form) | {"run_ids": [run_id]}
     report = await changing.carry_out(
-        call.app, name, said, call.request, call.caller, if_revision=form.get("revision")
+        call.app,
+        name,
+        said,
+        call.request,
+        call.caller,
+        if_revision=form.get("revision"),
+        key=form.get("key"),
     )
     verdict = report.runs[0].verdict if report.runs else Verdict.MISSING
     if name == "discard" and verdict is Verdict.DONE:
@@ -43,17 +49,19 @@ async def change_runs(call: Call) -> Response:
     form = await form_of(call.request)
     single = _single(form)
     name, tab = single.get("change", ""), single.get("tab", "armed")
+    if tab not in pages.TABS:
+        raise Problem(404, "there is no such list")
     said = _order(name, single)
     filters = {key: single[key] for key in pages.FILTERS if single.get(key)}
     is_all = single.get("which") == ALL
     if is_all:
-        said |= pages.filters_of(tab, filters)
+        said |= pages.filters_of(tab, filters) | {"after": single.get("after")}
     elif run_ids := form.get("run_ids"):
         said["run_ids"] = run_ids
     else:
         return await pages.runs_page(call, {"tab": tab, **filters}, report={"nothing": True})
-    report = await changing.carry_out(call.app, name, said, call.request, call.caller)
-    again = is_all and report.more and report.done and name != "extend"
+    key = single.get("key")
+    report = await changing.carry_out(call.app, name, said, call.request, call.caller, key=key)
     told = {
         "nothing": False,
         "change": name,
@@ -63,8 +71,7 @@ async def change_runs(call: Call) -> Response:
             for verdict, count in report.verdicts.items()
             if verdict is not Verdict.DONE
         ],
-        "again": {**single, "which": ALL} if again else None,
-        "more_to_extend": is_all and report.more and name == "extend",
+        "again": {**single, "after": report.after} if report.after else None,
     }
     return await pages.runs_page(call, {"tab": tab, **filters}, report=told)
 

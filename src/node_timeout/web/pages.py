@@ -1,6 +1,7 @@
 """The console's pages: looks at the ledger, each bounded in what it costs."""
 
 import dataclasses
+import secrets
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -120,6 +121,7 @@ async def runs_page(
         next=_link("/runs", {**here, "after": str(found.after)}) if found.after else None,
         first=_link("/runs", here) if after else None,
         here=here,
+        key=secrets.token_hex(8),  # a form that is sent twice is one order
         **{"letters": None, "report": None} | more,
     )
 

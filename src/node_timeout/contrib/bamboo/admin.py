@@ -147,7 +147,7 @@ class TimeoutNodeRunAdmin(_Page):
     fields = (
         *("run_id", "root_pipeline_id", "node_id", "version", "state", "action", "timeout"),
         *("payload_json", "began_at", "deadline_at", "extended", "next_try_at", "paused_since"),
-        *("paused_by", "closed_at", "late_by"),
+        *("stopped_by", "closed_at", "late_by"),
         *("attempts", "revision", "message", "history"),
     )
     readonly_fields = fields

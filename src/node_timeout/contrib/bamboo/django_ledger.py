@@ -21,7 +21,15 @@ from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import Leaving, leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, NodeRun, RunState
+from node_timeout.domain.run import (
+    HistoryEntry,
+    HistoryKind,
+    LedgerRow,
+    Node,
+    NodeRun,
+    RunState,
+    StoppedBy,
+)
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.ledger_rows import (
     HISTORY,
@@ -155,18 +163,16 @@ class DjangoLedger(DjangoConfigs):
         return f"run_id IN ({', '.join(['%s'] * len(chosen))})", [*map(self._key, chosen)]
 
     def _leave_named(self, run: NodeRun, now: float) -> bool:
-        """`leaving.leave` of exactly this run; whether it was open, or has left before."""
-        cancelled = RunState.CANCELLED.value
+        """`leaving.leave` of exactly this run; whether it was armed, or has left before."""
+        cancelled, engine = RunState.CANCELLED.value, StoppedBy.ENGINE.value
         with self._cursor() as cursor:
             cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, paused_at = NULL,"
-                " paused_by = NULL, finished_at = %s"
-                " WHERE run_id = %s AND (state IN (%s, %s) OR (state = %s AND deadline > %s)"
-                " OR (state = %s AND finished_at < %s))",
+                f"UPDATE {RUNS} SET state = %s, next_at = NULL, stopped_by = %s, finished_at = %s"
+                " WHERE run_id = %s AND (state = %s OR (state = %s AND deadline > %s)"
+                " OR (state = %s AND stopped_by = %s AND finished_at < %s))",
                 [
-                    *(cancelled, now, self._key(run.run_id)),
-                    *(RunState.ARMED.value, RunState.PAUSED.value),
-                    *(RunState.EXECUTING.value, now, cancelled, now),
+                    *(cancelled, engine, now, self._key(run.run_id), RunState.ARMED.value),
+                    *(RunState.EXECUTING.value, now, cancelled, engine, now),
                 ],
             )
             return bool(cursor.rowcount)
@@ -253,7 +259,7 @@ class DjangoLedger(DjangoConfigs):
         values["run_id"] = self._key(values["run_id"])
         # Not every driver writes an enum as its text.
         values["state"] = row.state.value
-        values["paused_by"] = None if row.paused_by is None else row.paused_by.value
+        values["stopped_by"] = None if row.stopped_by is None else row.stopped_by.value
         return [values[name] for name in names]
 
 

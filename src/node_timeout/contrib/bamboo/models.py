@@ -182,7 +182,7 @@ class TimeoutNodeRun(_Row):
     extended = models.FloatField(_("deadline moved by (s)"), null=True)
     next_at = models.FloatField(_("next try"), null=True)
     paused_at = models.FloatField(_("paused"), null=True)
-    paused_by = models.CharField(_("paused by"), max_length=16, null=True)
+    stopped_by = models.CharField(_("paused by"), max_length=16, null=True)
     lease_until = models.FloatField(_("lease until"), null=True)
     lease_owner = models.CharField(_("lease"), max_length=64, null=True)
     attempts = models.IntegerField(_("attempts"))

@@ -19,7 +19,6 @@ from node_timeout.domain.run import (
     LedgerRow,
     NodeRun,
     Outcome,
-    PausedBy,
     RunState,
 )
 from node_timeout.domain.taking import Lease
@@ -78,11 +77,7 @@ class MemoryLedger(MemoryKeeping, MemoryTokens):
 
     def _is_tracked(self, run_id: str) -> bool:
         row = self._rows.get(run_id)
-        if row is None or row.paused_by is PausedBy.ENGINE:
-            return False
-        if row.state not in history.CLOSED_BY_ENGINE:
-            return True
-        return history.is_cancelled_by_hand(self._history.get(run_id, []))
+        return row is not None and not lifecycle.may_start_again(row.state, row.stopped_by)
 
     async def actions(self, run_ids: Sequence[str]) -> dict[str, str]:
         return {row.run_id: row.action for row in self._known(run_ids) if row.action is not None}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from node_timeout.domain import changes
 from node_timeout.domain.changes import Discard, Judged, Order, Verdict
-from node_timeout.domain.run import DueRun, LedgerRow, RunState
+from node_timeout.domain.run import DueRun, LedgerRow, RunState, StoppedBy
 from node_timeout.ports.ledger import Retention
 from node_timeout.stores.memory.ledger_directory import CLOSED, MemoryDirectory, finished_at
 
@@ -59,8 +59,9 @@ class MemoryKeeping(MemoryDirectory):
         judged: dict[str, Judged] = {}
         for run_id in sorted(set(run_ids)):
             entries = self._history.get(run_id, [])
-            keys = [entry.idempotency_key for entry in entries if entry.idempotency_key]
-            each = changes.judge(order, self._rows.get(run_id), now, keys)
+            kinds = {entry.idempotency_key: entry.kind for entry in entries}
+            had = kinds.get(order.idempotency_key) if order.idempotency_key else None
+            each = changes.judge(order, self._rows.get(run_id), now, had)
             if each.entry is not None and each.row is not None:
                 self._store([each.row])
                 self._note([each.entry])
@@ -78,4 +79,6 @@ def _is_past(row: LedgerRow, now: float, retention: Retention) -> bool:
         RunState.CANCELLED: retention.cancelled_seconds,
         RunState.DEAD: retention.dead_seconds,
     }.get(row.state)
+    if row.stopped_by is StoppedBy.OPERATOR:
+        seconds = retention.dead_seconds
     return seconds is not None and finished_at(row) < now - seconds

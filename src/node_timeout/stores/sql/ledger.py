@@ -7,10 +7,10 @@ in `ledger_changing` and look at in `ledger_directory`, settings and rights in `
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import DueRun, RunState
+from node_timeout.domain.run import DueRun, RunState, StoppedBy
 from node_timeout.ports.ledger import Retention
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_changing import LedgerChanging
@@ -72,14 +72,27 @@ class SqlLedger(LedgerHandling, LedgerChanging, LedgerDirectory, LedgerSettings,
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:
-    """The closed rows that are past their retention, each state for itself."""
+    """The closed rows that are past their retention, each state for itself.
+
+    What somebody has cancelled stays as long as dead rows: without it a look at the engine would
+    arm it again.
+    """
     ages = {
         RunState.HANDLED: retention.handled_seconds,
         RunState.STALE: retention.handled_seconds,
         RunState.CANCELLED: retention.cancelled_seconds,
         RunState.DEAD: retention.dead_seconds,
     }
+    own = {RunState.CANCELLED: runs.c.stopped_by.is_distinct_from(StoppedBy.OPERATOR)}
+    by_hand = and_(
+        runs.c.state == RunState.CANCELLED,
+        runs.c.stopped_by == StoppedBy.OPERATOR,
+        runs.c.finished_at < now - retention.dead_seconds,
+    )
     return [
-        and_(runs.c.state == state, runs.c.finished_at < now - seconds)
-        for state, seconds in ages.items()
+        *(
+            and_(runs.c.state == state, runs.c.finished_at < now - seconds, own.get(state, true()))
+            for state, seconds in ages.items()
+        ),
+        by_hand,
     ]

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import changes
 from node_timeout.domain.changes import Discard, Judged, Order, Verdict
-from node_timeout.domain.run import RunState
+from node_timeout.domain.run import HistoryKind, RunState
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_tracking import LedgerTracking
 from node_timeout.stores.sql.run_rows import chunks, in_order
@@ -26,9 +26,9 @@ class LedgerChanging(LedgerTracking):
         for chunk in chunks(in_order(chosen)):
             locked = await self._locked(connection, chunk)
             rows = {run.run_id: row for run, row in locked.items()}
-            keys = await self._keys_of(connection, chunk, order.idempotency_key)
+            had = await self._had(connection, chunk, order.idempotency_key)
             here = {
-                run_id: changes.judge(order, rows.get(run_id), now, keys.get(run_id, ()))
+                run_id: changes.judge(order, rows.get(run_id), now, had.get(run_id))
                 for run_id in chunk
             }
             changed = [each for each in here.values() if each.entry is not None]
@@ -40,18 +40,18 @@ class LedgerChanging(LedgerTracking):
             await self._delete(connection, done, runs.c.state == RunState.DEAD)
         return judged
 
-    async def _keys_of(
+    async def _had(
         self, connection: AsyncConnection, chosen: Sequence[str], key: str | None
-    ) -> dict[str, tuple[str, ...]]:
-        """The idempotency key, of the runs that had an order of that name."""
+    ) -> dict[str, HistoryKind]:
+        """Which change these runs had under an idempotency key."""
         if key is None:
             return {}
         found = await connection.execute(
-            select(history_table.c.run_id).where(
+            select(history_table.c.run_id, history_table.c.kind).where(
                 self._keys.of(chosen, history_table), history_table.c.idempotency_key == key
             )
         )
-        return dict.fromkeys(found.scalars(), (key,))
+        return {row.run_id: HistoryKind(row.kind) for row in found}
 
     async def _delete(
         self, connection: AsyncConnection, chosen: Sequence[str], still: ColumnElement[bool]

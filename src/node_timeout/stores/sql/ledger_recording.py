@@ -58,7 +58,7 @@ class LedgerRecording(LedgerTracking):
                     state=RunState.HANDLED,
                     next_at=None,
                     paused_at=None,
-                    paused_by=None,
+                    stopped_by=None,
                     lease_until=None,
                     lease_owner=None,
                     finished_at=now,

@@ -12,16 +12,15 @@ from node_timeout.domain.batches import by_node, first_starts
 from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave, remembered
-from node_timeout.domain.lifecycle import start
+from node_timeout.domain.lifecycle import may_start_again, start
 from node_timeout.domain.run import (
     DueRun,
     HistoryEntry,
-    HistoryKind,
     LedgerRow,
     Node,
     NodeRun,
-    PausedBy,
     RunState,
+    StoppedBy,
 )
 from node_timeout.ports.ledger import Disarming
 from node_timeout.stores.ledger_rows import MUTABLE, rows_of, values_of
@@ -138,16 +137,16 @@ class LedgerTracking(LedgerConfigs):
                 halted += leaving.paused
                 cancelled += leaving.cancelled
                 kept += leaving.kept
-            await self._close_left(
-                connection, [row for row in changed if row.state is RunState.CANCELLED]
-            )
-            await self._store(connection, (row for row in changed if row.state is RunState.PAUSED))
+            # What is or was paused is stored whole; the rest, nearly all, in one statement.
+            whole = [row for row in changed if RunState.PAUSED in (row.state, rows[row.run].state)]
+            await self._store(connection, whole)
+            await self._close_left(connection, [row for row in changed if row not in whole])
             await self._note(connection, history.of_pauses(halted, now))
             paused += halted
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused))
 
     async def _close_left(self, connection: AsyncConnection, changed: Sequence[LedgerRow]) -> None:
-        """Write what `leaving.leave` has changed: all that it may change, in one statement."""
+        """Write what `leaving.leave` has changed of runs that were not paused."""
         if not changed:
             return
         ordered = sorted(changed, key=lambda row: row.run_id)
@@ -160,8 +159,7 @@ class LedgerTracking(LedgerConfigs):
                 **own.values,
                 state=RunState.CANCELLED,
                 next_at=None,
-                paused_at=None,
-                paused_by=None,
+                stopped_by=StoppedBy.ENGINE,
             ),
             execution_options=own.options,
         )
@@ -196,26 +194,12 @@ class LedgerTracking(LedgerConfigs):
         tracked: set[str] = set()
         for chunk in chunks(in_order(run.run_id for run in chosen)):
             found = await connection.execute(
-                select(runs.c.run_id, runs.c.state, runs.c.paused_by).where(self._keys.of(chunk))
+                select(runs.c.run_id, runs.c.state, runs.c.stopped_by).where(self._keys.of(chunk))
             )
-            rows = {row.run_id: row for row in found}
-            closed = [each for each, row in rows.items() if row.state in history.CLOSED_BY_ENGINE]
-            paused = {each for each, row in rows.items() if row.paused_by == PausedBy.ENGINE}
-            tracked |= rows.keys() - set(closed) - paused
-            if closed:
-                tracked |= await self._cancelled_by_hand(connection, closed)
+            tracked |= {
+                row.run_id for row in found if not may_start_again(row.state, row.stopped_by)
+            }
         return [run for run in dict.fromkeys(chosen) if run.run_id not in tracked]
-
-    async def _cancelled_by_hand(
-        self, connection: AsyncConnection, run_ids: Sequence[str]
-    ) -> set[str]:
-        found = await connection.execute(
-            select(history_table.c.run_id, history_table.c.kind)
-            .where(self._keys.of(run_ids, history_table), history_table.c.kind.in_(history.TURNS))
-            .order_by(history_table.c.id)
-        )
-        last = {row.run_id: row.kind for row in found}
-        return {run_id for run_id, kind in last.items() if kind == HistoryKind.CANCELLED}
 
     @transaction
     async def actions(self, connection: AsyncConnection, chosen: Sequence[str]) -> dict[str, str]:

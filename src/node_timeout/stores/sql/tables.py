@@ -131,7 +131,7 @@ runs = Table(
     Column("extended", Double, nullable=True, comment="seconds, by changes"),
     Column("next_at", Double, nullable=True, comment="of an armed run: its deadline or next try"),
     Column("paused_at", Double, nullable=True),
-    Column("paused_by", _exact(16), nullable=True),
+    Column("stopped_by", _exact(16), nullable=True),
     Column("lease_until", Double, nullable=True),
     Column("lease_owner", _exact(64), nullable=True),
     Column("attempts", Integer, nullable=False),

@@ -23,9 +23,13 @@ async def change(
     return judged[runs[-1].run_id]
 
 
-async def take(ledger: Ledger, *runs: NodeRun, now: float = NOW + 10) -> Taking:
+async def take(
+    ledger: Ledger, *runs: NodeRun, now: float = NOW + 10, ahead_seconds: float = 0.0
+) -> Taking:
     wanted = [DueRun(run_id=each.run_id, due_at=NOW) for each in runs]
-    return await ledger.take(wanted, now=now, lease_seconds=LEASE, max_attempts=3)
+    return await ledger.take(
+        wanted, now=now, lease_seconds=LEASE, max_attempts=3, ahead_seconds=ahead_seconds
+    )
 
 
 async def states(ledger: Ledger, node_id: str) -> dict[str, RunState]:

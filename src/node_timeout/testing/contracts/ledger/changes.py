@@ -13,9 +13,16 @@ from node_timeout.domain.changes import (
     Resume,
     Verdict,
 )
-from node_timeout.domain.run import HistoryKind, LedgerRow, PausedBy, RunState
-from node_timeout.ports.ledger import Ledger
-from node_timeout.testing.contracts.ledger.acts import NOW, change, record, states, take
+from node_timeout.domain.run import HistoryKind, LedgerRow, RunState, StoppedBy
+from node_timeout.ports.ledger import Ledger, Retention
+from node_timeout.testing.contracts.ledger.acts import (
+    NOW,
+    change,
+    purge,
+    record,
+    states,
+    take,
+)
 from node_timeout.testing.words import config, configure, gone, id_of, run, started
 
 A = run("a")
@@ -91,7 +98,7 @@ async def test_a_pause_keeps_the_time_left_for_as_long_as_it_lasts(ledger: Ledge
     await change(ledger, Pause(), A, now=NOW + 40)
     row = await row_of(ledger)
     assert (row.state, row.next_at) == (RunState.PAUSED, None)
-    assert (row.paused_at, row.paused_by) == (NOW + 40, PausedBy.OPERATOR)
+    assert (row.paused_at, row.stopped_by) == (NOW + 40, StoppedBy.OPERATOR)
     assert (await take(ledger, A, now=NOW + 999)).dropped == {RunState.PAUSED: 1}
     judged = await change(ledger, Pause(), A, now=NOW + 50)
     assert (judged.verdict, judged.entry) == (Verdict.DONE, None), "a second one changes nothing"
@@ -101,7 +108,7 @@ async def test_a_pause_keeps_the_time_left_for_as_long_as_it_lasts(ledger: Ledge
     row = await row_of(ledger)
     assert row.state is RunState.ARMED
     assert row.deadline == row.next_at == pytest.approx(NOW + 9040 + 65)
-    assert (row.paused_at, row.paused_by) == (None, None)
+    assert (row.paused_at, row.stopped_by) == (None, None)
     assert (await change(ledger, Resume(), A)).verdict is Verdict.NOT_PAUSED
     kinds = [entry.kind for entry in await ledger.history([A.run_id])]
     assert kinds == [HistoryKind.PAUSED, HistoryKind.EXTENDED, HistoryKind.RESUMED]
@@ -125,7 +132,7 @@ async def test_the_engines_pause_ends_with_its_word_and_an_operators_does_not(
     disarming = await ledger.disarm(both, NOW + 41)
     assert set(disarming.paused) == {A, run("b")}
     row = await row_of(ledger)
-    assert (row.state, row.paused_by) == (RunState.PAUSED, PausedBy.ENGINE)
+    assert (row.state, row.stopped_by) == (RunState.PAUSED, StoppedBy.ENGINE)
     assert row.paused_at == NOW + 40
     assert (await ledger.disarm(both, NOW + 45)).paused == (), "twice is once"
     await change(ledger, Pause(), run("b"), now=NOW + 50)
@@ -158,7 +165,77 @@ async def test_a_node_that_leaves_while_it_is_paused_is_cancelled(ledger: Ledger
     await change(ledger, Pause(), A)
     assert (await ledger.disarm([gone("a")], NOW + 5)).cancelled == (A,)
     row = await row_of(ledger)
-    assert (row.state, row.paused_at, row.paused_by) == (RunState.CANCELLED, None, None)
+    assert (row.state, row.paused_at) == (RunState.CANCELLED, None)
+    assert row.stopped_by is StoppedBy.ENGINE
+    (due,) = await ledger.arm(started([A], happened_at=NOW + 7), NOW + 7)
+    assert due.due_at == pytest.approx(NOW + 107), "neither the pause nor its absence took time"
+
+
+async def test_what_is_paused_and_started_anew_is_not_taken_for_what_left_before(
+    ledger: Ledger,
+) -> None:
+    await configure(ledger, config("a", 100))
+    await ledger.arm(started([A], happened_at=NOW), NOW)
+    await change(ledger, Pause(), A, now=NOW + 1)
+    await ledger.arm(started([A], happened_at=NOW + 30), NOW + 31)
+    disarming = await ledger.disarm([gone("a", happened_at=NOW + 20)], NOW + 32)
+    assert disarming.kept == (A,)
+    assert await states(ledger, "a") == {"v1": RunState.PAUSED}
+
+
+@pytest.mark.parametrize("pause", ["before", "after", "never"])
+async def test_no_word_of_the_engine_arms_what_somebody_has_cancelled(
+    ledger: Ledger, pause: str
+) -> None:
+    await armed(ledger, "a")
+    if pause == "before":
+        await ledger.disarm([gone("a", "v1", happened_at=NOW + 1, is_pause=True)], NOW + 1)
+    await change(ledger, Cancel(), A, now=NOW + 2)
+    if pause == "after":
+        await ledger.disarm([gone("a", "v1", happened_at=NOW + 3, is_pause=True)], NOW + 3)
+    await ledger.disarm([gone("a", "v1", happened_at=NOW + 4)], NOW + 4)
+    assert await ledger.arm(started([A], happened_at=NOW + 5), NOW + 5) == []
+    assert await ledger.arm(started([A]), NOW + 6) == []
+    assert await ledger.untracked([A]) == []
+    assert (await row_of(ledger)).stopped_by is StoppedBy.OPERATOR
+
+
+async def test_what_somebody_has_cancelled_stays_as_long_as_what_is_dead(ledger: Ledger) -> None:
+    await armed(ledger, "a", "b")
+    await change(ledger, Cancel(), A)
+    await ledger.disarm([gone("b")], NOW)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=100)
+    assert await purge(ledger, NOW + 50, retention) == 1
+    assert await states(ledger, "a") == {"v1": RunState.CANCELLED}
+    assert await purge(ledger, NOW + 102, retention) == 1
+
+
+async def test_a_change_waits_for_a_worker_under_whose_hands_its_engine_paused_the_run(
+    ledger: Ledger,
+) -> None:
+    await armed(ledger, "a")
+    taking = await take(ledger, A, now=NOW + 99, ahead_seconds=2.0)
+    assert len(taking.taken) == 1
+    await ledger.disarm([gone("a", "v1", happened_at=NOW + 99, is_pause=True)], NOW + 99)
+    assert await states(ledger, "a") == {"v1": RunState.PAUSED}
+    for order in (Pause(), Cancel(), Extend(by=60), Resume(), Fire()):
+        assert (await change(ledger, order, A, now=NOW + 99.5)).verdict is Verdict.EXECUTING
+    later = taking.lease_until + 1
+    assert (await change(ledger, Pause(), A, now=later)).verdict is Verdict.DONE
+
+
+async def test_a_key_names_one_change(ledger: Ledger) -> None:
+    await armed(ledger, "a")
+    await change(ledger, Extend(by=5), A, idempotency_key="k")
+    judged = await change(ledger, Cancel(), A, idempotency_key="k")
+    assert judged.verdict is Verdict.KEY_USED
+    assert await states(ledger, "a") == {"v1": RunState.ARMED}
+
+
+async def test_more_time_for_what_is_overdue_counts_from_now(ledger: Ledger) -> None:
+    await armed(ledger, "a")
+    await change(ledger, Extend(by=60), A, now=NOW + 400)
+    assert (await row_of(ledger)).next_at == pytest.approx(NOW + 460)
 
 
 async def test_what_is_paused_is_never_purged_nor_lost(ledger: Ledger) -> None:

@@ -37,7 +37,7 @@ async def test_the_history_goes_with_its_run(ledger: Ledger) -> None:
     await ledger.arm(started([run("a"), run("b")]), NOW)
     for name in "ab":
         await change(ledger, Cancel(), run(name))
-    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1e9)
+    retention = Retention(handled_seconds=1, cancelled_seconds=1, dead_seconds=1)
     assert await ledger.purge([id_of("a")], NOW + 9, retention) == 1
     assert await ledger.history([id_of("a")]) == []
     assert len(await ledger.history([id_of("b")])) == 1

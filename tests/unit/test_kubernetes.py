@@ -456,6 +456,19 @@ def test_with_keda_an_apply_leaves_the_number_of_workers_alone() -> None:
     assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
 
 
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("docs/**/run-in-production.md")), ids=lambda path: path.parts[-3]
+)
+def test_the_tokens_of_the_documents_can_be_made(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    shown = re.findall(r"node-timeout token create (--.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(shown) == 3
+    tokens = cli.commands["token"]
+    assert isinstance(tokens, click.Group)
+    for arguments in shown:
+        tokens.commands["create"].make_context("create", arguments.split())
+
+
 def test_the_network_policies_open_the_ports_of_the_processes_alone() -> None:
     everywhere = manifest("NetworkPolicy", "node-timeout")["spec"]
     assert set(selected(everywhere["podSelector"]["matchLabels"])) == set(PODS)

@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from textwrap import dedent
@@ -173,6 +175,53 @@ def test_the_overlay_alone_says_which_image() -> None:
     (image,) = root["images"]
     assert image["newTag"] == "TAG"
     assert {container_of(pod_of(name))["image"] for name in PODS} == {image["name"]}
+    # A kustomization renames the images of its own resources only.
+    for path in KUSTOMIZATIONS:
+        (each,) = read(path)
+        pods = [
+            manifest
+            for name in each["resources"]
+            for manifest in read(path.parent / name)
+            if manifest["kind"] in ("Deployment", "Job")
+        ]
+        assert each.get("images", []) == ([image] if pods else [])
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kustomize_renders_the_overlay_of_the_documents_with_every_component(
+    tmp_path: Path,
+) -> None:
+    overlay = documented_manifests(HOW_TOS[0])[0]
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes", ignore=shutil.ignore_patterns("secret*"))
+    overlay["resources"] = ["../kubernetes"]
+    overlay["components"] = [
+        f"../kubernetes/{path.parent.relative_to(KUBERNETES)}"
+        for path in KUSTOMIZATIONS
+        if path.parent != KUBERNETES
+    ]
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rendered = list(yaml.safe_load_all(done.stdout))
+    assert {each["metadata"]["namespace"] for each in rendered} == {overlay["namespace"]}
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in rendered
+        if each["kind"] in ("Deployment", "Job")
+    }
+    (image,) = overlay["images"]
+    expected = f"{image['newName']}:{image['newTag']}"
+    assert {name: container_of(pod)["image"] for name, pod in pods.items()} == dict.fromkeys(
+        PODS, expected
+    )
 
 
 # Settings

@@ -1,13 +1,14 @@
 # syntax=docker/dockerfile:1
-# One image for every role: docker run … node-timeout scan | worker | migrate | check
+# One image for every role: docker run … node-timeout scan | worker | serve | migrate | check
 
 FROM python:3.13-slim AS build
 WORKDIR /source
 COPY pyproject.toml DESCRIPTION.md LICENSE constraints.txt ./
 COPY src src
 COPY migrations migrations
+COPY docs/reference/api.openapi.yaml docs/reference/
 RUN python -m venv /app \
- && /app/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,mysql]'
+ && /app/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,mysql,web]'
 
 FROM python:3.13-slim
 RUN groupadd --gid 10001 node-timeout \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the servers that the integration tests start for themselves, where they are missing.
+# Installs the servers and programs that the tests start for themselves, where they are missing.
 # The packages' own services are not started.
 set -eu
 
@@ -27,6 +27,8 @@ has pgbouncer || missing pgbouncer pgbouncer
 has mariadbd mysqld || missing mariadb-server mariadb
 # For a test that lets the clock of a Redis step.
 has cc || missing gcc gcc
+# For the test of the alarms; its server is not started.
+has promtool || missing prometheus prometheus
 
 if [ -z "$debian" ]; then exit 0; fi
 

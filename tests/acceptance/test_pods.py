@@ -32,7 +32,7 @@ def as_pod(settings: Settings, tmp_path: Path) -> Callable[[str], dict[str, str]
         folder = tmp_path / name
         secret = {
             f"node_timeout_{each}": getattr(settings, each).get_secret_value() for each in STORES
-        }
+        } | {"node_timeout_web_secret": "of-the-tests-of-pods-0123456789abcdef"}
         mount_secrets(pod, secret, folder)
         own = {f"NODE_TIMEOUT_{each.upper()}": getattr(settings, each) for each in OWN}
         return environment() | environment_of(pod) | own | {SECRETS_DIR: str(folder)}
@@ -73,5 +73,35 @@ async def test_a_pod_answers_its_probes_and_stops_when_asked(
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         url = f"http://127.0.0.1:{port}{container[probe]['httpGet']['path']}"
         await wait_until(partial(answers, url))
+    assert process.stop(pod["terminationGracePeriodSeconds"]) == 0
+    assert "stopped" in process.output
+
+
+async def test_serve_starts_once_the_first_token_is_made_by_a_worker(
+    as_pod: Callable[[str], dict[str, str]], run_cli: RunCli, start: Start
+) -> None:
+    name = "node-timeout-serve"
+    pod = pod_of(name)
+    container = container_of(pod)
+    port = free_port()
+    # It listens as in the pod, on every address of this host.
+    env = as_pod(name) | {"NODE_TIMEOUT_WEB_PORT": str(port)}
+    refused = run_cli(*container["args"], env=env)
+    assert refused.returncode == 2
+    assert "make one with node-timeout token create" in refused.stderr
+    arguments = ("token", "create", "--role", "admin", "--name", "the first")
+    made = run_cli(*arguments, env=as_pod("node-timeout-worker"))
+    assert made.returncode == 0
+    process = start(*container["args"], env=env)
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        await wait_until(
+            partial(answers, f"http://127.0.0.1:{port}{container[probe]['httpGet']['path']}")
+        )
+    assert answers(f"http://127.0.0.1:{port}/metrics")
+    status = f"http://127.0.0.1:{port}/api/v1/status"
+    assert not answers(status)
+    bearer = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    with urllib.request.urlopen(urllib.request.Request(status, headers=bearer)) as answer:
+        assert answer.status == 200
     assert process.stop(pod["terminationGracePeriodSeconds"]) == 0
     assert "stopped" in process.output

@@ -1,22 +1,31 @@
 """The manifests are valid, agree with each other, and say what the code says."""
 
+import asyncio
 import http.client
 import re
+import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import click
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
+from starlette.applications import Starlette
 
 from node_timeout.cli.main import cli
 from node_timeout.dispatch.queue_room import MESSAGES_AHEAD
 from node_timeout.runtime.loop import Health
 from node_timeout.runtime.monitor import MonitorHttp
-from node_timeout.setting_rules import variable
+from node_timeout.setting_rules import refuse_misspelt, variable
 from node_timeout.settings import Settings
 from node_timeout.urls.secret_files import SECRETS_DIR
+from node_timeout.web.routes import _about_itself
+from node_timeout.web.server import is_loopback
 from tests.manifests import (
     EXAMPLE_SECRET,
     KUBERNETES,
@@ -34,11 +43,15 @@ from tests.manifests import (
 
 # The oldest that has all that is used without a feature gate, and the newest with schemas.
 VERSIONS = ("1.31", "1.37")
-DEPLOYMENTS = ("node-timeout-scan", "node-timeout-worker")
+DAEMONS = ("node-timeout-scan", "node-timeout-worker")
+SERVE = "node-timeout-serve"
+DEPLOYMENTS = (*DAEMONS, SERVE)
 PODS = (*DEPLOYMENTS, "node-timeout-migrate")
 HOW_TOS = sorted(ROOT.glob("docs/**/run-on-kubernetes.md"))
 # What a worker needs after `shutdown_timeout` to put back what it has cancelled.
 PUT_BACK_SECONDS = 5
+# What the web server needs at most: for its open requests, then for its own end.
+SERVE_ENDS_SECONDS = 5 + 10
 
 SECRET_SETTINGS = {
     variable(name).lower()
@@ -162,6 +175,53 @@ def test_the_overlay_alone_says_which_image() -> None:
     (image,) = root["images"]
     assert image["newTag"] == "TAG"
     assert {container_of(pod_of(name))["image"] for name in PODS} == {image["name"]}
+    # A kustomization renames the images of its own resources only.
+    for path in KUSTOMIZATIONS:
+        (each,) = read(path)
+        pods = [
+            manifest
+            for name in each["resources"]
+            for manifest in read(path.parent / name)
+            if manifest["kind"] in ("Deployment", "Job")
+        ]
+        assert each.get("images", []) == ([image] if pods else [])
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kustomize_renders_the_overlay_of_the_documents_with_every_component(
+    tmp_path: Path,
+) -> None:
+    overlay = documented_manifests(HOW_TOS[0])[0]
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes", ignore=shutil.ignore_patterns("secret*"))
+    overlay["resources"] = ["../kubernetes"]
+    overlay["components"] = [
+        f"../kubernetes/{path.parent.relative_to(KUBERNETES)}"
+        for path in KUSTOMIZATIONS
+        if path.parent != KUBERNETES
+    ]
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rendered = list(yaml.safe_load_all(done.stdout))
+    assert {each["metadata"]["namespace"] for each in rendered} == {overlay["namespace"]}
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in rendered
+        if each["kind"] in ("Deployment", "Job")
+    }
+    (image,) = overlay["images"]
+    expected = f"{image['newName']}:{image['newTag']}"
+    assert {name: container_of(pod)["image"] for name, pod in pods.items()} == dict.fromkeys(
+        PODS, expected
+    )
 
 
 # Settings
@@ -184,6 +244,9 @@ def test_the_settings_are_read_from_variables_and_secret_files(
         assert settings.redis_url.get_secret_value() == secret["node_timeout_redis_url"]
         assert settings.amqp_url.get_secret_value() == secret["node_timeout_amqp_url"]
         assert (settings.engine, settings.log_format) == ("dry_run", "json")
+    if name == SERVE:
+        assert settings.web_secret is not None
+        assert settings.web_secret.get_secret_value() == secret["node_timeout_web_secret"]
 
 
 def test_every_key_of_the_secret_is_a_secret_setting_and_none_is_forgotten() -> None:
@@ -217,6 +280,7 @@ def test_only_workers_get_the_secrets_of_engine_and_webhook(
     assert seen == {
         "node-timeout-scan": stores,
         "node-timeout-worker": SECRET_SETTINGS,
+        "node-timeout-serve": stores | {"node_timeout_web_secret"},
         "node-timeout-migrate": {"node_timeout_database_url"},
     }
 
@@ -240,15 +304,20 @@ def test_the_command_line_is_one_that_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_probes_ask_pages_that_exist_on_the_metrics_port(
+def test_probes_ask_pages_that_exist_on_the_port_of_the_process(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = pod_of(name)
     container = container_of(pod)
     settings = settings_of(pod, tmp_path / "secrets", monkeypatch)
-    assert settings.metrics_host == "0.0.0.0"
+    if name == SERVE:
+        host, expected = settings.web_host, {"name": "http", "containerPort": settings.web_port}
+    else:
+        host = settings.metrics_host
+        expected = {"name": "metrics", "containerPort": settings.metrics_port}
+    assert host == "0.0.0.0"
     (port,) = container["ports"]
-    assert port == {"name": "metrics", "containerPort": settings.metrics_port}
+    assert port == expected
     asked = {
         probe: container[probe]["httpGet"]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe")
@@ -258,11 +327,12 @@ def test_probes_ask_pages_that_exist_on_the_metrics_port(
         "livenessProbe": "/healthz",
         "readinessProbe": "/readyz",
     }
-    assert {get["port"] for get in asked.values()} == {"metrics"}
+    assert {get["port"] for get in asked.values()} == {port["name"]}
     annotations = scrape_annotations(name)
-    assert annotations["prometheus.io/port"] == str(settings.metrics_port)
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
     pages = {*(get["path"] for get in asked.values()), annotations["prometheus.io/path"]}
-    assert {page: answer(page) for page in pages} == dict.fromkeys(pages, 200)
+    ask = answer_of_the_web_server if name == SERVE else answer
+    assert {page: ask(page) for page in pages} == dict.fromkeys(pages, 200)
 
 
 def scrape_annotations(name: str) -> dict[str, str]:
@@ -286,13 +356,59 @@ def answer(page: str) -> int:
         server.close()
 
 
-@pytest.mark.parametrize("name", DEPLOYMENTS)
+def answer_of_the_web_server(page: str) -> int:
+    """The status with which a healthy one answers those who show no token."""
+
+    async def asked() -> httpx.Response:
+        pages = httpx.ASGITransport(Starlette(routes=_about_itself(is_ready=lambda: True)))
+        async with httpx.AsyncClient(transport=pages, base_url="http://serve.example") as client:
+            return await client.get(page)
+
+    return asyncio.run(asked()).status_code
+
+
+@pytest.mark.parametrize("name", DAEMONS)
 def test_a_pod_is_given_time_to_finish(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = pod_of(name)
     settings = settings_of(pod, tmp_path / "secrets", monkeypatch)
     assert pod["terminationGracePeriodSeconds"] > settings.shutdown_timeout + PUT_BACK_SECONDS
+
+
+def test_serve_is_given_time_to_finish() -> None:
+    pod = pod_of(SERVE)
+    asleep = container_of(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > asleep + SERVE_ENDS_SECONDS
+
+
+def test_a_container_in_a_pod_listens_only_behind_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(pod_of(SERVE), tmp_path / "secrets", monkeypatch)
+    assert not is_loopback(settings.web_host)
+    assert settings.web_trusted_proxies == ()
+
+
+TOKEN_COMMENTS = (
+    KUBERNETES / "components" / "serve" / "kustomization.yaml",
+    ROOT / "docker-compose.yml",
+)
+
+
+@pytest.mark.parametrize("path", TOKEN_COMMENTS, ids=lambda path: str(path.name))
+def test_the_comment_makes_the_first_token_where_a_process_runs(path: Path) -> None:
+    (line,) = re.findall(r"^# +(.* exec .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    where, _, arguments = line.partition(" node-timeout token ")
+    command, *others = arguments.split()
+    tokens = cli.commands["token"]
+    assert isinstance(tokens, click.Group)
+    assert tokens.commands[command].make_context(command, others).params["role"] == "admin"
+    if path.name == "docker-compose.yml":
+        assert where == "docker compose exec worker"
+    else:
+        pod = where.removeprefix("kubectl exec deployment/").removesuffix(" --")
+        assert pod in DAEMONS
 
 
 # Pods
@@ -389,14 +505,69 @@ def test_with_keda_an_apply_leaves_the_number_of_workers_alone() -> None:
     assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
 
 
-def test_the_network_policy_opens_the_metrics_port_alone() -> None:
-    spec = manifest("NetworkPolicy", "node-timeout")["spec"]
-    assert set(selected(spec["podSelector"]["matchLabels"])) == set(PODS)
-    (rule,) = spec["ingress"]
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("docs/**/run-in-production.md")), ids=lambda path: path.parts[-3]
+)
+def test_the_tokens_of_the_documents_can_be_made(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    shown = re.findall(r"node-timeout token create (--.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(shown) == 3
+    tokens = cli.commands["token"]
+    assert isinstance(tokens, click.Group)
+    for arguments in shown:
+        tokens.commands["create"].make_context("create", arguments.split())
+
+
+def test_the_network_policies_open_the_ports_of_the_processes_alone() -> None:
+    everywhere = manifest("NetworkPolicy", "node-timeout")["spec"]
+    assert set(selected(everywhere["podSelector"]["matchLabels"])) == set(PODS)
+    (rule,) = everywhere["ingress"]
     (source,) = rule["from"]
     assert set(source) == {"namespaceSelector", "podSelector"}
-    for name in DEPLOYMENTS:
+    for name in DAEMONS:
         assert rule["ports"] == [{"port": container_of(pod_of(name))["ports"][0]["name"]}]
+    of_serve = manifest("NetworkPolicy", SERVE)["spec"]
+    assert selected(of_serve["podSelector"]["matchLabels"]) == [SERVE]
+    (rule,) = of_serve["ingress"]
+    assert source in rule["from"]
+    assert all(set(each) == {"namespaceSelector", "podSelector"} for each in rule["from"])
+    assert rule["ports"] == [{"port": container_of(pod_of(SERVE))["ports"][0]["name"]}]
+
+
+def test_the_service_leads_to_serve_alone_and_its_variables_harm_nobody() -> None:
+    service = manifest("Service", SERVE)
+    assert selected(service["spec"]["selector"]) == [SERVE]
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == container_of(pod_of(SERVE))["ports"][0]["name"]
+    # Kubernetes sets these in every pod of the namespace, also in those that use the library.
+    prefix = SERVE.upper().replace("-", "_")
+    parts = ["PORT", "SERVICE_HOST", "SERVICE_PORT", f"SERVICE_PORT_{port['name'].upper()}"]
+    parts += [f"PORT_{port['port']}_TCP{each}" for each in ("", "_ADDR", "_PORT", "_PROTO")]
+    set_by_kubernetes = [f"{prefix}_{part}" for part in parts]
+    assert not {variable(each) for each in Settings.model_fields} & set(set_by_kubernetes)
+    refuse_misspelt(set_by_kubernetes)
+
+
+# The image
+
+
+def test_the_image_is_built_from_what_the_build_needs() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    copied = " ".join(re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE)).split()
+    assert {f"!{each}" for each in copied} == {each for each in ignored if each.startswith("!")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["force-include"], project["project"]["readme"]}
+    assert needed <= set(copied)
+    for path in copied:
+        assert (ROOT / path).exists()
+
+
+def test_the_image_has_the_extras_that_its_processes_need() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile)
+    assert set(extras.split(",")) == {"postgres", "mysql", "web"}
 
 
 # Docker Compose
@@ -409,10 +580,10 @@ def test_docker_compose_says_what_the_code_says(monkeypatch: pytest.MonkeyPatch)
         for name, service in compose["services"].items()
         if service["image"] == "node-timeout"
     }
-    assert set(ours) == {"migrate", "scan", "worker"}
-    for service in ours.values():
-        for name, value in service["environment"].items():
-            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
+    assert set(ours) == {"migrate", "scan", "worker", "serve"}
+    for name, service in ours.items():
+        for setting, value in service["environment"].items():
+            monkeypatch.setenv(setting, re.sub(r"\$\{\w+:-(\w*)\}", r"\1", value))
         settings = Settings()
         known = {variable(each) for each in Settings.model_fields}
         assert set(service["environment"]) <= known
@@ -421,7 +592,8 @@ def test_docker_compose_says_what_the_code_says(monkeypatch: pytest.MonkeyPatch)
         grace = float(service["stop_grace_period"].removesuffix("s"))
         assert grace > settings.shutdown_timeout + PUT_BACK_SECONDS
         if not service["healthcheck"].get("disable"):
-            assert f"127.0.0.1:{settings.metrics_port}/healthz" in str(service["healthcheck"])
+            port = settings.web_port if name == "serve" else settings.metrics_port
+            assert f"127.0.0.1:{port}/healthz" in str(service["healthcheck"])
         assert service["read_only"] is True
     published = {
         name: re.sub(r"\$\{\w+:-(\w+)\}", r"\1", port)
@@ -434,4 +606,7 @@ def test_docker_compose_says_what_the_code_says(monkeypatch: pytest.MonkeyPatch)
         "postgres": "127.0.0.1:5432:5432",
         "scan": "127.0.0.1:9464:9464",
         "worker": "127.0.0.1:9465:9464",
+        "serve": "127.0.0.1:8642:8642",
     }
+    monkeypatch.setenv("NODE_TIMEOUT_WEB_SECRET", "")
+    assert Settings().web_secret is None

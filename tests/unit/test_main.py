@@ -1,8 +1,9 @@
 """How the command line ends when something is raised: a line for what is known, all for a bug."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import click
 import pytest
 
 from node_timeout.cli import main as cli
@@ -88,3 +89,23 @@ def test_a_bug_shows_its_traceback(
     assert [line for line in lines if line.startswith("node-timeout: ")] == (
         ["node-timeout: a"] if len(getattr(error, "exceptions", ())) > 1 else []
     )
+
+
+def commands_of(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from commands_of(command)
+        else:
+            yield command
+
+
+def test_choices_are_written_as_the_values_that_the_documents_name() -> None:
+    """Of an enum itself, click 8.2 and later would take the names."""
+    choices = [
+        (command.name, list(option.type.choices))
+        for command in commands_of(cli.cli)
+        for option in command.params
+        if isinstance(option.type, click.Choice)
+    ]
+    assert ("create", ["read", "events", "operate", "admin"]) in choices
+    assert [each for each in choices if any(type(text) is not str for text in each[1])] == []

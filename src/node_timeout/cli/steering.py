@@ -35,7 +35,9 @@ open_options = options(
     click.option(
         "--run", "run_ids", multiple=True, help="This run, by its run id; may be repeated."
     ),
-    click.option("--state", type=click.Choice(list(RunState)), help="Runs in this state."),
+    click.option(
+        "--state", type=click.Choice([each.value for each in RunState]), help="Runs in this state."
+    ),
     click.option("--action", help="Runs of this action."),
     click.option("--if-revision", type=int, help="Only if nobody has changed it since."),
     conditions,

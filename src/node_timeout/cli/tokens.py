@@ -16,10 +16,15 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--role", type=click.Choice(list(Role)), required=True, help="What it may do.")
+@click.option(
+    "--role",
+    type=click.Choice([each.value for each in Role]),
+    required=True,
+    help="What it may do.",
+)
 @click.option("--name", required=True, help="Who holds it: stands in the history of runs.")
 @click.option("--expires-in", callback=duration, help="How long it counts, as P90D.")
-def create(role: Role, name: str, expires_in: float | None) -> int:
+def create(role: str, name: str, expires_in: float | None) -> int:
     """Make a token and print it, once: only its hash is kept."""
     text, made = with_library(lambda app: app.create_token(role, name, expires_in=expires_in))
     click.echo(f"token {made.token_id} of {made.name}, role {made.role}:", err=True)

@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks.directory import PER_ROOT, fill
-from benchmarks.figures import cpu_seconds
+from benchmarks.house import cpu_seconds
 from benchmarks.stores import Servers, Stores
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.sql.schema import Schema

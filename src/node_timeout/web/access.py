@@ -156,9 +156,13 @@ class Access:
         address = self._client_address(request)
         if wait := self._wrong.seconds_until_free(address):
             raise _too_many("unknown tokens", wait)
-        token = await self._valid(token_hash)
-        if token_hash in self._kept:
-            self._wrong.give_back(address)
+        is_unknown = False
+        try:
+            token = await self._valid(token_hash)
+            is_unknown = token_hash not in self._kept
+        finally:
+            if not is_unknown:  # also if the database does not answer
+                self._wrong.give_back(address)
         return token
 
     async def _valid(self, token_hash: str) -> Token | None:

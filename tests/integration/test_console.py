@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from node_timeout.web import pages
 from node_timeout.web.languages import LANGUAGES, WORDS, words
 from node_timeout.web.routes import PAGES
 from node_timeout.web.sessions import COOKIE, Sessions
+from tests.certificates import Authority
 from tests.integration.test_web_api import Web, armed, dead, serving
 from tests.support import config, configure, id_of
 
@@ -327,6 +330,25 @@ async def test_the_cookie_is_secure_behind_a_proxy_with_tls(settings: Settings) 
             headers = {**SAME_SITE, "x-forwarded-proto": scheme}
             answer = await client.post("/login", data={"token": text}, headers=headers)
             assert ("secure" in answer.headers["set-cookie"].lower()) == is_secure, scheme
+
+
+async def test_over_tls_the_pages_are_served_and_the_cookie_is_secure(
+    settings: Settings, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("127.0.0.1")
+    files = {"web_tls_cert_file": own.cert_file, "web_tls_key_file": own.key_file}
+    trusting = ssl.create_default_context(cafile=str(authority.ca_file))
+    async with (
+        serving(settings, **files) as (app, plain),
+        httpx.AsyncClient(base_url=plain.base_url, verify=trusting) as client,
+    ):
+        text, _ = await app.create_token(Role.READ, "ann")
+        answer = await client.post("/login", data={"token": text}, headers=SAME_SITE)
+        assert "; secure" in answer.headers["set-cookie"].lower()
+        await armed(app, *(f"n{i}" for i in range(60)))
+        for path in ("/runs", "/static/vendor/htmx.min.js", "/runs"):
+            assert (await client.get(path)).status_code == 200
 
 
 def test_a_session_is_ours_and_ends() -> None:

@@ -41,9 +41,9 @@ class _Protocol(H11Protocol):
     _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # Writing is then paused as long as anything is unsent.
-        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
+        # Writing is then paused as long as anything is unsent; with 0, TLS would pause it for ever.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -19,6 +19,7 @@ from node_timeout.domain.run import HistoryKind, Outcome, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Role, hash_of
 from node_timeout.settings import Settings
+from node_timeout.stores import ledger_rows
 from node_timeout.web import routes, server
 from node_timeout.web.routes import OPERATIONS
 from node_timeout.web.server import WebServer
@@ -781,6 +782,7 @@ async def test_history_of_an_unknown_kind_is_left_out_and_logged_once(
     web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, client = web
+    ledger_rows._left_out.cache_clear()
     await armed(app, "a")
     for by in (1, 2, 3):
         await app.extend("a", by=by, actor="ann", reason="x")

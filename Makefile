@@ -12,7 +12,7 @@ BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
 BKFLOW_PYTHON ?= $(shell for p in python3.9 $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9); do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: audit chaos chaos-long test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-browser test-faults test-all dev demo test check lint types imports unit bench pictures tables clean servers
+.PHONY: audit chaos chaos-long fuzz test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-browser test-faults test-all dev demo test check lint types imports unit bench pictures tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
@@ -103,6 +103,12 @@ BROWSER_PYTEST = $(BIN)/pytest --durations 20 tests/browser
 test-browser: $(VENV)/.dev servers
 	@sh scripts/install-browser.sh
 	$(BROWSER_PYTEST) $(PYTEST)
+
+# What Schemathesis makes up against the HTTP API, for ten minutes; FUZZ_SEED=… repeats a run.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(VENV)/.dev servers
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/integration/test_web_fuzz.py $(PYTEST)
 
 pictures: $(VENV)/.dev
 	@sh scripts/install-browser.sh

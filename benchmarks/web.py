@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,7 +51,9 @@ async def serving(stores: Stores) -> AsyncIterator[tuple[httpx.AsyncClient, int]
         "NODE_TIMEOUT_WEB_RATE": RATE,
     }
     command = [sys.executable, "-c", "from node_timeout.cli.main import main; main()", "serve"]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=env, stderr=asyncio.subprocess.DEVNULL
+    )
     limits = httpx.Limits(max_connections=100)
     try:
         async with httpx.AsyncClient(
@@ -68,7 +69,7 @@ async def serving(stores: Stores) -> AsyncIterator[tuple[httpx.AsyncClient, int]
             yield client, process.pid
     finally:
         process.terminate()
-        process.wait(20)
+        await process.wait()
 
 
 async def events(client: httpx.AsyncClient, pid: int) -> None:

@@ -46,7 +46,8 @@ __all__ = [
 
 async def absent(pool: Pool, run_ids: Sequence[str]) -> list[str]:
     """Those that are not in the pool, whatever their instant."""
-    return await pool.behind([DueRun(run_id=each, due_at=1e300) for each in run_ids], 0.0)
+    found = await pool.behind([DueRun(run_id=each, due_at=1e300) for each in run_ids], 0.0)
+    return [each for each in run_ids if each in found.absent]
 
 
 def armed_row(

@@ -151,6 +151,25 @@ def test_the_history_is_looked_up(client: Any) -> None:
         client.history(["nonsense"])
 
 
+def test_history_of_an_unknown_kind_is_left_out(client: Any) -> None:
+    node = new_id("n")
+    stored(client, node)
+    assert client.node_started(node, "v1")
+    (row,) = client.rows(node)
+    for reason in ("first", "second"):
+        client.changes.cancel([row.run_id], actor="me", reason=reason)
+        client.node_started(node, "v1")
+    before = client.history([row.run_id])
+    with client.ledger._cursor() as cursor:
+        cursor.execute(
+            "UPDATE node_timeout_history SET kind = 'teleported'"
+            " WHERE detail LIKE %s AND kind = 'cancelled'",
+            ["%first"],
+        )
+    after = client.history([row.run_id])
+    assert after == before[1:]
+
+
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

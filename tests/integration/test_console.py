@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text as sql
 
 from node_timeout.domain.changes import Verdict
 from node_timeout.domain.run import HistoryKind, RunState
@@ -18,6 +21,7 @@ from node_timeout.web import pages
 from node_timeout.web.languages import LANGUAGES, WORDS, words
 from node_timeout.web.routes import PAGES
 from node_timeout.web.sessions import COOKIE, Sessions
+from tests.certificates import Authority
 from tests.integration.test_web_api import Web, armed, dead, serving
 from tests.support import config, configure, id_of
 
@@ -72,6 +76,44 @@ async def test_nobody_is_led_elsewhere(web: Web, elsewhere: str) -> None:
         "/language", data={"language": "en", "next": elsewhere}, headers=SAME_SITE
     )
     assert answer.headers["location"] == "/"
+
+
+@pytest.mark.parametrize("broken", ["//[", "//[::1", "/\\[", "http://["])
+async def test_an_address_that_cannot_be_read_leads_to_the_start(web: Web, broken: str) -> None:
+    app, client = web
+    page = await client.get("/login", params={"next": broken})
+    assert (page.status_code, 'name="next" value="/"' in page.text) == (200, True)
+    text, _ = await app.create_token(Role.READ, "ann")
+    for path, fields in (("/login", {"token": text}), ("/language", {"language": "en"})):
+        answer = await client.post(path, data={**fields, "next": broken}, headers=SAME_SITE)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+async def test_a_run_is_shown_whatever_its_address_and_its_row_say(web: Web) -> None:
+    app, client = web
+    await armed(app, "a")
+    query = {"run_id": id_of("a"), "change": "extend"}
+    for said, is_said in (("done", True), ("foo", False)):
+        page = await client.get("/run", params={**query, "said": said})
+        assert (page.status_code, 'role="status"' in page.text) == (200, is_said)
+    await app.pause("a", actor="ann", reason="a test")
+    async with app.ledger.engine.begin() as connection:
+        await connection.execute(sql("UPDATE node_timeout_run SET stopped_by = NULL"))
+    assert (await client.get("/run", params=query)).status_code == 200
+
+
+async def test_a_long_history_is_cut_and_says_so(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, client = web
+    monkeypatch.setattr("node_timeout.web.api.HISTORY_LINES", 2)
+    await armed(app, "a")
+    for count in (1, 2, 3):
+        await app.extend("a", by=1, actor="ann", reason=f"reason {count}")
+        for language in LANGUAGES:
+            headers = {"accept-language": language}
+            page = await client.get("/run", params={"run_id": id_of("a")}, headers=headers)
+            more = words(language)["run.history.more"].format(number=2)
+            assert (more in page.text) == (count == 3)
+    assert ("reason 1" in page.text, "reason 3" in page.text) == (False, True)
 
 
 async def test_hostile_ids_are_only_ever_text(web: Web) -> None:
@@ -253,6 +295,60 @@ async def test_tokens_are_not_guessed_at_the_login(settings: Settings) -> None:
             for number in range(20)
         ]
         assert guesses.count(429) >= 2
+
+
+async def test_behind_a_trusted_proxy_each_client_has_its_own_tries(settings: Settings) -> None:
+    async def guesses(client: httpx.AsyncClient, addresses: list[str]) -> list[int]:
+        codes = []
+        for number, address in enumerate(addresses):
+            answer = await client.post(
+                "/login",
+                data={"token": f"nt_read_{number:043}"},
+                headers={**SAME_SITE, "x-forwarded-for": address},
+            )
+            codes.append(answer.status_code)
+        return codes
+
+    changing = [f"198.51.100.1, 203.0.113.{number}" for number in range(20)]
+    made_up = [f"203.0.113.{number}, 198.51.100.1" for number in range(20)]
+    async with serving(settings, web_trusted_proxies=("127.0.0.1/32",)) as (_, client):
+        assert await guesses(client, changing) == [401] * 20
+        assert (await guesses(client, made_up)).count(429) >= 2, "the client makes up the first"
+    async with serving(settings) as (_, client):
+        assert (await guesses(client, changing)).count(429) >= 2, "nobody trusts this proxy"
+
+
+async def test_the_cookie_is_secure_behind_a_proxy_with_tls(settings: Settings) -> None:
+    for proxies, scheme, is_secure in (
+        (("127.0.0.1/32",), "https", True),
+        (("127.0.0.1/32",), "http", False),
+        (("127.0.0.1/32",), "https, http", False),
+        (("203.0.113.0/24",), "https", False),
+    ):
+        async with serving(settings, web_trusted_proxies=proxies) as (app, client):
+            text, _ = await app.create_token(Role.READ, "ann")
+            headers = {**SAME_SITE, "x-forwarded-proto": scheme}
+            answer = await client.post("/login", data={"token": text}, headers=headers)
+            assert ("secure" in answer.headers["set-cookie"].lower()) == is_secure, scheme
+
+
+async def test_over_tls_the_pages_are_served_and_the_cookie_is_secure(
+    settings: Settings, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("127.0.0.1")
+    files = {"web_tls_cert_file": own.cert_file, "web_tls_key_file": own.key_file}
+    trusting = ssl.create_default_context(cafile=str(authority.ca_file))
+    async with (
+        serving(settings, **files) as (app, plain),
+        httpx.AsyncClient(base_url=plain.base_url, verify=trusting) as client,
+    ):
+        text, _ = await app.create_token(Role.READ, "ann")
+        answer = await client.post("/login", data={"token": text}, headers=SAME_SITE)
+        assert "; secure" in answer.headers["set-cookie"].lower()
+        await armed(app, *(f"n{i}" for i in range(60)))
+        for path in ("/runs", "/static/vendor/htmx.min.js", "/runs"):
+            assert (await client.get(path)).status_code == 200
 
 
 def test_a_session_is_ours_and_ends() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from sqlalchemy import text as sql
 
 from node_timeout import NodeTimeout
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.run import HistoryKind, Outcome, RunState
-from node_timeout.domain.tokens import Role
+from node_timeout.domain.timeout_config import TimeoutConfig
+from node_timeout.domain.tokens import Role, hash_of
 from node_timeout.settings import Settings
+from node_timeout.stores import ledger_rows
 from node_timeout.web import routes, server
 from node_timeout.web.routes import OPERATIONS
 from node_timeout.web.server import WebServer
@@ -514,6 +518,284 @@ async def test_stores_that_are_down_are_a_503_and_no_end(
             answer = await client.post(f"{API}/events", json=body)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "password" not in answer.text
+
+
+# Slow clients, proxies, guesses
+
+
+async def test_small_answers_are_sent_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Nagle's algorithm each answer on a kept connection takes 40 ms."""
+    made: list[asyncio.Transport] = []
+    before = server._Protocol.connection_made
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        made.append(transport)
+        before(self, transport)
+
+    monkeypatch.setattr(server._Protocol, "connection_made", connection_made)
+    async with serving(settings) as (_, client):
+        await client.get("/healthz")
+        connection = made[-1].get_extra_info("socket")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"G"),
+        (b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", b"x"),
+    ],
+)
+async def test_a_client_that_stops_after_an_answer_is_sent_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    async with serving(settings) as (_, client):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(first)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 ")
+        writer.write(then)
+        await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_is_sent_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.3)
+    lost = asyncio.Event()
+    before = server._Protocol.connection_lost
+
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        lost.set()
+        before(self, exc)
+
+    async with serving(settings) as (_, client):
+        monkeypatch.setattr(server._Protocol, "connection_lost", connection_lost)
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(("127.0.0.1", client.base_url.port))
+            request = b"GET /static/vendor/htmx.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            silent.sendall(request * 200)
+            await asyncio.wait_for(lost.wait(), 20)
+
+
+async def test_a_proxy_on_this_host_is_not_this_host(web: Web) -> None:
+    _, client = web
+    for name in ("X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "Via", "X-Real-IP"):
+        answer = await client.get(f"{API}/runs", headers={name: "a"})
+        assert answer.status_code == 401, name
+    for version, status in ((b"1.1", b"200"), (b"1.0", b"401")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(
+            b"GET /api/v1/runs HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n" % version
+        )
+        answered = await asyncio.wait_for(reader.read(), 10)
+        assert answered.split()[1] == status
+        writer.close()
+
+
+async def test_a_trusted_proxy_says_one_name(settings: Settings) -> None:
+    async with serving(settings, web_trusted_proxies=("127.0.0.0/8",)) as (_, client):
+        named = ("X-Forwarded-User", "ann")
+        answer = await client.get(f"{API}/runs", headers=[named, ("X-Forwarded-User", "eve")])
+        assert (answer.status_code, "given 2 times" in answer.text) == (400, True)
+        # What the proxy has asked for is passed on.
+        basic = ("Authorization", "Basic YW5uOmE=")
+        assert (await client.get(f"{API}/runs", headers=[named, basic])).status_code == 200
+        assert (await client.get(f"{API}/runs", headers=[basic])).status_code == 401
+        bearer = ("Authorization", "Bearer nt_read_" + "x" * 43)
+        assert (await client.get(f"{API}/runs", headers=[named, bearer])).status_code == 401
+
+
+async def test_a_proxy_is_known_by_its_ipv4_address_on_a_socket_of_ipv6(settings: Settings) -> None:
+    changes = {"web_host": "::", "web_trusted_proxies": ("127.0.0.0/8",)}
+    async with serving(settings, **changes) as (_, client):
+        here = f"http://127.0.0.1:{client.base_url.port}{API}/runs"
+        assert (await client.get(here, headers={"X-Forwarded-User": "ann"})).status_code == 200
+
+
+async def test_wrong_tokens_are_held_back_and_valid_ones_are_not(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, client = web
+    monkeypatch.setattr("node_timeout.web.access.MAX_KEPT", 5)
+    monkeypatch.setattr("node_timeout.web.access.KEPT_SECONDS", 60.0)
+    asked: list[str] = []
+    before = app.ledger.token_of
+
+    async def token_of(token_hash: str) -> Any:
+        asked.append(token_hash)
+        return await before(token_hash)
+
+    monkeypatch.setattr(app.ledger, "token_of", token_of)
+    good = await token(app, Role.READ)
+    answers = [await client.get(f"{API}/runs", headers=good)]
+    for number in range(40):
+        wrong = {"Authorization": f"Bearer nt_read_{number:043}"}
+        answers.append(await client.get(f"{API}/runs", headers=wrong))
+        answers.append(await client.get(f"{API}/runs", headers=good))
+    codes = [each.status_code for each in answers]
+    assert codes[::2] == [200] * 41
+    assert codes.count(429) >= 10
+    refused = next(each for each in answers if each.status_code == 429)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert len(asked) <= 31, "what is held back is not looked up"
+    assert asked.count(hash_of(good["Authorization"].removeprefix("Bearer "))) == 1
+    other = {"Authorization": f"Bearer nt_read_{99:043}"}
+    page = await client.get("/runs", headers=other)
+    assert page.status_code == 429, "the same on a page"
+
+
+async def test_many_valid_tokens_of_one_address_are_let_in(web: Web) -> None:
+    app, client = web
+    for _ in range(30):
+        headers = await token(app, Role.READ)
+        assert (await client.get(f"{API}/runs", headers=headers)).status_code == 200
+
+
+async def test_a_token_of_an_unknown_role_lets_nobody_in(web: Web) -> None:
+    app, client = web
+    good, odd = await token(app, Role.READ), await token(app, Role.ADMIN)
+    async with app.ledger.engine.begin() as connection:
+        await connection.execute(
+            sql("UPDATE node_timeout_token SET role = 'owner' WHERE role = 'admin'")
+        )
+    assert (await client.get(f"{API}/runs", headers=odd)).status_code == 401
+    assert (await client.get(f"{API}/runs", headers=good)).status_code == 200
+    assert [each.role for each in await app.tokens()] == [Role.READ]
+
+
+# What is too large, too deep, or unknown
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("extend", {"by": 10**400}),
+        ("extend", {"by": -(10**400)}),
+        ("extend", {"until": 10**400}),
+        ("extend", {"until": 10**300}),
+        ("fire", {"due_within": 10**400, "run_ids": None}),
+    ],
+)
+async def test_a_number_that_is_too_large_is_refused(
+    web: Web, name: str, said: dict[str, Any]
+) -> None:
+    app, client = web
+    await armed(app, "a")
+    body = {"run_ids": [id_of("a")], "reason": "x", **said}
+    answer = await client.post(f"{API}/runs/{name}", json=body)
+    assert answer.status_code in (400, 422), answer.text
+
+
+async def test_a_query_with_a_number_that_is_too_large_is_refused(web: Web) -> None:
+    _, client = web
+    for query in ("due_within", "limit"):
+        for digits in (400, 5000):
+            answer = await client.get(f"{API}/runs?{query}={'9' * digits}")
+            assert answer.status_code == 400, query
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+async def test_a_payload_is_not_nested_too_deep(web: Web) -> None:
+    app, client = web
+    for depth, status in ((64, 200), (65, 400), (900, 400)):
+        payload = json.loads(nested(depth))
+        tree = tree_of("a", seconds=60, payload=payload)
+        for body in (
+            {"root_pipeline_id": "root", "pipeline_tree": tree},
+            {
+                "root_pipeline_id": "root",
+                "pipeline_tree": tree_of("a", seconds=60),
+                "payload": payload,
+            },
+        ):
+            answer = await client.put(f"{API}/configs", json=body)
+            assert answer.status_code == status, answer.text
+            assert ("is nested deeper than 64" in answer.text) == (status == 400)
+    own = {"enable": True, "action": "forced_fail", "seconds": 9, "payload": json.loads(nested(65))}
+    sent = [event("node_running", happened_at=await app.pool.now(), timeout_config=own)]
+    answer = await client.post(f"{API}/events", json={"schema": 1, "events": sent})
+    assert "is nested deeper than 64" in answer.json()["refused"][0]["reason"]
+
+
+@pytest.mark.parametrize("depth", [65, 400, 900, 7000])
+async def test_a_payload_that_was_stored_nested_too_deep_is_shown_as_text(
+    web: Web, depth: int
+) -> None:
+    app, client = web
+    deep = TimeoutConfig(
+        node_id="a",
+        root_pipeline_id="root",
+        action="forced_fail",
+        timeout=1000,
+        payload_json=nested(depth),
+    )
+    await configure(app.ledger, deep)
+    await app.nodes_started([("a", "v1", "root")])
+    listed = (await client.get(f"{API}/configs")).json()
+    assert listed["configs"][0]["payload"] == deep.payload_json
+    listed = (await client.get(f"{API}/runs")).json()
+    assert listed["runs"][0]["payload"] == deep.payload_json
+    for path in (f"{API}/run", "/run", "/configs", "/runs", "/"):
+        answer = await client.get(path + (f"?run_id={id_of('a')}" if path.endswith("/run") else ""))
+        assert answer.status_code == 200, path
+
+
+async def test_the_newest_of_a_long_history_is_told(web: Web) -> None:
+    app, client = web
+    await armed(app, "a")
+    await app.extend("a", by=1, actor="ann", reason="first")
+    query = {"run_id": id_of("a")}
+    found = (await client.get(f"{API}/run", params=query)).json()
+    assert (len(found["history"]), found["history_more"]) == (1, False)
+    await _copy_history(app, 199)
+    found = (await client.get(f"{API}/run", params=query)).json()
+    assert (len(found["history"]), found["history_more"]) == (200, False)
+    await app.extend("a", by=1, actor="ann", reason="last")
+    found = (await client.get(f"{API}/run", params=query)).json()
+    assert (len(found["history"]), found["history_more"]) == (200, True)
+    assert found["history"][-1]["detail"].endswith("last")
+    assert len(await app.history([id_of("a")])) == 201, "the library has them all"
+
+
+async def _copy_history(app: NodeTimeout, times: int) -> None:
+    columns = "run_id, at, kind, attempt, actor, detail"
+    async with app.ledger.engine.begin() as connection:
+        for _ in range(times):
+            await connection.execute(
+                sql(
+                    f"INSERT INTO node_timeout_history ({columns}) SELECT {columns}"
+                    " FROM node_timeout_history ORDER BY id LIMIT 1"
+                )
+            )
+
+
+async def test_history_of_an_unknown_kind_is_left_out_and_logged_once(
+    web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, client = web
+    ledger_rows._left_out.cache_clear()
+    await armed(app, "a")
+    for by in (1, 2, 3):
+        await app.extend("a", by=by, actor="ann", reason="x")
+    async with app.ledger.engine.begin() as connection:
+        await connection.execute(
+            sql("UPDATE node_timeout_history SET kind = 'teleported' WHERE detail LIKE 'by 2 s%'")
+        )
+    for path in (f"{API}/run", "/run", f"{API}/run"):
+        answer = await client.get(path, params={"run_id": id_of("a")})
+        assert answer.status_code == 200
+    assert [each["kind"] for each in answer.json()["history"]] == ["extended"] * 2
+    assert len(await app.history([id_of("a")])) == 2
+    assert caplog.text.count("teleported") == 1
 
 
 # The contract

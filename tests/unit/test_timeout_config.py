@@ -238,6 +238,21 @@ def test_a_payload_that_is_no_json_or_too_long_is_an_error(payload: Any, says: s
         apply_configs(plain("a"), {"a": {**GOOD, "payload": payload}}, RULES)
 
 
+def test_a_payload_is_nested_64_deep_at_most() -> None:
+    deep: Any = "end"
+    for number in range(64):
+        deep = {"in": deep} if number % 2 else [deep, [[]]] if number > 2 else [deep]
+    apply_configs(plain("a"), {"a": {**GOOD, "payload": deep}}, RULES)
+    for _ in range(900):
+        deep = [deep]
+        with pytest.raises(InvalidTimeoutConfigError, match="payload is nested deeper than 64"):
+            apply_configs(plain("a"), {"a": {**GOOD, "payload": deep}}, RULES)
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidInputError, match="payload is nested deeper than 64"):
+        read_configs("root", plain("a"), RULES, payload=deep)
+
+
 def test_a_payload_may_be_given_for_all_nodes_that_have_none() -> None:
     tree = tree_of("a", "b")
     tree["activities"]["b"]["timeout_config"]["payload"] = {"own": True}

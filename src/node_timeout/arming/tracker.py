@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 from node_timeout import metrics
 from node_timeout.arming.roots import ambiguity, find_roots
-from node_timeout.domain.errors import PoolUnavailableError
+from node_timeout.domain.errors import LedgerUnavailableError, PoolUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import DueRun, NodeRun, foreign_member
+from node_timeout.domain.run import DueRun, NodeRun, RunState, foreign_member
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
@@ -102,9 +102,11 @@ class Tracker:
         """
         members: list[str] = []
         cancelled: tuple[NodeRun, ...] = ()
+        paused: tuple[NodeRun, ...] = ()
         if events:
             disarming = await self._ledger.disarm(events, now)
-            cancelled = (*disarming.cancelled, *disarming.paused)
+            paused = disarming.paused
+            cancelled = (*disarming.cancelled, *paused)
             metrics.DISARMED.inc(len(cancelled))
             named = [event.run for event in events if not event.trust_ledger]
             gone = dict.fromkeys([*cancelled, *filter(None, named)])
@@ -120,9 +122,25 @@ class Tracker:
         if members:
             try:
                 await self._pool.disarm(members)
+                if paused:
+                    await self._arm_crossed(paused)
             except PoolUnavailableError as error:
                 self._warn("disarmed", members, error)
         return len(cancelled)
+
+    async def _arm_crossed(self, paused: Sequence[NodeRun]) -> None:
+        """Some of them may have gone on meanwhile, and be disarmed by mistake."""
+        try:
+            rows = await self._ledger.rows_of([run.run_id for run in paused])
+        except LedgerUnavailableError:
+            return  # the reconciler looks
+        armed = [
+            DueRun(run_id=row.run_id, due_at=row.next_at)
+            for row in rows
+            if row.state is RunState.ARMED and row.next_at is not None
+        ]
+        if armed:
+            await self._pool.arm(armed)
 
     def not_armed(self, events: Sequence[NodeStarted]) -> None:
         """Count the starts that were not armed; name one of them, once a minute at most.

@@ -176,20 +176,23 @@ class Reconciler:
         # module's docstring. So are those about to fall due: they may be under way already.
         far = now if self._data_lost else now + self._dispatch_ahead
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
-        missing = await self._absent(suspects)
+        missing, late = await self._behind(suspects)
         if not self._data_lost:
-            late = self._redispatch.over(
+            overdue = self._redispatch.over(
                 (due for due in missing if due.due_at <= now), at_first=False
             )
-            missing = [due for due in missing if due.due_at > now] + late
-        await self._rearm(missing, report, logging.WARNING if self._data_lost else logging.INFO)
+            missing = [due for due in missing if due.due_at > now] + overdue
+        await self._rearm(
+            missing + late, report, logging.WARNING if self._data_lost else logging.INFO
+        )
 
     async def _rescue(self, report: ReconcileReport) -> bool:
         """One page of expired leases; whether it was full."""
         now = await self._pool.now()
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
-        missing = await self._absent(page)
+        missing, late = await self._behind(page)
+        missing += late
         if not self._data_lost:
             missing = self._redispatch.over(missing, at_first=True)
         await self._rearm([DueRun(run_id=due.run_id, due_at=now) for due in missing], report)
@@ -199,13 +202,15 @@ class Reconciler:
         return is_full
 
     async def _look(self, report: ReconcileReport) -> None:
-        """Arm what was overdue and absent at the last look too, if no queue can have it."""
+        """Arm what is overdue and stands too late; what was absent at the last look too, if no
+        queue can have it.
+        """
         now = await self._pool.now()
         page = await self._ledger.open_runs(None, BATCH_SIZE, now - LOOK_SECONDS)
-        missing = await self._absent(page)
+        missing, late = await self._behind(page)
         if missing and await self._something_waits():
             missing = []
-        await self._rearm([due for due in missing if due in self._missing], report)
+        await self._rearm([due for due in missing if due in self._missing] + late, report)
         self._missing = frozenset(missing) - self._missing
 
     async def _something_waits(self) -> bool:
@@ -237,11 +242,15 @@ class Reconciler:
         metrics.CONFIGS_PURGED.inc(configs)
         return max(len(run_ids), configs) >= BATCH_SIZE
 
-    async def _absent(self, page: list[DueRun]) -> list[DueRun]:
+    async def _behind(self, page: list[DueRun]) -> tuple[list[DueRun], list[DueRun]]:
+        """Those that are absent from the pool, and those that stand there too late."""
         if not page:
-            return []
-        behind = set(await self._pool.behind(page, self._lease_seconds + BEHIND_SECONDS))
-        return [due for due in page if due.run_id in behind]
+            return [], []
+        behind = await self._pool.behind(page, self._lease_seconds + BEHIND_SECONDS)
+        return (
+            [due for due in page if due.run_id in behind.absent],
+            [due for due in page if due.run_id in behind.late],
+        )
 
     async def _rearm(
         self, due: list[DueRun], report: ReconcileReport, level: int = logging.INFO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from node_timeout.domain.durations import parse_duration
@@ -19,6 +19,8 @@ PAYLOAD = "payload"
 """An optional key: JSON that the strategy is given as it is."""
 ALL_KEYS = (*KEYS, AFTER, PAYLOAD)
 MAX_PAYLOAD_LENGTH = 16_384
+MAX_PAYLOAD_DEPTH = 64
+"""Objects and lists inside each other: every reader of a payload can follow so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +111,31 @@ def payload_text(payload: Any) -> str | None:
     try:
         text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
         json.dumps(payload, ensure_ascii=False).encode()  # no lone surrogates: nobody could send it
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError(f"is nested deeper than {MAX_PAYLOAD_DEPTH}") from None
+    except (TypeError, ValueError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from None
     if len(text) > MAX_PAYLOAD_LENGTH:
         raise ValueError(
             f"has {len(text)} characters as JSON, at most {MAX_PAYLOAD_LENGTH} are allowed"
         )
+    if is_nested_too_deep(payload):
+        raise ValueError(f"is nested deeper than {MAX_PAYLOAD_DEPTH}")
     return text
+
+
+def is_nested_too_deep(payload: Any) -> bool:
+    """Whether JSON has more than `MAX_PAYLOAD_DEPTH` objects and lists inside each other."""
+    values = [payload]
+    for _ in range(MAX_PAYLOAD_DEPTH):
+        values = [inner for each in values for inner in _inside(each)]
+    return any(isinstance(each, (dict, list, tuple)) for each in values)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _is_allowed(seconds: float, rules: ConfigRules) -> bool:

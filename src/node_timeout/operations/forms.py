@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from node_timeout.domain.config_check import is_nested_too_deep
 from node_timeout.domain.instants import iso, lateness
 from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Token
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.ports.directory import RunPage
@@ -57,15 +59,23 @@ def row_as_dict(row: LedgerRow, now: float) -> dict[str, Any]:
     """What is known of a run, for programs; ``now`` counts for one that is open."""
     found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
     del found["payload_json"]
-    return {**found, "payload": _payload(row), "late_seconds": lateness(row, now)}
+    return {**found, "payload": _payload(row.payload_json), "late_seconds": lateness(row, now)}
 
 
-def _payload(row: LedgerRow) -> Any:
-    """What the strategy is given; its text if somebody has spoilt it."""
+def config_as_dict(config: TimeoutConfig) -> dict[str, Any]:
+    """As `TimeoutConfig.as_dict`, also of a payload that cannot be read."""
+    found = dataclasses.asdict(config)
+    payload = _payload(found.pop("payload_json"))
+    return {**found, "payload": payload}
+
+
+def _payload(text: str | None) -> Any:
+    """What the strategy is given; its text if it is no JSON, or nested too deep to be read."""
     try:
-        return None if row.payload_json is None else json.loads(row.payload_json)
-    except ValueError:
-        return row.payload_json
+        found = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if is_nested_too_deep(found) else found
 
 
 def page_as_dict(page: RunPage, now: float) -> dict[str, Any]:

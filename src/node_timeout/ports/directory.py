@@ -125,6 +125,10 @@ class Directory(Protocol):
         """What happened to these runs beyond their plain course, each in order."""
         ...
 
+    async def recent_history(self, run_id: str, limit: int) -> list[HistoryEntry]:
+        """The newest entries of one run's history, in order."""
+        ...
+
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         """Every row of a node, in all root pipelines or in this one, in order of deadline."""
         ...

@@ -37,6 +37,15 @@ class PoolCounts:
     oldest_overdue_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """Ids of runs that the pool will not hand out in time."""
+
+    absent: frozenset[str]
+    late: frozenset[str]
+    """They stand later than at their own instant, and than now: no lease lasts so long."""
+
+
 class Shard(Protocol):
     """A part of the executing pool that a scanner serves."""
 
@@ -108,9 +117,9 @@ class Pool(Protocol):
         """Remove members, run ids or foreign ones; return how many were there."""
         ...
 
-    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
-        """Ids of those that are not in the pool, or only at an instant that is later than their
-        own, and than now, by more than ``slack_seconds``: no lease lasts so long.
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> Behind:
+        """Those that are not in the pool, and those that stand there too late by more than
+        ``slack_seconds``.
         """
         ...
 

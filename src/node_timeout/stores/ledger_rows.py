@@ -7,9 +7,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
-from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
+from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ HISTORY, SETTINGS = "node_timeout_history", "node_timeout_setting"
 TOKENS = "node_timeout_token"
 
 STATES = {each.value: each for each in RunState}
+KINDS = {each.value: each for each in HistoryKind}
 STOPPED_BY = {each.value: each for each in StoppedBy}
 CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
 ROW_NAMES = tuple(each.name for each in dataclasses.fields(LedgerRow))
@@ -51,6 +53,22 @@ def row_of(values: dict[str, Any]) -> LedgerRow | None:
         values["state"],
     )
     return None
+
+
+def entries_of(found: Iterable[dict[str, Any]]) -> list[HistoryEntry]:
+    """Those that can be read: a newer version, or a hand, may have written others."""
+    return [
+        HistoryEntry(**{**values, "kind": KINDS[values["kind"]]})
+        for values in found
+        if values["kind"] in KINDS or _left_out(values["kind"])
+    ]
+
+
+@lru_cache(maxsize=100)
+def _left_out(kind: str) -> bool:
+    """Always False; logged once for each kind, as pages ask again and again."""
+    logger.error("the ledger's history has entries of the unknown kind %r: they are left out", kind)
+    return False
 
 
 def values_of(row: LedgerRow) -> dict[str, Any]:

@@ -32,11 +32,15 @@ KEPT_SECONDS = 5.0
 MAX_KEPT = 1000
 MAX_ACTOR_LENGTH = 100
 LOGINS_A_SECOND, LOGINS_AT_ONCE = 1.0, 10.0
+WRONG_A_SECOND, WRONG_AT_ONCE = 1.0, 20.0
+"""Unknown tokens of one address: each costs a look-up in the database."""
 BEARER = "bearer "
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="node-timeout"'}
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+FORWARDED, FORWARDED_PREFIX = ("forwarded", "x-real-ip", "via"), "x-forwarded-"
 """What a proxy on this host adds to requests of others."""
+LOCAL_HTTP = "1.1"
+"""A proxy without further settings often calls by HTTP/1.0, no client of today does."""
 
 
 class Way(StrEnum):
@@ -73,9 +77,11 @@ class Access:
         self._is_open_here = is_open_here and not settings.web_trusted_proxies
         self._proxies = [ipaddress.ip_network(each) for each in settings.web_trusted_proxies]
         self._kept: dict[str, tuple[float, Token | None]] = {}
+        """Tokens that are stored, by their hash; never one that is unknown."""
         self._any_token: tuple[float, bool] = (0.0, False)
         self._limit = RateLimit(settings.web_rate)
         self._logins = RateLimit(LOGINS_A_SECOND, LOGINS_AT_ONCE)
+        self._wrong = RateLimit(WRONG_A_SECOND, WRONG_AT_ONCE)
         secret = settings.web_secret
         self.sessions = Sessions(None if secret is None else secret.get_secret_value())
 
@@ -91,8 +97,7 @@ class Access:
         if not caller.role.may(role):
             raise Problem(403, f"{caller.role} may not do this: it needs {role}")
         if wait := self._limit.seconds_until_free(f"{caller.way} {caller.name}"):
-            seconds = f"{max(1, round(wait))}"
-            raise Problem(429, "too many requests", headers={"Retry-After": seconds})
+            raise _too_many("requests", wait)
         return caller
 
     def require_ours_to_change(self, request: Request) -> None:
@@ -101,18 +106,18 @@ class Access:
             raise Problem(403, "nothing can be changed here (web_read_only)")
 
     async def caller(self, request: Request) -> Caller | None:
-        """Who calls, if that is known. Raises `Problem` for a token that is wrong."""
-        authorization = request.headers.get("authorization")
-        if authorization is not None:
-            return await self._by_token(authorization)
+        """Who calls, if that is known. Raises `Problem` for a token that is wrong, or too many of
+        them, and for two names from a trusted proxy.
+        """
+        authorization = request.headers.get("authorization", "")
+        if authorization.lower().startswith(BEARER):
+            return await self._by_token(authorization[len(BEARER) :].strip(), request)
         if cookie := request.cookies.get(COOKIE):
             token_hash = self.sessions.token_hash(cookie, await self._pool.now())
             token = None if token_hash is None else await self._valid(token_hash)
             if token is not None:
                 return Caller(name=token.name, role=token.role, way=Way.SESSION)
-        if self._is_from_proxy(request) and (
-            name := request.headers.get(self._settings.web_proxy_header, "").strip()
-        ):
+        if name := self._name_by_proxy(request):
             plain = "".join(each for each in name if each.isprintable())[:MAX_ACTOR_LENGTH].strip()
             return Caller(name=plain or "proxy", role=self._settings.web_proxy_role, way=Way.PROXY)
         if self._is_open_here and is_local(request) and not await self._has_tokens():
@@ -126,24 +131,49 @@ class Access:
     async def now(self) -> float:
         return await self._pool.now()
 
-    def has_tried_too_often(self, address: str) -> bool:
+    def has_tried_too_often(self, request: Request) -> bool:
         """Of one who shows tokens at the login: each try counts."""
-        return self._logins.seconds_until_free(address) > 0
+        return self._logins.seconds_until_free(self._client_address(request)) > 0
 
-    async def _by_token(self, authorization: str) -> Caller:
-        text = authorization[len(BEARER) :].strip()
-        is_bearer = authorization.lower().startswith(BEARER)
-        token = await self.login(text) if is_bearer else None
+    def is_over_tls(self, request: Request) -> bool:
+        """By this server's own TLS, or that of a trusted proxy."""
+        if request.url.scheme == "https":
+            return True
+        said = _last_entry(request, "x-forwarded-proto").lower()
+        return said == "https" and self._is_from_proxy(request)
+
+    async def _by_token(self, text: str, request: Request) -> Caller:
+        token = await self._known_or_limited(text, request) if is_token(text) else None
         if token is None:
             raise Problem(401, "the token is unknown, revoked or expired", headers=CHALLENGE)
         return Caller(name=token.name, role=token.role, way=Way.TOKEN)
+
+    async def _known_or_limited(self, text: str, request: Request) -> Token | None:
+        """The valid token of this text. Raises `Problem` after too many unknown ones."""
+        token_hash = hash_of(text)
+        if token_hash in self._kept:
+            return await self._valid(token_hash)
+        address = self._client_address(request)
+        if wait := self._wrong.seconds_until_free(address):
+            raise _too_many("unknown tokens", wait)
+        is_unknown = False
+        try:
+            token = await self._valid(token_hash)
+            is_unknown = token_hash not in self._kept
+        finally:
+            if not is_unknown:  # also if the database does not answer
+                self._wrong.give_back(address)
+        return token
 
     async def _valid(self, token_hash: str) -> Token | None:
         now = await self._pool.now()
         until, token = self._kept.get(token_hash, (0.0, None))
         if until <= now:
             token = await self._tokens.token_of(token_hash)
-            if len(self._kept) >= MAX_KEPT:
+            if token is None:
+                self._kept.pop(token_hash, None)
+                return None
+            if token_hash not in self._kept and len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             self._kept[token_hash] = (now + KEPT_SECONDS, token)
         return token if token is not None and token.is_valid(now) else None
@@ -155,6 +185,24 @@ class Access:
             found = await self._tokens.has_tokens()
             self._any_token = (now + KEPT_SECONDS, found)
         return found
+
+    def _name_by_proxy(self, request: Request) -> str:
+        """Empty without one. Raises `Problem` for two: one of them is not the proxy's."""
+        if not self._is_from_proxy(request):
+            return ""
+        header = self._settings.web_proxy_header
+        names = request.headers.getlist(header)
+        if len(names) > 1:
+            raise Problem(400, f"the header {header} is given {len(names)} times")
+        return names[0].strip() if names else ""
+
+    def _client_address(self, request: Request) -> str:
+        """Behind a trusted proxy, the address that has called the proxy."""
+        if self._is_from_proxy(request):
+            said = _parsed(_last_entry(request, "x-forwarded-for"))
+            if said is not None:
+                return str(said)
+        return request.client.host if request.client else ""
 
     def _is_from_proxy(self, request: Request) -> bool:
         host = _address(request)
@@ -180,7 +228,9 @@ def require_same_origin(request: Request, *, is_local: bool) -> None:
 
 def is_local(request: Request) -> bool:
     """From this very host, by a name that no other site's page can have, and by no proxy."""
-    if any(name in request.headers for name in FORWARDED):
+    if request.scope["http_version"] != LOCAL_HTTP:
+        return False
+    if any(name in FORWARDED or name.startswith(FORWARDED_PREFIX) for name in request.headers):
         return False
     address = _address(request)
     name = request.headers.get("host", "").rpartition(":")
@@ -188,8 +238,27 @@ def is_local(request: Request) -> bool:
     return address is not None and address.is_loopback and host.lower() in LOCAL_NAMES
 
 
-def _address(request: Request) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _too_many(what: str, wait: float) -> Problem:
+    """``wait``: seconds."""
+    return Problem(429, f"too many {what}", headers={"Retry-After": f"{max(1, round(wait))}"})
+
+
+def _last_entry(request: Request, header: str) -> str:
+    """What the nearest proxy has added to a list of entries; empty without one."""
+    return ",".join(request.headers.getlist(header)).rpartition(",")[2].strip()
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(request: Request) -> Address | None:
+    return None if request.client is None else _parsed(request.client.host)
+
+
+def _parsed(text: str) -> Address | None:
+    """None if it is no address. IPv4 is IPv4, also on a socket of IPv6."""
     try:
-        return None if request.client is None else ipaddress.ip_address(request.client.host)
+        found = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return getattr(found, "ipv4_mapped", None) or found

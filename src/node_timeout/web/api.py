@@ -15,8 +15,8 @@ from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.lateness import lateness_by_minute
 from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
-from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.operations.forms import (
+    config_as_dict,
     history_as_dict,
     json_text,
     page_as_dict,
@@ -34,6 +34,7 @@ from node_timeout.web.reading import JSON, body_of, json_of, number_of, query_of
 COUNTED = 10_000
 """No number of the ledger is counted further: an answer costs the same however much there is."""
 ENDINGS = 5000
+HISTORY_LINES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +78,23 @@ RUN_QUERY = ("run_id", "node_id", "version", "root_pipeline_id")
 
 
 async def get_run(call: Call) -> Response:
-    row, entries = await find_run(call.app, query_of(call.request, RUN_QUERY))
+    row, entries, more = await find_run(call.app, query_of(call.request, RUN_QUERY))
     now = await call.app.pool.now()
     found = row_as_dict(row, now) | {
         "plan": plan_of(row),
         "history": [history_as_dict(entry) for entry in entries],
+        "history_more": more,
     }
     return Json(found, headers={"ETag": f'"{row.revision}"'})
 
 
 async def find_run(
     app: NodeTimeout, asked: Mapping[str, str]
-) -> tuple[LedgerRow, list[HistoryEntry]]:
-    """One run and its history. Raises `Problem` if there is none."""
+) -> tuple[LedgerRow, list[HistoryEntry], bool]:
+    """One run, the newest `HISTORY_LINES` of its history, oldest first, and whether it has more.
+
+    Raises `Problem` if there is no such run.
+    """
     if "run_id" in asked:
         if len(asked) > 1:
             raise Problem(400, "run_id leaves nothing to be said beside it")
@@ -101,7 +106,8 @@ async def find_run(
     row = await app.run(run_id)
     if row is None:
         raise Problem(404, "the ledger has no such run")
-    return row, await app.history([run_id])
+    entries = await app.ledger.recent_history(run_id, HISTORY_LINES + 1)
+    return row, entries[-HISTORY_LINES:], len(entries) > HISTORY_LINES
 
 
 def plan_of(row: LedgerRow) -> list[dict[str, Any]]:
@@ -129,7 +135,7 @@ async def get_configs(call: Call) -> Response:
     last = found[-1].node if len(found) == limit else (None, None)
     return Json(
         {
-            "configs": [_config(each) for each in found],
+            "configs": [config_as_dict(each) for each in found],
             "after_root": last[0],
             "after_node": last[1],
         }
@@ -137,10 +143,6 @@ async def get_configs(call: Call) -> Response:
 
 
 CONFIGS_QUERY = ("root_pipeline_id", "node_id", "limit", "after_root", "after_node")
-
-
-def _config(config: TimeoutConfig) -> dict[str, Any]:
-    return config.as_dict()
 
 
 async def put_configs(call: Call) -> Response:
@@ -157,7 +159,7 @@ async def put_configs(call: Call) -> Response:
     )
     if not result["result"]:
         raise Problem(400, result["message"], problems=result["message"].split("; "))
-    stored = [_config(each) for each in result["data"]]
+    stored = [config_as_dict(each) for each in result["data"]]
     return Json({"configs": stored, "message": result["message"]})
 
 

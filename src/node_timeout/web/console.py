@@ -99,8 +99,7 @@ def logins(access: Access) -> dict[str, Any]:
         require_same_origin(request, is_local=False)
         form = _single(await form_of(request))
         text = form.get("token", "").strip()
-        address = request.client.host if request.client else ""
-        if access.has_tried_too_often(address):
+        if access.has_tried_too_often(request):
             raise Problem(429, "too many logins", headers={"Retry-After": "10"})
         if await access.login(text) is None:
             return _login_page(request, failed=True, status=401)
@@ -112,7 +111,7 @@ def logins(access: Access) -> dict[str, Any]:
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=access.is_over_tls(request),
         )
         return answer
 
@@ -157,6 +156,9 @@ def _login_page(request: Request, *, failed: bool = False, status: int = 200) ->
 
 def _path(text: str) -> str:
     """An address of ours: nobody is led elsewhere behind a login."""
-    parts = urlsplit(text)
-    is_ours = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc
+    try:
+        has_host = bool(urlsplit(text).netloc)
+    except ValueError:
+        return "/"
+    is_ours = text.startswith("/") and not text.startswith(("//", "/\\")) and not has_host
     return text if is_ours and text.isprintable() else "/"

@@ -36,3 +36,9 @@ class RateLimit:
             self._buckets.clear()  # all begin anew
         self._buckets[caller] = (left - 1.0, now)
         return 0.0
+
+    def give_back(self, caller: str) -> None:
+        """The last request does not count after all."""
+        if found := self._buckets.get(caller):
+            left, since = found
+            self._buckets[caller] = (min(self._most, left + 1.0), since)

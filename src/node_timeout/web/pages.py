@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response
 
+from node_timeout.domain.changes import Verdict
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.instants import lateness
 from node_timeout.domain.lateness import lateness_by_minute, percentiles
@@ -39,6 +40,7 @@ ABLE = {
 }
 """What may be asked of a run in this state."""
 FILTERS = ("node_id", "root_pipeline_id", "action")
+VERDICTS = tuple(each.value for each in Verdict)
 
 
 async def overview(call: Call) -> Response:
@@ -163,7 +165,7 @@ async def run(call: Call) -> Response:
     asked = query_of(call.request, RUN_QUERY)
     said, change = asked.pop("said", None), asked.pop("change", None)
     try:
-        row, entries = await api.find_run(call.app, asked)
+        row, entries, more = await api.find_run(call.app, asked)
     except Problem as problem:
         if problem.status != 404:  # noqa: PLR2004 - the status
             raise
@@ -179,9 +181,10 @@ async def run(call: Call) -> Response:
         late=lateness(row, now),
         left=None if row.paused_at is None else (row.deadline or row.paused_at) - row.paused_at,
         entries=entries,
+        history_more=more,
         others=[each for each in others.rows if each.run_id != row.run_id],
         changes=ABLE.get(row.state, ()),
-        said=said if change in CHANGES else None,
+        said=said if change in CHANGES and said in VERDICTS else None,
         change=change,
         now=now,
     )

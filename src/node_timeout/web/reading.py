@@ -92,6 +92,8 @@ def require_known(given: Mapping[str, Any], known: Collection[str], what: str) -
 
 def number_of(text: str, name: str, kind: type[int] | type[float] = float) -> Any:
     try:
-        return kind(text)
-    except ValueError:
+        found = kind(text)
+        float(found)
+    except (ValueError, OverflowError):
         raise Problem(400, f"{name} is {shown(text)}, not a number") from None
+    return found

@@ -38,7 +38,7 @@ from node_timeout.web.rendering import render
 logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 30.0
-UNAVAILABLE = 503
+UNAUTHORIZED, UNAVAILABLE = 401, 503
 CONTRACT = "api.openapi.yaml"
 HEADERS = {
     "Content-Security-Policy": (
@@ -186,10 +186,12 @@ def contract_text() -> str:
 
 
 async def _known(access: Access, request: Request) -> Caller | None:
-    """Who calls; None also for a token that is wrong."""
+    """Who calls; None also for a token that is wrong. Raises `Problem` for anything else."""
     try:
         return await access.caller(request)
-    except Problem:
+    except Problem as problem:
+        if problem.status != UNAUTHORIZED:
+            raise
         return None
 
 

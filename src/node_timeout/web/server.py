@@ -24,22 +24,62 @@ from node_timeout.web.routes import application
 logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
-"""For the head of a request, from the moment at which its connection is there."""
+"""For the head of a request: the first from the moment at which its connection is there, a later
+one from its first byte.
+"""
+UNREAD_SECONDS = 60.0
+"""For a client to read what it is answered."""
 IDLE_SECONDS = 30
 CONNECTIONS = 512
 LOOK_SECONDS = 5.0
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that does not wait for ever for a client that says nothing."""
+    """HTTP/1.1 that waits neither for a slow request nor for a slow reader without an end."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
+        # Writing is then paused as long as anything is unsent; with 0, TLS would pause it for ever.
+        transport.set_write_buffer_limits(high=1, low=0)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._unread_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+
+    def _watch_head(self) -> None:
+        """Further bytes give an unfinished head no further time."""
+        if not self._is_between_requests():
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
 
     def _end_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self._is_between_requests() and not self.transport.is_closing():
             self.transport.close()
+
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
 
 class WebServer:
@@ -163,7 +203,8 @@ def is_loopback(host: str) -> bool:
 
 def _listener(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET
-    listener = socket.socket(family)
+    # asyncio switches Nagle's algorithm off only if the protocol is named.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.web_host, settings.web_port))

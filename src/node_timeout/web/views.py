@@ -53,10 +53,10 @@ def number(count: float | None, say: Say) -> str:
 
 
 def payload(text: str | None) -> str:
-    """JSON as it is easiest to read; what is none, as it is."""
+    """JSON as it is easiest to read; what is none, or is nested too deep, as it is."""
     try:
         return "" if text is None else json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return str(text)
 
 

@@ -4,12 +4,19 @@ import json
 import math
 from typing import Any
 
+MOST_DIGITS = 300
+"""So many fit into a float whatever they are."""
+
 
 def loads(raw: bytes | str) -> Any:
     """The value. Raises ValueError that says what is wrong, also of what is nested too deeply."""
     try:
         return json.loads(
-            raw, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
+            raw,
+            object_pairs_hook=_object,
+            parse_constant=_refuse,
+            parse_float=_number,
+            parse_int=_integer,
         )
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
@@ -28,6 +35,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _integer(text: str) -> int:
+    """No integer that a float cannot hold: arithmetic with instants would fail."""
+    if len(text) > MOST_DIGITS:
+        _number(text)
+    return int(text)
 
 
 def _number(text: str) -> float:

@@ -21,15 +21,7 @@ from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import Leaving, leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import (
-    HistoryEntry,
-    HistoryKind,
-    LedgerRow,
-    Node,
-    NodeRun,
-    RunState,
-    StoppedBy,
-)
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, NodeRun, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.ledger_rows import (
     HISTORY,
@@ -38,6 +30,7 @@ from node_timeout.stores.ledger_rows import (
     RUN_COLUMNS,
     RUNS,
     SETTINGS,
+    entries_of,
     rows_of,
     values_of,
 )
@@ -130,7 +123,7 @@ class DjangoLedger(DjangoConfigs):
         names = ", ".join(HISTORY_COLUMNS)
         with self._cursor() as cursor:
             cursor.execute(f"SELECT {names} FROM {HISTORY} WHERE {condition} ORDER BY id", keys)
-            return [_entry(row) for row in cursor.fetchall()]
+            return entries_of(map(_entry_values, cursor.fetchall()))
 
     def change(self, run_ids: Sequence[str], rule: Rule) -> list[LedgerRow]:
         """Change runs as a rule says, which is asked of each row once nobody else is changing it;
@@ -263,8 +256,7 @@ class DjangoLedger(DjangoConfigs):
         return [values[name] for name in names]
 
 
-def _entry(row: Sequence[Any]) -> HistoryEntry:
+def _entry_values(row: Sequence[Any]) -> dict[str, Any]:
     values = dict(zip(HISTORY_COLUMNS, row))
     values["run_id"] = run_id.from_database(values["run_id"])
-    values["kind"] = HistoryKind(values["kind"])
-    return HistoryEntry(**values)
+    return values

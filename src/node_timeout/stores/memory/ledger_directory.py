@@ -84,6 +84,9 @@ class MemoryDirectory(MemoryConfigs):
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return [entry for run_id in sorted(set(run_ids)) for entry in self._history.get(run_id, [])]
 
+    async def recent_history(self, run_id: str, limit: int) -> list[HistoryEntry]:
+        return self._history.get(run_id, [])[-limit:]
+
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
         found = [
             row

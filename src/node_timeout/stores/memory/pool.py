@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from node_timeout.domain.run import DueRun
-from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
+from node_timeout.ports.pool import Behind, Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.memory.presence import MemoryPresence
 
 
@@ -78,13 +78,16 @@ class MemoryPool:
     def _remove(self, members: Iterable[str]) -> int:
         return sum(self.scores.pop(member, None) is not None for member in members)
 
-    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> Behind:
         now = self._clock()
-        return [
-            each.run_id
-            for each in due
-            if self.scores.get(each.run_id, math.inf) > max(each.due_at, now) + slack_seconds
-        ]
+        return Behind(
+            absent=frozenset(each.run_id for each in due if each.run_id not in self.scores),
+            late=frozenset(
+                each.run_id
+                for each in due
+                if self.scores.get(each.run_id, 0.0) > max(each.due_at, now) + slack_seconds
+            ),
+        )
 
     async def give_back(self, members: Mapping[str, float]) -> None:
         self.scores.update(members)

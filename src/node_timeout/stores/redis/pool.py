@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
-from node_timeout.ports.pool import Claim, ClaimedMember, PoolCounts
+from node_timeout.ports.pool import Behind, Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.keys import (
     ledger_key,
@@ -124,18 +124,21 @@ class RedisPool:
         places = self._places(members)
         return sum(await _all(shard.remove(here) for shard, here in places.items()))
 
-    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> list[str]:
+    async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> Behind:
         places = self._places([each.run_id for each in due])
         found = await _all(shard.scores(here) for shard, here in places.items())
         scores: dict[str, float] = {}
         for run_id, score in (pair for some in found for pair in some.items()):
             scores[run_id] = min(score, scores.get(run_id, math.inf))
         now = await self.now()
-        return [
-            each.run_id
-            for each in due
-            if scores.get(each.run_id, math.inf) > max(each.due_at, now) + slack_seconds
-        ]
+        return Behind(
+            absent=frozenset(each.run_id for each in due if each.run_id not in scores),
+            late=frozenset(
+                each.run_id
+                for each in due
+                if scores.get(each.run_id, 0.0) > max(each.due_at, now) + slack_seconds
+            ),
+        )
 
     async def give_back(self, members: Mapping[str, float]) -> None:
         await self.shards[-1].put(members)

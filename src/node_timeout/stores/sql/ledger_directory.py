@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
-from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, row_of, rows_of
+from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, entries_of, row_of, rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
 from node_timeout.stores.sql.run_rows import (
@@ -23,6 +23,7 @@ from node_timeout.stores.sql.run_rows import (
 )
 from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, configs, history, runs
 
+ENTRY_COLUMNS = [column for column in history.c if column.name != "id"]
 HOUR = 3600.0
 STANDING = (RunState.ARMED, RunState.PAUSED, RunState.EXECUTING, RunState.DEAD)
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
@@ -116,16 +117,25 @@ class LedgerDirectory(LedgerConfigs):
     async def history(
         self, connection: AsyncConnection, run_ids: Sequence[str]
     ) -> list[HistoryEntry]:
-        columns = [column for column in history.c if column.name != "id"]
         entries: list[HistoryEntry] = []
         for chunk in chunks(in_order(run_ids)):
             found = await connection.execute(
-                select(*columns).where(self._keys.of(chunk, history)).order_by(history.c.id)
+                select(*ENTRY_COLUMNS).where(self._keys.of(chunk, history)).order_by(history.c.id)
             )
-            entries += (
-                HistoryEntry(**row._asdict() | {"kind": HistoryKind(row.kind)}) for row in found
-            )
+            entries += entries_of(row._asdict() for row in found)
         return entries
+
+    @transaction
+    async def recent_history(
+        self, connection: AsyncConnection, run_id: str, limit: int
+    ) -> list[HistoryEntry]:
+        found = await connection.execute(
+            select(*ENTRY_COLUMNS)
+            .where(self._keys.of([run_id], history))
+            .order_by(history.c.id.desc())
+            .limit(limit)
+        )
+        return entries_of(row._asdict() for row in reversed(found.all()))
 
     @transaction
     async def find_configs(

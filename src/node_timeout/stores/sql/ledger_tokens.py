@@ -1,5 +1,6 @@
 """Tokens of the HTTP API in the ledger's database."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain.tokens import Role, Token
 from node_timeout.stores.sql.database import HasEngine, transaction
 from node_timeout.stores.sql.tables import tokens as table
+
+logger = logging.getLogger(__name__)
+
+ROLES = {each.value: each for each in Role}
 
 
 class LedgerTokens(HasEngine):
@@ -28,7 +33,7 @@ class LedgerTokens(HasEngine):
     @transaction
     async def tokens(self, connection: AsyncConnection) -> Sequence[Token]:
         found = await connection.execute(select(table).order_by(table.c.created_at))
-        return [_token(row) for row in found]
+        return [token for row in found if (token := _token(row))]
 
     @transaction
     async def has_tokens(self, connection: AsyncConnection, valid_at: float | None = None) -> bool:
@@ -48,6 +53,9 @@ def _valid(now: float) -> tuple[ColumnElement[bool], ...]:
     return table.c.revoked_at.is_(None), lasts
 
 
-def _token(row: Any) -> Token:
-    values = row._asdict()
-    return Token(**values | {"role": Role(values["role"])})
+def _token(row: Any) -> Token | None:
+    """None if its role is unknown: nobody is let in by it."""
+    if row.role not in ROLES:
+        logger.error("the token %s has the unknown role %r: it is not used", row.token_id, row.role)
+        return None
+    return Token(**row._asdict() | {"role": ROLES[row.role]})

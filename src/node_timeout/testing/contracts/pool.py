@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from node_timeout.domain.run import DueRun
-from node_timeout.ports.pool import Pool
+from node_timeout.ports.pool import Behind, Pool
 from node_timeout.testing.words import id_of, wait_until
 
 PAST, FUTURE = -5.0, 100.0
@@ -133,8 +133,8 @@ async def test_what_is_absent_or_stands_too_late_is_behind(pool: Pool) -> None:
     right = await due(pool, FUTURE, "a", "absent")
     sooner = await due(pool, PAST, "late", "leased")
     found = await pool.behind([*right, *sooner], 35)
-    assert set(found) == {id_of("absent"), id_of("late")}
-    assert await pool.behind([], 35) == []
+    assert found == Behind(absent=frozenset({id_of("absent")}), late=frozenset({id_of("late")}))
+    assert await pool.behind([], 35) == Behind(absent=frozenset(), late=frozenset())
 
 
 async def test_batches_larger_than_a_call_work(pool: Pool) -> None:
@@ -144,7 +144,7 @@ async def test_batches_larger_than_a_call_work(pool: Pool) -> None:
     claim = await pool.shards[0].claim(1000, 5)
     assert len(claim.members) == 1000
     assert await pool.shards[0].finish([each.member for each in claim.members], claim.lease) == 1000
-    assert len(await pool.behind(everything, 60)) == 1000
+    assert len((await pool.behind(everything, 60)).absent) == 1000
     assert await pool.disarm([each.run_id for each in everything]) == 203
 
 

@@ -72,6 +72,17 @@ async def test_no_run_gets_more_time_than_is_allowed(ledger: Ledger) -> None:
     assert len(await ledger.history([A.run_id])) == 3
 
 
+async def test_the_newest_of_a_run_s_history_comes_in_order(ledger: Ledger) -> None:
+    await armed(ledger, "a", "b")
+    for by in range(5):
+        await change(ledger, Extend(by=by), A, reason=f"reason {by}")
+        await change(ledger, Extend(by=by), run("b"))
+    whole = await ledger.history([A.run_id])
+    for limit in (1, 3, 5, 9):
+        assert await ledger.recent_history(A.run_id, limit) == whole[-limit:]
+    assert await ledger.recent_history(id_of("c"), 3) == []
+
+
 async def test_an_order_of_one_key_is_carried_out_once(ledger: Ledger) -> None:
     await armed(ledger, "a", "b")
     for _ in range(2):

@@ -19,7 +19,7 @@ from tests.http_server import Reply, Request, serving
 from tests.support import FakeEngine, run
 
 NODE = timed_out("deploy", "1")
-TOKEN = "right"
+TOKEN = "a-token-of-its-own"
 
 
 class Behind:

@@ -19,7 +19,7 @@ from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
 from node_timeout.domain.leaving import leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import LedgerRow, RunState
+from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 from tests.bamboo.house import ROOT, House, fail
 
@@ -77,7 +77,8 @@ def rows() -> st.SearchStrategy[LedgerRow]:
     @st.composite
     def drawn(draw: st.DrawFn) -> LedgerRow:
         state = draw(st.sampled_from(RunState))
-        is_closed = state not in (RunState.ARMED, RunState.EXECUTING)
+        is_closed = state not in (RunState.ARMED, RunState.PAUSED, RunState.EXECUTING)
+        was_stopped = state in (RunState.PAUSED, RunState.CANCELLED)
         only_left = state is RunState.CANCELLED and draw(st.booleans())
         deadline = None if only_left else draw(instants)
         return LedgerRow(
@@ -91,6 +92,8 @@ def rows() -> st.SearchStrategy[LedgerRow]:
             started_at=None if only_left else draw(st.none() | instants),
             deadline=deadline,
             next_at=draw(instants) if state is RunState.ARMED else None,
+            paused_at=draw(instants) if state is RunState.PAUSED else None,
+            stopped_by=draw(st.sampled_from(StoppedBy)) if was_stopped else None,
             lease_until=FAR + 300 if state is RunState.EXECUTING else None,
             lease_owner="someone" if state is RunState.EXECUTING else None,
             attempts=draw(st.integers(0, 3)),

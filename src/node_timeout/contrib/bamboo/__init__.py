@@ -14,7 +14,6 @@ connects nowhere, stores nothing and arms nothing. Trees and configs are checked
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from node_timeout.contrib.bamboo.installed import PART, is_whole
@@ -26,10 +25,17 @@ if TYPE_CHECKING:
 default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
 
 
-@cache
+_made: list[ProjectClient] = []
+"""The process's client. The first one that is made: threads that begin at once make several, and
+those that are not used hold nothing. There is no lock, which a fork could leave locked.
+"""
+
+
 def client() -> ProjectClient:
     """The process's client with the settings of the project. Raises what `new_client` does."""
-    return new_client()
+    if not _made:
+        _made.append(new_client())
+    return _made[0]
 
 
 def new_client() -> ProjectClient:
@@ -93,9 +99,8 @@ def forget_client(*, setting: str, **_more: Any) -> None:
     """Receiver of Django's ``setting_changed``, which `override_settings` sends."""
     from node_timeout.contrib.bamboo import project  # noqa: PLC0415
 
-    if project.is_read(setting) and client.cache_info().currsize:
-        client().close()
-        client.cache_clear()
+    while project.is_read(setting) and _made:
+        _made.pop().close()
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:

@@ -156,15 +156,21 @@ class DjangoLedger(DjangoConfigs):
         return f"run_id IN ({', '.join(['%s'] * len(chosen))})", [*map(self._key, chosen)]
 
     def _leave_named(self, run: NodeRun, now: float) -> bool:
-        """`leaving.leave` of exactly this run; whether it was armed, or has left before."""
+        """`leaving.leave` of exactly this run; whether it was open, or has left before.
+
+        MySQL assigns from left to right, so the deadline comes before the pause ends.
+        """
         cancelled, engine = RunState.CANCELLED.value, StoppedBy.ENGINE.value
         with self._cursor() as cursor:
             cursor.execute(
-                f"UPDATE {RUNS} SET state = %s, next_at = NULL, stopped_by = %s, finished_at = %s"
-                " WHERE run_id = %s AND (state = %s OR (state = %s AND deadline > %s)"
+                f"UPDATE {RUNS} SET deadline = CASE WHEN paused_at < %s"
+                " THEN deadline + (%s - paused_at) ELSE deadline END, paused_at = NULL,"
+                " state = %s, next_at = NULL, stopped_by = %s, finished_at = %s"
+                " WHERE run_id = %s AND (state IN (%s, %s) OR (state = %s AND deadline > %s)"
                 " OR (state = %s AND stopped_by = %s AND finished_at < %s))",
                 [
-                    *(cancelled, engine, now, self._key(run.run_id), RunState.ARMED.value),
+                    *(now, now, cancelled, engine, now, self._key(run.run_id)),
+                    *(state.value for state in OPEN),
                     *(RunState.EXECUTING.value, now, cancelled, engine, now),
                 ],
             )

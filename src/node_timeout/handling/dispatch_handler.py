@@ -187,8 +187,8 @@ class DispatchHandler:
     async def _drop_unknown(
         self, unknown: Sequence[DueRun], batch: Batch, report: WorkReport
     ) -> None:
-        """Runs that the ledger does not have; those that may have been closed and purged are none
-        of anybody's business any more.
+        """Runs that the ledger does not have; those that may have been closed and purged are
+        dropped without a word.
         """
         kept_since = await self._pool.now() - self._limits.retention
         for each in unknown:

@@ -110,9 +110,7 @@ def process_as_dict(process: Process) -> dict[str, Any]:
 
 
 def token_as_dict(token: Token) -> dict[str, Any]:
-    """What is known of a token; not its hash, by which nobody can be let in, and which is nobody's
-    business.
-    """
+    """What is known of a token, but for its hash, which nobody needs."""
     found = for_programs(dataclasses.asdict(token))
     del found["token_hash"]
     return found

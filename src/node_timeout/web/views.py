@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 from markupsafe import Markup
 
@@ -65,6 +64,3 @@ def percent(value: float, least: float, most: float) -> float:
     return (
         0.0 if most <= least else round(100 * min(max((value - least) / (most - least), 0), 1), 2)
     )
-
-
-FILTERS: dict[str, Any] = {"instant": instant, "duration": duration, "number": number}

@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -46,21 +47,30 @@ class Browser:
         return await asyncio.to_thread(self.driver.execute_script, script, *arguments)
 
     async def click(self, selector: str) -> None:
-        await asyncio.to_thread(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).click())
+        def clicked(driver: webdriver.Chrome) -> bool:
+            driver.find_element(By.CSS_SELECTOR, selector).click()
+            return True
+
+        await self._until(clicked)
 
     async def type(self, selector: str, text: str) -> None:
-        def typed() -> None:
-            field = self.driver.find_element(By.CSS_SELECTOR, selector)
+        def typed(driver: webdriver.Chrome) -> bool:
+            field = driver.find_element(By.CSS_SELECTOR, selector)
             field.clear()
             field.send_keys(text)
+            return True
 
-        await asyncio.to_thread(typed)
+        await self._until(typed)
 
     async def shows(self, text: str) -> None:
-        def is_shown(driver: webdriver.Chrome) -> bool:
-            return text in driver.find_element(By.TAG_NAME, "body").text
+        await self._until(lambda driver: text in driver.find_element(By.TAG_NAME, "body").text)
 
-        await asyncio.to_thread(lambda: WebDriverWait(self.driver, SECONDS).until(is_shown))
+    async def _until(self, done: Callable[[webdriver.Chrome], bool]) -> None:
+        """Once more if the page changed between the look at an element and its use."""
+        wait = WebDriverWait(
+            self.driver, SECONDS, ignored_exceptions=[StaleElementReferenceException]
+        )
+        await asyncio.to_thread(lambda: wait.until(done))
 
     async def violations(self) -> list[str]:
         """What axe-core finds, and whatever the browser has complained of."""

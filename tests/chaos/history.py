@@ -369,7 +369,8 @@ class _Judge:
             self._nothing_between(cancelled, math.inf)
         for extended in self._events[Kind.EXTENDED]:
             fired = self._next_word(extended, (Kind.FIRING,))
-            self._nothing_between(extended, min(fired, extended.until - EARLY_SECONDS))
+            until = min(fired, extended.until - EARLY_SECONDS)
+            self._nothing_between(extended, until, may_be_taken=True)  # ahead of its deadline
 
     def _next_word(self, change: Event, kinds: Sequence[Kind]) -> float:
         """When the change was next contradicted; its own instant if that crossed with it."""
@@ -388,9 +389,11 @@ class _Judge:
         later = [at for at in words if at > change.at]
         return change.at if crossing else min(later, default=math.inf)
 
-    def _nothing_between(self, change: Event, until: float) -> None:
-        taken = [self._asked_at(event) for event in self._events[Kind.TAKEN]]
-        for at in (*taken, *(event.at for event in self._effects)):
+    def _nothing_between(self, change: Event, until: float, *, may_be_taken: bool = False) -> None:
+        acts = [event.at for event in (*self._events[Kind.CALLED], *self._effects)]
+        if not may_be_taken:
+            acts += [self._asked_at(event) for event in self._events[Kind.TAKEN]]
+        for at in acts:
             if change.at < at < until:
                 self._break("I7", f"acted on {at - change.at:.6f} s after it was {change.kind}")
 

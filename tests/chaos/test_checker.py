@@ -182,6 +182,16 @@ GOOD = {
         [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), event(Kind.EFFECT, 20.05)],
         [row(deadline=20.0)],
     ),
+    "extended, and taken ahead of its deadline": (
+        [
+            *ARMED,
+            held(Kind.EXTENDED, 4.0, until=20.0),
+            *taken(19.95, 23.0),
+            event(Kind.CALLED, 20.01),
+            event(Kind.EFFECT, 20.05),
+        ],
+        [row(deadline=20.0)],
+    ),
     "fired, behind an extension": (
         [
             *ARMED,

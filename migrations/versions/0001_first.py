@@ -17,7 +17,12 @@ depends_on = None
 
 def exact(length: int) -> TypeEngine[str]:
     binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return sa.String(length).with_variant(binary, "mysql", "mariadb")
+    bytewise = postgresql.VARCHAR(length, collation="C")
+    return (
+        sa.String(length)
+        .with_variant(binary, "mysql", "mariadb")
+        .with_variant(bytewise, "postgresql")
+    )
 
 
 def run_id() -> TypeEngine[bytes]:

@@ -32,7 +32,7 @@ from node_timeout.operations.choosing import Asked
 from node_timeout.operations.configs import ImportReport
 from node_timeout.operations.give_back import GiveBackReport, give_back
 from node_timeout.operations.receiving import Received
-from node_timeout.ports.directory import Cursor, RunPage
+from node_timeout.ports.directory import Cursor, Names, RunPage
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.exchange import Exchange
 from node_timeout.ports.presence import Process
@@ -431,6 +431,13 @@ class NodeTimeout:
             limit=limit,
             after=after,
         )
+
+    async def names(self, prefix: str, limit: int = 20) -> Names:
+        """Node ids and root pipeline ids of runs that begin so, at most ``limit`` of each.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        return await looking.names(self.ledger, prefix, limit)
 
     async def run(self, run_id: str) -> LedgerRow | None:
         """The run of this id, if the ledger has it.

@@ -140,6 +140,10 @@ async def test_search_leads_to_what_is_called_so(web: Web) -> None:
         assert (await client.get("/search", params={"q": text})).headers["location"] == target
     both = (await client.get("/search", params={"q": "twice"})).text
     assert both.count("/run?run_id=") == 2
+    begins = (await client.get("/search", params={"q": "twi"})).text
+    assert '<a class="id" href="/search?q=twice">twice</a>' in begins
+    begins = (await client.get("/search", params={"q": "oth"})).text
+    assert '<a class="id" href="/pipeline?root_pipeline_id=other">other</a>' in begins
     for nothing in ("nobody", "x" * 128, "\x00", " "):
         answer = await client.get("/search", params={"q": nothing})
         assert answer.status_code == 200

@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState, id_problem
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.operations.choosing import due_problem, require_node_of, state_problem
 from node_timeout.operations.reading import check_run_ids
-from node_timeout.ports.directory import MAX_PAGE, Cursor, Directory, RunFilter, RunPage
+from node_timeout.ports.directory import (
+    MAX_PAGE,
+    Cursor,
+    Directory,
+    Names,
+    RunFilter,
+    RunPage,
+)
 from node_timeout.ports.pool import Pool
+
+MAX_NAMES = 100
 
 
 async def find(
@@ -63,6 +72,15 @@ async def find_configs(
     return await directory.find_configs(
         limit, root_pipeline_id=root_pipeline_id, node_id=node_id, after=after
     )
+
+
+async def names(directory: Directory, prefix: str, limit: int) -> Names:
+    """See `NodeTimeout.names`."""
+    if not 1 <= limit <= MAX_NAMES:
+        raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_NAMES}")
+    if problem := id_problem("prefix", prefix):
+        raise InvalidInputError(problem)
+    return await directory.names(prefix, limit)
 
 
 async def run(directory: Directory, run_id: str) -> LedgerRow | None:

@@ -85,6 +85,14 @@ class RunPage:
     """Where the next page begins; None after the last one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Ids of runs, each once, in byte order."""
+
+    nodes: tuple[str, ...]
+    root_pipelines: tuple[str, ...]
+
+
 class Directory(Protocol):
     """The read side of the ledger."""
 
@@ -119,6 +127,13 @@ class Directory(Protocol):
         after: Node | None = None,
     ) -> list[TimeoutConfig]:
         """At most ``limit`` configs in order of (root, node), those behind ``after``."""
+        ...
+
+    async def names(self, prefix: str, limit: int) -> Names:
+        """Node ids and root pipeline ids that begin so, at most ``limit`` of each.
+
+        Costs a look into an index for each name, however many runs have it.
+        """
         ...
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:

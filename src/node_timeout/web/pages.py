@@ -140,14 +140,14 @@ def _link(path: str, query: Mapping[str, str]) -> str:
 
 
 async def search(call: Call) -> Response:
-    """A run id, a node, or a root pipeline: exactly as it is written."""
+    """A run id, a node, or a root pipeline: as it is written, else what begins so."""
     text = query_of(call.request, ("q",)).get("q", "").strip()
     if not text:
-        return page(call, "search.html", text="", rows=[], root=False)
+        return page(call, "search.html", text="", rows=[], root=False, names=None)
     if is_run_id(text) and await call.app.run(text) is not None:
         return RedirectResponse(_link("/run", {"run_id": text}), 303)
     rows: list[LedgerRow] = []
-    is_root = False
+    is_root, names = False, None
     if id_problem("id", text) is None:
         rows = list((await call.app.find(node_id=text, limit=PER_PAGE)).rows)
         is_root = bool((await call.app.find(root_pipeline_id=text, limit=1)).rows)
@@ -155,7 +155,9 @@ async def search(call: Call) -> Response:
         return RedirectResponse(_link("/pipeline", {"root_pipeline_id": text}), 303)
     if len(rows) == 1 and not is_root:
         return RedirectResponse(_link("/run", {"run_id": rows[0].run_id}), 303)
-    return page(call, "search.html", text=text, rows=rows, root=is_root)
+    if not rows and id_problem("prefix", text) is None:
+        names = await call.app.names(text)
+    return page(call, "search.html", text=text, rows=rows, root=is_root, names=names)
 
 
 RUN_QUERY = (*api.RUN_QUERY, "said", "change")

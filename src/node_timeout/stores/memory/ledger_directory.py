@@ -1,11 +1,11 @@
 """Looking at the ledger in memory: pages of runs, one run with its history, counts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
+from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.memory.ledger_configs import OPEN, MemoryConfigs
 
 HOUR = 3600.0
@@ -80,6 +80,17 @@ class MemoryDirectory(MemoryConfigs):
     async def recent(self, limit: int, states: Sequence[RunState] = CLOSED) -> list[LedgerRow]:
         closed = [row for row in self._rows.values() if row.state in states]
         return sorted(closed, key=finished_at, reverse=True)[:limit]
+
+    async def names(self, prefix: str, limit: int) -> Names:
+        def beginning_so(found: Iterable[str]) -> tuple[str, ...]:
+            names = {each for each in found if each.startswith(prefix)}
+            return tuple(sorted(names, key=str.encode)[:limit])
+
+        rows = self._rows.values()
+        return Names(
+            nodes=beginning_so(row.node_id for row in rows),
+            root_pipelines=beginning_so(row.root_pipeline_id for row in rows),
+        )
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return [entry for run_id in sorted(set(run_ids)) for entry in self._history.get(run_id, [])]

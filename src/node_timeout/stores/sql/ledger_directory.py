@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
-from node_timeout.ports.directory import Cursor, LedgerCounts, RunFilter, RunPage
+from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, entries_of, row_of, rows_of
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_configs import LedgerConfigs
@@ -112,6 +112,25 @@ class LedgerDirectory(LedgerConfigs):
             )
             rows += rows_of(found)
         return sorted(rows, key=lambda row: row.finished_at or 0.0, reverse=True)[:limit]
+
+    @transaction
+    async def names(self, connection: AsyncConnection, prefix: str, limit: int) -> Names:
+        async def beginning_so(column: ColumnElement[str]) -> tuple[str, ...]:
+            found: list[str] = []
+            following = column >= prefix
+            while len(found) < limit:
+                query = select(func.min(column)).where(following)
+                name: str | None = (await connection.execute(query)).scalar_one()
+                if name is None or not name.startswith(prefix):
+                    break
+                found.append(name)
+                following = column > name
+            return tuple(found)
+
+        return Names(
+            nodes=await beginning_so(runs.c.node_id),
+            root_pipelines=await beginning_so(runs.c.root_pipeline_id),
+        )
 
     @transaction
     async def history(

@@ -35,9 +35,12 @@ from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TO
 
 
 def _exact(length: int) -> TypeEngine[str]:
-    """Text that MySQL's default collation would otherwise compare without case."""
+    """Text that is compared and put in order byte for byte, which no default collation does."""
     binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return String(length).with_variant(binary, "mysql", "mariadb")
+    bytewise = postgresql.VARCHAR(length, collation="C")
+    return (
+        String(length).with_variant(binary, "mysql", "mariadb").with_variant(bytewise, "postgresql")
+    )
 
 
 def _text() -> TypeEngine[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from node_timeout.domain.changes import Cancel
 from node_timeout.domain.run import DueRun, RunState
-from node_timeout.ports.directory import RunFilter
+from node_timeout.ports.directory import Names, RunFilter
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.testing.contracts.ledger.acts import (
     LEASE,
@@ -195,3 +195,16 @@ async def test_the_oldest_overdue_run_counts_from_its_deadline_next_try_or_lease
     assert await oldest(25) == pytest.approx(5)
     await ledger.arm(started([run("b")]), NOW)
     assert await oldest(25) == pytest.approx(24)
+
+
+async def test_names_are_found_by_how_they_begin(ledger: Ledger) -> None:
+    names = ["deploy", "deploy-2", "deploy_2", "Deploy", "depl\u00f6y", "deploy\U0001f680", "x"]
+    runs = [run(name, version, root=f"of {name}") for name in names for version in ("v1", "v2")]
+    await configure(ledger, *(config(name, root=f"of {name}") for name in names))
+    await ledger.arm(started(runs), NOW)
+    found = await ledger.names("deploy", 10)
+    assert found.nodes == ("deploy", "deploy-2", "deploy_2", "deploy\U0001f680")
+    assert found.root_pipelines == ()
+    assert (await ledger.names("of d", 2)).root_pipelines == ("of deploy", "of deploy-2")
+    assert (await ledger.names("depl", 9)).nodes[-1] == "depl\u00f6y"
+    assert await ledger.names("z%_", 9) == Names(nodes=(), root_pipelines=())

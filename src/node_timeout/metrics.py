@@ -74,6 +74,11 @@ POOL_OVERDUE = Gauge("node_timeout_pool_overdue", "Members whose deadline has pa
 POOL_OLDEST_OVERDUE = Gauge(
     "node_timeout_pool_oldest_overdue_seconds", "Age of the oldest overdue member"
 )
+POOL_OVERDUE_FOR = Gauge(
+    "node_timeout_pool_overdue_for",
+    "Members whose deadline passed so many seconds ago, or longer",
+    ["seconds"],
+)
 CHANGES = Counter(
     "node_timeout_changes", "Runs that somebody ordered to be changed", ["change", "verdict"]
 )

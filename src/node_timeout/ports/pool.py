@@ -6,6 +6,8 @@ from typing import Protocol
 
 from node_timeout.domain.run import DueRun
 
+OVERDUE_SECONDS = (1, 10, 60, 600)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedMember:
@@ -35,6 +37,8 @@ class PoolCounts:
     armed: int
     overdue: int
     oldest_overdue_seconds: float
+    overdue_for: Mapping[int, int]
+    """Of each of `OVERDUE_SECONDS`, how many have been overdue for so long or longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,8 @@ class Serving:
             metrics.POOL_ARMED.set(counts.armed)
             metrics.POOL_OVERDUE.set(counts.overdue)
             metrics.POOL_OLDEST_OVERDUE.set(counts.oldest_overdue_seconds)
+            for seconds, count in counts.overdue_for.items():
+                metrics.POOL_OVERDUE_FOR.labels(str(seconds)).set(count)
             standing = await self._ledger.count([RunState.DEAD, RunState.PAUSED])
             metrics.DEAD.set(standing[RunState.DEAD])
             metrics.PAUSED.set(standing[RunState.PAUSED])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from node_timeout.domain.run import DueRun
-from node_timeout.ports.pool import Behind, Claim, ClaimedMember, PoolCounts
+from node_timeout.ports.pool import OVERDUE_SECONDS, Behind, Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.memory.presence import MemoryPresence
 
 
@@ -99,6 +99,9 @@ class MemoryPool:
             armed=len(self.scores),
             overdue=len(overdue),
             oldest_overdue_seconds=max((now - at for at in overdue), default=0.0),
+            overdue_for={
+                seconds: sum(at <= now - seconds for at in overdue) for seconds in OVERDUE_SECONDS
+            },
         )
 
     # Its one shard

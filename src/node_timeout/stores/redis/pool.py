@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 
 from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.domain.run import DueRun
-from node_timeout.ports.pool import Behind, Claim, ClaimedMember, PoolCounts
+from node_timeout.ports.pool import OVERDUE_SECONDS, Behind, Claim, ClaimedMember, PoolCounts
 from node_timeout.stores.redis.client import RedisClient, translated
 from node_timeout.stores.redis.keys import (
     ledger_key,
@@ -161,6 +161,10 @@ class RedisPool:
             armed=sum(each.armed for each in counts),
             overdue=sum(each.overdue for each in counts),
             oldest_overdue_seconds=max(each.oldest_overdue_seconds for each in counts),
+            overdue_for={
+                seconds: sum(each.overdue_for[seconds] for each in counts)
+                for seconds in OVERDUE_SECONDS
+            },
         )
 
     async def lead(self, role: str, leader: str, seconds: float) -> bool:
@@ -305,8 +309,19 @@ class RedisShard:
             armed = await self._client.commands.zcard(self.key)
             overdue = await self._client.commands.zcount(self.key, "-inf", repr(now))
             first = await self._client.commands.zrange(self.key, 0, 0, withscores=True)
-        oldest = max(0.0, now - float(first[0][1])) if first else 0.0
-        return PoolCounts(armed=armed, overdue=overdue, oldest_overdue_seconds=oldest)
+            oldest = max(0.0, now - float(first[0][1])) if first else 0.0
+            overdue_for = {
+                seconds: await self._client.commands.zcount(self.key, "-inf", repr(now - seconds))
+                if oldest >= seconds
+                else 0  # as nearly always: nothing to ask
+                for seconds in OVERDUE_SECONDS
+            }
+        return PoolCounts(
+            armed=armed,
+            overdue=overdue,
+            oldest_overdue_seconds=oldest,
+            overdue_for=overdue_for,
+        )
 
     async def identity(self) -> tuple[str, str]:
         """The run_id of the server that has this key, and the one that its marker names."""

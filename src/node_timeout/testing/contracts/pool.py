@@ -191,3 +191,13 @@ async def test_the_ledger_that_was_marked_is_told(pool: Pool) -> None:
     await pool.mark_reconciled()
     assert not await pool.may_have_lost_data()
     assert await pool.ledger_id() == "x"
+
+
+async def test_what_is_overdue_is_counted_by_how_long(pool: Pool) -> None:
+    now = await pool.now()
+    ages = {"a": 0.5, "b": 5, "c": 30, "d": 500, "e": 5000}
+    await pool.arm([DueRun(run_id=id_of(name), due_at=now - age) for name, age in ages.items()])
+    await pool.arm(await due(pool, FUTURE, "f"))
+    counts = await pool.counts()
+    assert (counts.armed, counts.overdue) == (6, 5)
+    assert counts.overdue_for == {1: 4, 10: 3, 60: 2, 600: 1}

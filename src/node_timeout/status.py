@@ -1,7 +1,7 @@
 """What `NodeTimeout.status` reports: a look at every store."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ class Status:
     overdue: int | None = None
     oldest_overdue_seconds: float | None = None
     """How long the oldest overdue member has been in the pool."""
+    overdue_for: Mapping[int, int] | None = None
+    """By seconds: how many members have been overdue for so long or longer."""
     ledger_armed: int | None = None
     ledger_oldest_overdue_seconds: float | None = None
     """How long the oldest overdue node run has waited for a worker."""

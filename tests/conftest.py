@@ -41,6 +41,7 @@ if os.environ.get("BKFLOW_PROJECT_PYTHON"):
 else:
     collect_ignore = [*collect_ignore, "bkflow"]
 
+NO_CANARY = f"{PREFIX}CANARY_INTERVAL"
 TABLES = [f"node_timeout_{name}" for name in ("run", "config", "setting", "history", "token")]
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 """The last is PostgreSQL behind PgBouncer in transaction mode."""
@@ -48,10 +49,14 @@ DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the person who runs the tests leaks in."""
+    """No setting of the person who runs the tests leaks in.
+
+    No canary either, but where it is tested: others count the runs that there are.
+    """
     for name in list(os.environ):
         if name.startswith(PREFIX):
             monkeypatch.delenv(name)
+    monkeypatch.setenv(NO_CANARY, "0")
 
 
 @pytest.fixture(autouse=True)

@@ -79,6 +79,23 @@ POOL_OVERDUE_FOR = Gauge(
     "Members whose deadline passed so many seconds ago, or longer",
     ["seconds"],
 )
+ALIVE = Gauge(
+    "node_timeout_alive", "Living services, of all processes, by their own word", ["role"]
+)
+CANARY_LATENESS = Histogram(
+    "node_timeout_canary_lateness_seconds",
+    "When a canary was recorded, minus its deadline",
+    ["shard"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+CANARY_LAST = Gauge(
+    "node_timeout_canary_last_seconds",
+    "Unix time when the last canary ended; before the first, when this process began to send them",
+    ["shard"],
+)
+CANARY_MISSED = Counter(
+    "node_timeout_canary_missed", "Canaries that did not end, or not as they should", ["shard"]
+)
 CHANGES = Counter(
     "node_timeout_changes", "Runs that somebody ordered to be changed", ["change", "verdict"]
 )

@@ -196,6 +196,11 @@ class Settings(BaseSettings):
     reconcile_pause: Seconds = Field(
         30.0, description="Rest between two sweeps of the ledger, seconds"
     )
+    canary_interval: Annotated[float, Field(ge=0, le=3600)] = Field(
+        10.0,
+        description="How often a run of our own goes the whole way, in each shard, so that it is "
+        "seen whether the way is open, seconds; 0: never",
+    )
     survey_pause: Seconds = Field(
         60.0,
         description="Rest between two rounds of asking the engine for runs it never told, seconds",

@@ -7,11 +7,13 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 
+from node_timeout.arming.canary import Canary
 from node_timeout.arming.listener import Listener
 from node_timeout.arming.surveyor import Surveyor
 from node_timeout.arming.tracker import Tracker
 from node_timeout.dispatch.reconciler import Reconciler
 from node_timeout.dispatch.scanner import Scanner
+from node_timeout.domain import canary
 from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.hints import did_you_mean
@@ -33,6 +35,7 @@ from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.stores.tls import Tls
 from node_timeout.strategies.base import known_actions, load_strategies
+from node_timeout.strategies.canary import CanaryStrategy
 from node_timeout.urls.addresses import HostsUrl, split_urls
 
 IN_PROCESS = "memory://"
@@ -106,7 +109,10 @@ class Wiring:
         services: dict[str, Service] = {
             name: scanner.run for name, scanner in zip(names, scanners, strict=True)
         }
-        return services | {"reconciler": self.reconciler().run}
+        services["reconciler"] = self.reconciler().run
+        if self.settings.canary_interval:
+            services["canary"] = self.canary().run
+        return services
 
     def worker_services(self, queues: Sequence[str]) -> dict[str, Service]:
         events_queue = self.settings.events_queue
@@ -155,6 +161,17 @@ class Wiring:
             ),
         )
 
+    def canary(self) -> Canary:
+        settings = self.settings
+        return Canary(
+            ledger=self.ledger,
+            pool=self.pool,
+            tracker=self.tracker,
+            name=self._name,
+            lease_seconds=settings.lease_seconds,
+            interval=settings.canary_interval,
+        )
+
     def worker(self, queues: Sequence[str] = ()) -> Worker:
         settings, routes = self.settings, self.routes()
         for queue in queues:
@@ -165,6 +182,7 @@ class Wiring:
                 )
         engine = self._load_engine()
         strategies = load_strategies(settings.handlers, engine, settings)
+        strategies[canary.ACTION] = CanaryStrategy(engine)
         for strategy in strategies.values():
             self._closing.push_async_callback(strategy.close)
         default = [routes.dispatch_queue, *filter(None, [routes.handle_queue])]

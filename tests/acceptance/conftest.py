@@ -28,6 +28,7 @@ def environment(settings: Settings | None = None, **others: str) -> dict[str, st
     found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     found["PYTHONPATH"] = str(PLUGIN)
     found["PYTHONUNBUFFERED"] = "1"
+    found[PREFIX + "CANARY_INTERVAL"] = "0"
     if settings:
         for name in settings.model_fields_set:
             value = getattr(settings, name)

@@ -252,6 +252,7 @@ def build(
         "NODE_TIMEOUT_LEASE_SECONDS": "3",
         "NODE_TIMEOUT_SURVEY_PAUSE": "1",
         "NODE_TIMEOUT_RETRY_BACKOFF_MAX": "2",
+        "NODE_TIMEOUT_CANARY_INTERVAL": "0",
     }
     os.environ |= variables
     inherited = {name: value for name, value in os.environ.items() if name[:13] != "NODE_TIMEOUT_"}

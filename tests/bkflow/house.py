@@ -172,6 +172,7 @@ def environments(
         "NODE_TIMEOUT_REDIS_URL": redis.url,
         "NODE_TIMEOUT_AMQP_URL": rabbit.url,
         "NODE_TIMEOUT_ENGINE": "http",
+        "NODE_TIMEOUT_CANARY_INTERVAL": "0",
         "NODE_TIMEOUT_ENGINE_TOKEN": TOKEN,
         "NODE_TIMEOUT_ENGINE_SIGNING_KEY": KEY,
         "NODE_TIMEOUT_REASON": REASON,

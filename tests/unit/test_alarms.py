@@ -115,10 +115,12 @@ def test_the_objective_is_a_bucket_of_the_histogram() -> None:
     asked = {
         bucket for each in expressions() for bucket in re.findall(r"\w+_bucket\{[^}]*\}", each)
     }
-    assert asked == {'node_timeout_lateness_seconds_bucket{le="1.0"}'}
+    names = [f"node_timeout_{each}lateness_seconds_bucket" for each in ("", "canary_")]
+    assert asked == {f'{name}{{le="1.0"}}' for name in names}
+    metrics.CANARY_LATENESS.labels(0)
     page = generate_latest().decode()
-    for bucket in asked:
-        assert f"\n{bucket} " in page
+    for name in names:
+        assert re.search(rf'^{name}{{le="1\.0".*}} ', page, re.MULTILINE)
 
 
 # Alarms

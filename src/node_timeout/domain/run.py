@@ -177,6 +177,9 @@ class RunState(StrEnum):
     """Given up, with the error; until someone replays it."""
 
 
+CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
+
+
 class StoppedBy(StrEnum):
     """Who has paused or cancelled a run: no engine's word undoes what an operator has done."""
 

@@ -22,7 +22,7 @@ from node_timeout.ports.engine import Engine
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
 from node_timeout.runtime.threads import Threads
-from node_timeout.strategies.base import NodeTimeoutStrategy, call
+from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult, call
 
 logger = logging.getLogger(__name__)
 
@@ -148,14 +148,12 @@ class Attempts:
         limit = asyncio.timeout(self._limits.strategy_timeout)
         try:
             async with limit:
-                with self._breaker.permit() as permit:
-                    if node.attempt == 1:
-                        metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
-                    if not await self._engine.is_running(node):
-                        return _outcome(node, RunState.STALE, "no longer running at this version")
-                    permit.answered()
-                    with metrics.STRATEGY_SECONDS.labels(node.action).time():
-                        result = await call(strategy, node, self._threads)
+                if not strategy.asks_engine:
+                    result = await call(strategy, node, self._threads)
+                elif (answer := await self._if_running(strategy, node)) is None:
+                    return _outcome(node, RunState.STALE, "no longer running at this version")
+                else:
+                    result = answer
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
             return await self._declined(node, error)
         except Exception as error:  # a user's strategy may raise anything
@@ -172,6 +170,19 @@ class Attempts:
         if result.extend_by is not None:
             return await self._extended(node, result.extend_by, result.message)
         return _outcome(node, RunState.HANDLED, result.message)
+
+    async def _if_running(
+        self, strategy: NodeTimeoutStrategy, node: TimedOutNode
+    ) -> StrategyResult | None:
+        """Call the strategy; None if the engine says that the node is not running any more."""
+        with self._breaker.permit() as permit:
+            if node.attempt == 1:
+                metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
+            if not await self._engine.is_running(node):
+                return None
+            permit.answered()
+            with metrics.STRATEGY_SECONDS.labels(node.action).time():
+                return await call(strategy, node, self._threads)
 
     async def _extended(self, node: TimedOutNode, seconds: float, message: str) -> Outcome:
         """The strategy gives the node more time; of too much it is told that it failed."""

@@ -85,6 +85,15 @@ class Pool(Protocol):
         """Its parts, one or many; each run is in one of them. Each wants a scanner."""
         ...
 
+    @property
+    def homes(self) -> int:
+        """How many shards the runs are spread over: the first so many of `shards`."""
+        ...
+
+    def home(self, run_id: str) -> int:
+        """The number of the shard in which a run is armed."""
+        ...
+
     async def now(self) -> float:
         """The pool's clock. Does not raise: without a connection it estimates."""
         ...

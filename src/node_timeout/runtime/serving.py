@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ class Serving:
 
     async def _gauge(self, stop: asyncio.Event) -> None:
         """Keep the gauges of the stores up to date."""
+        roles: set[str] = set()  # all that were ever heard of: those that are gone are 0
 
         async def step() -> None:
             counts = await self._pool.counts()
@@ -108,6 +110,14 @@ class Serving:
             metrics.POOL_OLDEST_OVERDUE.set(counts.oldest_overdue_seconds)
             for seconds, count in counts.overdue_for.items():
                 metrics.POOL_OVERDUE_FOR.labels(str(seconds)).set(count)
+            alive = Counter(
+                service.role
+                for process in await self._pool.presence.processes()
+                for service in process.services
+            )
+            roles.update(alive)
+            for role in roles:
+                metrics.ALIVE.labels(role).set(alive[role])
             standing = await self._ledger.count([RunState.DEAD, RunState.PAUSED])
             metrics.DEAD.set(standing[RunState.DEAD])
             metrics.PAUSED.set(standing[RunState.PAUSED])

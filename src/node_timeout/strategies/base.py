@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from node_timeout.domain.errors import StrategyError, StrategyRefusedError
 from node_timeout.domain.hints import shown
@@ -77,6 +77,9 @@ def _seconds(answer: Mapping[str, Any], name: str) -> float | None:
 
 class NodeTimeoutStrategy(ABC):
     """Base of all strategies. One instance serves many calls at once."""
+
+    asks_engine: ClassVar[bool] = True
+    """Ask the engine first whether the node is running still; rest while the engine does."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.memory.ledger_configs import OPEN, MemoryConfigs
 
 HOUR = 3600.0
-CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
 class MemoryDirectory(MemoryConfigs):

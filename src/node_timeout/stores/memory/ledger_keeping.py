@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from node_timeout.domain import changes
 from node_timeout.domain.changes import Discard, Judged, Order, Verdict
-from node_timeout.domain.run import DueRun, LedgerRow, RunState, StoppedBy
+from node_timeout.domain.run import CLOSED, DueRun, LedgerRow, RunState, StoppedBy
 from node_timeout.ports.ledger import Retention
-from node_timeout.stores.memory.ledger_directory import CLOSED, MemoryDirectory, finished_at
+from node_timeout.stores.memory.ledger_directory import MemoryDirectory, finished_at
 
 
 class MemoryKeeping(MemoryDirectory):

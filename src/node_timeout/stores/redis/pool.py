@@ -11,6 +11,7 @@ Keys and channels, all derived from the name of the pool:
                                              with the ledger; in the slot of its ZSET
     <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
     <pool>:surveyor                 STRING   name of the leading surveyor, likewise
+    <pool>:canary                   STRING   name of the process that sends canaries, likewise
     {<pool>}:processes              ZSET     what each living process says of itself; score: when it
                                              counts as gone
     {<pool>}:ledger_id              STRING   id of the ledger that the scanners of the pool serve
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MEMBERS_PER_CALL = 500
-ROLES = ("reconciler", "surveyor")
+ROLES = ("reconciler", "surveyor", "canary")
 KNOWN_POLICIES = ("noeviction", "unknown")
 
 
@@ -143,8 +144,15 @@ class RedisPool:
     async def give_back(self, members: Mapping[str, float]) -> None:
         await self.shards[-1].put(members)
 
+    @property
+    def homes(self) -> int:
+        return len(self._hashed)
+
+    def home(self, run_id: str) -> int:
+        return shard_number(run_id, len(self._hashed))
+
     def _shard_of(self, member: str) -> "RedisShard":
-        return self._hashed[shard_number(member, len(self._hashed))]
+        return self._hashed[self.home(member)]
 
     def _places(self, members: Iterable[str]) -> "dict[RedisShard, list[str]]":
         """The members by each shard that may hold them."""

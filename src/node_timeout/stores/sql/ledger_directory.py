@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, entries_of, row_of, rows_of
@@ -26,7 +26,6 @@ from node_timeout.stores.sql.tables import FINISHED_INDEX, NEXT_INDEX, configs, 
 ENTRY_COLUMNS = [column for column in history.c if column.name != "id"]
 HOUR = 3600.0
 STANDING = (RunState.ARMED, RunState.PAUSED, RunState.EXECUTING, RunState.DEAD)
-CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
 class LedgerDirectory(LedgerConfigs):

@@ -1,0 +1,14 @@
+"""The strategy of canaries: it does nothing. That it was called at all is what counts."""
+
+from node_timeout.domain.run import TimedOutNode
+from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult
+
+
+class CanaryStrategy(NodeTimeoutStrategy):
+    """Belongs to `node_timeout.domain.canary.ACTION`, which no config may name."""
+
+    asks_engine = False
+
+    async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
+        del node
+        return StrategyResult(True)

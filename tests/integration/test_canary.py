@@ -1,0 +1,250 @@
+"""Canaries: runs of our own that show whether the way of a deadline is open."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import REGISTRY
+
+from node_timeout import NodeTimeout
+from node_timeout.arming import canary as room
+from node_timeout.arming.canary import MISSED_SECONDS, Canary
+from node_timeout.arming.tracker import Tracker
+from node_timeout.domain import canary
+from node_timeout.domain.errors import InvalidTimeoutConfigError, LedgerUnavailableError
+from node_timeout.domain.events import NodeLeft
+from node_timeout.domain.run import NodeRun, Outcome, RunState
+from node_timeout.runtime.loop import Health
+from node_timeout.settings import Settings
+from node_timeout.stores.memory.ledger import MemoryLedger
+from node_timeout.stores.memory.pool import MemoryPool
+from node_timeout.stores.redis.pool import RedisPool
+from tests.servers import RedisServer
+from tests.support import tree_of, wait_until
+
+NOW = 1_000_000.0
+
+
+def counted(name: str, shard: int = 0) -> float:
+    return REGISTRY.get_sample_value(name, {"shard": str(shard)}) or 0.0
+
+
+class House:
+    """A ledger and a pool in memory, whose clock stands still, and canaries on them."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.ledger = MemoryLedger()
+        self.pool = MemoryPool(lambda: self.now)
+        self.canary = self.another("one")
+
+    def another(self, name: str, *, interval: float = 0.0) -> Canary:
+        return Canary(
+            ledger=self.ledger,
+            pool=self.pool,
+            tracker=Tracker(ledger=self.ledger, pool=self.pool),
+            name=name,
+            lease_seconds=15,
+            interval=interval,
+        )
+
+    async def deal(self, state: RunState = RunState.HANDLED) -> None:
+        """As a worker does, now."""
+        due = await self.ledger.open_runs(None, 9)
+        taking = await self.ledger.take(due, now=self.now, lease_seconds=9, max_attempts=5)
+        outcomes = [Outcome(node=node, state=state, message="so") for node in taking.taken]
+        await self.ledger.record(outcomes, owner=taking.owner, now=self.now)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def test_a_canary_is_armed_measured_and_deleted(house: House) -> None:
+    count = "node_timeout_canary_lateness_seconds_count"
+    late = "node_timeout_canary_lateness_seconds_sum"
+    before, sum_before = counted(count), counted(late)
+    house.canary = house.another("one", interval=1000)
+    assert (await house.canary.once()).armed == 1
+    (due,) = await house.ledger.open_runs(None, 9)
+    assert due.due_at == NOW + 1
+    assert house.pool.scores == {due.run_id: NOW + 1}
+    assert counted("node_timeout_canary_last_seconds") == NOW, "its silence counts from here"
+    report = await house.canary.once()
+    assert (report.armed, report.ended) == (0, 0), "it is not time for the next, nor has it ended"
+    house.now = NOW + 1.25
+    await house.deal()
+    assert (await house.canary.once()).ended == 1
+    assert counted(count) == before + 1
+    assert counted(late) - sum_before == pytest.approx(0.25)
+    assert counted("node_timeout_canary_last_seconds") == NOW + 1.25
+    assert await house.ledger.rows_of([due.run_id]) == [], "nothing of it stays"
+    assert await house.ledger.history(due.run_id) == []
+
+
+async def test_one_that_never_ends_is_missed_once(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = counted("node_timeout_canary_missed_total")
+    house.canary = house.another("one", interval=1000)
+    await house.canary.once()
+    house.now += 1 + MISSED_SECONDS
+    assert (await house.canary.once()).missed == 0, "it has this long"
+    house.now += 1
+    with caplog.at_level(logging.WARNING):
+        assert (await house.canary.once()).missed == 1
+    assert (await house.canary.once()).missed == 0
+    assert counted("node_timeout_canary_missed_total") == before + 1
+    assert caplog.messages == ["the canary of shard 0 did not end within 60 s of its deadline"]
+    assert counted("node_timeout_canary_last_seconds") == NOW, "the silence goes on"
+
+
+async def test_one_that_ends_otherwise_is_missed_and_deleted(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.canary.once()
+    house.now += 1
+    await house.deal(RunState.DEAD)
+    report = await house.canary.once()
+    assert (report.ended, report.missed) == (0, 1)
+    assert "the canary of shard 0 ended as dead: so" in caplog.messages
+    (open_run,) = await house.ledger.open_runs(None, 9)
+    rows = await house.ledger.rows_of([open_run.run_id])
+    assert [row.state for row in rows] == [RunState.ARMED], "the next one alone is there"
+
+
+async def test_only_the_leader_sends_and_a_new_one_begins_anew(house: House) -> None:
+    await house.canary.once()
+    two = house.another("two")
+    assert await two.once() == room.CanaryReport(leading=False)
+    house.now += 16
+    assert (await two.once()).armed == 1, "the lead of the first has run out"
+    report = await house.canary.once()
+    assert not report.leading
+    house.now += 1000
+    assert (await house.canary.once()).missed == 0, (
+        "what it sent before is not its business any more"
+    )
+
+
+async def test_an_outage_of_the_ledger_leaves_nothing_awaited(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(*_: object) -> None:
+        raise LedgerUnavailableError("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.ledger, "arm", down)
+        with pytest.raises(LedgerUnavailableError):
+            await house.canary.once()
+    house.now += 1000
+    report = await house.canary.once()
+    assert (report.armed, report.missed) == (1, 0), "that one was never armed"
+
+
+async def test_it_says_what_it_does_and_gives_the_lead_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "TICK_SECONDS", 0.01)
+    stop, health = asyncio.Event(), Health(name="canary")
+    task = asyncio.create_task(house.another("one", interval=1000).run(stop, health))
+    try:
+        await wait_until(lambda: health.doing() == "leading; no canary has ended yet")
+        house.now += 1.5
+        await house.deal()
+        await wait_until(
+            lambda: health.doing() == "leading; the last canaries were late by 0.500 s"
+        )
+        house.now += 20
+        assert await house.pool.lead(room.ROLE, "two", 60)
+        await wait_until(lambda: health.doing() == "another one leads")
+        await house.pool.resign(room.ROLE, "two")
+        await wait_until(lambda: "no canary" in health.doing())
+    finally:
+        stop.set()
+        await task
+    assert await house.pool.lead(room.ROLE, "three", 60), "the lead is free"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_each_shard_gets_one(shards: int, redis_server: RedisServer) -> None:
+    ledger, pool = MemoryLedger(), RedisPool(redis_server.url, f"canaries-{shards}", shards)
+    tracker = Tracker(ledger=ledger, pool=pool)
+    sender = Canary(
+        ledger=ledger, pool=pool, tracker=tracker, name="one", lease_seconds=15, interval=9
+    )
+    try:
+        assert (await sender.once()).armed == shards
+        claimed = [
+            (await shard.claim(9, 15, ahead_seconds=5)).members
+            for shard in pool.shards[: pool.homes]
+        ]
+        assert [len(members) for members in claimed] == [1] * shards
+    finally:
+        await sender.once()
+        await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def processes(settings: Settings, *, worker: bool) -> AsyncIterator[NodeTimeout]:
+    """A scanner with its canaries, and a worker, in this process."""
+    stop = asyncio.Event()
+    async with NodeTimeout(settings) as app, asyncio.TaskGroup() as group:
+        group.create_task(app.scan(stop))
+        if worker:
+            group.create_task(app.work(stop))
+        try:
+            yield app
+        finally:
+            stop.set()
+
+
+async def test_the_whole_way_with_real_servers(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = settings.model_copy(update={"canary_interval": 1.0, "handle_queue": "canary-handled"})
+    count = "node_timeout_canary_lateness_seconds_count"
+    before = counted(count)
+    late_before = REGISTRY.get_sample_value("node_timeout_lateness_seconds_count") or 0.0
+    async with processes(ours, worker=True) as app:
+        await wait_until(lambda: counted(count) >= before + 2, time_limit=30)
+        (process,) = [
+            each
+            for each in await app.processes()
+            if any(service.name == "canary" for service in each.services)
+        ]
+        assert {service.role for service in process.services} >= {"scanner", "canary"}
+        found = await app.find(root_pipeline_id=canary.ROOT)
+        assert len(found.rows) <= 2, "those that have ended are gone"
+    late_after = REGISTRY.get_sample_value("node_timeout_lateness_seconds_count") or 0.0
+    assert late_after == late_before, "they are no node's lateness"
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
+async def test_without_a_worker_the_silence_is_seen(settings: Settings) -> None:
+    ours = settings.model_copy(update={"canary_interval": 1.0})
+    count = "node_timeout_canary_lateness_seconds_count"
+    async with processes(ours, worker=False) as app:
+        began = await app.pool.now()
+        await wait_until(lambda: counted("node_timeout_canary_last_seconds") >= began - 1)
+        before, last = counted(count), counted("node_timeout_canary_last_seconds")
+        await asyncio.sleep(3)
+        assert (counted(count), counted("node_timeout_canary_last_seconds")) == (before, last)
+
+
+async def test_no_config_may_name_its_action(settings: Settings) -> None:
+    async with NodeTimeout(settings) as app:
+        config = {"enable": True, "action": canary.ACTION, "seconds": 1}
+        with pytest.raises(InvalidTimeoutConfigError, match="is unknown"):
+            app.apply_node_timeout_configs(tree_of("a"), {"a": config})
+
+
+async def test_a_leaving_of_another_pipeline_does_not_touch_it(house: House) -> None:
+    await house.canary.once()
+    tracker = Tracker(ledger=house.ledger, pool=house.pool)
+    stranger = NodeRun(root_pipeline_id="root", node_id="shard-0", version="1")
+    assert await tracker.nodes_left([NodeLeft.of(stranger)]) == 0
+    assert len(await house.ledger.open_runs(None, 9)) == 1

@@ -29,6 +29,9 @@ def config_of(node_id: str, timeout: float) -> TimeoutConfig:
     )
 
 
+TRACES = [f"00-{'1' * 32}-{each * 16}-01" for each in "ab"]
+
+
 @st.composite
 def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
     """A row as the ledger may hold it."""
@@ -49,6 +52,7 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
         version=version,
         root_pipeline_id="root",
         action="forced_fail" if known else None,
+        trace=draw(st.sampled_from([None, TRACES[0]])) if known else None,
         state=state,
         started_at=draw(OPTIONAL_INSTANTS) if known else None,
         deadline=deadline,
@@ -73,6 +77,7 @@ def starts(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> NodeStar
         version=version,
         happened_at=draw(OPTIONAL_INSTANTS),
         seen_at=draw(OPTIONAL_INSTANTS),
+        trace=draw(st.sampled_from([None, *TRACES])),
     )
 
 

@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("action", exact(64), nullable=True),
         sa.Column("timeout", sa.Double(), nullable=True, comment="seconds"),
         sa.Column("payload_json", text(), nullable=True),
+        sa.Column("trace", exact(55), nullable=True, comment="W3C traceparent"),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True, comment="by the engine's clock"),
         sa.Column("deadline", sa.Double(), nullable=True),

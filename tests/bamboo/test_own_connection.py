@@ -88,6 +88,7 @@ def rows() -> st.SearchStrategy[LedgerRow]:
             action=None if only_left else "forced_fail",
             timeout=None if only_left else 60.0,
             payload_json=None if only_left else draw(st.sampled_from([None, '{"task":7}'])),
+            trace=draw(st.sampled_from([None, f"00-{'1' * 32}-{'2' * 16}-01"])),
             state=state,
             started_at=None if only_left else draw(st.none() | instants),
             deadline=deadline,
@@ -126,6 +127,7 @@ def test_a_start_does_what_the_domain_says(
         version="v1",
         root_pipeline_id=root,
         happened_at=now - 10 if happened else None,
+        trace=f"00-{'3' * 32}-{'4' * 16}-01",
     )
     expected = start(before, event, config, now) or before
     assert expected

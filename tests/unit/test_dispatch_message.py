@@ -21,6 +21,17 @@ def test_what_is_encoded_is_what_is_decoded() -> None:
     assert dispatch.decode(dispatch.encode(due)) == (due, [])
 
 
+def test_a_message_may_say_which_trace_it_is_a_part_of() -> None:
+    context = f"00-{'a' * 32}-{'b' * 16}-01"
+    (due,), _ = dispatch.decode(
+        dispatch.encode([DueRun(run_id=id_of("a"), due_at=1.5)], 20.0, context)
+    )
+    assert due == DueRun(run_id=id_of("a"), due_at=1.5, lease=20.0, trace=context)
+    (due,), _ = dispatch.decode(dispatch.encode([due], 20.0, "no context"))
+    assert isinstance(due, DueRun)
+    assert due.trace is None
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

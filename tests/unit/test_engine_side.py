@@ -27,6 +27,8 @@ PACKED = PART["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
 DECLARED = {"django", "redis", "prometheus_client", "pipeline", "bamboo_engine"}
 OF_THOSE = {"kombu"}
 """Celery's, which bamboo-pipeline cannot be without."""
+OPTIONAL = {("tracing.py", "opentelemetry")}
+"""Of an extra: the module does without it, see `test_without_the_api_nothing_is_done`."""
 GUARDED = {
     ("contrib/bamboo/__init__.py", "node_timeout.contrib.bamboo_daemon.full"),
     ("contrib/bamboo/apps.py", "node_timeout.contrib.bamboo_daemon.full"),
@@ -83,7 +85,7 @@ def test_a_packed_module_imports_what_is_packed_or_declared(path: Path) -> None:
         assert not module.startswith("redis.asyncio"), "redis 4.1 has none"
         if top == "node_timeout":
             assert module in MODULES or (name, module) in GUARDED, module
-        else:
+        elif (name, top) not in OPTIONAL:
             assert top in DECLARED | OF_THOSE | sys.stdlib_module_names | {"__future__"}, module
 
 

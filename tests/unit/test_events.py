@@ -72,6 +72,19 @@ def test_a_config_may_come_along() -> None:
     assert without.config is None
 
 
+def test_a_start_may_say_which_trace_it_is_a_part_of() -> None:
+    context = f"00-{'a' * 32}-{'b' * 16}-01"
+    bad = [7, "", context.upper(), f"00-{'0' * 32}-{'b' * 16}-01", f"{context}\n", f"{context}-x"]
+    starts = [{**RUNNING, "version": str(i), "traceparent": each} for i, each in enumerate(bad)]
+    traced = {**RUNNING, "traceparent": context}
+    (start, *others), unreadable = decode(message(traced, *starts), RULES, NOW)
+    assert unreadable == [], "nobody is refused for it"
+    assert isinstance(start, NodeStarted)
+    assert start.trace == context
+    assert [getattr(each, "trace", "") for each in others] == [None] * len(bad)
+    assert decode(encode([start]), RULES, NOW) == ([start], [])
+
+
 @pytest.mark.parametrize(
     "off",
     [

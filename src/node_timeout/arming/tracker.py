@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from node_timeout import metrics
+from node_timeout import metrics, tracing
 from node_timeout.arming.roots import ambiguity, find_roots
 from node_timeout.domain.errors import LedgerUnavailableError, PoolUnavailableError
 from node_timeout.domain.events import NodeLeft, NodeStarted
@@ -66,14 +66,15 @@ class Tracker:
 
     async def started(self, events: Sequence[NodeStarted], now: float) -> int:
         """`nodes_started` of events whose roots are known, and that were told at ``now``."""
-        armed = await self._ledger.arm(events, now) if events else []
-        if armed:
-            metrics.ARMED_TOTAL.inc(len(armed))
-            try:
-                await self._pool.arm(armed)
-            except PoolUnavailableError as error:
-                self._warn("armed", [due.run_id for due in armed], error)
-                self._arm_later(armed)
+        with tracing.arming(events) as traced:
+            armed = await self._ledger.arm(traced, now) if events else []
+            if armed:
+                metrics.ARMED_TOTAL.inc(len(armed))
+                try:
+                    await self._pool.arm(armed)
+                except PoolUnavailableError as error:
+                    self._warn("armed", [due.run_id for due in armed], error)
+                    self._arm_later(armed)
         open_ids = {due.run_id for due in armed}
         self.not_armed([event for event in events if event.run.run_id not in open_ids])
         return len(armed)

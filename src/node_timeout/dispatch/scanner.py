@@ -16,7 +16,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from node_timeout import metrics
+from node_timeout import metrics, tracing
 from node_timeout.dispatch.members import read
 from node_timeout.dispatch.queue_room import QueueRoom
 from node_timeout.dispatch.reports import ScanReport
@@ -190,7 +190,9 @@ class Scanner:
         # Connecting may take as long again; then the members are still ours to finish.
         time_limit = self._lease_seconds / 3
         try:
-            await self._exchange.publish(self._queue, dispatch.encode(due, lease), time_limit)
+            with tracing.span(tracing.DISPATCH, kind="PRODUCER", runs=len(due)):
+                body = dispatch.encode(due, lease, tracing.current())
+                await self._exchange.publish(self._queue, body, time_limit)
             report.published += len(due)
             metrics.PUBLISHED.inc(len(due))
             self._failure = None

@@ -43,6 +43,8 @@ class NodeStarted(_OfNode):
     """Counts for this run if no config is stored for the node."""
     seen_at: float | None = None
     """When the run was last known to be running, if that is later than its start."""
+    trace: str | None = None
+    """The W3C ``traceparent`` of what it is a part of, if the engine traces."""
 
     @classmethod
     def of(cls, run: NodeRun, **more: Any) -> Self:

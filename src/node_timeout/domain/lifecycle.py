@@ -81,6 +81,7 @@ def _opened(event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow:
         action=config.action,
         timeout=config.timeout,
         payload_json=config.payload_json,
+        trace=event.trace,
         state=RunState.ARMED,
         started_at=event.started_at(now),
         deadline=deadline,
@@ -111,6 +112,7 @@ def _resumed(
         return None
     return replace(
         row,
+        trace=event.trace or row.trace,
         state=RunState.ARMED,
         started_at=seen_at,
         deadline=deadline,
@@ -205,6 +207,7 @@ def timed_out(row: LedgerRow) -> TimedOutNode:
         seconds=row.timeout,
         extended=row.extended,
         payload_json=row.payload_json,
+        trace=row.trace,
     )
 
 

@@ -13,6 +13,7 @@ from node_timeout.older_python import Self, StrEnum, dataclass
 
 MAX_ID_LENGTH = 128
 MAX_VERSION_LENGTH = 64
+MAX_TRACE_LENGTH = 55
 _ID = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
 
 
@@ -81,6 +82,8 @@ class DueRun:
     due_at: float
     lease: float | None = None
     """The lease under which it was claimed, if a message says so; see `ports.pool.Claim`."""
+    trace: str | None = None
+    """The W3C ``traceparent`` of the message that brought it, if it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,8 @@ class TimedOutNode:
     extended: float | None = None
     """Seconds by which changes have moved the deadline since."""
     payload_json: str | None = None
+    trace: str | None = None
+    """The W3C ``traceparent`` of what armed it, if that was traced."""
 
     @property
     def payload(self) -> Any:
@@ -216,6 +221,8 @@ class LedgerRow:
     """Seconds; like the action."""
     payload_json: str | None = None
     """Like the action; None: the config had none."""
+    trace: str | None = None
+    """The W3C ``traceparent`` of what armed it last, if that was traced."""
     state: RunState
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
+from node_timeout import tracing
 from node_timeout.domain.errors import SettingsError, TemporaryError
 from node_timeout.settings import Settings
 from node_timeout.urls.redaction import presentable, redact, remember
@@ -126,7 +127,7 @@ class HttpCalls:
         body = json.dumps(
             value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode()
-        headers = {"Content-Type": content_type}
+        headers = {"Content-Type": content_type} | tracing.headers()
         if idempotency_key:
             headers["Idempotency-Key"] = idempotency_key
         if self._token:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from node_timeout import metrics
+from node_timeout import metrics, tracing
 from node_timeout.domain.errors import (
     EngineRestingError,
     NodeRunSupersededError,
@@ -119,7 +119,11 @@ class Attempts:
                 if time.monotonic() > start_before:
                     return await self._put_back(node, "not started: its turn did not come in time")
                 called = True
-                outcome = await self._judge(node)
+                with tracing.span(
+                    tracing.STRIKE, kind="CONSUMER", link=node.trace, **ids_of(node)
+                ) as traced:
+                    outcome = await self._judge(node)
+                    traced["state"] = outcome.state
         except asyncio.CancelledError as stop:
             why = str(stop) or STOPPED
             if called:
@@ -264,8 +268,8 @@ def log_outcome(outcome: Outcome) -> None:
     )
 
 
-def ids_of(node: TimedOutNode) -> dict[str, object]:
-    """The fields of every log line about this node."""
+def ids_of(node: TimedOutNode) -> dict[str, str | float]:
+    """The fields of every log line about this node, and of its span."""
     return {
         "node_id": node.node_id,
         "version": node.version,

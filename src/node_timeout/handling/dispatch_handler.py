@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from node_timeout import metrics
+from node_timeout import metrics, tracing
 from node_timeout.domain.errors import LedgerError, TemporaryError
 from node_timeout.domain.run import DueRun, ForeignRun
 from node_timeout.handling.attempt import Attempts, Limits, log_outcome
@@ -88,7 +88,7 @@ class DispatchHandler:
                 await self._adopt(batch, stop)
                 here = await self._forward(batch, stop, report)
                 takings = await self._take_all(here, batch, stop, report)
-                claimed = {each.run_id: each.lease for each in here}
+                claimed = {each.run_id: each for each in here}
                 begun = [await self._begin(*each, claimed) for each in takings]
             finally:
                 prepared(report)
@@ -163,7 +163,7 @@ class DispatchHandler:
 
     async def _send(self, due: DueRun, queue: str) -> None:
         await self._exchange.publish(
-            queue, dispatch.encode([due], due.lease), self._limits.strategy_timeout
+            queue, dispatch.encode([due], due.lease, due.trace), self._limits.strategy_timeout
         )
         metrics.FORWARDED.labels(queue).inc()
 
@@ -224,18 +224,23 @@ class DispatchHandler:
         return taking, lease_ends
 
     async def _begin(
-        self, taking: Taking, lease_ends: float, claimed: Mapping[str, float | None]
+        self, taking: Taking, lease_ends: float, claimed: Mapping[str, DueRun]
     ) -> Leased:
-        """Start the attempts, oldest deadline first; those that came ahead, at theirs."""
+        """Start the attempts, oldest deadline first; those that came ahead, at theirs.
+
+        Each is a part of what its message is a part of.
+        """
         passed = await self._pool.passed()
-        leased = Leased(owner=taking.owner, lease_ends=lease_ends, claimed=claimed)
+        leases = {run_id: each.lease for run_id, each in claimed.items()}
+        leased = Leased(owner=taking.owner, lease_ends=lease_ends, claimed=leases)
         for node in sorted(taking.taken, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
-            if early > 0:
-                attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
-            else:
-                attempt = self._attempts.begin(node, lease_ends)
+            with tracing.within(claimed[node.run_id].trace):
+                if early > 0:
+                    attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
+                else:
+                    attempt = self._attempts.begin(node, lease_ends)
             leased.attempts[node.run_id] = attempt
         self._leases.keep(leased)
         return leased

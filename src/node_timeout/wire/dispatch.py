@@ -1,7 +1,8 @@
 """The wire form of a dispatch message: which node runs are due.
 
-``{"schema": 1, "lease": Unix seconds, "runs": [{"run_id": str, "deadline": Unix seconds}, …]}``,
-UTF-8 JSON. The lease is that under which the scanner has claimed the runs; it may be missing. A run
+``{"schema": 1, "lease": Unix seconds, "traceparent": str, "runs": [{"run_id": str, "deadline": Unix
+seconds}, …]}``, UTF-8 JSON. The lease is that under which the scanner has claimed the runs, the
+traceparent that of its span; both may be missing. A run
 that an engine has put into the pool itself has ``node_id`` and ``version`` in place of the
 ``run_id``. An unknown schema number is never guessed at.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from node_timeout import tracing
 from node_timeout.domain.errors import InvalidNodeRunError, UnreadableMessageError
 from node_timeout.domain.hints import shown
 from node_timeout.domain.run import DueRun, ForeignRun
@@ -32,11 +34,15 @@ class Unreadable:
     reason: str
 
 
-def encode(due: Sequence[DueRun | ForeignRun], lease: float | None = None) -> bytes:
+def encode(
+    due: Sequence[DueRun | ForeignRun], lease: float | None = None, trace: str | None = None
+) -> bytes:
     """The message that `decode` reads; all these runs were claimed under one lease."""
     message: dict[str, Any] = {"schema": SCHEMA}
     if lease is not None:
         message["lease"] = lease
+    if trace is not None:
+        message[tracing.HEADER] = trace
     message["runs"] = [_entry(each) for each in due]
     return json.dumps(message, separators=(",", ":")).encode()
 
@@ -52,10 +58,10 @@ def decode(body: bytes) -> tuple[list[DueRun | ForeignRun], list[Unreadable]]:
     due: list[DueRun | ForeignRun] = []
     unreadable: list[Unreadable] = []
     message = read_message(body, SCHEMA, "runs")
-    lease = _lease(message)
+    lease, trace = _lease(message), tracing.read(message.get(tracing.HEADER))
     for entry in message["runs"]:
         try:
-            due.append(_due_run(entry, lease))
+            due.append(_due_run(entry, lease, trace))
         except InvalidNodeRunError as error:
             letter = json.dumps({"schema": SCHEMA, "runs": [entry]}).encode()
             unreadable.append(Unreadable(body=letter, reason=str(error)))
@@ -105,7 +111,7 @@ def _lease(message: dict[str, Any]) -> float | None:
     return float(lease) if abs(lease) < MAX_UNIX_SECONDS else None
 
 
-def _due_run(entry: Any, lease: float | None) -> DueRun | ForeignRun:
+def _due_run(entry: Any, lease: float | None, trace: str | None) -> DueRun | ForeignRun:
     if not isinstance(entry, dict):
         raise InvalidNodeRunError(f"{shown(entry)} is not an object with run_id and deadline")
     deadline = entry.get("deadline")
@@ -118,4 +124,4 @@ def _due_run(entry: Any, lease: float | None) -> DueRun | ForeignRun:
         return ForeignRun.of(entry.get("node_id"), entry.get("version"), float(deadline))
     if not isinstance(run_id, str) or not is_run_id(run_id):
         raise InvalidNodeRunError(f"run_id {shown(run_id)} is no run id")
-    return DueRun(run_id=run_id, due_at=float(deadline), lease=lease)
+    return DueRun(run_id=run_id, due_at=float(deadline), lease=lease, trace=trace)

@@ -4,7 +4,8 @@
 
     {"event": "node_running", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str,
-     "timeout_config": {"enable": bool, "action": str, "seconds": number, "payload": any JSON}}
+     "timeout_config": {"enable": bool, "action": str, "seconds": number, "payload": any JSON},
+     "traceparent": str}
     {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str}
     {"event": "node_paused" or "node_resumed", the rest as of "node_left"}
@@ -19,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from node_timeout import tracing
 from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.events import Event, NodeLeft, NodeStarted
@@ -41,6 +43,7 @@ _KEYS = {
         "happened_at",
         "root_pipeline_id",
         "timeout_config",
+        tracing.HEADER,
     },
     "node_left": _IDS,
     "node_paused": _IDS,
@@ -98,6 +101,8 @@ def _entry(event: Event) -> dict[str, Any]:
     if isinstance(event, NodeLeft):
         return {"event": "node_paused" if event.is_pause else "node_left", **entry}
     entry = {"event": "node_running", **entry}
+    if event.trace is not None:
+        entry[tracing.HEADER] = event.trace
     if event.config:
         entry["timeout_config"] = {
             "enable": True,
@@ -144,7 +149,9 @@ def _event(entry: Any, rules: ConfigRules, now: float) -> Event:
         is_pause = kind == "node_paused"
         remember = not names_no_version
         return NodeLeft(**ids, happened_at=happened_at, remember=remember, is_pause=is_pause)
-    return NodeStarted(**ids, happened_at=happened_at, config=_config(ids["node_id"], entry, rules))
+    config = _config(ids["node_id"], entry, rules)
+    trace = tracing.read(entry.get(tracing.HEADER))
+    return NodeStarted(**ids, happened_at=happened_at, config=config, trace=trace)
 
 
 def _instant(entry: Mapping[str, Any], now: float) -> float:

@@ -18,7 +18,13 @@ from django.utils.translation import gettext_lazy as _
 from node_timeout.domain import run_id
 from node_timeout.domain.changes import MAX_KEY_LENGTH
 from node_timeout.domain.errors import NodeTimeoutError
-from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH, HistoryKind, RunState
+from node_timeout.domain.run import (
+    MAX_ID_LENGTH,
+    MAX_TRACE_LENGTH,
+    MAX_VERSION_LENGTH,
+    HistoryKind,
+    RunState,
+)
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS
 
@@ -176,6 +182,7 @@ class TimeoutNodeRun(_Row):
     action = models.CharField(_("action"), max_length=MAX_ACTION_LENGTH, null=True)
     timeout = models.FloatField(_("timeout (s)"), null=True)
     payload_json = models.TextField(_("payload"), null=True)
+    trace = models.CharField(_("trace"), max_length=MAX_TRACE_LENGTH, null=True)
     state = models.CharField(_("state"), max_length=16, choices=list(STATES.items()))
     started_at = models.FloatField(_("started"), null=True)
     deadline = models.FloatField(_("deadline"), null=True)

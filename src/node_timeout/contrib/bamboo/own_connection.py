@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import connections
 
-from node_timeout import metrics
+from node_timeout import metrics, tracing
 from node_timeout.contrib.bamboo.app_settings import AppSettings
 from node_timeout.contrib.bamboo.django_changes import DjangoChanges
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
@@ -81,13 +81,14 @@ class OwnConnection(OwnConfigs):
             node_id=node_id, version=version, root_pipeline_id=root, happened_at=happened_at
         )
         now = self.pool.now()
-        row = self.ledger.open(event, config, now)
-        if row is not None:
-            return self._armed(row)
-        if self._in_transaction:
-            self._behind_commit(lambda: self._armed(self.ledger.resume(event, config, now)))
-            return False
-        return self._armed(self.ledger.resume(event, config, now))
+        with tracing.arming([event]) as (traced,):
+            row = self.ledger.open(traced, config, now)
+            if row is not None:
+                return self._armed(row)
+            if self._in_transaction:
+                self._behind_commit(lambda: self._armed(self.ledger.resume(traced, config, now)))
+                return False
+            return self._armed(self.ledger.resume(traced, config, now))
 
     def _armed(self, row: LedgerRow | None) -> bool:
         """Tell the pool of an armed run."""

@@ -188,4 +188,5 @@ def _node(row: Any) -> TimedOutNode:
         seconds=row.timeout,
         extended=row.extended,
         payload_json=row.payload_json,
+        trace=row.trace,
     )

@@ -52,6 +52,7 @@ def _arm_one() -> Select[Any]:
         "action": own.c.action,
         "timeout": own.c.timeout,
         "payload_json": own.c.payload_json,
+        "trace": bindparam("trace", type_=String()),
         "state": literal(RunState.ARMED, runs.c.state.type),
         "started_at": bindparam("started_at", type_=Double()),
         "deadline": deadline,
@@ -82,6 +83,7 @@ def arm_one_values(event: NodeStarted, now: float) -> dict[str, Any]:
         "version": event.version,
         "started_at": event.started_at(now),
         "counts_from": event.counts_from(now),
+        "trace": event.trace,
     }
 
 
@@ -116,6 +118,7 @@ def _take_due() -> Update:
             runs.c.timeout,
             runs.c.extended,
             runs.c.payload_json,
+            runs.c.trace,
         )
     )
 

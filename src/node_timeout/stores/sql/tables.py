@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from node_timeout.domain import run_id
 from node_timeout.domain.changes import MAX_KEY_LENGTH
-from node_timeout.domain.run import MAX_ID_LENGTH, MAX_VERSION_LENGTH
+from node_timeout.domain.run import MAX_ID_LENGTH, MAX_TRACE_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.domain.tokens import MAX_NAME_LENGTH
 from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TOKENS
@@ -128,6 +128,7 @@ runs = Table(
     Column("action", _exact(MAX_ACTION_LENGTH), nullable=True),
     Column("timeout", Double, nullable=True, comment="seconds"),
     Column("payload_json", _text(), nullable=True),
+    Column("trace", _exact(MAX_TRACE_LENGTH), nullable=True, comment="W3C traceparent"),
     Column("state", String(16), nullable=False),
     Column("started_at", Double, nullable=True, comment="by the engine's clock"),
     Column("deadline", Double, nullable=True),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from node_timeout.domain.run import DueRun, RunState, TimedOutNode
 from node_timeout.ports.ledger import Ledger, Taking
@@ -23,6 +24,8 @@ from node_timeout.testing.words import (
     run,
     started,
 )
+
+TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
 
 
 async def test_a_taking_whose_answer_was_lost_is_taken_again_by_the_same_worker(
@@ -73,13 +76,15 @@ async def test_what_a_run_started_with_is_what_its_strategy_is_given(ledger: Led
     await configure(ledger, *before)
     await ledger.disarm([gone("suspended", "v1", remember=True)], NOW - 9)
     for some in (names[:1], names[1:]):
-        await ledger.arm(started(map(run, some), NOW - 1), NOW)
+        starts = started(map(run, some), NOW - 1)
+        await ledger.arm([replace(each, trace=TRACE) for each in starts], NOW)
     await configure(ledger, *(config(name, 99, payload="later") for name in names))
     taking = await take(ledger, *map(run, names))
     assert [node.payload for node in sorted(taking.taken, key=lambda each: each.node_id)] == [
         {"task": name, "why": "慢"} for name in names
     ]
-    assert {(node.seconds, node.started_at) for node in taking.taken} == {(2.0, NOW - 1)}
+    given = {(node.seconds, node.started_at, node.trace) for node in taking.taken}
+    assert given == {(2.0, NOW - 1, TRACE)}
     for name in names:
         (row,) = await ledger.rows(name)
         assert (row.timeout, row.deadline) == (2.0, NOW + 1)

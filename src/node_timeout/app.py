@@ -17,6 +17,7 @@ from node_timeout.domain.changes import (
 )
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.lateness import MAX_ENDINGS
 from node_timeout.domain.run import (
     HistoryEntry,
     LedgerRow,
@@ -438,6 +439,14 @@ class NodeTimeout:
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.names(self.ledger, prefix, limit)
+
+    async def lateness(self, limit: int = MAX_ENDINGS) -> dict[str, Any]:
+        """How late the last ``limit`` handled runs were: ``{"endings": [[finished_at, seconds], …],
+        "minutes": [{"minute", "count", "p50", "p95", "p99"}, …]}``, in order of time.
+
+        Raises `InvalidInputError`, `LedgerUnavailableError`.
+        """
+        return await looking.late(self.ledger, limit)
 
     async def run(self, run_id: str) -> LedgerRow | None:
         """The run of this id, if the ledger has it.

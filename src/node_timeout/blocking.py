@@ -17,11 +17,12 @@ from typing import Any, Self, TypeVar, Unpack
 
 from node_timeout.app import Left, NodeTimeout, Run
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
+from node_timeout.domain.lateness import MAX_ENDINGS
 from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.choosing import Asked
 from node_timeout.operations.give_back import GiveBackReport
-from node_timeout.ports.directory import RunPage
+from node_timeout.ports.directory import Names, RunPage
 from node_timeout.ports.presence import Process
 from node_timeout.settings import Settings
 from node_timeout.status import Status
@@ -293,6 +294,12 @@ class BlockingNodeTimeout:
 
     def find(self, **which: Any) -> RunPage:
         return self._run(lambda app: app.find(**which))
+
+    def names(self, prefix: str, limit: int = 20) -> Names:
+        return self._run(lambda app: app.names(prefix, limit))
+
+    def lateness(self, limit: int = MAX_ENDINGS) -> dict[str, Any]:
+        return self._run(lambda app: app.lateness(limit))
 
     def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return self._run(lambda app: app.history(run_ids))

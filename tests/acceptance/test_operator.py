@@ -1,5 +1,6 @@
 """An operator's day: whatever is in the stores or in a file, a command answers in a line."""
 
+import asyncio
 import io
 import json
 import math
@@ -18,6 +19,7 @@ from sqlalchemy import insert
 
 from node_timeout import NodeTimeout
 from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.domain.run_id import run_id
 from node_timeout.embedded.demo import play
 from node_timeout.settings import Settings
@@ -26,7 +28,7 @@ from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import NODE_TIMEOUT, EngineSide, Start, environment
 from tests.acceptance.test_cli import RunCli, assert_one_line, changed
 from tests.servers import free_port
-from tests.support import config, configure, tree_of, wait_until
+from tests.support import config, configure, run, started, tree_of, wait_until
 
 ROW: dict[str, Any] = {
     "node_id": "spoilt",
@@ -269,3 +271,30 @@ async def test_a_missing_scanner_or_worker_is_said(
 
     await wait_until(handled, 15)
     assert looks()[:2] == (0, 0)
+
+
+def test_lateness_is_a_table_with_a_bar_for_each_minute(
+    settings: Settings, run_cli: RunCli
+) -> None:
+    async def late_by(*seconds: float) -> None:
+        async with NodeTimeout(settings) as app:
+            now = await app.pool.now()
+            for i, each in enumerate(seconds):
+                await configure(app.ledger, config(f"late{i}", 1))
+                due = await app.ledger.arm(started([run(f"late{i}")]), now - 1 - each)
+                taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
+                outcomes = [Outcome(node=node, state=RunState.HANDLED) for node in taking.taken]
+                await app.ledger.record(outcomes, owner=taking.owner, now=now)
+
+    assert run_cli("lateness").stdout == "", "nothing has ended"
+    asyncio.run(late_by(0.002, 2.0))
+    found = valid(run_cli("lateness", "--json").stdout)
+    assert [round(late, 3) for _, late in found["endings"]] == [0.002, 2.0]
+    (minute,) = found["minutes"]
+    assert (minute["count"], minute["p99"]) == (2, pytest.approx(2.0, abs=0.01))
+    heading, line = run_cli("lateness").stdout.splitlines()
+    assert heading.split()[:5] == ["minute", "runs", "p50", "p95", "p99"]
+    assert line.count("█") == 21, "1 ms is one, tenfold is six more"
+    (only,) = valid(run_cli("lateness", "--json", "--limit", "1").stdout)["minutes"]
+    assert only["count"] == 1
+    assert_one_line(run_cli("lateness", "--limit", "0"), 2, "--limit")

@@ -313,6 +313,10 @@ async def test_status_processes_and_lateness_are_told(web: Web) -> None:
     assert late == pytest.approx(8, abs=0.1)
     assert lateness["minutes"][0]["p99"] == pytest.approx(8, abs=0.1)
     assert (await client.get(f"{API}/lateness?limit=0")).status_code == 400
+    names = {"nodes": ["late"], "root_pipelines": []}
+    assert (await client.get(f"{API}/names?prefix=la")).json() == names
+    refused = [await client.get(f"{API}/names{query}") for query in ("", "?prefix=la&limit=101")]
+    assert [each.status_code for each in refused] == [400, 400]
     for path in ("/healthz", "/readyz"):
         assert (await client.get(path)).text == "ok\n"
     assert "node_timeout_changes_total" in (await client.get("/metrics")).text

@@ -23,6 +23,7 @@ from node_timeout.cli.running import (
     with_library,
 )
 from node_timeout.domain.errors import InvalidInputError
+from node_timeout.domain.lateness import MAX_ENDINGS
 from node_timeout.domain.run import RunState
 from node_timeout.ports.directory import MAX_PAGE, Cursor
 from node_timeout.urls.redaction import redact
@@ -160,6 +161,26 @@ def processes(as_json: bool) -> int:
     else:
         print_processes(alive)
     return 0 if alive else complain("no process of node-timeout is alive", FAILURE)
+
+
+@click.command()
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_ENDINGS),
+    default=MAX_ENDINGS,
+    help=f"Of so many runs, the last ones.  [default: {MAX_ENDINGS}]",
+)
+@json_option
+def lateness(limit: int, as_json: bool) -> None:
+    """How late the last runs were dealt with: percentiles by minute, with a bar for each."""
+    from node_timeout.cli.tables import print_lateness  # noqa: PLC0415
+    from node_timeout.operations.forms import json_text  # noqa: PLC0415
+
+    found = with_library(lambda app: app.lateness(limit))
+    if as_json:
+        click.echo(json_text(found))
+    else:
+        print_lateness(found["minutes"])
 
 
 @click.command()

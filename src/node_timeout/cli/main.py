@@ -79,6 +79,7 @@ for command in (
         looking.processes,
         looking.list_runs,
         looking.show,
+        looking.lateness,
     ),
     *(steering.extend, steering.pause, steering.resume, steering.fire, steering.cancel),
     *(steering.replay, steering.discard, steering.give_back),

@@ -1,7 +1,8 @@
 """The tables that the command line prints for people."""
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -9,12 +10,14 @@ from rich.text import Text
 
 from node_timeout.cli.output import printable
 from node_timeout.domain.instants import instant_text, lateness
+from node_timeout.domain.lateness import PERCENTILES
 from node_timeout.domain.run import LedgerRow
 from node_timeout.domain.tokens import Token
 from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
 """Columns, where the output is no terminal."""
+BAR = 6
 RUN_COLUMNS = (
     *("state", "deadline", "late by", "next try", "root", "node", "version", "action", "tries"),
     "message",
@@ -46,6 +49,27 @@ def print_processes(processes: Sequence[Process]) -> None:
     ]
     if lines:
         _print(_table(PROCESS_COLUMNS, lines))
+
+
+def print_lateness(minutes: Sequence[Mapping[str, float]]) -> None:
+    """A line for each minute; its bar is as long as its p99, on a scale where tenfold is a step."""
+    lines = [
+        (
+            instant_text(each["minute"]),
+            f"{each['count']:.0f}",
+            *(f"{each[name]:.3f} s" for name in PERCENTILES),
+            "█" * _length(each["p99"]),
+        )
+        for each in minutes
+    ]
+    if lines:
+        names = ("minute", "runs", *PERCENTILES, "p99, from 1 ms")
+        _print(_table(names, lines, right=("runs", *PERCENTILES)))
+
+
+def _length(seconds: float) -> int:
+    """One block for 1 ms, and `BAR` for each tenfold of it."""
+    return 1 + round(BAR * math.log10(max(seconds, 0.001) / 0.001))
 
 
 def print_tokens(found: Sequence[Token]) -> None:

@@ -1,9 +1,11 @@
 """Operations that look at runs: what may be asked for, checked once for every caller."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.lateness import MAX_ENDINGS, lateness_by_minute
 from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState, id_problem
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
@@ -81,6 +83,13 @@ async def names(directory: Directory, prefix: str, limit: int) -> Names:
     if problem := id_problem("prefix", prefix):
         raise InvalidInputError(problem)
     return await directory.names(prefix, limit)
+
+
+async def late(directory: Directory, limit: int) -> dict[str, Any]:
+    """See `NodeTimeout.lateness`."""
+    if not 1 <= limit <= MAX_ENDINGS:
+        raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_ENDINGS}")
+    return lateness_by_minute(await directory.recent(limit, [RunState.HANDLED]))
 
 
 async def run(directory: Directory, run_id: str) -> LedgerRow | None:

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from node_timeout.app import NodeTimeout
-from node_timeout.domain.errors import InvalidInputError
-from node_timeout.domain.lateness import lateness_by_minute
+from node_timeout.domain.lateness import MAX_ENDINGS
 from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
 from node_timeout.operations.forms import (
     config_as_dict,
@@ -33,7 +32,6 @@ from node_timeout.web.reading import JSON, body_of, json_of, number_of, query_of
 
 COUNTED = 10_000
 """No number of the ledger is counted further: an answer costs the same however much there is."""
-ENDINGS = 5000
 HISTORY_LINES = 200
 
 
@@ -190,8 +188,12 @@ async def get_processes(call: Call) -> Response:
 
 async def get_lateness(call: Call) -> Response:
     asked = query_of(call.request, ("limit",))
-    limit = number_of(asked.get("limit", f"{ENDINGS}"), "limit", int)
-    if not 1 <= limit <= ENDINGS:
-        raise InvalidInputError(f"limit {limit} is not from 1 to {ENDINGS}")
-    rows = await call.app.ledger.recent(limit, [RunState.HANDLED])
-    return Json(lateness_by_minute(rows))
+    limit = number_of(asked.get("limit", f"{MAX_ENDINGS}"), "limit", int)
+    return Json(await call.app.lateness(limit))
+
+
+async def get_names(call: Call) -> Response:
+    asked = query_of(call.request, ("prefix", "limit"))
+    limit = number_of(asked.get("limit", "20"), "limit", int)
+    found = await call.app.names(asked.get("prefix", ""), limit)
+    return Json({"nodes": found.nodes, "root_pipelines": found.root_pipelines})

@@ -12,12 +12,12 @@ from starlette.responses import RedirectResponse, Response
 from node_timeout.domain.changes import Verdict
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.instants import lateness
-from node_timeout.domain.lateness import lateness_by_minute, percentiles
+from node_timeout.domain.lateness import percentiles
 from node_timeout.domain.run import LedgerRow, RunState, id_problem
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.ports.directory import Cursor
 from node_timeout.web import api
-from node_timeout.web.api import COUNTED, ENDINGS, Call
+from node_timeout.web.api import COUNTED, Call
 from node_timeout.web.changing import CHANGES
 from node_timeout.web.problems import Problem
 from node_timeout.web.reading import query_of
@@ -234,8 +234,7 @@ def _bar(row: LedgerRow, now: float) -> tuple[LedgerRow, float, float] | None:
 
 
 async def lateness_page(call: Call) -> Response:
-    rows = await call.app.ledger.recent(ENDINGS, [RunState.HANDLED])
-    found = lateness_by_minute(rows)
+    found = await call.app.lateness()
     return page(
         call,
         "lateness.html",

@@ -78,6 +78,7 @@ OPERATIONS = (
     Operation("GET", f"{API}/status", Role.READ, api.get_status),
     Operation("GET", f"{API}/processes", Role.READ, api.get_processes),
     Operation("GET", f"{API}/lateness", Role.READ, api.get_lateness),
+    Operation("GET", f"{API}/names", Role.READ, api.get_names),
 )
 
 

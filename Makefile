@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Both make the virtual environment they need.
+# Three commands: `make demo`, `make console` and `make test`. Each makes the virtual environment it
+# needs.
 
 # Those that the tests pass with, then whatever is newer.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
@@ -12,13 +13,17 @@ BAMBOO_PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null)
 BKFLOW_PYTHON ?= $(shell for p in python3.9 $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9); do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: audit chaos chaos-long fuzz test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-browser test-faults test-all dev demo test check lint types imports unit bench pictures tables clean servers
+.PHONY: audit chaos chaos-long fuzz test-bamboo test-bamboo-3 test-bk-sops test-bkflow test-browser test-faults test-all console dev demo test check lint types imports unit bench pictures tables clean servers
 
 # The environment, to activate: . .venv/bin/activate
 dev: $(VENV)/.dev
 
 demo: $(VENV)/.embedded
 	$(BIN)/node-timeout demo
+
+# The web console, with something to see in it; until Ctrl-C.
+console: $(VENV)/.embedded
+	$(BIN)/node-timeout dev --sample
 
 # What a change must pass, and quick: bamboo-pipeline on one database, no planted faults.
 test: servers check $(if $(BAMBOO_PYTHON),test-bamboo-postgresql)

@@ -1,5 +1,6 @@
 """`dev` and `demo`: with no server installed."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -56,6 +57,29 @@ async def test_the_library_works_against_dev_and_a_kill_loses_nothing(
     assert second.stop() == 0
 
 
+async def test_the_sample_has_a_node_that_hangs_and_a_run_to_replay(
+    start: Start, tmp_path: Path
+) -> None:
+    arguments = ("dev", "--sample", "--directory", str(tmp_path / "data"))
+    for restarts in range(2):
+        dev = start(*arguments, env=environment())
+        dev.wait_for("export NODE_TIMEOUT_ENGINE='dry_run'")
+        with blocking_for(dev.output) as blocking:
+            await asyncio.to_thread(dev.wait_for, "worker started")
+            hanging, dead = blocking.rows("deploy")[-1], blocking.rows("send_invoice")[-1]
+            assert (hanging.state, hanging.timeout) == ("armed", 600)
+            assert dead.state == "dead"
+            assert len(blocking.rows("deploy")) == restarts + 1
+            named = {"version": dead.version, "root_pipeline_id": dead.root_pipeline_id}
+            assert blocking.replay(node_id="send_invoice", **named, reason="it answers now").done
+            await wait_until(lambda: blocking.rows("send_invoice")[-1].state == "handled")
+        variables = exported(dev.output)
+        assert dev.stop() == 0
+    again = start(*arguments, env=environment())
+    assert exported(again.output) == variables, "what was pasted before is still true"
+    assert again.stop() == 0
+
+
 def test_one_directory_serves_one_process(start: Start, tmp_path: Path) -> None:
     arguments = ("dev", "--directory", str(tmp_path / "data"))
     start(*arguments, env=environment())
@@ -100,5 +124,6 @@ def test_a_documents_example_runs_against_dev(start: Start, tmp_path: Path, docu
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert bool(done.stdout) == ("print(" in example.group(1))
+    said = re.search(r"```text\n(stored: .*?)```", text, re.DOTALL)
+    assert done.stdout == (said.group(1) if said else "")
     assert dev.stop() == 0

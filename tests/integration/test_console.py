@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text as sql
 
 from node_timeout.domain.changes import Verdict
-from node_timeout.domain.run import HistoryKind, RunState
+from node_timeout.domain.run import HistoryKind, Outcome, RunState
 from node_timeout.domain.tokens import Role
 from node_timeout.settings import Settings
 from node_timeout.web import pages
@@ -23,7 +23,7 @@ from node_timeout.web.routes import PAGES
 from node_timeout.web.sessions import COOKIE, Sessions
 from tests.certificates import Authority
 from tests.integration.test_web_api import Web, armed, dead, serving
-from tests.support import config, configure, id_of
+from tests.support import config, configure, id_of, run, started
 
 WEB = WORDS.parent
 VENDOR = WEB / "static" / "vendor"
@@ -189,10 +189,26 @@ async def test_a_run_is_changed_from_its_own_page(web: Web) -> None:
     assert (unsaid.status_code, "reason is missing" in unsaid.text) == (400, True)
     wrong = await post(client, "/run/change", **one, change="extend", by="ten minutes")
     assert "no duration such as PT10M" in wrong.text
+    assert f'href="/run?run_id={id_of("a")}"' in wrong.text, "back, to try again"
     gone = await client.get(f"/run?run_id={id_of('never')}")
     assert (gone.status_code, words("en")["run.missing"] in gone.text) == (404, True)
     kinds = [entry.kind for entry in await app.history([id_of("a")])]
     assert kinds == [HistoryKind.EXTENDED, HistoryKind.PAUSED]
+
+
+async def test_how_a_run_ended_is_the_end_of_its_history(web: Web) -> None:
+    app, client = web
+    await configure(app.ledger, config("a", 1))
+    now = await app.pool.now()
+    due = await app.ledger.arm(started([run("a")]), now - 9)
+    taking = await app.ledger.take(due, now=now, lease_seconds=9, max_attempts=1)
+    outcome = Outcome(node=taking.taken[0], state=RunState.HANDLED, message="failed it")
+    await app.ledger.record([outcome], owner=taking.owner, now=now)
+    page = (await client.get(f"/run?run_id={id_of('a')}")).text
+    timeline = page.partition('<ol class="timeline">')[2].partition("</ol>")[0]
+    assert timeline.count("<li>") == 1
+    assert words("en")["state.handled"] in timeline
+    assert "failed it" in timeline
 
 
 async def test_selected_runs_are_changed_together(web: Web) -> None:

@@ -96,16 +96,19 @@ def serve(*, web_read_only: bool, **overrides: Any) -> None:
     help="Where its data lies.  [default: the user's data directory]",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Of the console.  [default: 8642]")
+@click.option("--sample", is_flag=True, help="Add a node that hangs, and a run that was given up.")
 @options(
     setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
 )
-def dev(directory: Path | None, port: int | None, engine: str | None, **overrides: Any) -> None:
+def dev(
+    directory: Path | None, port: int | None, sample: bool, engine: str | None, **overrides: Any
+) -> None:
     """Scanner, worker and console, with no server."""
     from node_timeout.embedded import dev as room  # noqa: PLC0415
 
     configure_logs(settings_of(overrides))
     where = directory or room.default_directory()
-    until_signal(lambda stop: room.run(where, stop, engine=engine, port=port))
+    until_signal(lambda stop: room.run(where, stop, engine=engine, port=port, sample=sample))
 
 
 @click.command()

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.errors import SettingsError
+from node_timeout.embedded.sample import add_sample
 from node_timeout.setting_rules import variable
 from node_timeout.settings import Settings
 from node_timeout.stores.sql.schema import Schema
@@ -89,9 +90,17 @@ async def embedded(directory: Path) -> AsyncIterator[Embedded]:
 
 
 async def run(
-    directory: Path, stop: asyncio.Event, *, engine: str | None, port: int | None = None
+    directory: Path,
+    stop: asyncio.Event,
+    *,
+    engine: str | None,
+    port: int | None = None,
+    sample: bool = False,
 ) -> None:
-    """Scanner, reconciler, worker and console until stopped; tells how to use them."""
+    """Scanner, reconciler, worker and console until stopped; tells how to use them.
+
+    With a ``sample`` there is something to see.
+    """
     async with embedded(directory) as stores:
         settings = stores.settings(**({"engine": engine} if engine else {}))
         if settings.engine is None:
@@ -106,8 +115,11 @@ async def run(
             sys.stdout.write(
                 f"# data in {directory}, engine {settings.engine}; in another shell:\n"
             )
-            for name, value in stores.variables().items():
+            variables = stores.variables() | {variable("engine"): settings.engine}
+            for name, value in variables.items():
                 sys.stdout.write(f"export {name}='{value}'\n")
+            if sample:
+                await add_sample(app)
             sys.stdout.flush()
             group.create_task(app.scan_and_work(stop))
             if console is not None:
@@ -165,7 +177,7 @@ def _valkey(directory: Path) -> Iterator[str]:
         ) from None
     pid_file = directory / "valkey.pid"
     _end_orphan(pid_file)
-    port = _free_port()
+    port = _port_of(directory / "valkey.port")
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -234,6 +246,19 @@ def _is_ours(pid: int, directory: Path) -> bool:
         check=False,
     ).stdout.decode(errors="replace")
     return "valkey" in command and str(directory.resolve()) in command
+
+
+def _port_of(file: Path) -> int:
+    """The port of the last time, so that what was pasted then is still true; else another one."""
+    try:
+        port = int(file.read_text())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, ValueError, OverflowError):
+        port = _free_port()
+        file.write_text(str(port))
+    return port
 
 
 def _free_port() -> int:

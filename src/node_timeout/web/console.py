@@ -1,6 +1,7 @@
 """What is done from the console: changes of runs, logging in and out, choosing a language."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -8,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from node_timeout.domain.changes import Verdict
+from node_timeout.domain.errors import InvalidInputError
 from node_timeout.web import changing, pages
 from node_timeout.web.access import Access, require_same_origin
 from node_timeout.web.api import Call
@@ -28,15 +30,16 @@ async def change_run(call: Call) -> Response:
     form = _single(await form_of(call.request))
     name, run_id = form.get("change", ""), form.get("run_id", "")
     said = _order(name, form) | {"run_ids": [run_id]}
-    report = await changing.carry_out(
-        call.app,
-        name,
-        said,
-        call.request,
-        call.caller,
-        if_revision=form.get("revision"),
-        key=form.get("key"),
-    )
+    with _leading_back(f"/run?{urlencode({'run_id': run_id})}"):
+        report = await changing.carry_out(
+            call.app,
+            name,
+            said,
+            call.request,
+            call.caller,
+            if_revision=form.get("revision"),
+            key=form.get("key"),
+        )
     verdict = report.runs[0].verdict if report.runs else Verdict.MISSING
     if name == "discard" and verdict is Verdict.DONE:
         return RedirectResponse("/dead", 303)
@@ -61,7 +64,8 @@ async def change_runs(call: Call) -> Response:
     else:
         return await pages.runs_page(call, {"tab": tab, **filters}, report={"nothing": True})
     key = single.get("key")
-    report = await changing.carry_out(call.app, name, said, call.request, call.caller, key=key)
+    with _leading_back(f"/runs?{urlencode({'tab': tab, **filters})}"):
+        report = await changing.carry_out(call.app, name, said, call.request, call.caller, key=key)
     told = {
         "nothing": False,
         "change": name,
@@ -74,6 +78,18 @@ async def change_runs(call: Call) -> Response:
         "again": {**single, "after": report.after} if report.after else None,
     }
     return await pages.runs_page(call, {"tab": tab, **filters}, report=told)
+
+
+@contextmanager
+def _leading_back(path: str) -> Iterator[None]:
+    """Whoever made a mistake can go back there."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise Problem(400, str(error), problems=error.problems, back=path) from error
+    except Problem as problem:
+        problem.more["back"] = path
+        raise
 
 
 def _single(form: Mapping[str, list[str]]) -> dict[str, str]:

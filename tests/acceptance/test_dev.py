@@ -70,8 +70,8 @@ async def test_the_sample_has_a_node_that_hangs_and_a_run_to_replay(
             assert (hanging.state, hanging.timeout) == ("armed", 600)
             assert dead.state == "dead"
             assert len(blocking.rows("deploy")) == restarts + 1
-            named = {"version": dead.version, "root_pipeline_id": dead.root_pipeline_id}
-            assert blocking.replay(node_id="send_invoice", **named, reason="it answers now").done
+            report = blocking.replay(run_ids=[dead.run_id], reason="it answers now")
+            assert report.done == 1
             await wait_until(lambda: blocking.rows("send_invoice")[-1].state == "handled")
         variables = exported(dev.output)
         assert dev.stop() == 0

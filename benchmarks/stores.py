@@ -57,6 +57,13 @@ class Servers:
             self._databases = MariadbServer(directory, extra=MARIADB)
         self._count = 0
 
+    @property
+    def database(self) -> PostgresServer | MariadbServer:
+        """Raises ValueError where there is none."""
+        if self._databases is None:
+            raise ValueError("an embedded database has no server")
+        return self._databases
+
     def fresh(self) -> Stores:
         if self._databases is None:
             return Stores(redis=self.redis.url, amqp="", database="", redis_pid=self.redis.pid)

@@ -1,0 +1,95 @@
+"""What it costs scanner and workers that people look at the console.
+
+Run: python -m benchmarks.viewers [--rounds 5] [--viewers 20]
+
+A burst and evenly spread deadlines, each in turn without a server and beside one (`node-timeout
+serve`) whose overview so many browsers refresh, as the console does by itself. All is on one
+machine, so the server's own work is taken from scanner, workers and stores. Prints medians.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+
+from benchmarks.figures import Result, figures
+from benchmarks.house import House
+from benchmarks.sides import ours
+from benchmarks.stores import Servers
+from benchmarks.web import serving
+from node_timeout.web.rendering import REFRESH_SECONDS
+
+FIGURES = {
+    "burst": ("nodes_per_second",),
+    "lateness": ("lateness p50 ms", "lateness p99 ms"),
+}
+OPTIONS = argparse.Namespace(
+    count=10_000, strategy="rpush", scanners=1, workers=2, seconds=30, rounds=1
+)
+SPREAD = argparse.Namespace(**{**vars(OPTIONS), "count": 1_000})
+WORKLOADS: dict[str, Callable[[House], Awaitable[Result]]] = {
+    "burst": lambda house: ours.burst(house, OPTIONS),
+    "lateness": lambda house: ours.lateness(house, SPREAD),
+}
+
+
+@contextlib.asynccontextmanager
+async def looked_at(house: House, viewers: int) -> AsyncIterator[None]:
+    """Beside a server whose overview is looked at; none without viewers."""
+    if not viewers:
+        yield
+        return
+    async with serving(house.stores) as (client, _), asyncio.TaskGroup() as group:
+        looking = [
+            group.create_task(look(client, i * REFRESH_SECONDS / viewers)) for i in range(viewers)
+        ]
+        yield
+        for each in looking:
+            each.cancel()
+
+
+async def look(client: httpx.AsyncClient, after: float) -> None:
+    await asyncio.sleep(after)
+    while True:
+        (await client.get("/")).raise_for_status()
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def one(servers: Servers, directory: Path, workload: str, viewers: int) -> Result:
+    house = House(servers.fresh(), directory)
+    await house.prepare()
+    async with looked_at(house, viewers):
+        return figures(await WORKLOADS[workload](house))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--viewers", type=int, default=20)
+    options = parser.parse_args()
+    print(f"| figure | nobody looks | {options.viewers} look | ratio |\n|---|---:|---:|---:|")
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Servers(Path(name), "postgresql").running() as servers,
+    ):
+        for workload, names in FIGURES.items():
+            found: dict[int, list[Result]] = {0: [], options.viewers: []}
+            for _ in range(options.rounds):
+                for viewers, results in found.items():
+                    results.append(asyncio.run(one(servers, Path(name), workload, viewers)))
+            for figure in names:
+                without, beside = (
+                    statistics.median(each[figure] for each in results)
+                    for results in found.values()
+                )
+                told = f"{without:,.4g} | {beside:,.4g} | {beside / without:.2f}"
+                print(f"| {workload}: {figure} | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,9 @@ from node_timeout.arming.tracker import Tracker
 from node_timeout.domain import canary
 from node_timeout.domain.errors import InvalidTimeoutConfigError, LedgerUnavailableError
 from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.run import NodeRun, Outcome, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.operations.give_back import give_back
+from node_timeout.ports.directory import RunFilter
 from node_timeout.runtime.loop import Health
 from node_timeout.settings import Settings
 from node_timeout.stores.memory.ledger import MemoryLedger
@@ -49,6 +51,11 @@ class House:
             lease_seconds=15,
             interval=interval,
         )
+
+    async def rows(self) -> list[LedgerRow]:
+        """Those of all canaries."""
+        page = await self.ledger.find(RunFilter(root_pipeline_id=canary.ROOT), 99)
+        return list(page.rows)
 
     async def deal(self, state: RunState = RunState.HANDLED) -> None:
         """As a worker does, now."""
@@ -128,6 +135,10 @@ async def test_only_the_leader_sends_and_a_new_one_begins_anew(house: House) -> 
     assert (await house.canary.once()).missed == 0, (
         "what it sent before is not its business any more"
     )
+    await house.deal()
+    await house.canary.once()
+    left = [row.state for row in await house.rows()]
+    assert left == [RunState.ARMED], "but it clears away what others have sent"
 
 
 async def test_an_outage_of_the_ledger_leaves_nothing_awaited(
@@ -248,3 +259,11 @@ async def test_a_leaving_of_another_pipeline_does_not_touch_it(house: House) -> 
     stranger = NodeRun(root_pipeline_id="root", node_id="shard-0", version="1")
     assert await tracker.nodes_left([NodeLeft.of(stranger)]) == 0
     assert len(await house.ledger.open_runs(None, 9)) == 1
+
+
+async def test_none_is_given_to_bamboos_own_app(house: House) -> None:
+    await house.canary.once()
+    await house.pool.resign(room.ROLE, "one")
+    report = await give_back(house.ledger, house.pool, 15)
+    assert (report.given, report.refused) == (0, [])
+    assert house.pool.scores == {}

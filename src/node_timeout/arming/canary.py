@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.arming.tracker import Tracker
-from node_timeout.domain.canary import SECONDS, canary
+from node_timeout.domain.canary import ROOT, SECONDS, canary
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import CLOSED, LedgerRow, RunState
+from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Health, repeat, sleep
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 ROLE = "canary"
 TICK_SECONDS = 2.0
+AT_ONCE = 500
+"""So many are looked at in a pass."""
 MISSED_SECONDS = 60.0
 """A canary that has not ended so long after its deadline is not waited for any longer."""
 NOTHING_STAYS = Retention(handled_seconds=0.0, cancelled_seconds=0.0, dead_seconds=0.0)
@@ -102,9 +105,10 @@ class Canary:
             return report
         if self._next_at == -math.inf:
             self._begin_to_lead(await self._pool.now())
-        if self._awaited:
+        is_time = time.monotonic() >= self._next_at
+        if self._awaited or is_time:
             await self._look(report)
-        if time.monotonic() >= self._next_at:
+        if is_time:
             self._next_at = time.monotonic() + self._interval
             await self._send(report)
         return report
@@ -134,11 +138,14 @@ class Canary:
         ]
 
     async def _look(self, report: CanaryReport) -> None:
+        """Also at those that were given up here, or sent by a leader that is gone: they end too."""
         now = await self._pool.now()
-        rows = await self._ledger.rows_of(list(self._awaited))
-        closed = [row for row in rows if row.state in CLOSED]
+        page = await self._ledger.find(RunFilter(root_pipeline_id=ROOT), AT_ONCE)
+        closed = [row for row in page.rows if row.state in CLOSED]
         for row in closed:
-            shard, deadline = self._awaited.pop(row.run_id)
+            shard, deadline = self._awaited.pop(row.run_id, (None, 0.0))
+            if shard is None:
+                continue
             if row.state is RunState.HANDLED and row.finished_at is not None:
                 self._ended(row, shard, max(0.0, row.finished_at - deadline))
                 report.ended += 1

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from node_timeout.dispatch.reconciler import ROLE
+from node_timeout.domain import canary
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.run import LedgerRow, RunState, foreign_member
 from node_timeout.operations.pages import pages
@@ -61,6 +62,8 @@ async def _require_no_worker(ledger: Ledger, now: float) -> None:
 async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport) -> None:
     members: dict[str, float] = {}
     for row in rows:
+        if row.root_pipeline_id == canary.ROOT:
+            continue  # bamboo's own app has none
         # bamboo's scanner splits at every underscore, and drops all of a batch with two in one.
         if row.state is RunState.PAUSED:
             report.refused.append(

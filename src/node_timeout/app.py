@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Self, Unpack
 
 from node_timeout.domain.changes import (
@@ -27,11 +27,20 @@ from node_timeout.domain.run import (
 )
 from node_timeout.domain.timeout_config import TimeoutConfig, apply_configs
 from node_timeout.domain.tokens import Role, Token
-from node_timeout.operations import changing, configs, looking, reading, receiving, tokens
+from node_timeout.operations import (
+    changing,
+    configs,
+    letters,
+    looking,
+    reading,
+    receiving,
+    tokens,
+)
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.choosing import Asked
 from node_timeout.operations.configs import ImportReport
 from node_timeout.operations.give_back import GiveBackReport, give_back
+from node_timeout.operations.letters import Sifted
 from node_timeout.operations.receiving import Received
 from node_timeout.ports.directory import Cursor, Names, RunPage
 from node_timeout.ports.engine import Engine
@@ -461,6 +470,34 @@ class NodeTimeout:
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.history(self.ledger, run_ids)
+
+    async def letters(self, limit: int = 100) -> Sifted:
+        """The oldest messages that nobody could read or place, with the reason of each.
+
+        What was looked at stands behind the others then. Raises `InvalidInputError`,
+        `ExchangeUnavailableError`.
+        """
+        return await letters.look(self.exchange, limit)
+
+    async def resend_letters(self, letter_ids: Collection[str] | None) -> Sifted:
+        """Send dead letters again, to the queue of their kind: those of these ids, or with None the
+        oldest 1,000. What cannot be read still comes back.
+
+        Raises `InvalidInputError`, `ExchangeUnavailableError`; those that were sent before are.
+        """
+        return await letters.resend(
+            self.exchange,
+            letter_ids,
+            dispatch_queue=self.settings.dispatch_queue,
+            events_queue=self.settings.events_queue,
+        )
+
+    async def discard_letters(self, letter_ids: Collection[str] | None) -> Sifted:
+        """Drop dead letters: those of these ids, or with None the oldest 1,000.
+
+        Raises `InvalidInputError`, `ExchangeUnavailableError`; those that were dropped before are.
+        """
+        return await letters.discard(self.exchange, letter_ids)
 
     async def give_back(self) -> GiveBackReport:
         """Write the open runs into the pool in the form of bamboo's own app, and take ours out.

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Self, TypeVar, Unpack
@@ -22,6 +22,7 @@ from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.choosing import Asked
 from node_timeout.operations.give_back import GiveBackReport
+from node_timeout.operations.letters import Sifted
 from node_timeout.ports.directory import Names, RunPage
 from node_timeout.ports.presence import Process
 from node_timeout.settings import Settings
@@ -300,6 +301,15 @@ class BlockingNodeTimeout:
 
     def lateness(self, limit: int = MAX_ENDINGS) -> dict[str, Any]:
         return self._run(lambda app: app.lateness(limit))
+
+    def letters(self, limit: int = 100) -> Sifted:
+        return self._run(lambda app: app.letters(limit))
+
+    def resend_letters(self, letter_ids: Collection[str] | None) -> Sifted:
+        return self._run(lambda app: app.resend_letters(letter_ids))
+
+    def discard_letters(self, letter_ids: Collection[str] | None) -> Sifted:
+        return self._run(lambda app: app.discard_letters(letter_ids))
 
     def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return self._run(lambda app: app.history(run_ids))

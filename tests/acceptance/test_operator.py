@@ -298,3 +298,30 @@ def test_lateness_is_a_table_with_a_bar_for_each_minute(
     (only,) = valid(run_cli("lateness", "--json", "--limit", "1").stdout)["minutes"]
     assert only["count"] == 1
     assert_one_line(run_cli("lateness", "--limit", "0"), 2, "--limit")
+
+
+def test_dead_letters_are_listed_sent_again_and_dropped(
+    settings: Settings, run_cli: RunCli
+) -> None:
+    async def put(*bodies: bytes) -> None:
+        async with NodeTimeout(settings) as app:
+            for body in bodies:
+                await app.exchange.dead_letter(body, "not JSON:\n\x1b[2J")
+
+    def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = valid(run_cli("letters", "list", "--json").stdout)["kept"]
+        return found
+
+    assert run_cli("letters", "list").stdout == ""
+    assert_one_line(run_cli("letters", "discard", "--all"), 1, "no such letter")
+    asyncio.run(put(b"one", b"two", b"three"))
+    table = run_cli("letters", "list").stdout
+    assert len(table.splitlines()) == 4
+    assert "\x1b" not in table
+    assert run_cli("letters", "list", "--limit", "2").stdout.endswith("more are there: --limit\n")
+    ids = {each["body"]: each["letter_id"] for each in listed()}
+    assert run_cli("letters", "discard", ids["two"]).stdout == "1 dropped\n"
+    assert run_cli("letters", "resend", ids["one"]).stdout == "1 sent again\n"
+    assert [each["body"] for each in listed()] == ["three"]
+    for which in ([], [ids["three"], "--all"]):
+        assert_one_line(run_cli("letters", "resend", *which), 2, "or say --all")

@@ -21,7 +21,8 @@ import pytest
 from redis.asyncio import Redis
 
 from node_timeout import Settings
-from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
+from node_timeout.stores.rabbitmq.consumer import REASON_HEADER
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.acceptance.conftest import Process
 from tests.chaos.house import House, behind_proxy
 from tests.chaos.proxy import Proxy

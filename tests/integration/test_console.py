@@ -22,8 +22,8 @@ from node_timeout.web.languages import LANGUAGES, WORDS, words
 from node_timeout.web.routes import PAGES
 from node_timeout.web.sessions import COOKIE, Sessions
 from tests.certificates import Authority
-from tests.integration.test_web_api import Web, armed, dead, serving
-from tests.support import config, configure, id_of, run, started
+from tests.integration.test_web_api import Web, armed, dead, serving, waiting
+from tests.support import config, configure, id_of, run, started, wait_until
 
 WEB = WORDS.parent
 VENDOR = WEB / "static" / "vendor"
@@ -196,6 +196,32 @@ async def test_a_run_is_changed_from_its_own_page(web: Web) -> None:
     assert kinds == [HistoryKind.EXTENDED, HistoryKind.PAUSED]
 
 
+async def test_dead_letters_are_sent_again_or_dropped_from_their_page(web: Web) -> None:
+    app, client = web
+    say = words("en")
+    assert say["letters.none"] in (await client.get("/letters")).text
+    for body in (b"<script>alert(1)</script>", b"two", b"three"):
+        await app.exchange.dead_letter(body, "not JSON")
+    await wait_until(lambda: waiting(app, 3))
+    assert 'href="/letters"' in (await client.get("/dead")).text
+    assert "not JSON" not in (await client.get("/letters")).text, "a look moves them"
+    page = (await post(client, "/letters/change", change="look")).text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+    await wait_until(lambda: waiting(app, 3))
+    two = next(each for each in (await app.letters()).kept if each.body == "two")
+    await wait_until(lambda: waiting(app, 3))
+    done = await post(client, "/letters/change", change="discard", letter_ids=[two.letter_id])
+    assert say["letters.done"].format(count=1) in done.text
+    await wait_until(lambda: waiting(app, 2))
+    nothing = await post(client, "/letters/change", change="resend", which="selected")
+    assert (nothing.status_code, 'href="/letters"' in nothing.text) == (400, True)
+    assert (await post(client, "/letters/change", change="read")).status_code == 400
+    done = await post(client, "/letters/change", change="resend", which="all")
+    assert say["letters.done"].format(count=2) in done.text
+    assert (await app.exchange.depths())[app.settings.dispatch_queue] == 2
+
+
 async def test_how_a_run_ended_is_the_end_of_its_history(web: Web) -> None:
     app, client = web
     await configure(app.ledger, config("a", 1))
@@ -302,6 +328,15 @@ async def test_who_may_only_look_changes_nothing(settings: Settings) -> None:
         assert "/run/change" not in page
         one = {"run_id": id_of("a"), "change": "pause", "reason": "a test"}
         assert (await post(client, "/run/change", **one)).status_code == 403
+        await app.exchange.dead_letter(b"one", "not JSON")
+        await wait_until(lambda: waiting(app, 1))
+        letters = (await client.get("/letters")).text
+        assert (words("en")["dead.letters"].format(count=1) in letters, "not JSON" in letters) == (
+            True,
+            False,
+        )
+        said = {"change": "discard", "which": "all"}
+        assert (await post(client, "/letters/change", **said)).status_code == 403
         events, _ = await app.create_token(Role.EVENTS, "engine")
         await post(client, "/login", token=events)
         assert (await client.get("/runs")).status_code == 403, "an engine's token sees nothing"

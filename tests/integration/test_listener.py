@@ -15,7 +15,8 @@ from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import LedgerUnavailableError
 from node_timeout.domain.run import RunState
 from node_timeout.runtime.loop import Health
-from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
+from node_timeout.stores.rabbitmq.consumer import REASON_HEADER
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.stores.redis.pool import RedisPool
 from node_timeout.stores.sql.ledger import SqlLedger
 from tests.servers import RabbitServer

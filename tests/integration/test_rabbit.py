@@ -15,7 +15,8 @@ from node_timeout.domain.errors import (
     QueueMismatchError,
 )
 from node_timeout.stores.rabbitmq import exchange as rabbit_exchange
-from node_timeout.stores.rabbitmq.exchange import REASON_HEADER, RabbitExchange
+from node_timeout.stores.rabbitmq.consumer import REASON_HEADER
+from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.servers import RabbitServer, free_port
 from tests.support import wait_until
 

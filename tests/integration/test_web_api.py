@@ -322,6 +322,39 @@ async def test_status_processes_and_lateness_are_told(web: Web) -> None:
     assert "node_timeout_changes_total" in (await client.get("/metrics")).text
 
 
+async def test_dead_letters_are_looked_at_sent_again_and_dropped(web: Web) -> None:
+    app, client = web
+    for body in (b"one", b"two"):
+        await app.exchange.dead_letter(body, "not JSON")
+    await wait_until(lambda: waiting(app, 2))
+    found = (await client.post(f"{API}/letters/look", json={})).json()
+    one, _ = found["kept"]
+    assert (one["body"], one["reason"], one["size"]) == ("one", "not JSON", 3)
+    assert (found["taken"], found["more"]) == ([], False)
+    await wait_until(lambda: waiting(app, 2))
+    bads: list[dict[str, Any]] = [
+        *({}, {"all": False}, {"letter_ids": []}, {"letter_ids": "a"}, {"letter_ids": [1]}),
+        *({"all": True, "letter_ids": ["a"]}, {"all": "yes"}, {"letters": ["a"]}),
+    ]
+    for bad in bads:
+        answer = await client.post(f"{API}/letters/discard", json=bad)
+        assert (answer.status_code, bad) == (400, bad)
+    said = {"letter_ids": [one["letter_id"]]}
+    done = (await client.post(f"{API}/letters/discard", json=said)).json()
+    assert [each["body"] for each in done["taken"]] == ["one"]
+    await wait_until(lambda: waiting(app, 1))
+    done = (await client.post(f"{API}/letters/resend", json={"all": True})).json()
+    assert [each["body"] for each in done["taken"]] == ["two"]
+    assert (await app.exchange.depths())[app.settings.dispatch_queue] == 1
+    for limit in (0, 1001, "9", True, None):
+        answer = await client.post(f"{API}/letters/look", json={"limit": limit})
+        assert (answer.status_code, limit) == (400, limit)
+
+
+async def waiting(app: NodeTimeout, count: int) -> bool:
+    return await app.exchange.waiting(app.exchange.dead_queue) == count
+
+
 # Who may do what
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from node_timeout.cli import daemon, data, engines, looking, steering, tokens
+from node_timeout.cli import daemon, data, engines, letters, looking, steering, tokens
 from node_timeout.cli.running import FAILURE, MISTAKE, complain
 from node_timeout.domain.errors import (
     InvalidInputError,
@@ -83,6 +83,7 @@ for command in (
     ),
     *(steering.extend, steering.pause, steering.resume, steering.fire, steering.cancel),
     *(steering.replay, steering.discard, steering.give_back),
+    letters.letters,
     tokens.token,
     *(data.migrate, data.apply, data.import_bamboo, data.forget),
 ):

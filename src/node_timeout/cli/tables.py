@@ -13,11 +13,14 @@ from node_timeout.domain.instants import instant_text, lateness
 from node_timeout.domain.lateness import PERCENTILES
 from node_timeout.domain.run import LedgerRow
 from node_timeout.domain.tokens import Token
+from node_timeout.operations.letters import Letter
 from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
 """Columns, where the output is no terminal."""
 BAR = 6
+BODY = 80
+"""Characters of a dead letter's body."""
 RUN_COLUMNS = (
     *("state", "deadline", "late by", "next try", "root", "node", "version", "action", "tries"),
     "message",
@@ -70,6 +73,13 @@ def print_lateness(minutes: Sequence[Mapping[str, float]]) -> None:
 def _length(seconds: float) -> int:
     """One block for 1 ms, and `BAR` for each tenfold of it."""
     return 1 + round(BAR * math.log10(max(seconds, 0.001) / 0.001))
+
+
+def print_letters(found: Sequence[Letter]) -> None:
+    """A line for each dead letter; nothing if there is none."""
+    if found:
+        lines = [(each.letter_id, f"{each.size}", each.reason, each.body[:BODY]) for each in found]
+        _print(_table(("letter", "bytes", "reason", "body"), lines, right=("bytes",)))
 
 
 def print_tokens(found: Sequence[Token]) -> None:

@@ -232,11 +232,12 @@ class DispatchHandler:
         """
         passed = await self._pool.passed()
         leases = {run_id: each.lease for run_id, each in claimed.items()}
+        traces = {run_id: each.trace for run_id, each in claimed.items()}
         leased = Leased(owner=taking.owner, lease_ends=lease_ends, claimed=leases)
         for node in sorted(taking.taken, key=lambda node: node.deadline):
             # Redis's time is unknown: hold for the longest a claim can be early.
             early = self._limits.dispatch_ahead if passed is None else node.deadline - passed
-            with tracing.within(claimed[node.run_id].trace):
+            with tracing.within(traces.get(node.run_id)):
                 if early > 0:
                     attempt = self._attempts.begin_later(node, lease_ends, taking.owner, early)
                 else:

@@ -13,6 +13,7 @@ from node_timeout.domain.run import HistoryEntry, LedgerRow
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Token
 from node_timeout.operations.changing import ChangeReport
+from node_timeout.operations.letters import Sifted
 from node_timeout.ports.directory import RunPage
 from node_timeout.ports.presence import Process
 from node_timeout.status import Status
@@ -114,6 +115,11 @@ def token_as_dict(token: Token) -> dict[str, Any]:
     found = for_programs(dataclasses.asdict(token))
     del found["token_hash"]
     return found
+
+
+def sifted_as_dict(found: Sifted) -> dict[str, Any]:
+    """What became of dead letters."""
+    return dataclasses.asdict(found)
 
 
 def history_as_dict(entry: HistoryEntry) -> dict[str, Any]:

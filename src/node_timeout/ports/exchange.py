@@ -10,6 +10,8 @@ class Delivery(Protocol):
 
     body: bytes
     queue: str
+    reason: str | None
+    """Why it is a dead letter; None of any other, and of what the broker has put there itself."""
 
     async def ack(self) -> None:
         """It is dealt with. If the connection is gone this does nothing: it will come again."""
@@ -47,6 +49,11 @@ class Consumer(Protocol):
 
 class Exchange(Protocol):
     """The dispatch exchange: durable queues by name, at least once."""
+
+    @property
+    def dead_queue(self) -> str:
+        """Where dead letters are; it can be consumed as any other."""
+        ...
 
     async def ensure(self) -> None:
         """Connect and declare what is to be declared, unless that is done already.

@@ -22,6 +22,7 @@ from node_timeout.operations.forms import (
     process_as_dict,
     report_as_dict,
     row_as_dict,
+    sifted_as_dict,
     status_as_dict,
 )
 from node_timeout.ports.directory import Cursor
@@ -30,6 +31,7 @@ from node_timeout.web.access import Caller
 from node_timeout.web.problems import Problem
 from node_timeout.web.reading import JSON, body_of, json_of, number_of, query_of, require_known
 
+LETTERS = 100
 COUNTED = 10_000
 """No number of the ledger is counted further: an answer costs the same however much there is."""
 HISTORY_LINES = 200
@@ -197,3 +199,27 @@ async def get_names(call: Call) -> Response:
     limit = number_of(asked.get("limit", "20"), "limit", int)
     found = await call.app.names(asked.get("prefix", ""), limit)
     return Json({"nodes": found.nodes, "root_pipelines": found.root_pipelines})
+
+
+async def look_at_letters(call: Call) -> Response:
+    said = await json_of(call.request)
+    require_known(said, ("limit",), "key")
+    limit = said.get("limit", LETTERS)
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise Problem(400, "limit is not a whole number")
+    return Json(sifted_as_dict(await call.app.letters(limit)))
+
+
+async def post_letters(call: Call) -> Response:
+    """``resend`` or ``discard``: letters by their ids, or all."""
+    name = call.request.url.path.rpartition("/")[2]
+    said = await json_of(call.request)
+    require_known(said, ("letter_ids", "all"), "key")
+    letter_ids, everything = said.get("letter_ids"), said.get("all", False)
+    are_texts = isinstance(letter_ids, list) and all(isinstance(each, str) for each in letter_ids)
+    if everything not in (True, False) or bool(letter_ids) == bool(everything):
+        raise Problem(400, "say either letter_ids or all, true")
+    if not everything and not are_texts:
+        raise Problem(400, "letter_ids is not a list of texts")
+    act = call.app.resend_letters if name == "resend" else call.app.discard_letters
+    return Json(sifted_as_dict(await act(letter_ids or None)))

@@ -12,7 +12,7 @@ from node_timeout.domain.changes import Verdict
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.web import changing, pages
 from node_timeout.web.access import Access, require_same_origin
-from node_timeout.web.api import Call
+from node_timeout.web.api import LETTERS, Call
 from node_timeout.web.changing import CHANGES
 from node_timeout.web.languages import COOKIE as LANGUAGE_COOKIE
 from node_timeout.web.languages import LANGUAGES
@@ -78,6 +78,21 @@ async def change_runs(call: Call) -> Response:
         "again": {**single, "after": report.after} if report.after else None,
     }
     return await pages.runs_page(call, {"tab": tab, **filters}, report=told)
+
+
+async def change_letters(call: Call) -> Response:
+    """Dead letters are looked at; or those that are selected, or all, are sent again or dropped."""
+    form = await form_of(call.request)
+    single = _single(form)
+    name = single.get("change", "")
+    if name == "look":
+        return await pages.letters_page(call, found=await call.app.letters(LETTERS), said={})
+    if name not in ("resend", "discard"):
+        raise Problem(400, "choose what is to be done")
+    act = call.app.resend_letters if name == "resend" else call.app.discard_letters
+    with _leading_back("/letters"):
+        sifted = await act(None if single.get("which") == ALL else form.get("letter_ids", []))
+    return RedirectResponse(f"/letters?{urlencode({'done': len(sifted.taken)})}", 303)
 
 
 @contextmanager

@@ -88,6 +88,15 @@ async def dead(call: Call) -> Response:
     return await runs_page(call, {**asked, "tab": "dead"}, letters=letters, heading="dead")
 
 
+async def letters(call: Call) -> Response:
+    """How many messages nobody could read or place. A look moves them, so it is a button."""
+    return await letters_page(call, found=None, said=query_of(call.request, ("done",)))
+
+
+async def letters_page(call: Call, **more: Any) -> Response:
+    return page(call, "letters.html", count=await _dead_letters(call), **more)
+
+
 async def _dead_letters(call: Call) -> int | None:
     try:
         depths = await call.app.exchange.depths()

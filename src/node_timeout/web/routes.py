@@ -79,6 +79,9 @@ OPERATIONS = (
     Operation("GET", f"{API}/processes", Role.READ, api.get_processes),
     Operation("GET", f"{API}/lateness", Role.READ, api.get_lateness),
     Operation("GET", f"{API}/names", Role.READ, api.get_names),
+    Operation("POST", f"{API}/letters/look", Role.OPERATE, api.look_at_letters),
+    Operation("POST", f"{API}/letters/resend", Role.OPERATE, api.post_letters),
+    Operation("POST", f"{API}/letters/discard", Role.OPERATE, api.post_letters),
 )
 
 
@@ -92,10 +95,12 @@ PAGES: dict[str, Handler] = {
     "/lateness": pages.lateness_page,
     "/configs": pages.configs,
     "/processes": pages.processes,
+    "/letters": pages.letters,
 }
 STEERING: dict[str, Handler] = {
     "/run/change": console.change_run,
     "/runs/change": console.change_runs,
+    "/letters/change": console.change_letters,
 }
 
 

@@ -21,9 +21,15 @@ class MemoryExchange:
     """See `node_timeout.ports.Exchange` for the contract."""
 
     def __init__(self) -> None:
-        self.dead: list[tuple[bytes, str]] = []
         self._waiting: dict[str, list[MemoryDelivery]] = {}
         self._arrived = asyncio.Condition()
+
+    dead_queue = "dead"
+
+    @property
+    def dead(self) -> list[tuple[bytes, str]]:
+        """The dead letters that wait: body and reason."""
+        return [(each.body, each.reason or "") for each in self._waiting.get(self.dead_queue, [])]
 
     async def close(self) -> None:
         return
@@ -48,7 +54,9 @@ class MemoryExchange:
             ) from error
 
     async def dead_letter(self, body: bytes, reason: str) -> None:
-        self.dead.append((body, reason))
+        await self.enqueue(
+            MemoryDelivery(exchange=self, queue=self.dead_queue, body=body, reason=reason)
+        )
 
     async def enqueue(self, delivery: "MemoryDelivery") -> None:
         async with self._arrived:
@@ -118,6 +126,7 @@ class MemoryDelivery:
     exchange: MemoryExchange
     queue: str
     body: bytes
+    reason: str | None = None
     handled: asyncio.Event = field(default_factory=asyncio.Event)
     consumer: MemoryConsumer | None = None
 

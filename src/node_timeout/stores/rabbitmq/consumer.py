@@ -20,6 +20,8 @@ from node_timeout.ports.exchange import Delivery
 from node_timeout.stores.rabbitmq.talk import talking
 from node_timeout.wire.dispatch import how_many
 
+REASON_HEADER = "x-node-timeout-reason"
+
 
 @dataclass(slots=True, kw_only=True)
 class _Consuming:
@@ -114,12 +116,14 @@ class RabbitConsumer:
 class RabbitDelivery:
     """See `node_timeout.ports.Delivery`."""
 
-    __slots__ = ("_message", "body", "queue")
+    __slots__ = ("_message", "body", "queue", "reason")
 
     def __init__(self, message: AbstractIncomingMessage, queue: str) -> None:
         self._message = message
         self.body = message.body
         self.queue = queue
+        reason = message.headers.get(REASON_HEADER) if message.headers else None
+        self.reason = reason if isinstance(reason, str) else None
 
     async def ack(self) -> None:
         with contextlib.suppress(ExchangeUnavailableError):

@@ -38,7 +38,7 @@ from node_timeout.domain.errors import (
     QueueMismatchError,
 )
 from node_timeout.stores.failover import Failover
-from node_timeout.stores.rabbitmq.consumer import RabbitConsumer
+from node_timeout.stores.rabbitmq.consumer import REASON_HEADER, RabbitConsumer
 from node_timeout.stores.rabbitmq.probe import probe
 from node_timeout.stores.rabbitmq.talk import (
     CONNECT_SECONDS,
@@ -55,7 +55,6 @@ from node_timeout.urls.amqp import AmqpUrl, read_amqp_urls
 DIAL_SECONDS = 8.0  # of them, shared by all nodes
 HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three
 DEAD = ".dead"
-REASON_HEADER = "x-node-timeout-reason"
 MAX_REASON_LENGTH = 1000
 
 
@@ -86,7 +85,7 @@ class RabbitExchange:
         self._queues = queues
         self._queue_type = queue_type
         self._name = name
-        self._dead_queue = queues[0] + DEAD
+        self.dead_queue = queues[0] + DEAD
         self._publisher: _Publisher | None = None
         self._lock = asyncio.Lock()
         self._dead_lettering = asyncio.Lock()
@@ -111,7 +110,7 @@ class RabbitExchange:
             try:
                 async with talking(CONNECT_SECONDS):
                     exchange = await publisher.dead_exchange(self._exchange_name + DEAD)
-                    await exchange.publish(message, self._dead_queue, mandatory=True)
+                    await exchange.publish(message, self.dead_queue, mandatory=True)
             except ExchangeUnavailableError as error:
                 # Only its own channel may be unsound now, see `_send`; batches go on.
                 publisher.declared = publisher.declared and not _is_returned(error)
@@ -205,10 +204,10 @@ class RabbitExchange:
             publisher.exchange = await channel.declare_exchange(
                 self._exchange_name, kind.DIRECT, durable=True
             )
-            what = f"queue {self._dead_queue!r}"
+            what = f"queue {self.dead_queue!r}"
             arguments: dict[str, Any] = {"x-queue-type": self._queue_type}
             dead_queue = await channel.declare_queue(
-                self._dead_queue, durable=True, arguments=arguments
+                self.dead_queue, durable=True, arguments=arguments
             )
             await dead_queue.bind(dead)
             arguments["x-dead-letter-exchange"] = dead_exchange
@@ -265,7 +264,7 @@ class RabbitExchange:
     async def depths(self) -> dict[str, int]:
         publisher = await self._ready()
         depths: dict[str, int] = {}
-        for name in [*self._queues, self._dead_queue]:
+        for name in [*self._queues, self.dead_queue]:
             try:
                 async with talking():
                     channel = await publisher.connection.channel()

@@ -1,10 +1,10 @@
-"""Traces: spans for arming, dispatching and striking, where `opentelemetry-api` is installed.
+"""Traces: spans for arming, dispatching and attempts, where `opentelemetry-api` is installed.
 
 The API alone is used: what becomes of the spans is up to the SDK that the process has set up. With
 the API and no SDK a context that came in is passed on; without the API nothing is done here. A
 context travels as text, the ``traceparent`` of W3C Trace Context.
 
-Arming lies hours before the strike. So the strike is a child of the message that brought it, and
+Arming lies hours before the attempt. So that is a child of the message that brought it, and
 *links* to the arming: as its child it would stretch one trace over all these hours.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HEADER = "traceparent"
 NAME = "node_timeout"
-ARM, DISPATCH, STRIKE = (f"{NAME}.{each}" for each in ("arm", "dispatch", "strike"))
+ARM, DISPATCH, ATTEMPT = (f"{NAME}.{each}" for each in ("arm", "dispatch", "attempt"))
 _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -64,10 +64,17 @@ def within(parent: str | None) -> Iterator[None]:
 
 @contextmanager
 def span(
-    name: str, *, kind: str = "INTERNAL", link: str | None = None, **attributes: str | float
+    name: str,
+    attributes: Mapping[str, str | float],
+    *,
+    kind: str,
+    link: str | None = None,
+    begins: bool = False,
 ) -> Iterator[dict[str, str | float]]:
     """A span around what is done inside. What is put into the yielded dict becomes attributes of
     its own, named ``node_timeout.<key>`` as the others.
+
+    A new trace ``begins`` with it, whatever is being done; else it belongs to that.
     """
     more: dict[str, str | float] = {}
     if not is_installed:
@@ -75,8 +82,9 @@ def span(
         return
     linked = [] if link is None else [trace.Link(_span_context(link))]
     tracer = trace.get_tracer(NAME)
+    parent = context.Context() if begins else None
     with tracer.start_as_current_span(
-        name, kind=trace.SpanKind[kind], links=linked, attributes=_named(attributes)
+        name, parent, kind=trace.SpanKind[kind], links=linked, attributes=_named(attributes)
     ) as current_span:
         try:
             yield more

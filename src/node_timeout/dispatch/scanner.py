@@ -190,7 +190,7 @@ class Scanner:
         # Connecting may take as long again; then the members are still ours to finish.
         time_limit = self._lease_seconds / 3
         try:
-            with tracing.span(tracing.DISPATCH, kind="PRODUCER", runs=len(due)):
+            with tracing.span(tracing.DISPATCH, {"runs": len(due)}, kind="PRODUCER", begins=True):
                 body = dispatch.encode(due, lease, tracing.current())
                 await self._exchange.publish(self._queue, body, time_limit)
             report.published += len(due)

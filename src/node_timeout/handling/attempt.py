@@ -64,7 +64,7 @@ class Attempts:
         breaker: Breaker,
         done: Callable[[], None],
     ) -> None:
-        """``done`` is called after each strike."""
+        """``done`` is called after each attempt."""
         self.busy = 0
         """Nodes with a strategy running, or waiting for a slot."""
         self._pool = pool
@@ -83,14 +83,14 @@ class Attempts:
         await self._threads.close(wait_seconds=0.0)
 
     def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
-        """Start a strike; it counts as busy from now on."""
+        """Start an attempt; it counts as busy from now on."""
         self.busy += 1
         return asyncio.create_task(self._attempt(node, start_before))
 
     def begin_later(
         self, node: TimedOutNode, start_before: float, owner: str, seconds: float
     ) -> asyncio.Task[Outcome | None]:
-        """Hold the node for so long, then strike; its outcome is None if it has left by then."""
+        """Hold the node for so long, then make an attempt; None if it has left by then."""
         return asyncio.create_task(self._hold(node, start_before, owner, seconds))
 
     async def _hold(
@@ -120,7 +120,7 @@ class Attempts:
                     return await self._put_back(node, "not started: its turn did not come in time")
                 called = True
                 with tracing.span(
-                    tracing.STRIKE, kind="CONSUMER", link=node.trace, **ids_of(node)
+                    tracing.ATTEMPT, ids_of(node), kind="CONSUMER", link=node.trace
                 ) as traced:
                     outcome = await self._judge(node)
                     traced["state"] = outcome.state

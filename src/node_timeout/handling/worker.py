@@ -62,7 +62,7 @@ class Worker:
         self._in_hand = 0
         """Messages of the batches."""
         self._room = asyncio.Event()
-        """Set when a batch has been prepared or a strike is over: there may be room for more."""
+        """Set when a batch has been prepared or an attempt is over: there may be room for more."""
         self._attempts = Attempts(
             pool=pool,
             holder=EarlyHold(ledger),

@@ -1,6 +1,7 @@
 """The tables: configs, runs, history, settings.
 
-Revision 0001, the first.
+The first. Until a release it changes in place, and its revision goes up: a database that an
+earlier state of it has made is refused, not used as it is.
 """
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 
 from node_timeout.stores.sql.repeatable import create_index, create_table, drop_table
 
-revision = "0001"
+revision = "0002"
 down_revision = None
 branch_labels = None
 depends_on = None

@@ -175,8 +175,8 @@ def test_djangos_migrate_makes_our_tables(house: House, request: pytest.FixtureR
     assert "its tables are at revision" not in migrate(
         BAMBOO_TEST_LEDGER_URL=house.env["BAMBOO_TEST_DATABASE_URL"]
     )
-    assert "node-timeout: its tables are at revision 0001" in migrate()
-    assert "node-timeout: its tables are at revision 0001" in migrate(), "again"
+    assert "node-timeout: its tables are at revision 0002" in migrate()
+    assert "node-timeout: its tables are at revision 0002" in migrate(), "again"
     checked = manage(house, "list", BAMBOO_TEST_DATABASE_URL=url)
     assert checked.returncode == 0, checked.stderr
 

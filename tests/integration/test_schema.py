@@ -181,7 +181,7 @@ def test_the_migrations_and_scripts_are_inside_the_wheel(tmp_path: Path) -> None
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "node_timeout/migrations/env.py" in names
-    assert "node_timeout/migrations/versions/0001_first.py" in names
+    assert "node_timeout/migrations/versions/first.py" in names
     assert "node_timeout/stores/redis/lua/claim.lua" in names
     assert "node_timeout/embedded/demo/pipeline.json" in names
     assert "node_timeout/py.typed" in names

@@ -109,7 +109,8 @@ def _migrate_alone(connection: Connection, revision: str) -> None:
     known = {each.revision for each in script.walk_revisions()}
     if current is not None and current not in known:
         raise SchemaError(
-            f"the database is at revision {current}, which this version does not know"
+            f"the database is at revision {current}, which this version does not know: another "
+            f"version has made its tables"
         )
     older = revision == "base" or (
         current is not None

@@ -92,7 +92,7 @@ def hexadecimal(value: str) -> str:
 
 metadata = MetaData()
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """The newest migration: the tables are as in this file."""
 
 versions = Table(

@@ -67,12 +67,12 @@ BAMBOO := .venv-bamboo
 NEEDS_BAMBOO_PYTHON := the tests with bamboo-pipeline, which need a python3.11, and there is none here
 BAMBOO_TESTS := tests/bamboo tests/regressions/test_bamboo_defects.py
 # The warnings are Django's and bamboo's own.
-BAMBOO_PYTEST = $(BAMBOO)/bin/python -m pytest --quiet --capture=no -o filterwarnings=ignore
+BAMBOO_PYTEST = $(BAMBOO)/bin/python -m pytest $(PARALLEL) --quiet --capture=no -o filterwarnings=ignore
 
 test-bamboo: test-bamboo-postgresql test-bamboo-mariadb
 
 test-bamboo-%: $(BAMBOO)/.dev servers
-	BAMBOO_TEST_DATABASE=$* $(BAMBOO_PYTEST) --durations 20 $(BAMBOO_TESTS) $(PYTEST)
+	BAMBOO_TEST_DATABASE=$* $(BAMBOO_PYTEST) $(BAMBOO_TESTS) $(PYTEST)
 
 # On MariaDB, beside the versions that bk-sops pins.
 test-bk-sops:
@@ -113,7 +113,7 @@ test-browser: $(VENV)/.dev servers
 FUZZ_SECONDS ?= 600
 
 fuzz: $(VENV)/.dev servers
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/integration/test_web_fuzz.py $(PYTEST)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest --timeout 0 tests/integration/test_web_fuzz.py $(PYTEST)
 
 pictures: $(VENV)/.dev
 	@sh scripts/install-browser.sh
@@ -134,7 +134,7 @@ test-faults: $(VENV)/.dev servers
 
 chaos: $(VENV)/.dev servers
 	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(CHAOS_PYTEST) --quiet --capture=no \
-		$(ALONE)
+		--timeout $$(($(CHAOS_SECONDS) + 600)) $(ALONE)
 
 # Every fault as often as docs/explanation/guarantees.md says, the mixed run for SECONDS, and the
 # table in that document anew.
@@ -143,7 +143,7 @@ CHAOS_RESULTS ?= .chaos-results.jsonl
 
 # Whatever fails, the rest runs and the table tells of it.
 CHAOS_LONG_PYTEST = CHAOS_LONG=1 CHAOS_SEED=$(CHAOS_SEED) CHAOS_RESULTS=$(abspath $(CHAOS_RESULTS)) \
-	$(CHAOS_PYTEST)
+	$(CHAOS_PYTEST) --timeout 0
 
 chaos-long: $(VENV)/.dev servers
 	@rm -f $(CHAOS_RESULTS)

@@ -71,6 +71,9 @@ def missing_servers() -> list[str]:
 
 _random = random.Random()  # its own, as test plugins may seed the shared one
 _ports_given: set[int] = set()
+_PLACES = 16
+_place = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PLACES
+"""Of this process among those that test beside each other: each has ports of its own."""
 
 
 def free_port() -> int:
@@ -80,7 +83,7 @@ def free_port() -> int:
     is down, and no client that tries to connect meanwhile ends up connected to itself.
     """
     for _ in range(1000):
-        port = _random.randrange(20000, 30000)
+        port = _random.randrange(20000 + _place, 30000, _PLACES)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             if port not in _ports_given:

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from node_timeout.ports.exchange import Exchange
 from node_timeout.setting_rules import PREFIX
 from node_timeout.settings import Settings
 from node_timeout.stores.memory.exchange import MemoryExchange
@@ -240,6 +241,19 @@ async def rabbit(
     )
     yield exchange
     await exchange.close()
+
+
+@pytest.fixture(params=["rabbit", "memory_exchange"])
+def exchange(request: pytest.FixtureRequest) -> Exchange:
+    """RabbitMQ, and the one in memory."""
+    found: Exchange = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def queue(names: dict[str, str]) -> str:
+    """The dispatch queue of both."""
+    return names["dispatch_queue"]
 
 
 @pytest.fixture

@@ -5,22 +5,10 @@ import asyncio
 import pytest
 
 from node_timeout.domain.errors import NotConfirmedError
-from node_timeout.ports.exchange import Exchange
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from node_timeout.testing.contracts.exchange import *  # noqa: F403 - the suite
 from tests.support import wait_until
-
-
-@pytest.fixture(params=["rabbit", "memory_exchange"])
-def exchange(request: pytest.FixtureRequest) -> Exchange:
-    found: Exchange = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture
-def queue(names: dict[str, str]) -> str:
-    return names["dispatch_queue"]
 
 
 async def test_what_had_come_before_the_stop_is_handed_out_or_given_back(

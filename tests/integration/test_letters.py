@@ -14,17 +14,6 @@ from node_timeout.stores.rabbitmq.exchange import RabbitExchange
 from tests.support import wait_until
 
 
-@pytest.fixture(params=["rabbit", "memory_exchange"])
-def exchange(request: pytest.FixtureRequest) -> Exchange:
-    found: Exchange = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture
-def queue(names: dict[str, str]) -> str:
-    return names["dispatch_queue"]
-
-
 async def put(exchange: Exchange, *bodies: bytes) -> None:
     for body in bodies:
         await exchange.dead_letter(body, f"no good: {body[:5].decode(errors='replace')}")

@@ -14,6 +14,7 @@ that it names.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar, Optional
 
@@ -50,7 +51,7 @@ Changed = Optional[tuple[LedgerRow, str]]
 """The new row, its revision not counted up yet, and what the history says; None: as it is."""
 
 
-class Change:
+class Change(ABC):
     """What is to be done with a run."""
 
     kind: ClassVar[HistoryKind]
@@ -64,9 +65,9 @@ class Change:
         del row, now, max_seconds
         return None
 
+    @abstractmethod
     def apply(self, row: LedgerRow, now: float) -> Changed:
         """What becomes of a run in one of these states."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

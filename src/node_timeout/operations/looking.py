@@ -80,7 +80,7 @@ async def names(directory: Directory, prefix: str, limit: int) -> Names:
     """See `NodeTimeout.names`."""
     if not 1 <= limit <= MAX_NAMES:
         raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_NAMES}")
-    if problem := id_problem("prefix", prefix):
+    if problem := id_problem("prefix", prefix.rstrip(" ") if isinstance(prefix, str) else prefix):
         raise InvalidInputError(problem)
     return await directory.names(prefix, limit)
 

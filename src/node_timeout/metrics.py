@@ -80,13 +80,16 @@ POOL_OVERDUE_FOR = Gauge(
     ["seconds"],
 )
 ALIVE = Gauge(
-    "node_timeout_alive", "Living services, of all processes, by their own word", ["role"]
+    "node_timeout_alive", "Living services of all processes, as each says of itself", ["role"]
 )
 CANARY_LATENESS = Histogram(
     "node_timeout_canary_lateness_seconds",
     "When a canary was recorded, minus its deadline",
     ["shard"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+CANARY_INTERVAL = Gauge(
+    "node_timeout_canary_interval_seconds", "How often each shard gets a canary"
 )
 CANARY_LAST = Gauge(
     "node_timeout_canary_last_seconds",

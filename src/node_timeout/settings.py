@@ -198,8 +198,8 @@ class Settings(BaseSettings):
     )
     canary_interval: Annotated[float, Field(ge=0, le=3600)] = Field(
         10.0,
-        description="How often a run of our own goes the whole way, in each shard, so that it is "
-        "seen whether the way is open, seconds; 0: never",
+        description="How often a scanner sends a run of its own through each shard, to see whether "
+        "deadlines are dealt with, seconds; 0: never",
     )
     survey_pause: Seconds = Field(
         60.0,

@@ -14,8 +14,8 @@ from node_timeout.arming.canary import MISSED_SECONDS, Canary
 from node_timeout.arming.tracker import Tracker
 from node_timeout.domain import canary
 from node_timeout.domain.errors import InvalidTimeoutConfigError, LedgerUnavailableError
-from node_timeout.domain.events import NodeLeft
-from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
+from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.run import LedgerRow, Outcome, RunState
 from node_timeout.operations.give_back import give_back
 from node_timeout.ports.directory import RunFilter
 from node_timeout.runtime.loop import Health
@@ -24,7 +24,7 @@ from node_timeout.stores.memory.ledger import MemoryLedger
 from node_timeout.stores.memory.pool import MemoryPool
 from node_timeout.stores.redis.pool import RedisPool
 from tests.servers import RedisServer
-from tests.support import tree_of, wait_until
+from tests.support import config, configure, tree_of, wait_until
 
 NOW = 1_000_000.0
 
@@ -88,8 +88,34 @@ async def test_a_canary_is_armed_measured_and_deleted(house: House) -> None:
     assert counted(count) == before + 1
     assert counted(late) - sum_before == pytest.approx(0.25)
     assert counted("node_timeout_canary_last_seconds") == NOW + 1.25
-    assert await house.ledger.rows_of([due.run_id]) == [], "nothing of it stays"
-    assert await house.ledger.history(due.run_id) == []
+    (row,) = await house.ledger.rows_of([due.run_id])
+    assert row.state is RunState.HANDLED, "a message that comes twice finds it"
+    assert (await house.canary.once()).ended == 0, "once"
+
+
+async def test_the_same_run_is_sent_each_time(house: House) -> None:
+    ids = set()
+    for _ in range(3):
+        assert (await house.canary.once()).armed == 1
+        (due,) = await house.ledger.open_runs(None, 9)
+        ids.add(due.run_id)
+        assert house.pool.scores == {due.run_id: house.now + 1}
+        house.now += 1.5
+        await house.deal()
+    assert len(ids) == 1
+    assert len(await house.rows()) == 1
+    assert await house.ledger.history([*ids]) == []
+
+
+async def test_one_that_has_not_ended_is_not_sent_again(house: House) -> None:
+    await house.canary.once()
+    for _ in range(5):
+        house.now += 600
+        assert (await house.canary.once()).armed == 0
+    assert len(await house.ledger.open_runs(None, 9)) == 1
+    await house.deal()
+    report = await house.canary.once()
+    assert (report.ended, report.armed) == (1, 1)
 
 
 async def test_one_that_never_ends_is_missed_once(
@@ -105,11 +131,11 @@ async def test_one_that_never_ends_is_missed_once(
         assert (await house.canary.once()).missed == 1
     assert (await house.canary.once()).missed == 0
     assert counted("node_timeout_canary_missed_total") == before + 1
-    assert caplog.messages == ["the canary of shard 0 did not end within 60 s of its deadline"]
+    assert caplog.messages == ["the canary of shard 0 has not ended 60 s after its deadline"]
     assert counted("node_timeout_canary_last_seconds") == NOW, "the silence goes on"
 
 
-async def test_one_that_ends_otherwise_is_missed_and_deleted(
+async def test_one_that_ends_otherwise_is_missed_and_sent_again(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     await house.canary.once()
@@ -123,22 +149,38 @@ async def test_one_that_ends_otherwise_is_missed_and_deleted(
     assert [row.state for row in rows] == [RunState.ARMED], "the next one alone is there"
 
 
-async def test_only_the_leader_sends_and_a_new_one_begins_anew(house: House) -> None:
+async def test_only_the_leader_sends_and_the_next_one_takes_over(house: House) -> None:
     await house.canary.once()
     two = house.another("two")
     assert await two.once() == room.CanaryReport(leading=False)
     house.now += 16
-    assert (await two.once()).armed == 1, "the lead of the first has run out"
-    report = await house.canary.once()
-    assert not report.leading
-    house.now += 1000
-    assert (await house.canary.once()).missed == 0, (
-        "what it sent before is not its business any more"
-    )
+    report = await two.once()
+    assert (report.leading, report.armed) == (True, 0), "that of the first is under way"
+    assert counted("node_timeout_canary_last_seconds") == NOW + 1, "the silence is not forgotten"
+    assert not (await house.canary.once()).leading
     await house.deal()
-    await house.canary.once()
-    left = [row.state for row in await house.rows()]
-    assert left == [RunState.ARMED], "but it clears away what others have sent"
+    assert (await two.once()).ended == 1
+    before = counted("node_timeout_canary_lateness_seconds_count")
+    house.now += 16
+    three = house.another("three", interval=1000)
+    await house.deal()
+    assert (await three.once()).ended == 0, "it is not known who has measured that one"
+    assert counted("node_timeout_canary_lateness_seconds_count") == before
+    assert counted("node_timeout_canary_last_seconds") == house.now, "but when it ended is"
+
+
+async def test_a_short_lease_does_not_let_scanners_take_turns(house: House) -> None:
+    short = Canary(
+        ledger=house.ledger,
+        pool=house.pool,
+        tracker=Tracker(ledger=house.ledger, pool=house.pool),
+        name="short",
+        lease_seconds=1,
+        interval=10,
+    )
+    assert (await short.once()).leading
+    house.now += 2 * room.TICK_SECONDS
+    assert not (await house.canary.once()).leading
 
 
 async def test_an_outage_of_the_ledger_leaves_nothing_awaited(
@@ -228,8 +270,17 @@ async def test_the_whole_way_with_real_servers(
             if any(service.name == "canary" for service in each.services)
         ]
         assert {service.role for service in process.services} >= {"scanner", "canary"}
-        found = await app.find(root_pipeline_id=canary.ROOT)
-        assert len(found.rows) <= 2, "those that have ended are gone"
+
+        async def is_found() -> bool:
+            """By whoever asks for it; it has no row for the moment in which it is sent again."""
+            return len((await app.find(root_pipeline_id=canary.ROOT)).rows) == 1
+
+        await wait_until(is_found)
+        for state in RunState:
+            assert (await app.find(state=state)).rows == ()
+        assert (await app.status()).recent == ()
+        everything = await app.cancel(everything=True, reason="all", dry_run=True)
+        assert everything.runs == (), "an order for all does not mean it"
     late_after = REGISTRY.get_sample_value("node_timeout_lateness_seconds_count") or 0.0
     assert late_after == late_before, "they are no node's lateness"
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
@@ -248,17 +299,18 @@ async def test_without_a_worker_the_silence_is_seen(settings: Settings) -> None:
 
 async def test_no_config_may_name_its_action(settings: Settings) -> None:
     async with NodeTimeout(settings) as app:
-        config = {"enable": True, "action": canary.ACTION, "seconds": 1}
+        own = {"enable": True, "action": canary.ACTION, "seconds": 1}
         with pytest.raises(InvalidTimeoutConfigError, match="is unknown"):
-            app.apply_node_timeout_configs(tree_of("a"), {"a": config})
+            app.apply_node_timeout_configs(tree_of("a"), {"a": own})
 
 
-async def test_a_leaving_of_another_pipeline_does_not_touch_it(house: House) -> None:
+async def test_a_users_node_is_never_ambiguous_for_a_canary(house: House) -> None:
+    await configure(house.ledger, config("shard-0", 60))
     await house.canary.once()
     tracker = Tracker(ledger=house.ledger, pool=house.pool)
-    stranger = NodeRun(root_pipeline_id="root", node_id="shard-0", version="1")
-    assert await tracker.nodes_left([NodeLeft.of(stranger)]) == 0
-    assert len(await house.ledger.open_runs(None, 9)) == 1
+    assert await tracker.nodes_started([NodeStarted(node_id="shard-0", version="1")]) == 1
+    assert await tracker.nodes_left([NodeLeft(node_id="shard-0", version="1")]) == 1
+    assert [row.state for row in await house.rows()] == [RunState.ARMED]
 
 
 async def test_none_is_given_to_bamboos_own_app(house: House) -> None:

@@ -1,25 +1,24 @@
-"""Canary: a run of our own goes the whole way, so that a way that is blocked is seen at once.
+"""Canary: a run of our own in each shard shows whether deadlines are dealt with at all.
 
 One scanner at a time leads (a lease in Redis). Every few seconds it arms a run in each shard of the
 pool, due a second later. That run goes through ledger, pool, scanner, RabbitMQ and worker as any
-other, but for the engine, which knows nothing of it. How late it was recorded is a metric; so is
-that one has not ended. The row of one that has ended is deleted at once.
+other, but for the engine, which knows nothing of it. How late it was recorded is a metric.
+
+It is the same run each time. Its row stays until it is sent again, so that a message which comes
+twice finds it; and one that has not ended is not sent again, so that they never pile up.
 """
 
 import asyncio
-import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from node_timeout import metrics
 from node_timeout.arming.tracker import Tracker
-from node_timeout.domain.canary import ROOT, SECONDS, canary
-from node_timeout.domain.events import NodeStarted
+from node_timeout.domain.canary import SECONDS, canaries
 from node_timeout.domain.run import CLOSED, LedgerRow, RunState
-from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Health, repeat, sleep
@@ -28,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 ROLE = "canary"
 TICK_SECONDS = 2.0
-AT_ONCE = 500
-"""So many are looked at in a pass."""
+LEAD_TICKS = 5
+"""A lead lasts so many at least, or two scanners would take turns."""
 MISSED_SECONDS = 60.0
-"""A canary that has not ended so long after its deadline is not waited for any longer."""
+"""A canary that has not ended so long after its deadline counts as missed."""
 NOTHING_STAYS = Retention(handled_seconds=0.0, cancelled_seconds=0.0, dead_seconds=0.0)
 
 
@@ -63,17 +62,24 @@ class Canary:
         self._pool = pool
         self._tracker = tracker
         self._name = name
-        self._lease_seconds = lease_seconds
+        self._lead_seconds = max(lease_seconds, LEAD_TICKS * TICK_SECONDS)
         self._interval = interval
+        self._starts = canaries(pool.homes, pool.home)
+        self._ids = [start.run.run_id for start in self._starts]
         self._next_at = -math.inf
         """On this host's monotonic clock."""
-        self._awaited: dict[str, tuple[int, float]] = {}
-        """Shard and deadline of each canary that has not ended, by run id."""
+        self._is_awaiting = False
+        """One is under way."""
+        self._judged: dict[int, float | None] = {}
+        """By shard: the deadline of the last one whose end was seen; None: of none yet."""
+        self._missed: dict[int, float | None] = {}
+        """By shard: the deadline of the last one that was counted as missed."""
         self._lateness: dict[int, float] = {}
         """Of the last one of each shard."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Send canaries until stopped."""
+        metrics.CANARY_INTERVAL.set(self._interval)
 
         async def step() -> None:
             report = await self.once()
@@ -91,85 +97,91 @@ class Canary:
         return f"leading; the last canaries were late by {max(self._lateness.values()):.3f} s"
 
     async def once(self) -> CanaryReport:
-        """One pass: look at those that are under way, and send new ones if it is time.
+        """One pass: look at those that are under way, and send those that have ended if it is time.
 
-        Raises `PoolUnavailableError`, `LedgerUnavailableError`; what is under way is looked at in
-        the next pass.
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass looks again.
         """
         report = CanaryReport()
-        if not await self._pool.lead(ROLE, self._name, self._lease_seconds):
-            report.leading = False
-            self._awaited.clear()
+        if not await self._pool.lead(ROLE, self._name, self._lead_seconds):
+            report.leading = self._is_awaiting = False
+            self._judged.clear()
             self._lateness.clear()
             self._next_at = -math.inf
             return report
-        if self._next_at == -math.inf:
-            self._begin_to_lead(await self._pool.now())
         is_time = time.monotonic() >= self._next_at
-        if self._awaited or is_time:
-            await self._look(report)
-        if is_time:
-            self._next_at = time.monotonic() + self._interval
-            await self._send(report)
+        if self._is_awaiting or is_time:
+            ended = await self._look(report)
+            if is_time:
+                await self._send(ended, report)
+                self._next_at = time.monotonic() + self._interval
         return report
 
-    def _begin_to_lead(self, now: float) -> None:
-        """From now on the silence of each shard counts."""
-        for shard in range(self._pool.homes):
-            metrics.CANARY_LAST.labels(shard).set(now)
+    async def _look(self, report: CanaryReport) -> list[int]:
+        """The shards whose canary is not under way."""
+        now = await self._pool.now()
+        rows = {row.run_id: row for row in await self._ledger.rows_of(self._ids)}
+        ended: list[int] = []
+        for shard, run_id in enumerate(self._ids):
+            row = rows.get(run_id)
+            if row is None:
+                self._silent_since(shard, now)
+                self._judged.setdefault(shard, None)
+                ended.append(shard)
+            elif row.state in CLOSED:
+                self._judge(shard, row, now, report)
+                ended.append(shard)
+            else:
+                self._await(shard, row, now, report)
+        self._is_awaiting = len(ended) < len(self._ids)
+        return ended
+
+    def _silent_since(self, shard: int, at: float) -> None:
+        """Unless it is known better: of this process, or by the row that another has left."""
+        if shard not in self._missed:
+            self._missed[shard] = None
+            metrics.CANARY_LAST.labels(shard).set(at)
             metrics.CANARY_MISSED.labels(shard)  # a first miss must be seen as an increase
 
-    async def _send(self, report: CanaryReport) -> None:
-        """One to each shard. What the pool misses is late, as it would be for an engine's run."""
-        now = await self._pool.now()
-        starts = self._one_for_each_shard(now)
-        await self._tracker.started(starts, now)
-        for shard, start in enumerate(starts):
-            self._awaited[start.run.run_id] = shard, now + SECONDS
-        report.armed += len(starts)
+    def _judge(self, shard: int, row: LedgerRow, now: float, report: CanaryReport) -> None:
+        """One that has ended, once; of one that had ended before this one led, only when."""
+        is_new = self._judged.setdefault(shard, row.deadline) != row.deadline
+        self._judged[shard] = row.deadline
+        self._silent_since(shard, now if row.finished_at is None else row.finished_at)
+        if row.state is not RunState.HANDLED or row.finished_at is None:
+            if is_new:
+                self._miss(shard, row, f"ended as {row.state}: {row.message}", report)
+            return
+        metrics.CANARY_LAST.labels(shard).set(row.finished_at)
+        if is_new:
+            late = max(0.0, row.finished_at - (row.deadline or 0.0))
+            metrics.CANARY_LATENESS.labels(shard).observe(late)
+            self._lateness[shard] = late
+            report.ended += 1
 
-    def _one_for_each_shard(self, now: float) -> list[NodeStarted]:
-        """A version decides which shard a run is in."""
-        return [
-            next(
-                each for each in _versions(shard, now) if self._pool.home(each.run.run_id) == shard
-            )
-            for shard in range(self._pool.homes)
-        ]
+    def _await(self, shard: int, row: LedgerRow, now: float, report: CanaryReport) -> None:
+        """One that is under way; when it was due, the one before had ended."""
+        deadline = now if row.deadline is None else row.deadline
+        self._judged.setdefault(shard, None)
+        self._silent_since(shard, min(now, deadline))
+        if now > deadline + MISSED_SECONDS:
+            self._miss(shard, row, f"has not ended {MISSED_SECONDS:g} s after its deadline", report)
 
-    async def _look(self, report: CanaryReport) -> None:
-        """Also at those that were given up here, or sent by a leader that is gone: they end too."""
-        now = await self._pool.now()
-        page = await self._ledger.find(RunFilter(root_pipeline_id=ROOT), AT_ONCE)
-        closed = [row for row in page.rows if row.state in CLOSED]
-        for row in closed:
-            shard, deadline = self._awaited.pop(row.run_id, (None, 0.0))
-            if shard is None:
-                continue
-            if row.state is RunState.HANDLED and row.finished_at is not None:
-                self._ended(row, shard, max(0.0, row.finished_at - deadline))
-                report.ended += 1
-            else:
-                self._missed(shard, f"ended as {row.state}: {row.message}")
-                report.missed += 1
-        overdue = [each for each, (_, at) in self._awaited.items() if at + MISSED_SECONDS < now]
-        for run_id in overdue:
-            shard, _ = self._awaited.pop(run_id)
-            self._missed(shard, f"did not end within {MISSED_SECONDS:g} s of its deadline")
+    def _miss(self, shard: int, row: LedgerRow, why: str, report: CanaryReport) -> None:
+        if self._missed.get(shard) != row.deadline:
+            self._missed[shard] = row.deadline
+            metrics.CANARY_MISSED.labels(shard).inc()
+            logger.warning("the canary of shard %d %s", shard, why, extra={"shard": shard})
             report.missed += 1
-        if closed:
-            # Its worker's clock may be a little ahead.
-            await self._ledger.purge([row.run_id for row in closed], now + SECONDS, NOTHING_STAYS)
 
-    def _ended(self, row: LedgerRow, shard: int, late: float) -> None:
-        metrics.CANARY_LATENESS.labels(shard).observe(late)
-        metrics.CANARY_LAST.labels(shard).set(row.finished_at or 0.0)
-        self._lateness[shard] = late
-
-    def _missed(self, shard: int, why: str) -> None:
-        metrics.CANARY_MISSED.labels(shard).inc()
-        logger.warning("the canary of shard %d %s", shard, why, extra={"shard": shard})
-
-
-def _versions(shard: int, now: float) -> Iterator[NodeStarted]:
-    return (canary(shard, f"{now:.3f}-{i}") for i in itertools.count())
+    async def _send(self, shards: Sequence[int], report: CanaryReport) -> None:
+        """One to each of these shards. What the pool misses is late, as any run would be."""
+        if not shards:
+            return
+        now = await self._pool.now()
+        ids = [self._ids[shard] for shard in shards]
+        # A member whose row is gone would be a dead letter.
+        await self._pool.disarm(ids)
+        await self._ledger.purge(ids, now + SECONDS, NOTHING_STAYS)  # workers' clocks run ahead
+        self._is_awaiting = True
+        starts = [self._starts[shard] for shard in shards]
+        report.armed += await self._tracker.started(starts, now)

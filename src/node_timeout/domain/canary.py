@@ -1,4 +1,7 @@
-"""What a canary is: a run of our own that goes the whole way of a deadline, with no engine."""
+"""What a canary is: a run of our own that goes the way of any deadline, but for the engine."""
+
+import itertools
+from collections.abc import Callable
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import NodeRun
@@ -6,13 +9,28 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 
 ACTION = "node-timeout:canary"
 ROOT = "node-timeout:canary"
-"""Its root pipeline. An engine that has one of this name would see canaries in it, and no harm."""
+"""Its root pipeline. Runs of it are in lists only where their root or node is named."""
 SECONDS = 1.0
 
 
-def canary(shard: int, version: str) -> NodeStarted:
-    """The start of a canary in this shard of the pool, due `SECONDS` later."""
-    run = NodeRun(root_pipeline_id=ROOT, node_id=f"shard-{shard}", version=version)
+def canaries(shards: int, home: Callable[[str], int]) -> list[NodeStarted]:
+    """The start of one in each shard, due `SECONDS` later; always the same runs.
+
+    ``home`` says which shard a run id is in; so the version decides.
+    """
+    return [
+        next(
+            start
+            for version in itertools.count()
+            if home((start := _canary(shard, str(version))).run.run_id) == shard
+        )
+        for shard in range(shards)
+    ]
+
+
+def _canary(shard: int, version: str) -> NodeStarted:
+    # No engine has a node of this name: an event without a root must not find two.
+    run = NodeRun(root_pipeline_id=ROOT, node_id=f"{ROOT}:{shard}", version=version)
     config = TimeoutConfig(
         root_pipeline_id=ROOT, node_id=run.node_id, action=ACTION, timeout=SECONDS
     )

@@ -9,7 +9,7 @@ from node_timeout.domain.run import LedgerRow
 
 MINUTE = 60.0
 MAX_ENDINGS = 5000
-"""So many runs are looked at, at most."""
+"""Runs that are looked at, at most."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 

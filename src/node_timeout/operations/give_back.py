@@ -37,6 +37,8 @@ async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBac
     await _lead(pool, name, lease_seconds)
     try:
         await _require_no_worker(ledger, await pool.now())
+        starts = canary.canaries(pool.homes, pool.home)
+        await pool.disarm([start.run.run_id for start in starts])  # bamboo's own app has none
         for state in (RunState.EXECUTING, RunState.ARMED, RunState.PAUSED):
             async for rows in pages(ledger, RunFilter(state=state)):
                 await _lead(pool, name, lease_seconds)
@@ -62,8 +64,6 @@ async def _require_no_worker(ledger: Ledger, now: float) -> None:
 async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport) -> None:
     members: dict[str, float] = {}
     for row in rows:
-        if row.root_pipeline_id == canary.ROOT:
-            continue  # bamboo's own app has none
         # bamboo's scanner splits at every underscore, and drops all of a batch with two in one.
         if row.state is RunState.PAUSED:
             report.refused.append(

@@ -42,6 +42,11 @@ class RunFilter:
     finished_by: float | None = None
     """Closed by then."""
 
+    @property
+    def is_for_all(self) -> bool:
+        """No root pipeline and no node is named; so canaries are not meant."""
+        return self.root_pipeline_id is None and self.node_id is None
+
     def in_state(self, state: RunState) -> "RunFilter":
         """Those of them that are in this state."""
         return replace(self, state=state)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from node_timeout.domain import canary
 from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
@@ -77,7 +78,11 @@ class MemoryDirectory(MemoryConfigs):
         return {state: found[state] for state in states}
 
     async def recent(self, limit: int, states: Sequence[RunState] = CLOSED) -> list[LedgerRow]:
-        closed = [row for row in self._rows.values() if row.state in states]
+        closed = [
+            row
+            for row in self._rows.values()
+            if row.state in states and row.root_pipeline_id != canary.ROOT
+        ]
         return sorted(closed, key=finished_at, reverse=True)[:limit]
 
     async def names(self, prefix: str, limit: int) -> Names:
@@ -135,6 +140,8 @@ def _is_wanted(row: LedgerRow, wanted: RunFilter) -> bool:
     names = ("state", "root_pipeline_id", "node_id", "version", "action")
     equal = {name: value for name in names if (value := getattr(wanted, name)) is not None}
     if any(getattr(row, name) != value for name, value in equal.items()):
+        return False
+    if wanted.is_for_all and row.root_pipeline_id == canary.ROOT:
         return False
     if wanted.finished_by is not None and not (
         row.finished_at is not None and row.finished_at <= wanted.finished_by

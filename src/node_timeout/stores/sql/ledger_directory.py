@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from node_timeout.domain import canary
 from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
@@ -105,7 +106,7 @@ class LedgerDirectory(LedgerConfigs):
         for state in states:
             found = await connection.execute(
                 select(*ROW_COLUMNS)
-                .where(runs.c.state == state)
+                .where(runs.c.state == state, runs.c.root_pipeline_id != canary.ROOT)
                 .order_by(runs.c.finished_at.desc())
                 .limit(limit)
             )
@@ -227,7 +228,7 @@ def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:
             column = of_few(runs.c.paused_at)
         case _:
             column, index = runs.c.finished_at, FINISHED_INDEX
-    if wanted.root_pipeline_id is None and wanted.node_id is None:
+    if wanted.is_for_all:
         return column, index
     return of_few(column), None
 
@@ -241,6 +242,8 @@ def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
         "action": wanted.action,
     }
     conditions = [runs.c[name] == value for name, value in equal.items() if value is not None]
+    if wanted.is_for_all:
+        conditions.append(runs.c.root_pipeline_id != canary.ROOT)
     if wanted.due_by is not None:
         conditions += [runs.c.state == RunState.ARMED, runs.c.next_at <= wanted.due_by]
     if wanted.finished_by is not None:

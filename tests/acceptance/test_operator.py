@@ -273,6 +273,27 @@ async def test_a_missing_scanner_or_worker_is_said(
     assert looks()[:2] == (0, 0)
 
 
+def test_names_are_found_by_how_they_begin(settings: Settings, run_cli: RunCli) -> None:
+    async def begun() -> None:
+        async with NodeTimeout(settings) as app:
+            for each in ("deploy", "deploy_db", "test"):
+                await configure(app.ledger, config(each, 60, root="delivery"))
+                await app.node_started(each, "v1", "delivery")
+
+    asyncio.run(begun())
+    lines = run_cli("names", "de").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["is", "id"],
+        *(["node", each] for each in ("deploy", "deploy_db")),
+        ["root", "delivery"],
+    ]
+    found = valid(run_cli("names", "de", "--limit", "1", "--json").stdout)
+    assert found == {"nodes": ["deploy"], "root_pipelines": ["delivery"]}
+    nothing = run_cli("names", "x")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert_one_line(run_cli("names", ""), 2, "prefix")
+
+
 def test_lateness_is_a_table_with_a_bar_for_each_minute(
     settings: Settings, run_cli: RunCli
 ) -> None:

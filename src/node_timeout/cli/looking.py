@@ -1,4 +1,4 @@
-"""Commands that look at what is there: check, status, processes, list, show.
+"""Commands that look at what is there: check, status, processes, list, names, show, lateness.
 
 Each imports what it needs, so that ``--help`` answers at once.
 """
@@ -25,7 +25,7 @@ from node_timeout.cli.running import (
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.lateness import MAX_ENDINGS
 from node_timeout.domain.run import RunState
-from node_timeout.ports.directory import MAX_PAGE, Cursor
+from node_timeout.ports.directory import MAX_NAMES, MAX_PAGE, Cursor
 from node_timeout.urls.redaction import redact
 
 if TYPE_CHECKING:
@@ -143,6 +143,27 @@ def list_runs(as_json: bool, **which: Any) -> None:
     print_runs(page.rows, now)
     if page.after:
         click.echo(f"more: --after {page.after}")
+
+
+@click.command()
+@click.argument("prefix")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_NAMES),
+    default=20,
+    help=f"So many of each, {MAX_NAMES} at most.  [default: 20]",
+)
+@json_option
+def names(prefix: str, limit: int, as_json: bool) -> None:
+    """Nodes and root pipelines whose ids begin with PREFIX."""
+    from node_timeout.cli.tables import print_names  # noqa: PLC0415
+    from node_timeout.operations.forms import json_text, names_as_dict  # noqa: PLC0415
+
+    found = with_library(lambda app: app.names(prefix, limit))
+    if as_json:
+        click.echo(json_text(names_as_dict(found)))
+    else:
+        print_names(found)
 
 
 @click.command()

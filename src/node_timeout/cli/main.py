@@ -78,6 +78,7 @@ for command in (
         looking.status,
         looking.processes,
         looking.list_runs,
+        looking.names,
         looking.show,
         looking.lateness,
     ),

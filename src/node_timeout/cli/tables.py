@@ -14,6 +14,7 @@ from node_timeout.domain.lateness import PERCENTILES
 from node_timeout.domain.run import LedgerRow
 from node_timeout.domain.tokens import Token
 from node_timeout.operations.letters import Letter
+from node_timeout.ports.directory import Names
 from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
@@ -33,6 +34,16 @@ def print_runs(rows: Sequence[LedgerRow], now: float) -> None:
     """A line for each run; nothing if there is none."""
     if rows:
         _print(_table(RUN_COLUMNS, (_cells(row, now) for row in rows), right=("late by", "tries")))
+
+
+def print_names(names: Names) -> None:
+    """A line for each id; nothing if there is none."""
+    lines = [
+        *(("node", each) for each in names.nodes),
+        *(("root", each) for each in names.root_pipelines),
+    ]
+    if lines:
+        _print(_table(("is", "id"), lines))
 
 
 def print_processes(processes: Sequence[Process]) -> None:

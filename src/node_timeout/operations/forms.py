@@ -14,7 +14,7 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Token
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.letters import Sifted
-from node_timeout.ports.directory import RunPage
+from node_timeout.ports.directory import Names, RunPage
 from node_timeout.ports.presence import Process
 from node_timeout.status import Status
 
@@ -83,6 +83,11 @@ def page_as_dict(page: RunPage, now: float) -> dict[str, Any]:
     """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
     runs = [row_as_dict(row, now) for row in page.rows]
     return {"runs": runs, "after": str(page.after) if page.after else None}
+
+
+def names_as_dict(names: Names) -> dict[str, Any]:
+    """Ids that begin as was asked."""
+    return dataclasses.asdict(names)
 
 
 def report_as_dict(report: ChangeReport, now: float) -> dict[str, Any]:

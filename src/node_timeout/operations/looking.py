@@ -12,6 +12,7 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.operations.choosing import due_problem, require_node_of, state_problem
 from node_timeout.operations.reading import check_run_ids
 from node_timeout.ports.directory import (
+    MAX_NAMES,
     MAX_PAGE,
     Cursor,
     Directory,
@@ -20,8 +21,6 @@ from node_timeout.ports.directory import (
     RunPage,
 )
 from node_timeout.ports.pool import Pool
-
-MAX_NAMES = 100
 
 
 async def find(

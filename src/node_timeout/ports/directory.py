@@ -54,6 +54,8 @@ class RunFilter:
 
 MAX_PAGE = 1000
 """Runs of a page, at most."""
+MAX_NAMES = 100
+"""Ids of a kind, at most."""
 
 
 class Cursor(NamedTuple):

@@ -18,6 +18,7 @@ from node_timeout.operations.forms import (
     config_as_dict,
     history_as_dict,
     json_text,
+    names_as_dict,
     page_as_dict,
     process_as_dict,
     report_as_dict,
@@ -197,8 +198,7 @@ async def get_lateness(call: Call) -> Response:
 async def get_names(call: Call) -> Response:
     asked = query_of(call.request, ("prefix", "limit"))
     limit = number_of(asked.get("limit", "20"), "limit", int)
-    found = await call.app.names(asked.get("prefix", ""), limit)
-    return Json({"nodes": found.nodes, "root_pipelines": found.root_pipelines})
+    return Json(names_as_dict(await call.app.names(asked.get("prefix", ""), limit)))
 
 
 async def look_at_letters(call: Call) -> Response:

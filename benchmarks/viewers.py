@@ -1,6 +1,6 @@
 """What it costs scanner and workers that people look at the console.
 
-Run: python -m benchmarks.viewers [--rounds 5] [--viewers 20]
+Run: python -m benchmarks.viewers [--rounds 5] [--viewers 20] [--only lateness]
 
 A burst and evenly spread deadlines, each in turn without a server and beside one (`node-timeout
 serve`) whose overview so many browsers refresh, as the console does by itself. All is on one
@@ -71,13 +71,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--viewers", type=int, default=20)
+    parser.add_argument("--only", choices=FIGURES)
     options = parser.parse_args()
     print(f"| figure | nobody looks | {options.viewers} look | ratio |\n|---|---:|---:|---:|")
     with (
         tempfile.TemporaryDirectory() as name,
         Servers(Path(name), "postgresql").running() as servers,
     ):
+        chosen = {options.only} if options.only else set(FIGURES)
         for workload, names in FIGURES.items():
+            if workload not in chosen:
+                continue
             found: dict[int, list[Result]] = {0: [], options.viewers: []}
             for _ in range(options.rounds):
                 for viewers, results in found.items():

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response
 
+from node_timeout.app import NodeTimeout
 from node_timeout.domain.changes import Verdict
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.instants import lateness
@@ -16,12 +17,14 @@ from node_timeout.domain.lateness import percentiles
 from node_timeout.domain.run import LedgerRow, RunState, id_problem
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.ports.directory import Cursor
+from node_timeout.status import Status
 from node_timeout.web import api
 from node_timeout.web.api import COUNTED, Call
 from node_timeout.web.changing import CHANGES
 from node_timeout.web.problems import Problem
 from node_timeout.web.reading import query_of
 from node_timeout.web.rendering import page
+from node_timeout.web.shared import Shared
 from node_timeout.web.views import percent
 
 PER_PAGE = 50
@@ -43,12 +46,22 @@ FILTERS = ("node_id", "root_pipeline_id", "action")
 VERDICTS = tuple(each.value for each in Verdict)
 
 
+Overview = tuple[Status, list[float]]
+"""And how late the last runs were handled, seconds."""
+
+
+async def look_over(app: NodeTimeout) -> Overview:
+    """What the overview shows."""
+    status = await app.status(RECENT, most=COUNTED)
+    if status.unreachable:
+        return status, []
+    rows = await app.ledger.recent(OVERVIEW_ENDINGS, [RunState.HANDLED])
+    return status, [max(0.0, (row.finished_at or 0.0) - (row.deadline or 0.0)) for row in rows]
+
+
 async def overview(call: Call) -> Response:
-    status = await call.app.status(RECENT, most=COUNTED)
-    late: list[float] = []
-    if not status.unreachable:
-        rows = await call.app.ledger.recent(OVERVIEW_ENDINGS, [RunState.HANDLED])
-        late = [max(0.0, (row.finished_at or 0.0) - (row.deadline or 0.0)) for row in rows]
+    shared: Shared[Overview] = call.request.app.state.overview
+    status, late = await shared.get()
     alive = Counter(each.role for process in status.processes or () for each in process.services)
     return page(
         call,

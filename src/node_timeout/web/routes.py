@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -34,6 +35,7 @@ from node_timeout.web.changing import CHANGES
 from node_timeout.web.console import to_login
 from node_timeout.web.problems import MEDIA_TYPE, Problem
 from node_timeout.web.rendering import render
+from node_timeout.web.shared import Shared
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ def application(app: NodeTimeout, access: Access, is_ready: Callable[[], bool]) 
         exception_handlers={HTTPException: _http_error},
     )
     made.state.is_read_only = app.settings.web_read_only
+    made.state.overview = Shared(partial(pages.look_over, app))
     return made
 
 

@@ -128,7 +128,7 @@ CHAOS_SEED ?=
 CHAOS_PYTEST = $(BIN)/python -m pytest --show-capture=no
 
 # A heavy load whose lateness counts is alone on the machine.
-ALONE := tests/chaos/test_random_kills.py tests/chaos/test_mixed.py
+ALONE := $(addprefix tests/chaos/test_,random_kills.py many_scanners.py mixed.py)
 
 # Each planted fault, as often as takes no long time.
 test-faults: $(VENV)/.dev servers

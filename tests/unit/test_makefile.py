@@ -67,7 +67,8 @@ def test_both_together_leave_no_folder_of_tests_out() -> None:
     but = "--ignore=tests/chaos --ignore=tests/browser"
     assert f"--cov-report=term {but} \n" in commands, "all but the faults and the browser's"
     assert " tests/browser \n" in commands, "the browser's"
-    alone = ("tests/chaos/test_random_kills.py", "tests/chaos/test_mixed.py")
+    names = ("random_kills", "many_scanners", "mixed")
+    alone = [f"tests/chaos/test_{name}.py" for name in names]
     ignored = " ".join(f"--ignore={each}" for each in alone)
     assert f" {ignored} tests/chaos \n" in commands, "the faults"
     assert f"{' '.join(alone)}\n" in commands, "and faults at random"

@@ -77,11 +77,11 @@ def span(
     A new trace ``begins`` with it, whatever is being done; else it belongs to that.
     """
     more: dict[str, str | float] = {}
-    if not is_installed:
+    tracer = _tracer()
+    if tracer is None:
         yield more
         return
     linked = [] if link is None else [trace.Link(_span_context(link))]
-    tracer = trace.get_tracer(NAME)
     parent = context.Context() if begins else None
     with tracer.start_as_current_span(
         name, parent, kind=trace.SpanKind[kind], links=linked, attributes=_named(attributes)
@@ -95,10 +95,12 @@ def span(
 @contextmanager
 def arming(events: Sequence[NodeStarted]) -> Iterator[Sequence[NodeStarted]]:
     """A span for each start, around the arming of all; with the events, which name it as theirs."""
-    if not is_installed:
-        yield events
+    tracer = _tracer()
+    if tracer is None:
+        here = current()
+        yield [replace(each, trace=each.trace or here) for each in events] if here else events
         return
-    spans = [(event, _begin_arming(event)) for event in events]
+    spans = [(event, _begin_arming(tracer, event)) for event in events]
     try:
         yield [
             replace(event, trace=_text_of(trace.set_span_in_context(each))) for event, each in spans
@@ -113,7 +115,15 @@ def arming(events: Sequence[NodeStarted]) -> Iterator[Sequence[NodeStarted]]:
             each.end()
 
 
-def _begin_arming(event: NodeStarted) -> Any:
+def _tracer() -> Any:
+    """None without an SDK: its spans would record nothing, and cost a worker some percent."""
+    if not is_installed:
+        return None
+    provider = trace.get_tracer_provider()
+    return None if isinstance(provider, trace.ProxyTracerProvider) else provider.get_tracer(NAME)
+
+
+def _begin_arming(tracer: Any, event: NodeStarted) -> Any:
     """Not as the current span, as others begin beside it."""
     parent = None if event.trace is None else _context_of(event.trace)
     ids = {
@@ -121,7 +131,7 @@ def _begin_arming(event: NodeStarted) -> Any:
         "version": event.version,
         "root_pipeline_id": event.root_pipeline_id or "",
     }
-    return trace.get_tracer(NAME).start_span(ARM, parent, attributes=_named(ids))
+    return tracer.start_span(ARM, parent, attributes=_named(ids))
 
 
 def _text_of(of: Any) -> str | None:

@@ -50,7 +50,7 @@ def spans_of(provider: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> Spans
     """Of this test alone: the SDK lets a provider be set once in a process."""
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     return Spans(exporter)
 
 
@@ -175,11 +175,15 @@ async def test_an_arming_that_fails_is_a_span_that_failed(
 
 async def test_without_an_sdk_a_context_is_passed_on() -> None:
     ledger, pool = MemoryLedger(), MemoryPool()
-    await configure(ledger, config("a", 5), config("b", 5))
+    await configure(ledger, *(config(name, 5) for name in "abcd"))
     tracker = Tracker(ledger=ledger, pool=pool)
     await tracker.nodes_started([NodeStarted.of(run("a"), trace=PARENT), NodeStarted.of(run("b"))])
-    traces = {name: (await ledger.rows(name))[0].trace for name in "ab"}
-    assert traces == {"a": PARENT, "b": None}
+    callers = f"00-{'c' * 32}-{'d' * 16}-01"
+    with tracing.within(callers):
+        told = [NodeStarted.of(run("c"), trace=PARENT), NodeStarted.of(run("d"))]
+        await tracker.nodes_started(told)
+    traces = {name: (await ledger.rows(name))[0].trace for name in "abcd"}
+    assert traces == {"a": PARENT, "b": None, "c": PARENT, "d": callers}
     with tracing.within(PARENT), tracing.span(tracing.ATTEMPT, {}, kind="CONSUMER", link=PARENT):
         assert tracing.headers() == {"traceparent": PARENT}
     assert tracing.headers() == {}

@@ -341,7 +341,9 @@ class _Judge:
         if told is not None and deadline is not None and told < deadline - EARLY_SECONDS:
             self._break("I2", f"deadline {deadline - told:.6f} s before its time")
         for event in (*self._effects, *self._events[Kind.CALLED]):
-            due = max(deadline or 0.0, told or 0.0)
+            # One that failed, whatever its effect, waits for its next try; it may be extended then.
+            is_moved_since = any(event.at < each.at for each in self._events[Kind.EXTENDED])
+            due = max(deadline or 0.0, 0.0 if is_moved_since else told or 0.0)
             if event.at < due - EARLY_SECONDS:
                 self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
         for left in self._events[Kind.DISARMED][-1:]:
@@ -441,6 +443,16 @@ def summary(violations: Sequence[Violation]) -> str:
     counts = Counter(violation.invariant for violation in violations)
     shown = [f"  {each.invariant} {_name(each.run)}: {each.what}" for each in violations[:20]]
     return "\n".join([f"{len(violations)} violations {dict(counts)}", *shown])
+
+
+def told(
+    violations: Sequence[Violation], events: Sequence[Event], rows: Sequence[LedgerRow]
+) -> str:
+    """The violations, and all that is known of the first runs that they are about."""
+    broken = list(dict.fromkeys(violation.run for violation in violations))[:4]
+    history = [str(event) for event in events if event.run in broken]
+    known = [str(row) for row in rows if row.run in broken]
+    return "\n".join([summary(violations), *history, *known])
 
 
 def _name(run: NodeRun) -> str:

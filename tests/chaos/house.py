@@ -29,7 +29,7 @@ from node_timeout.stores.ledger_rows import rows_of
 from node_timeout.stores.sql.run_rows import ROW_COLUMNS
 from node_timeout.stores.sql.tables import runs as ledger_table
 from tests.acceptance.conftest import Process, environment
-from tests.chaos.history import Event, Kind, Outage, Verdict, check, read, summary
+from tests.chaos.history import Event, Kind, Outage, Verdict, check, read, told
 from tests.chaos.pace import Pace
 from tests.chaos.proxy import Proxy
 from tests.chaos.results import Row
@@ -347,16 +347,17 @@ class House:
         try:
             await self.settled(settle_seconds)
         finally:  # what is lost by now is told even if it never becomes quiet
+            events, rows = await self.events(), await self.rows()
             verdict = check(
-                await self.events(),
-                await self.rows(),
+                events,
+                rows,
                 late_seconds=None if late_seconds is None else self.allowed(late_seconds),
                 outages=self.outages,
                 **options,
             )
             self.row.judged(verdict)
             self.row.slowness = self._pace.slowness
-        assert not verdict.violations, summary(verdict.violations)
+        assert not verdict.violations, told(verdict.violations, events, rows)
         return verdict
 
     @contextlib.contextmanager

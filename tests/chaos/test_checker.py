@@ -182,6 +182,10 @@ GOOD = {
         [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), event(Kind.EFFECT, 20.05)],
         [row(deadline=20.0)],
     ),
+    "extended when a call had failed that had its effect": (
+        [*ARMED, *FIRED, held(Kind.EXTENDED, 10.2, until=10.5)],
+        [row(deadline=10.5)],
+    ),
     "extended, and taken ahead of its deadline": (
         [
             *ARMED,
@@ -212,6 +216,10 @@ BAD = {
     ),
     "I1 two effects": ([*ARMED, *FIRED, event(Kind.EFFECT, 12.0)], [row()]),
     "I2 effect early": ([*ARMED, event(Kind.EFFECT, 9.998)], [row(deadline=9.998)]),
+    "I2 effect before its first deadline, and extended then": (
+        [*ARMED, event(Kind.EFFECT, 9.5), held(Kind.EXTENDED, 10.2, until=10.5)],
+        [row(deadline=10.5)],
+    ),
     "I2 called before the ledger's deadline": (
         [*ARMED, event(Kind.CALLED, 9.9), FIRED[2]],
         [row()],

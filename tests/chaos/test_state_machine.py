@@ -21,7 +21,7 @@ from node_timeout.operations.changing import ChangeReport
 from node_timeout.stores.ledger_rows import rows_of
 from node_timeout.stores.sql.run_rows import ROW_COLUMNS
 from node_timeout.stores.sql.tables import runs as ledger_table
-from tests.chaos.history import Event, Kind, Verdict, check, summary
+from tests.chaos.history import Event, Kind, Verdict, check, told
 from tests.chaos.house import changed, scaled
 from tests.chaos.results import Row
 from tests.support import ROOT, FakeEngine, config, run, wait_until
@@ -219,12 +219,7 @@ class Machine(RuleBasedStateMachine):
                 rows = rows_of(await connection.execute(query))
             verdict = check(self.events, rows)
             type(self).total.add(verdict)
-            broken = {violation.run for violation in verdict.violations}
-            told = [
-                *(str(event) for event in self.events if event.run in broken),
-                *(str(row) for row in rows if row.run in broken),
-            ]
-            assert not verdict.violations, "\n".join([summary(verdict.violations), *told])
+            assert not verdict.violations, told(verdict.violations, self.events, rows)
             assert await quiet(), "something is left in the pool"
         finally:
             self.stop.set()
@@ -232,11 +227,19 @@ class Machine(RuleBasedStateMachine):
             await self.app.__aexit__()
 
     async def _resume_all(self) -> None:
-        """Whatever version an operator has paused."""
+        """Whatever version an operator has paused, or the engine, which went on to another one.
+
+        While a worker has its lease on one that the engine has paused, an operator is refused.
+        """
         for paused in {event.run for event in self.events if event.kind is Kind.PAUSED}:
             self.note(Kind.RESUMING, paused)
-        for node in self.names:
-            await self.app.resume(node, root_pipeline_id=ROOT)
+
+        async def resumed() -> bool:
+            reports = [await self.app.resume(name, root_pipeline_id=ROOT) for name in self.names]
+            found = [each.verdict for report in reports for each in report.runs]
+            return ChangeVerdict.EXECUTING not in found
+
+        await wait_until(resumed, SETTLE_SECONDS)
 
 
 async def test_everything_at_the_same_instant(

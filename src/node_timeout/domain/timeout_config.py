@@ -34,7 +34,7 @@ NO_SWITCHES = ("action", "seconds", AFTER, PAYLOAD)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutConfig:
-    """The timeout of one node: which action strikes it, how long after its start."""
+    """The timeout of one node: which action deals with it, how long after its start."""
 
     node_id: str
     root_pipeline_id: str

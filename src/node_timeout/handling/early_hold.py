@@ -1,6 +1,6 @@
 """EarlyHold: keeps nodes that were dispatched ahead until their deadline, and looks once more then.
 
-    taken ──deadline has come──▶ look at the row ──still this worker's──▶ strike
+    taken ──deadline has come──▶ look at the row ──still this worker's──▶ attempt
                                         └──────────left meanwhile───────▶ dropped
 
 A node that left RUNNING after it was taken has been cancelled in the ledger; the look finds that.

@@ -78,15 +78,12 @@ def main() -> None:
         tempfile.TemporaryDirectory() as name,
         Servers(Path(name), "postgresql").running() as servers,
     ):
-        chosen = {options.only} if options.only else set(FIGURES)
-        for workload, names in FIGURES.items():
-            if workload not in chosen:
-                continue
+        for workload in [options.only] if options.only else FIGURES:
             found: dict[int, list[Result]] = {0: [], options.viewers: []}
             for _ in range(options.rounds):
                 for viewers, results in found.items():
                     results.append(asyncio.run(one(servers, Path(name), workload, viewers)))
-            for figure in names:
+            for figure in FIGURES[workload]:
                 without, beside = (
                     statistics.median(each[figure] for each in results)
                     for results in found.values()

@@ -131,7 +131,7 @@ async def pages(client: httpx.AsyncClient, rows: int, viewers: int) -> None:
         **{f"/runs, {tab}": f"/runs?tab={tab}" for tab in ("armed", "overdue", "handled", "dead")},
         "/run": f"/run?run_id={await one_run(client)}",
         "/search": f"/search?q={root}",
-        "/search, what begins so": "/search?q=n1234",
+        "/search, what begins so": "/search?q=n",  # all nodes, and none is called so
         "/pipeline": f"/pipeline?root_pipeline_id={root}",
         "/lateness": "/lateness",
         "/api/v1/lateness": "/api/v1/lateness",

@@ -10,6 +10,7 @@ from node_timeout.domain.changes import (
     Fire,
     Order,
     Pause,
+    Reconfigure,
     Replay,
     Resume,
 )
@@ -118,6 +119,12 @@ def outcomes(draw: st.DrawFn, row: LedgerRow) -> Outcome:
     )
 
 
+CONFIGS = st.sampled_from([None, 1.0, 3.0, 9.0]).map(
+    lambda seconds: {} if seconds is None else {("root", "a"): config_of("a", seconds)}
+)
+"""Of the node of the rows, or none."""
+
+
 @st.composite
 def orders(draw: st.DrawFn) -> Order:
     """What somebody may ask of any run."""
@@ -125,6 +132,7 @@ def orders(draw: st.DrawFn) -> Order:
         st.one_of(
             st.builds(Extend, by=st.integers(min_value=-9, max_value=9).map(float)),
             st.builds(Extend, until=INSTANTS),
+            st.builds(Reconfigure, configs=CONFIGS),
             st.sampled_from([Pause(), Resume(), Fire(), Cancel(), Replay(), Discard()]),
         )
     )

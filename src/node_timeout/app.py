@@ -12,6 +12,7 @@ from node_timeout.domain.changes import (
     Extend,
     Fire,
     Pause,
+    Reconfigure,
     Replay,
     Resume,
 )
@@ -293,6 +294,21 @@ class NodeTimeout:
         """
         change = Extend(by=by, until=until)
         return await self._change(change, node_id, version, root_pipeline_id, asked)
+
+    async def reconfigure(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        """Let armed and paused runs follow their nodes' configs as they are stored now; which runs,
+        see `extend`.
+
+        Else a run follows the config that it has started with. The new seconds count from where
+        those of before were counted.
+        """
+        return await self._change(Reconfigure(), node_id, version, root_pipeline_id, asked)
 
     async def pause(
         self,

@@ -239,6 +239,15 @@ class BlockingNodeTimeout:
         which = (node_id, version, root_pipeline_id)
         return self._run(lambda app: app.extend(*which, by=by, until=until, **asked))
 
+    def reconfigure(
+        self,
+        node_id: str | None = None,
+        version: str | None = None,
+        root_pipeline_id: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> ChangeReport:
+        return self._run(lambda app: app.reconfigure(node_id, version, root_pipeline_id, **asked))
+
     def pause(
         self,
         node_id: str | None = None,

@@ -217,6 +217,19 @@ async def test_a_running_deadline_is_moved_paused_resumed_and_fired(
     assert ": slow" in shown
     assert "extended by PT20M" in shown
     assert run_cli("extend", "a", "--by", "-PT20M").returncode == 0
+    assert run_cli("reconfigure", "a", "--json").returncode == 0, "it follows its config already"
+    await configure(app.ledger, config("a", 1600, action="notify"))
+    would = run_cli("reconfigure", "a", "--dry-run").stdout
+    assert would.endswith("1 node run would be reconfigured\n")
+    assert run_cli("reconfigure", "a").stdout == "1 node run reconfigured\n"
+    shown = run_cli("show", "a").stdout
+    assert ", notify after 1600 s, the deadline is " in shown
+    await app.forget("root", ["b"])
+    refused = run_cli("reconfigure", "b")
+    assert (refused.returncode, refused.stdout.splitlines()) == (
+        1,
+        ["node b, version v1: no_config", "0 node runs reconfigured"],
+    )
     until = "2126-12-01T18:00:00+08:00"
     over = run_cli("extend", "a", "--until", until)
     assert (over.returncode, over.stdout.splitlines()) == (

@@ -172,24 +172,25 @@ async def test_every_screen_is_for_everybody(
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-async def test_a_run_is_extended_paused_resumed_and_fired(
+async def test_a_run_is_extended_paused_reconfigured_resumed_and_fired(
     web: Web, browser: Browser, language: str
 ) -> None:
     app, _ = web
     await armed(app, "a")
+    await configure(app.ledger, config("a", 500))
     say = words(language)
     await browser.go("/")
     if language == "zh":
         await browser.click("button[name=language][value=zh]")
     await browser.go(f"/run?run_id={id_of('a')}")
-    for change in ("extend", "pause", "resume", "fire"):
+    for change in ("extend", "pause", "reconfigure", "resume", "fire"):
         await browser.type(".steer input[name=reason]", f"because of {change}")
         await browser.click(f"button[name=change][value={change}]")
         await browser.shows(f"{say[f'change.{change}']}: {say['verdict.done']}")
         await browser.shows(f"because of {change}")
     (row,) = await app.rows("a")
-    assert (row.state, row.revision) == (RunState.ARMED, 4)
-    assert [entry.actor for entry in await app.history([row.run_id])] == ["local user"] * 4
+    assert (row.state, row.revision, row.timeout) == (RunState.ARMED, 5, 500)
+    assert [entry.actor for entry in await app.history([row.run_id])] == ["local user"] * 5
 
 
 async def test_a_dead_run_is_replayed_and_another_deleted(web: Web, browser: Browser) -> None:

@@ -41,6 +41,8 @@ class Kind(StrEnum):
     """An operator has cancelled it, for good."""
     EXTENDED = "extended"
     """Acknowledged: the deadline is ``until``; it was asked for at ``since``."""
+    RECONFIGURED = "reconfigured"
+    """Acknowledged: it follows another config, and the deadline is ``until``, perhaps earlier."""
     CLAIMED = "claimed"
     PUBLISHED = "published"
     TAKING = "taking"
@@ -72,7 +74,7 @@ class Event:
     run: NodeRun
     seconds: float = 0.0
     until: float = 0.0
-    """Of a taking: when its lease ends; of an extension: the deadline."""
+    """Of a taking: when its lease ends; of a move: the deadline."""
     since: float = 0.0
     """Of an acknowledged change: when it was asked for."""
     state: RunState | None = None
@@ -342,7 +344,8 @@ class _Judge:
             self._break("I2", f"deadline {deadline - told:.6f} s before its time")
         for event in (*self._effects, *self._events[Kind.CALLED]):
             # One that failed, whatever its effect, waits for its next try; it may be extended then.
-            is_moved_since = any(event.at < each.at for each in self._events[Kind.EXTENDED])
+            moves = (*self._events[Kind.EXTENDED], *self._events[Kind.RECONFIGURED])
+            is_moved_since = any(event.at < each.at for each in moves)
             due = max(deadline or 0.0, 0.0 if is_moved_since else told or 0.0)
             if event.at < due - EARLY_SECONDS:
                 self._break("I2", f"{event.kind} {due - event.at:.6f} s early")
@@ -362,17 +365,19 @@ class _Judge:
 
     def changes_hold(self) -> None:
         """I7: nothing is done about a run between the answer to a pause and the next word on it,
-        nor before the deadline that an extension was answered with.
+        nor before the deadline that an extension or a new config was answered with.
         """
         for paused in self._events[Kind.PAUSED]:
             released = self._next_word(paused, (Kind.RESUMING, Kind.FIRING, Kind.DISARMING))
             self._nothing_between(paused, released)
         for cancelled in self._events[Kind.CANCELLED]:
             self._nothing_between(cancelled, math.inf)
-        for extended in self._events[Kind.EXTENDED]:
-            fired = self._next_word(extended, (Kind.FIRING,))
-            until = min(fired, extended.until - EARLY_SECONDS)
-            self._nothing_between(extended, until, may_be_taken=True)  # ahead of its deadline
+        anew = self._events[Kind.RECONFIGURED]
+        for moved in (*self._events[Kind.EXTENDED], *anew):
+            others = [each for each in anew if each is not moved and each.at > moved.since]
+            fired = self._next_word(moved, (Kind.FIRING,))
+            until = min([fired, moved.until - EARLY_SECONDS, *(each.since for each in others)])
+            self._nothing_between(moved, until, may_be_taken=True)  # ahead of its deadline
 
     def _next_word(self, change: Event, kinds: Sequence[Kind]) -> float:
         """When the change was next contradicted; its own instant if that crossed with it."""

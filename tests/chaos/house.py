@@ -68,9 +68,10 @@ SETTINGS: dict[str, Any] = {
 WORKER_LEASE = 3.0
 SETTLE_SECONDS = 90.0
 LONGEST_CALL_SECONDS = 0.010
-# Of a steady load: so many leave, move on to their next version, are extended, paused, fired.
+# Of a steady load: so many leave, move on to their next version, are extended, and so on.
 LEAVING, MOVING = 0.1, 0.05
-EXTENDED, PAUSED, FIRED = 0.03, 0.03, 0.03
+CHANGED = 0.03
+SECONDS = (0.2, 0.4, 0.8, 1.5)
 LONG = "CHAOS_LONG" in os.environ
 """Everything is tried as often as the documents say; else, quickly."""
 
@@ -210,6 +211,16 @@ class House:
         call = partial(self.app.extend, *_named(run), by=seconds, idempotency_key=key)
         for row in await self._acknowledged(call):
             await self.history.record("extended", [run], since=since, until=row.deadline)
+
+    async def reconfigure(self, run: NodeRun, seconds: float, action: str) -> None:
+        """It is given a config of so many seconds, and follows it."""
+        await insist(
+            partial(self.app.ledger.save_configs, [config(run.node_id, seconds, action)], [])
+        )
+        since, key = await self.history.now(), f"another config of {run.run_id}"
+        call = partial(self.app.reconfigure, *_named(run), idempotency_key=key)
+        for row in await self._acknowledged(call):
+            await self.history.record("reconfigured", [run], since=since, until=row.deadline)
 
     async def pause(self, run: NodeRun) -> None:
         since = await self.history.now()
@@ -370,18 +381,20 @@ class House:
         finally:
             self.outages.append(Outage(begin=begin, end=time.time()))
 
-    async def _change(self, fates: dict[NodeRun, float]) -> list[NodeRun]:
-        """Extend, pause or fire some of those that neither leave nor move on; what is paused."""
+    async def _change(self, fates: dict[NodeRun, float], action: str) -> list[NodeRun]:
+        """Change some of those that neither leave nor move on; return what is paused."""
         paused = []
         for each, fate in fates.items():
-            left = fate - LEAVING - MOVING
-            if 0 <= left < EXTENDED:
-                await self.extend(each, 0.3)
-            elif EXTENDED <= left < EXTENDED + PAUSED:
-                await self.pause(each)
-                paused.append(each)
-            elif EXTENDED + PAUSED <= left < EXTENDED + PAUSED + FIRED:
-                await self.fire(each)
+            match (fate - LEAVING - MOVING) // CHANGED:
+                case 0:
+                    await self.extend(each, 0.3)
+                case 1:
+                    await self.pause(each)
+                    paused.append(each)
+                case 2:
+                    await self.fire(each)
+                case 3:
+                    await self.reconfigure(each, max(SECONDS) + 0.3, action)
         return paused
 
     async def _resume(self, paused: list[NodeRun]) -> None:
@@ -392,11 +405,10 @@ class House:
     async def steadily(
         self,
         per_second: int = 50,
-        seconds: Callable[[], float] | None = None,
         action: str = "chaos",
     ) -> AsyncIterator[None]:
         """Arm nodes all the time. Some leave; others are tried again, at their next version; others
-        are extended, paused and later resumed, or fired.
+        are extended, paused and later resumed, fired, or given another config.
 
         Fewer a second on a slower machine.
         """
@@ -410,13 +422,13 @@ class House:
                     break
                 began = time.monotonic()
                 rng = self.random_of(f"load/{number}")
-                draw = seconds or partial(rng.choice, (0.2, 0.4, 0.8, 1.5))
+                draw = partial(rng.choice, SECONDS)
                 count = max(1, per_second // 5)
                 runs = await self.arm(count, draw, prefix=f"s{number}_", action=action)
                 fates = {run: rng.random() for run in runs}
                 await self.leave([run for run, fate in fates.items() if fate < LEAVING])
                 await self._resume(paused)  # of the round before
-                paused = await self._change(fates)
+                paused = await self._change(fates, action)
                 await self._move_on(moving, action)  # some have just timed out, some have not
                 moving = {
                     run: draw() for run, fate in fates.items() if LEAVING <= fate < LEAVING + MOVING

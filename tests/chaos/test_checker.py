@@ -196,6 +196,15 @@ GOOD = {
         ],
         [row(deadline=20.0)],
     ),
+    "given more time by a config, and less by the next one": (
+        [
+            *ARMED,
+            held(Kind.RECONFIGURED, 4.0, until=30.0),
+            held(Kind.RECONFIGURED, 6.0, until=20.0),
+            event(Kind.EFFECT, 20.05),
+        ],
+        [row(deadline=20.0)],
+    ),
     "fired, behind an extension": (
         [
             *ARMED,
@@ -307,6 +316,19 @@ BAD = {
     "I7 an effect before the deadline that an extension promised": (
         [*ARMED, held(Kind.EXTENDED, 4.0, until=20.0), *FIRED],
         [row()],
+    ),
+    "I7 an effect before the deadline of the config that it was given": (
+        [*ARMED, held(Kind.RECONFIGURED, 4.0, until=20.0), *FIRED],
+        [row()],
+    ),
+    "I7 an effect before the deadline of the last config": (
+        [
+            *ARMED,
+            held(Kind.RECONFIGURED, 4.0, until=12.0),
+            held(Kind.RECONFIGURED, 6.0, until=20.0),
+            event(Kind.EFFECT, 15.0),
+        ],
+        [row(deadline=15.0)],
     ),
     "I6 late": ([*ARMED, event(Kind.EFFECT, 12.5)], [row()]),
 }

@@ -29,7 +29,7 @@ from tests.support import ROOT, FakeEngine, config, run, wait_until
 SECONDS = (0.001, 0.02, 0.05)
 NODES = 4
 EVENTS = ["arm", "leave", "retry", "come_back", "suspend", "configure"]
-CHANGES = ["pause", "resume", "extend", "fire", "cancel"]
+CHANGES = ["pause", "resume", "extend", "reconfigure", "fire", "cancel"]
 SETTLE_SECONDS = 40.0
 EXAMPLES = scaled(25, 300)
 
@@ -151,6 +151,9 @@ class Machine(RuleBasedStateMachine):
 
     async def extend(self, node: str) -> None:
         await self._change(node, partial(self.app.extend, by=0.05), None, Kind.EXTENDED)
+
+    async def reconfigure(self, node: str) -> None:
+        await self._change(node, self.app.reconfigure, None, Kind.RECONFIGURED)
 
     async def _change(
         self,

@@ -42,7 +42,9 @@ on each database; the contract of the pool runs on each pool.
 12  An attempt keeps failing. (There is no next step that it could delay.)
     contracts.ledger: between_two_tries_a_change_gives_all_attempts_back
 13  A config is edited or deleted meanwhile. (There are no stored policies.)
-    contracts.ledger: a_run_keeps_the_action_that_it_started_with
+    here: a_config_that_is_edited_while_an_order_is_under_way_is_the_one_followed
+    contracts.ledger: a_run_keeps_the_action_that_it_started_with,
+    a_run_follows_the_config_of_now
 14  Redis has lost its data.
     here: a_change_crosses_the_sweep_that_arms_again
     test_changing: paused_runs_outlast_a_loss_of_redis_and_every_sweep
@@ -70,6 +72,7 @@ from node_timeout.domain.changes import (
     Extend,
     Fire,
     Pause,
+    Reconfigure,
     Replay,
     Resume,
     Verdict,
@@ -90,7 +93,7 @@ from tests.integration.test_reconciler import reconciler, sweep
 from tests.integration.test_surveyor import SurveyableEngine, surveyor_of
 from tests.integration.test_worker import Bench
 from tests.servers import RedisServer
-from tests.support import gone, run, started, wait_until
+from tests.support import config, configure, gone, run, started, wait_until
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -265,7 +268,11 @@ async def test_a_change_ahead_of_the_worker_holds(
         assert await score(redis) is None
 
 
-@pytest.mark.parametrize("what", [Extend(by=100), Pause(), Resume(), Fire(), Cancel()], ids=kind_of)
+@pytest.mark.parametrize(
+    "what",
+    [Extend(by=100), Reconfigure(), Pause(), Resume(), Fire(), Cancel()],
+    ids=kind_of,
+)
 async def test_a_change_behind_the_worker_is_refused(
     bench: Bench, other: Bench, what: Change
 ) -> None:
@@ -570,6 +577,30 @@ async def test_a_node_leaves_while_it_is_resumed(
     found = await row(bench)
     assert (found.state, found.stopped_by) == (RunState.CANCELLED, StoppedBy.ENGINE)
     assert await score(redis) is None
+
+
+# 13: a config is edited
+
+
+async def test_a_config_that_is_edited_while_an_order_is_under_way_is_the_one_followed(
+    bench: Bench, other: Bench, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two orders that cross the later one has the last word, and the newer config."""
+    await armed(bench, "a", seconds=1000)
+    await configure(bench.ledger, config("a", 500))
+    now = bench.pool.now
+
+    async def crossed() -> float:
+        monkeypatch.setattr(bench.pool, "now", now)
+        await configure(other.ledger, config("a", 20, action="newer"))
+        assert (await order(other, Reconfigure())).done == 1
+        return await now()
+
+    monkeypatch.setattr(bench.pool, "now", crossed)
+    assert (await order(bench, Reconfigure())).done == 1
+    found = await row(bench)
+    assert (found.action, found.timeout, found.revision) == ("newer", 20, 1)
+    assert (await score(redis) or 1e12) <= (found.next_at or 0.0) + 1e-3, "never later than its row"
 
 
 # 14: Redis has lost its data

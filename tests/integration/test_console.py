@@ -196,6 +196,23 @@ async def test_a_run_is_changed_from_its_own_page(web: Web) -> None:
     assert kinds == [HistoryKind.EXTENDED, HistoryKind.PAUSED]
 
 
+async def test_a_run_s_page_says_which_config_it_could_follow(web: Web) -> None:
+    app, client = web
+    await armed(app, "a")
+    path, newer = f"/run?run_id={id_of('a')}", words("en")["run.newer"]
+    assert newer not in (await client.get(path)).text, "it follows the only one that there is"
+    await configure(app.ledger, config("a", 7200, action="notify"))
+    text = (await client.get(path)).text
+    assert newer in text
+    assert re.search(r"notify\s+·\s+2\s*h", text)
+    said = {"run_id": id_of("a"), "reason": "a test", "revision": "0"}
+    page = await post(client, "/run/change", **said, change="reconfigure")
+    assert words("en")["kind.reconfigured"] in page.text
+    assert newer not in page.text
+    (row,) = await app.rows("a")
+    assert (row.action, row.timeout) == ("notify", 7200)
+
+
 async def test_dead_letters_are_sent_again_or_dropped_from_their_page(web: Web) -> None:
     app, client = web
     say = words("en")

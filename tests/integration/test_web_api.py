@@ -205,9 +205,15 @@ async def test_a_running_deadline_is_changed(web: Web) -> None:
         assert again.status_code == 200
     (row,) = await app.rows("a")
     assert row.deadline == pytest.approx((before.deadline or 0.0) + 660)
+    await configure(app.ledger, config("a", 500))
+    assert (await order("reconfigure", **one)).json()["done"] == 1
+    (row,) = await app.rows("a")
+    assert (row.timeout, row.extended) == (500, 660)
+    await app.forget("root", ["a"])
+    assert (await order("reconfigure", **one)).json()["verdict"] == "no_config"
     stale = await order("pause", {"If-Match": '"0"'}, **one)
-    assert (stale.status_code, stale.json()["revision"]) == (412, 2)
-    assert (await order("pause", {"If-Match": '"2"'}, **one)).status_code == 200
+    assert (stale.status_code, stale.json()["revision"]) == (412, 3)
+    assert (await order("pause", {"If-Match": '"3"'}, **one)).status_code == 200
     assert (await order("resume", **one)).json()["done"] == 1
     assert (await order("resume", **one)).status_code == 409
     assert (await order("extend", **one, by=1e12)).status_code == 422

@@ -12,6 +12,7 @@ from node_timeout.domain.changes import (
     Fire,
     Order,
     Pause,
+    Reconfigure,
     Replay,
     Resume,
     Verdict,
@@ -50,7 +51,10 @@ def test_a_verdict_is_true(row: LedgerRow, order: Order, now: float) -> None:
         case Verdict.REVISION:
             assert order.if_revision != row.revision
         case Verdict.OVER_CAP:
-            assert isinstance(order.change, Extend)
+            assert isinstance(order.change, Extend | Reconfigure)
+        case Verdict.NO_CONFIG:
+            assert isinstance(order.change, Reconfigure)
+            assert order.change.configs == {}
 
 
 @given(rows(), orders(), INSTANTS)
@@ -95,7 +99,7 @@ def test_what_was_acknowledged_holds(row: LedgerRow, order: Order, now: float) -
             assert not is_taken(now + 1e9)
         case Fire() | Replay():
             assert is_taken(now)
-        case Resume() | Extend():
+        case Resume() | Extend() | Reconfigure():
             if judged.row.state is RunState.ARMED:
                 at = judged.row.deadline or 0.0
                 assert not is_taken(at - 0.001)
@@ -122,6 +126,30 @@ def test_more_time_is_later_and_less_time_earlier(
             assert new.deadline <= row.deadline
             assert new.deadline >= min(row.deadline, clock)
             assert (new.extended or 0.0) <= (row.extended or 0.0)
+
+
+@given(rows(), orders(), INSTANTS)
+def test_a_run_follows_the_config_that_it_is_given(
+    row: LedgerRow, order: Order, now: float
+) -> None:
+    judged = judge(order, row, now)
+    if judged.verdict is not Verdict.DONE or not isinstance(order.change, Reconfigure):
+        return
+    (config,), new = order.change.configs.values(), judged.row
+    assert new is not None
+    assert (new.action, new.timeout, new.payload_json) == (
+        config.action,
+        config.timeout,
+        config.payload_json,
+    )
+    # However the deadline was cut, the time of the run is told by its timeout and what was added.
+    time_of = [(each.timeout or 0.0) + (each.extended or 0.0) for each in (row, new)]
+    assert (new.deadline or 0.0) - (row.deadline or 0.0) == time_of[1] - time_of[0]
+    clock = now if row.paused_at is None else row.paused_at
+    if (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0) > clock:
+        assert (new.extended or 0.0) == (row.extended or 0.0), "what was added stays"
+    again = judge(replace(order, idempotency_key=None, if_revision=None), new, now)
+    assert again.entry is None, "it follows it already"
 
 
 @given(rows(), INSTANTS, INSTANTS)

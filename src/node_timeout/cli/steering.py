@@ -1,5 +1,5 @@
-"""Commands that change what runs or has run: extend, pause, resume, fire, cancel, replay, discard,
-give-back.
+"""Commands that change what runs or has run: extend, reconfigure, pause, resume, fire, cancel,
+replay, discard, give-back.
 
 Each imports what it needs, so that ``--help`` answers at once.
 """
@@ -77,6 +77,17 @@ def extend(**asked: Any) -> int:
     Of a paused node the time left is changed. Exit code 1 if nothing was moved.
     """
     return _change("extend", "moved", asked)
+
+
+@click.command()
+@open_options
+def reconfigure(**asked: Any) -> int:
+    """Let NODE_ID follow its config as it is stored now, not as it was at the start.
+
+    The new seconds count from where those of before were counted. Exit code 1 if nothing was
+    reconfigured.
+    """
+    return _change("reconfigure", "reconfigured", asked)
 
 
 @click.command()

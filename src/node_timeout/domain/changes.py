@@ -1,8 +1,9 @@
-"""What a person or a program asks of runs: extend, pause, resume, fire, cancel, replay, discard.
+"""What a person or a program asks of runs: extend, reconfigure, pause, resume, fire, cancel,
+replay, discard.
 
 Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, what its history says.
 
-    armed, paused   may be extended, paused or resumed, fired, cancelled
+    armed, paused   may be extended, reconfigured, paused or resumed, fired, cancelled
     executing       is refused: a worker holds the row, so a change and an attempt never cross; so
                     is what its engine has paused under a worker's hands, until the lease is over
     dead            may be replayed or discarded
@@ -15,12 +16,21 @@ that it names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import field, replace
 from typing import ClassVar, Optional
 
 from node_timeout.domain.instants import instant_text
 from node_timeout.domain.leaving import paused_row
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState, StoppedBy
+from node_timeout.domain.run import (
+    HistoryEntry,
+    HistoryKind,
+    LedgerRow,
+    Node,
+    RunState,
+    StoppedBy,
+)
+from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.older_python import StrEnum, dataclass
 
 
@@ -40,6 +50,8 @@ class Verdict(StrEnum):
     """Refused: the run was changed since the caller looked at it."""
     OVER_CAP = "over_cap"
     """Refused: its time would be longer than ``max_seconds``."""
+    NO_CONFIG = "no_config"
+    """Refused: there is no config that it could follow."""
     KEY_USED = "key_used"
     """Refused: this run had another change under the same idempotency key."""
 
@@ -84,19 +96,11 @@ class Extend(Change):
     until: float | None = None
 
     def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
-        moved = self._moved(row, now)
-        total = (row.timeout or 0.0) + (row.extended or 0.0) + moved
-        return Verdict.OVER_CAP if moved > 0 and total > max_seconds else None
+        return _over_cap(row, self._moved(row, now), max_seconds)
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         moved = self._moved(row, now)
-        deadline = (row.deadline or 0.0) + moved
-        if row.state is RunState.PAUSED:
-            new = replace(row, deadline=deadline, attempts=0)
-            left = f"{deadline - (row.paused_at or 0.0):.15g} s are left"
-        else:
-            new = _armed(row, deadline)
-            left = f"the deadline is {instant_text(deadline)}"
+        new, left = _with_deadline(row, (row.deadline or 0.0) + moved)
         new = replace(new, extended=(row.extended or 0.0) + moved)
         return new, f"by {moved:.15g} s, {left}"
 
@@ -108,7 +112,52 @@ class Extend(Change):
             wanted = max(deadline, clock) + self.by
         else:
             wanted = clock + (0.0 if self.until is None else self.until - now)
-        return (wanted if wanted > clock else min(deadline, clock)) - deadline
+        return _not_past(row, wanted, now) - deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconfigure(Change):
+    """Follow the node's config as it is stored now, not as it was when the run started.
+
+    Its action and its payload, and its seconds, counted from where those of before were counted: so
+    the deadline moves by their difference, and what changes have added stays. A deadline that would
+    lie in the past is now. A run that follows it already is left alone.
+    """
+
+    kind = HistoryKind.RECONFIGURED
+
+    configs: Mapping[Node, TimeoutConfig] = field(default_factory=dict)
+    """As they are stored now; whoever judges reads them, see `Order.told`."""
+
+    def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
+        config = self.configs.get(row.node)
+        if config is None:
+            return Verdict.NO_CONFIG
+        deadline = self._deadline(row, config, now)
+        return _over_cap(row, deadline - (row.deadline or deadline), max_seconds)
+
+    def apply(self, row: LedgerRow, now: float) -> Changed:
+        config = self.configs[row.node]
+        follows = (row.action, row.timeout, row.payload_json)
+        if follows == (config.action, config.timeout, config.payload_json):
+            return None
+        deadline = self._deadline(row, config, now)
+        new, left = _with_deadline(row, deadline)
+        cut = deadline - self._wanted(row, config)
+        new = replace(
+            new,
+            action=config.action,
+            timeout=config.timeout,
+            payload_json=config.payload_json,
+            extended=(row.extended or 0.0) + cut if cut else row.extended,
+        )
+        return new, f"{config.action} after {config.timeout:.15g} s, {left}"
+
+    def _deadline(self, row: LedgerRow, config: TimeoutConfig, now: float) -> float:
+        return _not_past(row, self._wanted(row, config), now)
+
+    def _wanted(self, row: LedgerRow, config: TimeoutConfig) -> float:
+        return (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0)
 
 
 class Pause(Change):
@@ -200,6 +249,15 @@ class Order:
     max_seconds: float
     """How long the time of a run may become, pauses left out."""
 
+    @property
+    def asks_configs(self) -> bool:
+        """Whether it cannot be judged before it is `told` the configs of the runs' nodes."""
+        return isinstance(self.change, Reconfigure)
+
+    def told(self, configs: Mapping[Node, TimeoutConfig]) -> Order:
+        """The order that knows what is stored now for the nodes of the runs."""
+        return replace(self, change=Reconfigure(configs=configs))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -250,6 +308,28 @@ def _refusal(order: Order, row: LedgerRow, now: float) -> Verdict | None:
     if order.if_revision is not None and order.if_revision != row.revision:
         return Verdict.REVISION
     return change.refusal(row, now, order.max_seconds)
+
+
+def _over_cap(row: LedgerRow, moved: float, max_seconds: float) -> Verdict | None:
+    """Whether the time of a run becomes too long if its deadline moves by so many seconds."""
+    total = (row.timeout or 0.0) + (row.extended or 0.0) + moved
+    return Verdict.OVER_CAP if moved > 0 and total > max_seconds else None
+
+
+def _not_past(row: LedgerRow, deadline: float, now: float) -> float:
+    """The new deadline; now if it has passed, or the old one if that has passed as well."""
+    clock = _clock(row, now)
+    if deadline > clock:
+        return deadline
+    return clock if row.deadline is None else min(row.deadline, clock)
+
+
+def _with_deadline(row: LedgerRow, deadline: float) -> tuple[LedgerRow, str]:
+    """A run with this deadline and all its attempts, and what its history says of it."""
+    if row.state is RunState.PAUSED:
+        left = f"{deadline - (row.paused_at or 0.0):.15g} s are left"
+        return replace(row, deadline=deadline, attempts=0), left
+    return _armed(row, deadline), f"the deadline is {instant_text(deadline)}"
 
 
 def _armed(row: LedgerRow, deadline: float) -> LedgerRow:

@@ -252,6 +252,10 @@ class LedgerRow:
         )
 
     @property
+    def node(self) -> Node:
+        return self.root_pipeline_id, self.node_id
+
+    @property
     def run_id(self) -> str:
         return run_id(self.root_pipeline_id, self.node_id, self.version)
 
@@ -272,6 +276,8 @@ class HistoryKind(StrEnum):
     """It started again after it was cancelled or found stale; or its pause has ended."""
     EXTENDED = "extended"
     """Its deadline was moved, to a later or an earlier instant."""
+    RECONFIGURED = "reconfigured"
+    """It follows another config than the one it has started with."""
     FIRED = "fired"
     """It was made due at once."""
     DIED = "died"

@@ -200,6 +200,8 @@ async def _tried(
     ledger: Ledger, order: Order, run_ids: Sequence[str], now: float
 ) -> dict[str, Judged]:
     rows = {row.run_id: row for row in await ledger.rows_of(run_ids)}
+    if order.asks_configs:
+        order = order.told(await ledger.configs([row.node for row in rows.values()]))
     judged = {run_id: changes.judge(order, rows.get(run_id), now) for run_id in run_ids}
     # What is shown is the run as it is.
     return {

@@ -216,8 +216,8 @@ class Ledger(Directory, Protocol):
         """Carry out what somebody orders, as `node_timeout.domain.changes.judge` has it; return
         what became of each run.
 
-        Each row is judged once nobody else is changing it. Discarded runs are deleted, with their
-        history.
+        Each row is judged once nobody else is changing it, and if the order asks for them, by the
+        configs that are stored then. Discarded runs are deleted, with their history.
         """
         ...
 

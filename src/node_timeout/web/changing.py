@@ -16,7 +16,7 @@ from node_timeout.web.access import Caller
 from node_timeout.web.problems import Problem
 from node_timeout.web.reading import require_known
 
-CHANGES = ("extend", "pause", "resume", "fire", "cancel", "replay", "discard")
+CHANGES = ("extend", "reconfigure", "pause", "resume", "fire", "cancel", "replay", "discard")
 WHICH = (
     *("run_ids", "node_id", "version", "root_pipeline_id"),
     *("state", "action", "due_within", "everything"),
@@ -27,6 +27,7 @@ STATUS = {
     Verdict.CLOSED: 409,
     Verdict.NOT_PAUSED: 409,
     Verdict.NOT_DEAD: 409,
+    Verdict.NO_CONFIG: 409,
     Verdict.REVISION: 412,
     Verdict.OVER_CAP: 422,
     Verdict.KEY_USED: 422,

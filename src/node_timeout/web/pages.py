@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 from starlette.responses import RedirectResponse, Response
 
 from node_timeout.app import NodeTimeout
-from node_timeout.domain.changes import Verdict
+from node_timeout.domain.changes import OPEN, Verdict
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.instants import lateness
 from node_timeout.domain.lateness import percentiles
 from node_timeout.domain.run import LedgerRow, RunState, id_problem
 from node_timeout.domain.run_id import is_run_id
+from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor
 from node_timeout.status import Status
 from node_timeout.web import api
@@ -37,8 +38,8 @@ TABS = ("armed", "overdue", "due", "paused", "executing", "handled", "stale", "c
 """Each a state, but for two: armed runs that are overdue, or due within an hour."""
 DUE_WITHIN = {"overdue": 0.0, "due": HOUR}
 ABLE = {
-    RunState.ARMED: ("extend", "pause", "fire", "cancel"),
-    RunState.PAUSED: ("extend", "resume", "fire", "cancel"),
+    RunState.ARMED: ("extend", "pause", "reconfigure", "fire", "cancel"),
+    RunState.PAUSED: ("extend", "resume", "reconfigure", "fire", "cancel"),
     RunState.DEAD: ("replay", "discard"),
 }
 """What may be asked of a run in this state."""
@@ -197,11 +198,13 @@ async def run(call: Call) -> Response:
     others = await call.app.find(
         node_id=row.node_id, root_pipeline_id=row.root_pipeline_id, limit=PER_PAGE
     )
+    configs = await call.app.ledger.configs([row.node])
     now = await call.app.pool.now()
     return page(
         call,
         "run.html",
         row=row,
+        newer=_newer(row, configs.get(row.node)),
         late=lateness(row, now),
         left=None if row.paused_at is None else (row.deadline or row.paused_at) - row.paused_at,
         entries=entries,
@@ -212,6 +215,14 @@ async def run(call: Call) -> Response:
         change=change,
         now=now,
     )
+
+
+def _newer(row: LedgerRow, config: TimeoutConfig | None) -> TimeoutConfig | None:
+    """The config that an open run could follow, if it is not the one that it does follow."""
+    if config is None or row.state not in OPEN:
+        return None
+    follows = (row.action, row.timeout, row.payload_json)
+    return None if follows == (config.action, config.timeout, config.payload_json) else config
 
 
 async def pipeline(call: Call) -> Response:

@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 
 Found = TypeVar("Found")
 
-FRESH_SECONDS = 1.0
+FRESH_SECONDS = 5.0
 
 
 class Shared(Generic[Found]):
-    """What a look found, for a second; whoever asks meanwhile, and while it looks, gets the same.
+    """What a look found, for some seconds; who asks meanwhile, and while it looks, gets the same.
 
     A look that fails is told to the one who asked; the next one looks again.
     """

@@ -45,6 +45,7 @@ KINDS = {
     HistoryKind.PAUSED: _("paused"),
     HistoryKind.RESUMED: _("resumed"),
     HistoryKind.EXTENDED: _("deadline moved"),
+    HistoryKind.RECONFIGURED: _("reconfigured"),
     HistoryKind.FIRED: _("made due at once"),
     HistoryKind.DIED: _("died"),
     HistoryKind.CANCELLED: _("cancelled"),

@@ -141,6 +141,9 @@ class ProjectClient:
     def extend(self, *which: Any, **how: Any) -> Any:
         return self._over("extend")(*which, **how)
 
+    def reconfigure(self, *which: Any, **how: Any) -> Any:
+        return self._over("reconfigure")(*which, **how)
+
     def pause(self, *which: Any, **how: Any) -> Any:
         return self._over("pause")(*which, **how)
 

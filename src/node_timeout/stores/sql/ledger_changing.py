@@ -27,6 +27,9 @@ class LedgerChanging(LedgerTracking):
             locked = await self._locked(connection, chunk)
             rows = {run.run_id: row for run, row in locked.items()}
             had = await self._had(connection, chunk, order.idempotency_key)
+            if order.asks_configs:  # behind the lock: the later of two orders has the newer ones
+                nodes = [row.node for row in rows.values()]
+                order = order.told(await self._configs(connection, nodes))
             here = {
                 run_id: changes.judge(order, rows.get(run_id), now, had.get(run_id))
                 for run_id in chunk

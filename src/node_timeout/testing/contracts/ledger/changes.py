@@ -9,6 +9,7 @@ from node_timeout.domain.changes import (
     Extend,
     Fire,
     Pause,
+    Reconfigure,
     Replay,
     Resume,
     Verdict,
@@ -229,7 +230,7 @@ async def test_a_change_waits_for_a_worker_under_whose_hands_its_engine_paused_t
     assert len(taking.taken) == 1
     await ledger.disarm([gone("a", "v1", happened_at=NOW + 99, is_pause=True)], NOW + 99)
     assert await states(ledger, "a") == {"v1": RunState.PAUSED}
-    for order in (Pause(), Cancel(), Extend(by=60), Resume(), Fire()):
+    for order in (Pause(), Cancel(), Extend(by=60), Reconfigure(), Resume(), Fire()):
         assert (await change(ledger, order, A, now=NOW + 99.5)).verdict is Verdict.EXECUTING
     later = taking.lease_until + 1
     assert (await change(ledger, Pause(), A, now=later)).verdict is Verdict.DONE
@@ -268,7 +269,53 @@ async def test_firing_makes_a_run_due_now(ledger: Ledger) -> None:
     assert len(taking.taken) == 2
 
 
-@pytest.mark.parametrize("what", [Extend(by=1), Pause(), Fire(), Cancel(), Resume()])
+async def test_a_run_follows_the_config_of_now(ledger: Ledger) -> None:
+    await armed(ledger, "a", "b")
+    await change(ledger, Extend(by=50), A)
+    await change(ledger, Pause(), run("b"), now=NOW + 40)
+    new = config("a", 300, action="notify", payload={"to": "ann"})
+    await configure(ledger, new, config("b", 70))
+    before = [await row_of(ledger, each) for each in "ab"]
+    assert [row.timeout for row in before] == [100, 100], "a config that is edited changes no run"
+    judged = await change(ledger, Reconfigure(), run("b"), A, now=NOW + 60, reason="slow")
+    row = await row_of(ledger)
+    assert (judged.verdict, judged.row) == (Verdict.DONE, row)
+    assert (row.action, row.timeout, row.payload_json) == ("notify", 300, new.payload_json)
+    assert row.deadline == row.next_at == pytest.approx(NOW + 350), "what was added stays"
+    assert (row.extended, row.revision) == (50, 2)
+    entry = (await ledger.history([A.run_id]))[-1]
+    assert (entry.kind, entry.actor) == (HistoryKind.RECONFIGURED, "ann")
+    assert (entry.detail or "").startswith("notify after 300 s, the deadline is ")
+    assert (entry.detail or "").endswith("slow")
+    judged = await change(ledger, Reconfigure(), A)
+    assert (judged.verdict, judged.entry) == (Verdict.DONE, None), "it follows that one already"
+    await change(ledger, Resume(), run("b"), now=NOW + 1000)
+    row = await row_of(ledger, "b")
+    assert row.next_at == pytest.approx(NOW + 1030), "of 70 s were 40 used up"
+
+
+async def test_a_run_whose_new_deadline_has_passed_is_due_now(ledger: Ledger) -> None:
+    await armed(ledger, "a")
+    await configure(ledger, config("a", 20))
+    await change(ledger, Reconfigure(), A, now=NOW + 60)
+    row = await row_of(ledger)
+    assert row.deadline == row.next_at == pytest.approx(NOW + 60)
+    assert row.extended == pytest.approx(40), "longer than its config has it"
+    taking = await take(ledger, A, now=NOW + 60)
+    assert [node.revision for node in taking.taken] == [1]
+
+
+async def test_a_config_that_is_missing_or_too_long_is_not_followed(ledger: Ledger) -> None:
+    await armed(ledger, "a")
+    before = await row_of(ledger)
+    await configure(ledger, config("a", 1001))
+    assert (await change(ledger, Reconfigure(), A)).verdict is Verdict.OVER_CAP
+    await ledger.forget_root("root")
+    assert (await change(ledger, Reconfigure(), A)).verdict is Verdict.NO_CONFIG
+    assert await row_of(ledger) == before
+
+
+@pytest.mark.parametrize("what", [Extend(by=1), Reconfigure(), Pause(), Fire(), Cancel(), Resume()])
 async def test_what_a_worker_has_is_not_changed(ledger: Ledger, what: Change) -> None:
     await armed(ledger, "a", seconds=2)
     taking = await take(ledger, A)

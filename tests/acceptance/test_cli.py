@@ -334,11 +334,18 @@ async def test_runs_are_listed_page_by_page(run_cli: RunCli, app: NodeTimeout) -
     assert [each["state"] for each in found["runs"]] == ["cancelled"]
     assert (found["after"], found["runs"][0]["late_seconds"]) == (None, None)
     assert run_cli("list", "--due-within", "30").stdout == ""
+    assert run_cli("list", "--due-within", "PT30S").stdout == ""
     assert json.loads(run_cli("list", "--state", "dead", "--json").stdout) == {
         "runs": [],
         "after": None,
     }
-    for wrong in (["--after", "x"], ["--state", "gone"], ["--limit", "0"], ["--due-within", "-1"]):
+    for wrong in (
+        ["--after", "x"],
+        ["--state", "gone"],
+        ["--limit", "0"],
+        ["--due-within", "-1"],
+        ["--due-within", "P1M"],
+    ):
         assert_one_line(run_cli("list", *wrong), 2, wrong[0])
 
 

@@ -200,10 +200,13 @@ async def test_a_run_s_page_says_which_config_it_could_follow(web: Web) -> None:
     app, client = web
     await armed(app, "a")
     path, newer = f"/run?run_id={id_of('a')}", words("en")["run.newer"]
-    assert newer not in (await client.get(path)).text, "it follows the only one that there is"
+    text = (await client.get(path)).text
+    assert newer not in text, "it follows the only one that there is"
+    assert 'value="reconfigure"' not in text
     await configure(app.ledger, config("a", 7200, action="notify"))
     text = (await client.get(path)).text
     assert newer in text
+    assert 'value="reconfigure"' in text
     assert re.search(r"notify\s+·\s+2\s*h", text)
     said = {"run_id": id_of("a"), "reason": "a test", "revision": "0"}
     page = await post(client, "/run/change", **said, change="reconfigure")

@@ -152,7 +152,12 @@ async def test_runs_are_found_page_by_page(web: Web) -> None:
     assert names == [f"n{i}" for i in range(5)]
     of_root = (await client.get(f"{API}/runs?root_pipeline_id=root&state=armed")).json()
     assert len(of_root["runs"]) == 5
+    for within in ("3600", "PT1H"):
+        due = (await client.get(f"{API}/runs?due_within={within}")).json()
+        assert len(due["runs"]) == 5
     for query_text, says in (
+        ("due_within=P1M", "write days"),
+        ("due_within=soon", "not a number"),
         ("state=gone", "is none of"),
         ("sate=armed", "did you mean 'state'"),
         ("limit=many", "not a number"),
@@ -219,6 +224,8 @@ async def test_a_running_deadline_is_changed(web: Web) -> None:
     assert (await order("extend", **one, by=1e12)).status_code == 422
     assert (await order("fire", run_ids=[id_of("never")])).status_code == 404
     assert (await order("replay", **one)).json()["verdict"] == "not_dead"
+    would = (await order("cancel", due_within="PT1H", dry_run=True)).json()
+    assert (would["done"], would["after"]) == (2, None)
     would = (await order("cancel", root_pipeline_id="root", dry_run=True)).json()
     assert (would["done"], would["after"]) == (2, None)
     assert (await app.pool.counts()).armed == 2
@@ -241,6 +248,7 @@ async def test_a_running_deadline_is_changed(web: Web) -> None:
         ("extend", {"until": "2026-12-01T18:00:00", "reason": "x"}, "no instant with its zone"),
         ("extend", {"reason": "x"}, "say either by how much"),
         ("pause", {"by": 5, "reason": "x"}, "the key 'by' is unknown"),
+        ("pause", {"due_within": True, "reason": "x"}, "neither seconds nor a duration"),
         ("pause", {"raeson": "x"}, "did you mean 'reason'"),
         ("pause", {"reason": 5}, "reason is 5, not text"),
         ("pause", {"reason": "x", "dry_run": "yes"}, "not true or false"),

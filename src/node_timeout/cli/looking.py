@@ -12,6 +12,7 @@ from node_timeout.cli.options import (
     engine_option,
     json_option,
     root_option,
+    seconds,
 )
 from node_timeout.cli.running import (
     FAILURE,
@@ -116,9 +117,7 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 @click.option("--node", "node_id", help="Runs of this node.")
 @click.option("--version", "version", help="With --node: this version of it.")
 @click.option("--action", help="Runs with this action.")
-@click.option(
-    "--due-within", type=click.FloatRange(min=0), help="Armed, and due by then.  [unit: seconds]"
-)
+@click.option("--due-within", callback=seconds, help="Armed, and due by then: seconds, or as PT1H.")
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_PAGE),

@@ -51,6 +51,13 @@ root_option = click.option("--root", "root_pipeline_id", help="In this root pipe
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+def seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """A number of seconds, or a duration such as PT1H."""
+    if text is None or text.startswith("P"):
+        return duration(context, option, text)
+    return float(click.FloatRange(min=0)(text, option, context))
+
+
 def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
     """With a minus in front it is so much earlier."""
     if text is None:

@@ -30,7 +30,15 @@ from node_timeout.ports.directory import Cursor
 from node_timeout.web import changing
 from node_timeout.web.access import Caller
 from node_timeout.web.problems import Problem
-from node_timeout.web.reading import JSON, body_of, json_of, number_of, query_of, require_known
+from node_timeout.web.reading import (
+    JSON,
+    body_of,
+    json_of,
+    number_of,
+    query_of,
+    require_known,
+    span_of,
+)
 
 LETTERS = 100
 COUNTED = 10_000
@@ -62,9 +70,10 @@ async def post_events(call: Call) -> Response:
 
 async def get_runs(call: Call) -> Response:
     asked: dict[str, Any] = dict(query_of(call.request, RUNS_QUERY))
-    for name, kind in (("limit", int), ("due_within", float)):
-        if name in asked:
-            asked[name] = number_of(asked[name], name, kind)
+    if "limit" in asked:
+        asked["limit"] = number_of(asked["limit"], "limit", int)
+    if "due_within" in asked:
+        asked["due_within"] = span_of(asked["due_within"], "due_within")
     if "after" in asked:
         asked["after"] = Cursor.parse(asked["after"])
     page = await call.app.find(**asked)

@@ -59,8 +59,9 @@ async def carry_out(
         raise Problem(400, problems[0], problems=problems)
     if not asked.get("reason"):
         raise Problem(400, "say why: reason is missing")
-    if "by" in asked:
-        asked["by"] = seconds_of(asked["by"], "by")
+    for span in ("by", "due_within"):
+        if span in asked:
+            asked[span] = seconds_of(asked[span], span)
     if "until" in asked:
         asked["until"] = instant_of(asked["until"], "until")
     if named := key or request.headers.get("idempotency-key"):
@@ -86,9 +87,6 @@ def _type_problems(asked: Mapping[str, Any]) -> list[str]:
         for name in ("dry_run", "everything")
         if name in asked and not isinstance(asked[name], bool)
     ]
-    due = asked.get("due_within", 0)
-    if isinstance(due, bool) or not isinstance(due, int | float):
-        problems.append(f"due_within is {shown(due)}, not a number of seconds")
     return problems
 
 

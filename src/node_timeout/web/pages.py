@@ -199,18 +199,19 @@ async def run(call: Call) -> Response:
         node_id=row.node_id, root_pipeline_id=row.root_pipeline_id, limit=PER_PAGE
     )
     configs = await call.app.ledger.configs([row.node])
+    newer = _newer(row, configs.get(row.node))
     now = await call.app.pool.now()
     return page(
         call,
         "run.html",
         row=row,
-        newer=_newer(row, configs.get(row.node)),
+        newer=newer,
         late=lateness(row, now),
         left=None if row.paused_at is None else (row.deadline or row.paused_at) - row.paused_at,
         entries=entries,
         history_more=more,
         others=[each for each in others.rows if each.run_id != row.run_id],
-        changes=ABLE.get(row.state, ()),
+        changes=[each for each in ABLE.get(row.state, ()) if newer or each != "reconfigure"],
         said=said if change in CHANGES and said in VERDICTS else None,
         change=change,
         now=now,

@@ -7,6 +7,8 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
+from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import did_you_mean, shown
 from node_timeout.web.problems import Problem
 from node_timeout.wire import strict_json
@@ -88,6 +90,16 @@ def require_known(given: Mapping[str, Any], known: Collection[str], what: str) -
     ]
     if problems:
         raise Problem(400, problems[0], problems=problems)
+
+
+def span_of(text: str, name: str) -> float:
+    """A number of seconds, or an ISO 8601 duration."""
+    if not text.startswith("P"):
+        return float(number_of(text, name))
+    try:
+        return parse_duration(text)
+    except InvalidInputError as error:
+        raise Problem(400, f"{name}: {error}") from None
 
 
 def number_of(text: str, name: str, kind: type[int] | type[float] = float) -> Any:

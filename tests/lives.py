@@ -15,7 +15,7 @@ from node_timeout.domain.changes import (
     Resume,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.run import LedgerRow, Outcome, RunState, StoppedBy, TimedOutNode
+from node_timeout.domain.run import LedgerRow, Node, Outcome, RunState, StoppedBy, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 # Few instants, so that they often meet, cross and are equal.
@@ -30,6 +30,8 @@ def config_of(node_id: str, timeout: float) -> TimeoutConfig:
     )
 
 
+TIMEOUTS = (1.0, 3.0, 9.0)
+PAYLOADS = (None, "{}")
 TRACES = [f"00-{'1' * 32}-{each * 16}-01" for each in "ab"]
 
 
@@ -53,6 +55,8 @@ def rows(draw: st.DrawFn, node_id: str = "a", version: str = "v1") -> LedgerRow:
         version=version,
         root_pipeline_id="root",
         action="forced_fail" if known else None,
+        timeout=draw(st.sampled_from(TIMEOUTS)) if known else None,
+        payload_json=draw(st.sampled_from(PAYLOADS)) if known else None,
         trace=draw(st.sampled_from([None, TRACES[0]])) if known else None,
         state=state,
         started_at=draw(OPTIONAL_INSTANTS) if known else None,
@@ -119,9 +123,15 @@ def outcomes(draw: st.DrawFn, row: LedgerRow) -> Outcome:
     )
 
 
-CONFIGS = st.sampled_from([None, 1.0, 3.0, 9.0]).map(
-    lambda seconds: {} if seconds is None else {("root", "a"): config_of("a", seconds)}
-)
+NO_CONFIGS: dict[Node, TimeoutConfig] = {}
+CONFIGS = st.just(NO_CONFIGS) | st.builds(
+    TimeoutConfig,
+    node_id=st.just("a"),
+    root_pipeline_id=st.just("root"),
+    action=st.sampled_from(["forced_fail", "notify"]),
+    timeout=st.sampled_from(TIMEOUTS),
+    payload_json=st.sampled_from(PAYLOADS),
+).map(lambda config: {config.node: config})
 """Of the node of the rows, or none."""
 
 

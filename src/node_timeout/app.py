@@ -305,8 +305,8 @@ class NodeTimeout:
         """Let armed and paused runs follow their nodes' configs as they are stored now; which runs,
         see `extend`.
 
-        Else a run follows the config that it has started with. The new seconds count from where
-        those of before were counted.
+        Otherwise a run follows the config that it started with. The new seconds count from where
+        those of before were counted. A run that follows it already is left alone.
         """
         return await self._change(Reconfigure(), node_id, version, root_pipeline_id, asked)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from node_timeout.domain.errors import SettingsError
+from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.errors import InvalidInputError, SettingsError
 from node_timeout.domain.hints import nearest
 from node_timeout.older_python import dataclass
 from node_timeout.urls.redis import read_redis_url
@@ -146,15 +147,25 @@ def _number(value: Any) -> float:
         return math.nan
 
 
+def as_seconds(value: Any) -> Any:
+    """An ISO 8601 duration in seconds; anything else as it is. Raises ValueError."""
+    if not isinstance(value, str) or not value.strip().startswith("P"):
+        return value
+    try:
+        return parse_duration(value.strip())
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from None
+
+
 def _seconds(value: Any) -> float:
-    number = _number(value)
+    number = _number(as_seconds(value))
     if not 0 < number <= LONGEST:  # not a number is neither
         raise ValueError(f"is not a number greater than 0 and at most {LONGEST:.15g}")
     return number
 
 
 def _seconds_or_none(value: Any) -> float:
-    number = _number(value)
+    number = _number(as_seconds(value))
     if not 0 <= number <= LONGEST:
         raise ValueError(f"is not a number from 0 to {LONGEST:.15g}")
     return number

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     FilePath,
     SecretStr,
@@ -36,6 +37,7 @@ from node_timeout.setting_rules import (
     LONGEST,
     PREFIX,
     RULES,
+    as_seconds,
     explained,
     key_file_problem,
     min_seconds_problem,
@@ -56,7 +58,9 @@ STORES: dict[str, Callable[[str], object]] = {
     "redis_url": read_redis_url,
     "amqp_url": read_amqp_urls,
 }
-Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
+SPAN = BeforeValidator(as_seconds)
+"""Seconds, or an ISO 8601 duration."""
+Seconds = Annotated[float, SPAN, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 QueueName = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^\S+$")]
 Action = Annotated[str, Field(min_length=1, max_length=MAX_ACTION_LENGTH)]
@@ -129,7 +133,7 @@ class Settings(BaseSettings):
     webhook_signing_key: SecretStr | None = Field(
         None, description="Key of the HMAC-SHA256 signature that the strategy webhook sends"
     )
-    http_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+    http_timeout: Annotated[float, SPAN, Field(gt=0, le=3600)] = Field(
         10.0, description="Longest duration of one HTTP call, seconds"
     )
     http_connections: Annotated[int, Field(ge=1, le=10000)] = Field(
@@ -169,21 +173,21 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="JSON map of action to module:Class, added to the installed strategies",
     )
-    scan_interval: Annotated[float, Field(ge=0.01, le=60)] = Field(
+    scan_interval: Annotated[float, SPAN, Field(ge=0.01, le=60)] = Field(
         1.0, description="Longest sleep of an idle scanner, seconds"
     )
     scan_batch_size: Annotated[int, Field(ge=1, le=1000)] = Field(
         250, description="Node runs in one claim and one message"
     )
-    dispatch_ahead: Annotated[float, Field(ge=0, le=0.5)] = Field(
+    dispatch_ahead: Annotated[float, SPAN, Field(ge=0, le=0.5)] = Field(
         0.05,
         description="How long before its deadline a node is sent to a worker, which holds it until "
         "then, seconds",
     )
-    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+    lease_seconds: Annotated[float, SPAN, Field(ge=1, le=3600)] = Field(
         15.0, description="How long a claimed node is one scanner's alone, seconds"
     )
-    worker_lease: Annotated[float, Field(ge=1, le=3600)] = Field(
+    worker_lease: Annotated[float, SPAN, Field(ge=1, le=3600)] = Field(
         30.0,
         description="How long a timed-out node is one worker's alone unless renewed; a killed "
         "worker's nodes are taken over after it, seconds",
@@ -196,7 +200,7 @@ class Settings(BaseSettings):
     reconcile_pause: Seconds = Field(
         30.0, description="Rest between two sweeps of the ledger, seconds"
     )
-    canary_interval: Annotated[float, Field(ge=0, le=3600)] = Field(
+    canary_interval: Annotated[float, SPAN, Field(ge=0, le=3600)] = Field(
         10.0,
         description="How often a scanner sends a run of its own through each shard, to see whether "
         "deadlines are dealt with, seconds; 0: never",
@@ -208,7 +212,7 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Field(ge=1, le=10000)] = Field(
         64, description="Strategy calls at once in one worker"
     )
-    strategy_timeout: Annotated[float, Field(gt=0, le=86400)] = Field(
+    strategy_timeout: Annotated[float, SPAN, Field(gt=0, le=86400)] = Field(
         30.0, description="Longest duration of one strategy call, seconds"
     )
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
@@ -224,7 +228,7 @@ class Settings(BaseSettings):
     min_seconds: float = Field(
         RULES["min_seconds"].default, description=RULES["min_seconds"].meaning
     )
-    shutdown_timeout: Annotated[float, Field(ge=0, le=DAY)] = Field(
+    shutdown_timeout: Annotated[float, SPAN, Field(ge=0, le=DAY)] = Field(
         30.0, description="How long a stopping process finishes what is in flight, seconds"
     )
     overdue_alarm: Seconds = Field(

@@ -214,6 +214,8 @@ async def test_a_running_deadline_is_changed(web: Web) -> None:
     assert (await order("reconfigure", **one)).json()["done"] == 1
     (row,) = await app.rows("a")
     assert (row.timeout, row.extended) == (500, 660)
+    again = await order("reconfigure", **one)
+    assert (again.status_code, again.json()["runs"][0]["verdict"]) == (200, "unchanged")
     await app.forget("root", ["a"])
     assert (await order("reconfigure", **one)).json()["verdict"] == "no_config"
     stale = await order("pause", {"If-Match": '"0"'}, **one)

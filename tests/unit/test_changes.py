@@ -16,6 +16,7 @@ from node_timeout.domain.changes import (
     Replay,
     Resume,
     Verdict,
+    follows,
     judge,
 )
 from node_timeout.domain.lifecycle import take
@@ -52,9 +53,11 @@ def test_a_verdict_is_true(row: LedgerRow, order: Order, now: float) -> None:
             assert order.if_revision != row.revision
         case Verdict.OVER_CAP:
             assert isinstance(order.change, Extend | Reconfigure)
-        case Verdict.NO_CONFIG:
+        case Verdict.UNCHANGED | Verdict.NO_CONFIG:
             assert isinstance(order.change, Reconfigure)
-            assert order.change.configs == {}
+            config = order.change.configs.get(row.node)
+            is_followed = config is not None and follows(row, config)
+            assert is_followed == (judged.verdict is Verdict.UNCHANGED)
 
 
 @given(rows(), orders(), INSTANTS)
@@ -146,10 +149,12 @@ def test_a_run_follows_the_config_that_it_is_given(
     time_of = [(each.timeout or 0.0) + (each.extended or 0.0) for each in (row, new)]
     assert (new.deadline or 0.0) - (row.deadline or 0.0) == time_of[1] - time_of[0]
     clock = now if row.paused_at is None else row.paused_at
-    if (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0) > clock:
+    wanted = (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0)
+    if wanted > clock or config.timeout >= (row.timeout or 0.0):
+        assert new.deadline == wanted
         assert (new.extended or 0.0) == (row.extended or 0.0), "what was added stays"
     again = judge(replace(order, idempotency_key=None, if_revision=None), new, now)
-    assert again.entry is None, "it follows it already"
+    assert (again.verdict, again.entry) == (Verdict.UNCHANGED, None)
 
 
 @given(rows(), INSTANTS, INSTANTS)

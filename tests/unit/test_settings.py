@@ -59,6 +59,23 @@ def test_other_parameters_of_a_url_are_let_pass() -> None:
     assert Settings(amqp_url=url).amqp_url.get_secret_value() == url
 
 
+def test_a_time_may_be_given_as_a_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("RECORD_RETENTION", "P30D"), ("DISPATCH_AHEAD", " PT0.05S\n")):
+        monkeypatch.setenv(f"NODE_TIMEOUT_{name}", text)
+    settings = Settings(max_seconds="P1D", min_seconds="PT1S")
+    assert (settings.record_retention, settings.dispatch_ahead) == (30 * 86400, 0.05)
+    assert (settings.max_seconds, settings.min_seconds) == (86400, 1)
+    with pytest.raises(SettingsError) as error:
+        Settings(scan_interval="PT2M", lease_seconds="P1M", config_retention="P1Y", web_rate="PT5S")
+    for says in (
+        "NODE_TIMEOUT_SCAN_INTERVAL: Input should be less than or equal to 60",
+        "NODE_TIMEOUT_LEASE_SECONDS: 'P1M' has years or months, which have no fixed length",
+        "NODE_TIMEOUT_CONFIG_RETENTION: 'P1Y' has years or months",
+        "NODE_TIMEOUT_WEB_RATE: Input should be a valid number",
+    ):
+        assert says in str(error.value)
+
+
 def test_the_shortest_timeout_is_not_above_the_longest() -> None:
     assert Settings(min_seconds=5, max_seconds=5).min_seconds == 5
     with pytest.raises(SettingsError, match="MIN_SECONDS: is more than NODE_TIMEOUT_MAX_SECONDS"):

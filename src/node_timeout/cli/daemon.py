@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node_timeout.cli.options import daemon_options, engine_option, log_options, options, setting
+from node_timeout.cli.options import (
+    Span,
+    daemon_options,
+    engine_option,
+    log_options,
+    options,
+    setting,
+)
 from node_timeout.cli.running import (
     FAILURE,
     configure_logs,
@@ -27,9 +34,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(
-    setting("scan_interval", float, "Longest sleep of an idle scanner.", "1", "seconds"),
+    setting("scan_interval", Span(), "Longest sleep of an idle scanner.", "1", "seconds"),
     setting("scan_batch_size", int, "Node runs in one message.", "250", "node runs"),
-    setting("lease_seconds", float, "How long a claim lasts.", "15", "seconds"),
+    setting("lease_seconds", Span(), "How long a claim lasts.", "15", "seconds"),
     daemon_options,
 )
 def scan(**overrides: Any) -> None:
@@ -50,7 +57,7 @@ def scan(**overrides: Any) -> None:
 @options(
     engine_option,
     setting("worker_concurrency", int, "Strategy calls at once.", "64", "calls"),
-    setting("strategy_timeout", float, "Longest strategy call.", "30", "seconds"),
+    setting("strategy_timeout", Span(), "Longest strategy call.", "30", "seconds"),
     setting("max_attempts", int, "Strategy calls before a node run is dead.", "20", "calls"),
     daemon_options,
 )

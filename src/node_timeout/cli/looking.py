@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node_timeout.cli.options import (
-    engine_option,
-    json_option,
-    root_option,
-    seconds,
-)
+from node_timeout.cli.options import Span, engine_option, json_option, root_option
 from node_timeout.cli.running import (
     FAILURE,
     complain,
@@ -117,7 +112,9 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 @click.option("--node", "node_id", help="Runs of this node.")
 @click.option("--version", "version", help="With --node: this version of it.")
 @click.option("--action", help="Runs with this action.")
-@click.option("--due-within", callback=seconds, help="Armed, and due by then: seconds, or as PT1H.")
+@click.option(
+    "--due-within", type=Span(least=0), help="Armed, and due by then: seconds, or as PT1H."
+)
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_PAGE),
@@ -140,6 +137,8 @@ def list_runs(as_json: bool, **which: Any) -> None:
     from node_timeout.cli.tables import print_runs  # noqa: PLC0415
 
     print_runs(page.rows, now)
+    if not page.rows:
+        click.echo("there is no such node run", err=True)
     if page.after:
         click.echo(f"more: --after {page.after}")
 

@@ -11,6 +11,28 @@ from node_timeout.domain.errors import InvalidInputError
 Command = Callable[..., Any]
 
 
+class Span(click.types.FloatParamType):
+    """A number of seconds, or a duration such as PT1H."""
+
+    name = "seconds"
+
+    def __init__(self, least: float | None = None) -> None:
+        self.least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = parse_duration(value) if str(value).startswith("P") else float(value)
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is neither seconds nor a duration such as PT10M", param, ctx)
+        if self.least is not None and seconds < self.least:
+            self.fail(f"{seconds:g} is less than {self.least:g}", param, ctx)
+        return seconds
+
+
 def setting(
     name: str, kind: Any, text: str, default: str, unit: str = ""
 ) -> Callable[[Command], Command]:
@@ -44,18 +66,11 @@ daemon_options = options(
     log_options,
     setting("metrics_host", str, "Address of the metrics port.", "127.0.0.1"),
     setting("metrics_port", int, "Port of /metrics, /healthz, /readyz.", "none"),
-    setting("shutdown_timeout", float, "Time to finish when stopped.", "30", "seconds"),
+    setting("shutdown_timeout", Span(), "Time to finish when stopped.", "30", "seconds"),
 )
 engine_option = setting("engine", str, "Engine adapter to act through.", "none")
 root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    """A number of seconds, or a duration such as PT1H."""
-    if text is None or text.startswith("P"):
-        return duration(context, option, text)
-    return float(click.FloatRange(min=0)(text, option, context))
 
 
 def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:

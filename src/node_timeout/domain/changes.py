@@ -52,6 +52,8 @@ class Verdict(StrEnum):
     """Refused: its time would be longer than ``max_seconds``."""
     NO_CONFIG = "no_config"
     """Refused: there is no config that it could follow."""
+    UNCHANGED = "unchanged"
+    """There was nothing to change: it follows that config already."""
     KEY_USED = "key_used"
     """Refused: this run had another change under the same idempotency key."""
 
@@ -121,7 +123,8 @@ class Reconfigure(Change):
 
     Its action and its payload, and its seconds, counted from where those of before were counted: so
     the deadline moves by their difference, and what changes have added stays. A deadline that would
-    lie in the past is now. A run that follows it already is left alone.
+    move into the past is now, and what that is more counts as added. A run that follows it already
+    is left alone.
     """
 
     kind = HistoryKind.RECONFIGURED
@@ -133,31 +136,38 @@ class Reconfigure(Change):
         config = self.configs.get(row.node)
         if config is None:
             return Verdict.NO_CONFIG
-        deadline = self._deadline(row, config, now)
-        return _over_cap(row, deadline - (row.deadline or deadline), max_seconds)
+        if follows(row, config):
+            return Verdict.UNCHANGED
+        moved = self._deadline(row, config, now) - (row.deadline or 0.0)
+        return _over_cap(row, moved, max_seconds)
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         config = self.configs[row.node]
-        follows = (row.action, row.timeout, row.payload_json)
-        if follows == (config.action, config.timeout, config.payload_json):
-            return None
         deadline = self._deadline(row, config, now)
         new, left = _with_deadline(row, deadline)
-        cut = deadline - self._wanted(row, config)
+        more = deadline - self._wanted(row, config)
         new = replace(
             new,
             action=config.action,
             timeout=config.timeout,
             payload_json=config.payload_json,
-            extended=(row.extended or 0.0) + cut if cut else row.extended,
+            extended=(row.extended or 0.0) + more if more else row.extended,
         )
         return new, f"{config.action} after {config.timeout:.15g} s, {left}"
 
     def _deadline(self, row: LedgerRow, config: TimeoutConfig, now: float) -> float:
-        return _not_past(row, self._wanted(row, config), now)
+        wanted = self._wanted(row, config)
+        moves_back = wanted < (row.deadline or 0.0)
+        return _not_past(row, wanted, now) if moves_back else wanted
 
     def _wanted(self, row: LedgerRow, config: TimeoutConfig) -> float:
         return (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0)
+
+
+def follows(row: LedgerRow, config: TimeoutConfig) -> bool:
+    """Whether a run does what this config of its node says."""
+    said = (config.action, config.timeout, config.payload_json)
+    return (row.action, row.timeout, row.payload_json) == said
 
 
 class Pause(Change):

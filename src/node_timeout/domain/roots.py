@@ -16,7 +16,7 @@ def only_root(node_id: str, roots: Sequence[str]) -> str | None:
     if len(roots) > 1:
         raise AmbiguousNodeError(
             f"node {shown(node_id)} is in several root pipelines, "
-            f"{' and '.join(map(shown, roots))} among them: name one with root_pipeline_id"
+            f"{' and '.join(map(shown, roots))} among them: say which root pipeline is meant"
         )
     return roots[0] if roots else None
 

@@ -140,7 +140,7 @@ class TimedOutNode:
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
     seconds: float | None = None
-    """What its config allowed it when it started."""
+    """What its config allowed it when it started, or when it was reconfigured last."""
     extended: float | None = None
     """Seconds by which changes have moved the deadline since."""
     payload_json: str | None = None
@@ -149,7 +149,7 @@ class TimedOutNode:
 
     @property
     def payload(self) -> Any:
-        """What its config had under ``payload`` when it started, read anew; None without one."""
+        """What that config had under ``payload``, read anew; None without one."""
         return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
@@ -216,7 +216,9 @@ class LedgerRow:
     node_id: str
     version: str
     action: str | None = None
-    """As the config had it when the run started. None: only its leaving is known so far."""
+    """As the config had it when the run started, or was reconfigured last. None: only its leaving
+    is known so far.
+    """
     timeout: float | None = None
     """Seconds; like the action."""
     payload_json: str | None = None
@@ -277,7 +279,7 @@ class HistoryKind(StrEnum):
     EXTENDED = "extended"
     """Its deadline was moved, to a later or an earlier instant."""
     RECONFIGURED = "reconfigured"
-    """It follows another config than the one it has started with."""
+    """It follows its node's config as that was stored then."""
     FIRED = "fired"
     """It was made due at once."""
     DIED = "died"

@@ -129,7 +129,7 @@ def _revision(text: str, asked: Mapping[str, Any]) -> int:
 
 def refusal(report: ChangeReport) -> Problem | None:
     """Why an order for one run was refused; None if it was not, or was for several."""
-    if len(report.runs) != 1 or report.runs[0].verdict is Verdict.DONE:
+    if len(report.runs) != 1 or report.runs[0].verdict in (Verdict.DONE, Verdict.UNCHANGED):
         return None
     run: ChangedRun = report.runs[0]
     revision = None if run.row is None else run.row.revision

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from starlette.responses import RedirectResponse, Response
 
 from node_timeout.app import NodeTimeout
-from node_timeout.domain.changes import OPEN, Verdict
+from node_timeout.domain.changes import OPEN, Verdict, follows
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.instants import lateness
 from node_timeout.domain.lateness import percentiles
@@ -198,8 +198,7 @@ async def run(call: Call) -> Response:
     others = await call.app.find(
         node_id=row.node_id, root_pipeline_id=row.root_pipeline_id, limit=PER_PAGE
     )
-    configs = await call.app.ledger.configs([row.node])
-    newer = _newer(row, configs.get(row.node))
+    newer = await _newer(call.app, row)
     now = await call.app.pool.now()
     return page(
         call,
@@ -218,12 +217,12 @@ async def run(call: Call) -> Response:
     )
 
 
-def _newer(row: LedgerRow, config: TimeoutConfig | None) -> TimeoutConfig | None:
+async def _newer(app: NodeTimeout, row: LedgerRow) -> TimeoutConfig | None:
     """The config that an open run could follow, if it is not the one that it does follow."""
-    if config is None or row.state not in OPEN:
+    if row.state not in OPEN:
         return None
-    follows = (row.action, row.timeout, row.payload_json)
-    return None if follows == (config.action, config.timeout, config.payload_json) else config
+    config = (await app.ledger.configs([row.node])).get(row.node)
+    return None if config is None or follows(row, config) else config
 
 
 async def pipeline(call: Call) -> Response:

@@ -83,7 +83,8 @@ def create_engine(
         engine = create_async_engine(parsed, connect_args=connect_args, **options)
     except (ModuleNotFoundError, NoSuchModuleError, InvalidRequestError) as error:
         raise SettingsError(
-            f"no driver for {read.family} ({named}): {error}; pip install 'node-timeout[{extra}]'"
+            f"no driver for {read.family} ({named}): {error}; pip install 'node-timeout[{extra}]', "
+            "or set it to the database that you use"
         ) from error
     if read.family == "sqlite":
         _prepare_sqlite(engine)

@@ -288,7 +288,7 @@ async def test_a_run_follows_the_config_of_now(ledger: Ledger) -> None:
     assert (entry.detail or "").startswith("notify after 300 s, the deadline is ")
     assert (entry.detail or "").endswith("slow")
     judged = await change(ledger, Reconfigure(), A)
-    assert (judged.verdict, judged.entry) == (Verdict.DONE, None), "it follows that one already"
+    assert (judged.verdict, judged.entry) == (Verdict.UNCHANGED, None)
     await change(ledger, Resume(), run("b"), now=NOW + 1000)
     row = await row_of(ledger, "b")
     assert row.next_at == pytest.approx(NOW + 1030), "of 70 s were 40 used up"
@@ -301,8 +301,24 @@ async def test_a_run_whose_new_deadline_has_passed_is_due_now(ledger: Ledger) ->
     row = await row_of(ledger)
     assert row.deadline == row.next_at == pytest.approx(NOW + 60)
     assert row.extended == pytest.approx(40), "longer than its config has it"
-    taking = await take(ledger, A, now=NOW + 60)
-    assert [node.revision for node in taking.taken] == [1]
+    await configure(ledger, config("a", 100))
+    await change(ledger, Reconfigure(), A, now=NOW + 60)
+    row = await row_of(ledger)
+    assert row.deadline == pytest.approx(NOW + 140)
+    assert row.extended == pytest.approx(40)
+    taking = await take(ledger, A, now=NOW + 140)
+    assert [node.revision for node in taking.taken] == [2]
+
+
+async def test_an_overdue_run_is_given_more_time_in_steps(ledger: Ledger) -> None:
+    """As much as at once: what did not suffice is not lost."""
+    await armed(ledger, "a")
+    for seconds in (150, 300):
+        await configure(ledger, config("a", seconds))
+        await change(ledger, Reconfigure(), A, now=NOW + 200)
+        row = await row_of(ledger)
+        assert row.deadline == row.next_at == pytest.approx(NOW + seconds)
+        assert row.extended is None
 
 
 async def test_a_config_that_is_missing_or_too_long_is_not_followed(ledger: Ledger) -> None:

@@ -30,7 +30,9 @@ SCREENS: dict[str, Callable[[dict[str, str]], str]] = {
     "runs": lambda _: "/runs",
     "run": lambda ids: f"/run?run_id={ids['paused']}",
     "pipeline": lambda _: f"/pipeline?root_pipeline_id={quote(ORDERS)}",
+    "search": lambda _: "/search?q=order",
     "dead": lambda _: "/dead",
+    "letters": lambda _: "/letters",
     "lateness": lambda _: "/lateness",
     "configs": lambda _: "/configs",
     "processes": lambda _: "/processes",
@@ -44,6 +46,10 @@ NODES = {
     "print_label": 3600.0,
     "call_carrier": 0.6,
     "send_mail": 300.0,
+}
+LETTERS = {
+    b'{"schema": 9, "events": []}': "schema 9 is unknown",
+    b"pack_parcel_v1": "node 'pack_parcel' has no config",
 }
 
 
@@ -72,6 +78,8 @@ async def play(app: NodeTimeout) -> dict[str, str]:
     await app.extend("charge_card", "v1", ORDERS, by=600, actor="ann", reason="the bank is slow")
     await app.pause("reserve_stock", "v1", ORDERS, actor="ann", reason="stock-taking until noon")
     await app.node_left("send_mail", "v1", ORDERS)
+    for body, reason in LETTERS.items():
+        await app.exchange.dead_letter(body, reason)
     (paused,) = await app.rows("reserve_stock", ORDERS)
     return {"paused": paused.run_id}
 
@@ -117,6 +125,9 @@ def picture(
                 continue
             driver.get(address.rstrip("/") + path(ids))
             driver.implicitly_wait(2)
+            if name == "letters":
+                driver.find_element("css selector", "button[value=look]").click()
+                driver.find_element("css selector", "button[value=resend]")
             if name == "lateness":
                 driver.find_element("css selector", "#plot canvas")
             suffix = f"-{how}" if how else ""

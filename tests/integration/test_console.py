@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text as sql
 
 from node_timeout.domain.changes import Verdict
@@ -214,6 +215,14 @@ async def test_a_run_s_page_says_which_config_it_could_follow(web: Web) -> None:
     assert newer not in page.text
     (row,) = await app.rows("a")
     assert (row.action, row.timeout) == ("notify", 7200)
+
+
+async def test_dead_letters_of_one_process_are_seen_too(settings: Settings) -> None:
+    """In `dev` no broker names their queue."""
+    alone = settings.model_copy(update={"amqp_url": SecretStr("memory://")})
+    async with serving(alone) as (app, client):
+        await app.exchange.dead_letter(b"two", "not JSON")
+        assert 'value="look"' in (await client.get("/letters")).text
 
 
 async def test_dead_letters_are_sent_again_or_dropped_from_their_page(web: Web) -> None:

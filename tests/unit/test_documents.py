@@ -53,14 +53,15 @@ def test_translations_have_one_word_for_one_thing(chinese: Path) -> None:
     assert re.findall("扫描器|工作进程|接手|(?<!节点)(?<!` )池[中里]", text) == []
 
 
-def test_every_document_is_linked_from_another() -> None:
+def test_every_document_and_picture_is_linked_from_another() -> None:
     linked = {
         (document.parent / target).resolve()
         for document in DOCUMENTS
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
         if "://" not in target
     }
-    assert {path for path in ROOT.glob("docs/**/*.md") if path.resolve() not in linked} == set()
+    there = {*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.png")}
+    assert {path for path in there if path.resolve() not in linked} == set()
 
 
 def test_every_defect_of_the_original_has_a_test_of_its_number() -> None:

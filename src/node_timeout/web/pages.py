@@ -112,11 +112,11 @@ async def letters_page(call: Call, **more: Any) -> Response:
 
 
 async def _dead_letters(call: Call) -> int | None:
+    exchange = call.app.exchange
     try:
-        depths = await call.app.exchange.depths()
+        return (await exchange.depths()).get(exchange.dead_queue, 0)
     except TemporaryError:
         return None
-    return sum(count for queue, count in depths.items() if queue.endswith(".dead"))
 
 
 async def runs_page(

@@ -23,7 +23,7 @@ from node_timeout.web.languages import words
 from node_timeout.web.rendering import REFRESH_SECONDS
 from node_timeout.web.routes import PAGES
 from tests.integration.test_console import HOSTILE
-from tests.integration.test_web_api import Web, armed, dead, serving
+from tests.integration.test_web_api import Web, armed, dead, serving, waiting
 from tests.support import config, configure, id_of, wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -211,6 +211,31 @@ async def test_a_dead_run_is_replayed_and_another_deleted(web: Web, browser: Bro
     await asyncio.to_thread(browser.driver.switch_to.alert.accept)
     await browser.shows(words("en")["dead.none"])
     assert await app.rows("b") == []
+
+
+async def test_dead_letters_are_looked_at_dropped_and_sent_again(
+    web: Web, browser: Browser
+) -> None:
+    app, _ = web
+    for body in (b"one", b"two", b"three"):
+        await app.exchange.dead_letter(body, "not JSON")
+    await wait_until(lambda: waiting(app, 3))
+    await browser.go("/letters")
+    await browser.click("button[value=look]")
+    await browser.shows("not JSON")
+    assert await browser.violations() == []
+    await browser.click("tbody tr:first-child input[name=letter_ids]")
+    await browser.click("button[value=discard]")
+    await asyncio.to_thread(browser.driver.switch_to.alert.accept)
+    await browser.shows(words("en")["letters.done"].format(count=1))
+    await wait_until(lambda: waiting(app, 2))
+    await browser.click("button[value=look]")
+    await browser.shows("not JSON")
+    await browser.run("document.querySelector('select[name=which]').value = 'all'")
+    await browser.click("button[value=resend]")
+    await browser.shows(words("en")["letters.done"].format(count=2))
+    await wait_until(lambda: waiting(app, 0))
+    assert (await app.exchange.depths())[app.settings.dispatch_queue] == 2
 
 
 async def test_two_who_change_one_run_do_not_undo_each_other(web: Web, browser: Browser) -> None:

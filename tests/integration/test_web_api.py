@@ -157,7 +157,7 @@ async def test_runs_are_found_page_by_page(web: Web) -> None:
         assert len(due["runs"]) == 5
     for query_text, says in (
         ("due_within=P1M", "write days"),
-        ("due_within=soon", "not a number"),
+        ("due_within=soon", "neither seconds nor a duration"),
         ("state=gone", "is none of"),
         ("sate=armed", "did you mean 'state'"),
         ("limit=many", "not a number"),

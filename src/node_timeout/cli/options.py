@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.durations import parse_duration, parse_seconds
 from node_timeout.domain.errors import InvalidInputError
 
 Command = Callable[..., Any]
@@ -23,11 +23,9 @@ class Span(click.types.FloatParamType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            seconds = parse_duration(value) if str(value).startswith("P") else float(value)
+            seconds = parse_seconds(str(value))
         except InvalidInputError as error:
             self.fail(str(error), param, ctx)
-        except ValueError:
-            self.fail(f"{value!r} is neither seconds nor a duration such as PT10M", param, ctx)
         if self.least is not None and seconds < self.least:
             self.fail(f"{seconds:g} is less than {self.least:g}", param, ctx)
         return seconds

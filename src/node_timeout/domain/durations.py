@@ -41,6 +41,18 @@ def parse_duration(text: object) -> float:
     raise InvalidInputError(f"{shown(text)} is no duration such as PT10M, PT1H30M, P1D or P2W")
 
 
+def parse_seconds(text: str) -> float:
+    """A number of seconds, or a duration. Raises `InvalidInputError`."""
+    if text.startswith("P"):
+        return parse_duration(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(
+            f"{shown(text)} is neither seconds nor a duration such as PT10M"
+        ) from None
+
+
 def duration_text(seconds: float) -> str:
     """What `parse_duration` reads as so many seconds; below none with a sign in front."""
     if not math.isfinite(seconds):

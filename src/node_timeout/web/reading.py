@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
-from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.durations import parse_seconds
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import did_you_mean, shown
 from node_timeout.web.problems import Problem
@@ -94,10 +94,8 @@ def require_known(given: Mapping[str, Any], known: Collection[str], what: str) -
 
 def span_of(text: str, name: str) -> float:
     """A number of seconds, or an ISO 8601 duration."""
-    if not text.startswith("P"):
-        return float(number_of(text, name))
     try:
-        return parse_duration(text)
+        return parse_seconds(text)
     except InvalidInputError as error:
         raise Problem(400, f"{name}: {error}") from None
 

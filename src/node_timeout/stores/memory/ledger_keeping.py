@@ -58,7 +58,7 @@ class MemoryKeeping(MemoryDirectory):
     async def change(self, order: Order, run_ids: Sequence[str], now: float) -> dict[str, Judged]:
         judged: dict[str, Judged] = {}
         if order.asks_configs:
-            order = order.told({node: config for node, (config, _) in self._configs.items()})
+            order = order.told(await self.configs([row.node for row in self._known(run_ids)]))
         for run_id in sorted(set(run_ids)):
             entries = self._history.get(run_id, [])
             kinds = {entry.idempotency_key: entry.kind for entry in entries}

@@ -8,4 +8,5 @@ from node_timeout.testing.contracts.ledger.configs import *
 from node_timeout.testing.contracts.ledger.events import *
 from node_timeout.testing.contracts.ledger.keeping import *
 from node_timeout.testing.contracts.ledger.outcomes import *
+from node_timeout.testing.contracts.ledger.reconfiguring import *
 from node_timeout.testing.contracts.ledger.takings import *

@@ -3,11 +3,13 @@
 from typing import Any
 
 from node_timeout.domain.changes import Change, Judged, Order
-from node_timeout.domain.run import DueRun, NodeRun, Outcome, RunState, TimedOutNode
+from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports.ledger import Ledger, Retention, Taking
+from node_timeout.testing.words import config, configure, run, started
 
 NOW = 1_795_448_948.419_445_3
 LEASE = 60.0
+A = run("a")
 
 
 def order(change: Change, **conditions: Any) -> Order:
@@ -49,3 +51,13 @@ async def record(
 
 async def purge(ledger: Ledger, now: float, retention: Retention, limit: int = 10) -> int:
     return await ledger.purge(await ledger.purgeable(now, retention, limit), now, retention)
+
+
+async def armed(ledger: Ledger, *node_ids: str, seconds: float = 100) -> None:
+    await configure(ledger, *(config(each, seconds) for each in node_ids))
+    await ledger.arm(started([run(each) for each in node_ids]), NOW)
+
+
+async def row_of(ledger: Ledger, node_id: str = "a") -> LedgerRow:
+    (row,) = await ledger.rows(node_id)
+    return row

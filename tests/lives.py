@@ -8,13 +8,13 @@ from node_timeout.domain.changes import (
     Discard,
     Extend,
     Fire,
-    Order,
     Pause,
     Reconfigure,
     Replay,
     Resume,
 )
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.orders import Order
 from node_timeout.domain.run import LedgerRow, Node, Outcome, RunState, StoppedBy, TimedOutNode
 from node_timeout.domain.timeout_config import TimeoutConfig
 

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from node_timeout.domain import changes, leaving, lifecycle
-from node_timeout.domain.changes import Discard, Verdict
+from node_timeout.domain import leaving, lifecycle
+from node_timeout.domain.changes import OPEN, Discard, Verdict
 from node_timeout.domain.events import NodeLeft
+from node_timeout.domain.orders import judge
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.ports.ledger import Ledger
@@ -169,7 +170,7 @@ async def test_leaving(ledger: Ledger, data: st.DataObject, now: float) -> None:
         own = {
             run: row
             for run, row in own.items()
-            if row.state in changes.OPEN
+            if row.state in OPEN
             or (row.state is RunState.EXECUTING and (row.deadline or 0.0) > now)
             or run.version in {each.version for each in named if each}
         }
@@ -189,10 +190,10 @@ async def test_changing(ledger: Ledger, data: st.DataObject, now: float, twice: 
     order = data.draw(orders())
     expected: list[LedgerRow] = []
     for row in before:
-        judged = changes.judge(order, row, now)
+        judged = judge(order, row, now)
         if twice and judged.row is not None:
             had = order.change.kind if judged.entry and order.idempotency_key else None
-            judged = changes.judge(order, judged.row, now, had)
+            judged = judge(order, judged.row, now, had)
         is_gone = isinstance(order.change, Discard) and judged.verdict is Verdict.DONE
         if judged.row is not None and not is_gone:
             expected.append(judged.row)

@@ -10,16 +10,15 @@ from node_timeout.domain.changes import (
     Discard,
     Extend,
     Fire,
-    Order,
     Pause,
     Reconfigure,
     Replay,
     Resume,
     Verdict,
     follows,
-    judge,
 )
 from node_timeout.domain.lifecycle import take
+from node_timeout.domain.orders import Order, judge
 from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
 from node_timeout.domain.taking import Lease, Taken
 from tests.lives import INSTANTS, orders, rows

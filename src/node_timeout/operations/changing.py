@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from node_timeout import metrics
-from node_timeout.domain import changes
-from node_timeout.domain.changes import Cancel, Change, Judged, Order, Verdict
+from node_timeout.domain import orders
+from node_timeout.domain.changes import Cancel, Change, Verdict
 from node_timeout.domain.errors import InvalidInputError, PoolUnavailableError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.orders import Judged, Order
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState, foreign_member
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.operations.choosing import Choice, order_of
@@ -202,7 +203,7 @@ async def _tried(
     rows = {row.run_id: row for row in await ledger.rows_of(run_ids)}
     if order.asks_configs:
         order = order.told(await ledger.configs([row.node for row in rows.values()]))
-    judged = {run_id: changes.judge(order, rows.get(run_id), now) for run_id in run_ids}
+    judged = {run_id: orders.judge(order, rows.get(run_id), now) for run_id in run_ids}
     # What is shown is the run as it is.
     return {
         run_id: Judged(verdict=each.verdict, row=rows.get(run_id))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from node_timeout.domain.changes import MAX_KEY_LENGTH, Change, Extend, Order
+from node_timeout.domain.changes import Change, Extend
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.orders import MAX_KEY_LENGTH, Order
 from node_timeout.domain.roots import only_root
 from node_timeout.domain.run import MAX_VERSION_LENGTH, RunState, id_problem
 from node_timeout.ports.directory import RunFilter

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from node_timeout.domain.changes import Judged, Order
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.orders import Judged, Order
 from node_timeout.domain.run import (
     DueRun,
     ForeignRun,
@@ -213,7 +213,7 @@ class Ledger(Directory, Protocol):
         ...
 
     async def change(self, order: Order, run_ids: Sequence[str], now: float) -> dict[str, Judged]:
-        """Carry out what somebody orders, as `node_timeout.domain.changes.judge` has it; return
+        """Carry out what somebody orders, as `node_timeout.domain.orders.judge` has it; return
         what became of each run.
 
         Each row is judged once nobody else is changing it, and if the order asks for them, by the

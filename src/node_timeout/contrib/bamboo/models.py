@@ -16,8 +16,8 @@ from django.db.models.signals import pre_save
 from django.utils.translation import gettext_lazy as _
 
 from node_timeout.domain import run_id
-from node_timeout.domain.changes import MAX_KEY_LENGTH
 from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.domain.orders import MAX_KEY_LENGTH
 from node_timeout.domain.run import (
     MAX_ID_LENGTH,
     MAX_TRACE_LENGTH,

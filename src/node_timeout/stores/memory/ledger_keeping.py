@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from node_timeout.domain import changes
-from node_timeout.domain.changes import Discard, Judged, Order, Verdict
+from node_timeout.domain import orders
+from node_timeout.domain.changes import Discard, Verdict
+from node_timeout.domain.orders import Judged, Order
 from node_timeout.domain.run import CLOSED, DueRun, LedgerRow, RunState, StoppedBy
 from node_timeout.ports.ledger import Retention
 from node_timeout.stores.memory.ledger_directory import MemoryDirectory, finished_at
@@ -63,7 +64,7 @@ class MemoryKeeping(MemoryDirectory):
             entries = self._history.get(run_id, [])
             kinds = {entry.idempotency_key: entry.kind for entry in entries}
             had = kinds.get(order.idempotency_key) if order.idempotency_key else None
-            each = changes.judge(order, self._rows.get(run_id), now, had)
+            each = orders.judge(order, self._rows.get(run_id), now, had)
             if each.entry is not None and each.row is not None:
                 self._store([each.row])
                 self._note([each.entry])

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from node_timeout.domain import changes
-from node_timeout.domain.changes import Discard, Judged, Order, Verdict
+from node_timeout.domain import orders
+from node_timeout.domain.changes import Discard, Verdict
+from node_timeout.domain.orders import Judged, Order
 from node_timeout.domain.run import HistoryKind, RunState
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_tracking import LedgerTracking
@@ -31,7 +32,7 @@ class LedgerChanging(LedgerTracking):
                 nodes = [row.node for row in rows.values()]
                 order = order.told(await self._configs(connection, nodes))
             here = {
-                run_id: changes.judge(order, rows.get(run_id), now, had.get(run_id))
+                run_id: orders.judge(order, rows.get(run_id), now, had.get(run_id))
                 for run_id in chunk
             }
             changed = [each for each in here.values() if each.entry is not None]

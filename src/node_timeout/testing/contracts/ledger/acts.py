@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from node_timeout.domain.changes import Change, Judged, Order
+from node_timeout.domain.changes import Change
+from node_timeout.domain.orders import Judged, Order
 from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, Outcome, RunState, TimedOutNode
 from node_timeout.ports.ledger import Ledger, Retention, Taking
 from node_timeout.testing.words import config, configure, run, started

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -70,7 +70,11 @@ class Browser:
         wait = WebDriverWait(
             self.driver, SECONDS, ignored_exceptions=[StaleElementReferenceException]
         )
-        await asyncio.to_thread(lambda: wait.until(done))
+        try:
+            await asyncio.to_thread(lambda: wait.until(done))
+        except TimeoutException:
+            text = await self.run("return document.body.innerText")
+            pytest.fail(f"not within {SECONDS} s at {self.driver.current_url}:\n{text}")
 
     async def violations(self) -> list[str]:
         """What axe-core finds, and whatever the browser has complained of."""
@@ -182,6 +186,7 @@ async def test_a_run_is_extended_paused_reconfigured_resumed_and_fired(
     await browser.go("/")
     if language == "zh":
         await browser.click("button[name=language][value=zh]")
+        await browser.shows(say["theme.note"])
     await browser.go(f"/run?run_id={id_of('a')}")
     for change in ("extend", "pause", "reconfigure", "resume", "fire"):
         await browser.type(".steer input[name=reason]", f"because of {change}")
@@ -262,6 +267,19 @@ async def test_a_list_refreshes_unless_something_is_selected(web: Web, browser: 
     assert not await _has(browser, id_of("third"))
     await browser.click("input[name=run_ids]:checked")
     await wait_until(lambda: _has(browser, id_of("third")), SECONDS)
+    await armed(app, "fourth")
+    await browser.run(BEGUN_WHILE_UNDER_WAY)
+    await wait_until(lambda: browser.run("return window.answered"), SECONDS)
+    assert await browser.run("return document.querySelector('input[name=run_ids]').checked")
+    assert not await _has(browser, id_of("fourth"))
+
+
+BEGUN_WHILE_UNDER_WAY = """
+    document.body.addEventListener("htmx:afterOnLoad", () => { window.answered = true; });
+    const where = { target: "#live", select: "#live", swap: "outerHTML" };
+    htmx.ajax("GET", location.href, where);
+    document.querySelector("input[name=run_ids]").checked = true;
+"""
 
 
 async def _has(browser: Browser, run_id: str) -> bool:

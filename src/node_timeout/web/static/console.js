@@ -86,9 +86,9 @@
     document.addEventListener("change", selectAll);
     document.addEventListener("submit", confirmFirst);
     document.body.addEventListener("htmx:afterSwap", () => showTimes(document));
-    // An error page is no list: what is there stays.
+    // An error page is no list, and somebody may have begun while the answer was under way: what is there stays.
     document.body.addEventListener("htmx:beforeSwap", (event) => {
-      if (event.detail.xhr.status !== 200) event.detail.shouldSwap = false;
+      if (event.detail.xhr.status !== 200 || isBusy()) event.detail.shouldSwap = false;
     });
     const live = document.querySelector("#live[data-refresh]");
     if (live !== null) refresh(live);

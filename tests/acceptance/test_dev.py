@@ -69,7 +69,8 @@ async def test_the_sample_has_a_node_that_hangs_and_a_run_to_replay(
             hanging, dead = blocking.rows("deploy")[-1], blocking.rows("send_invoice")[-1]
             assert (hanging.state, hanging.timeout) == ("armed", 600)
             assert dead.state == "dead"
-            assert len(blocking.rows("deploy")) == restarts + 1
+            assert len(blocking.rows("deploy")) == 1, "one that hangs is enough"
+            assert len(blocking.rows("send_invoice")) == restarts + 1
             report = blocking.replay(run_ids=[dead.run_id], reason="it answers now")
             assert report.done == 1
             await wait_until(lambda: blocking.rows("send_invoice")[-1].state == "handled")

@@ -198,6 +198,23 @@ async def test_a_run_is_extended_paused_reconfigured_resumed_and_fired(
     assert [entry.actor for entry in await app.history([row.run_id])] == ["local user"] * 5
 
 
+async def test_a_slip_in_a_duration_takes_no_reason_away(web: Web, browser: Browser) -> None:
+    app, _ = web
+    await armed(app, "a")
+    await browser.go(f"/run?run_id={id_of('a')}")
+    for wrong in ("ten minutes", "10m"):
+        await browser.type(".steer input[name=reason]", "it is slow")
+        await browser.type(".steer input[name=by]", wrong)
+        await browser.click("button[value=extend]")
+        kept = "return document.querySelector('.steer input[name=reason]').value"
+        assert await browser.run(kept) == "it is slow"
+        assert not await browser.run("return document.querySelector('.steer').checkValidity()")
+    for right in ("-PT5M", "P1DT1H", "PT0.5S", "P2W", "90", "-90.5"):
+        await browser.type(".steer input[name=by]", right)
+        assert await browser.run("return document.querySelector('.steer').checkValidity()"), right
+    assert (await app.rows("a"))[0].revision == 0
+
+
 async def test_a_dead_run_is_replayed_and_another_deleted(web: Web, browser: Browser) -> None:
     app, _ = web
     await dead(app, "a", "b")

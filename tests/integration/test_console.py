@@ -188,13 +188,27 @@ async def test_a_run_is_changed_from_its_own_page(web: Web) -> None:
     assert nothing.status_code == 400
     unsaid = await post(client, "/run/change", run_id=id_of("a"), change="resume", reason=" ")
     assert (unsaid.status_code, "reason is missing" in unsaid.text) == (400, True)
+    plain = await post(client, "/run/change", **one, change="extend", by="600")
+    assert words("en")["verdict.done"] in plain.text, "seconds, as the command line takes them"
     wrong = await post(client, "/run/change", **one, change="extend", by="ten minutes")
     assert "no duration such as PT10M" in wrong.text
     assert f'href="/run?run_id={id_of("a")}"' in wrong.text, "back, to try again"
     gone = await client.get(f"/run?run_id={id_of('never')}")
     assert (gone.status_code, words("en")["run.missing"] in gone.text) == (404, True)
     kinds = [entry.kind for entry in await app.history([id_of("a")])]
-    assert kinds == [HistoryKind.EXTENDED, HistoryKind.PAUSED]
+    assert kinds == [HistoryKind.EXTENDED, HistoryKind.PAUSED, HistoryKind.EXTENDED]
+
+
+async def test_how_much_time_is_left_stands_beside_the_instant(web: Web) -> None:
+    app, client = web
+    await configure(app.ledger, config("a", 600))
+    await app.node_started("a", "v1")
+    for path in ("/runs", f"/run?run_id={id_of('a')}"):
+        text = (await client.get(path)).text
+        assert re.search(r"in (10 min|9 min [0-9]+ s)<", text), path
+    client.headers["accept-language"] = "zh"
+    assert re.search("(10 分|9 分 [0-9]+ 秒)后<", (await client.get("/runs")).text)
+    assert words("zh")["who.local"] in (await client.get("/runs")).text
 
 
 async def test_a_run_s_page_says_which_config_it_could_follow(web: Web) -> None:

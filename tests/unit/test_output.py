@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from node_timeout.cli.output import row_text
+from node_timeout.cli.output import end_text, row_text
 from node_timeout.cli.reading import STANDARD_INPUT, read_json
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.instants import utc
-from node_timeout.domain.run import LedgerRow, RunState, TimedOutNode
+from node_timeout.domain.run import LedgerRow, RunState, StoppedBy, TimedOutNode
 from node_timeout.operations.forms import json_text, row_as_dict
 from node_timeout.strategies.webhook import cloud_event
 
@@ -116,3 +116,33 @@ def test_an_instant_in_the_calendar_is_written_out() -> None:
     assert instant is not None
     assert instant.isoformat() == "1970-01-01T00:00:00.500000+00:00"
     assert [utc(each) for each in INSTANTS] == [None] * len(INSTANTS)
+
+
+@pytest.mark.parametrize(
+    ("state", "stopped_by", "line"),
+    [
+        (RunState.HANDLED, None, "  1970-01-01T00:00:09Z handled"),
+        (RunState.STALE, None, "  1970-01-01T00:00:09Z stale"),
+        (RunState.CANCELLED, StoppedBy.ENGINE, "  1970-01-01T00:00:09Z cancelled"),
+        (RunState.CANCELLED, StoppedBy.OPERATOR, None),
+        (RunState.DEAD, None, None),
+    ],
+)
+def test_a_plain_end_is_the_last_line(
+    state: RunState, stopped_by: StoppedBy | None, line: str | None
+) -> None:
+    row = LedgerRow(
+        node_id="n",
+        version="v",
+        root_pipeline_id="r",
+        action="webhook",
+        state=state,
+        stopped_by=stopped_by,
+        started_at=None,
+        deadline=1.0,
+        next_at=None,
+        attempts=0,
+        finished_at=9.0,
+        message="",
+    )
+    assert end_text(row) == line

@@ -209,7 +209,7 @@ def lateness(limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
 def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_json: bool) -> int:
     """What the ledger knows of NODE_ID, version by version, with its history."""
-    from node_timeout.cli.output import entry_text, row_text  # noqa: PLC0415
+    from node_timeout.cli.output import end_text, entry_text, row_text  # noqa: PLC0415
     from node_timeout.operations.forms import (  # noqa: PLC0415
         history_as_dict,
         json_text,
@@ -231,7 +231,8 @@ def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_jso
             history = [history_as_dict(entry) for entry in own]
             click.echo(json_text(row_as_dict(row, now) | {"history": history}))
         else:
-            click.echo("\n".join([row_text(row, now), *map(entry_text, own)]))
+            lines = [row_text(row, now), *map(entry_text, own), end_text(row)]
+            click.echo("\n".join(filter(None, lines)))
     if not rows:
         return complain(f"no such run of node {node_id!r} is in the ledger", FAILURE)
     return 0

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from node_timeout.domain.durations import duration_text
+from node_timeout.domain.history import plain_end
 from node_timeout.domain.instants import instant_text, lateness
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def entry_text(entry: "HistoryEntry") -> str:
     parts += [f"attempt {entry.attempt}"] if entry.attempt else []
     parts += [f"by {entry.actor}"] if entry.actor else []
     return printable(", ".join([*parts, *filter(None, [entry.detail])]))
+
+
+def end_text(row: "LedgerRow") -> str | None:
+    """The last line of that history, if the run ended without one of its own; else None."""
+    ended_at = plain_end(row)
+    return None if ended_at is None else f"  {instant_text(ended_at)} {row.state}"
 
 
 def printable(text: str) -> str:

@@ -11,6 +11,7 @@ from node_timeout.domain.run import (
     NodeRun,
     Outcome,
     RunState,
+    StoppedBy,
 )
 
 
@@ -66,6 +67,13 @@ def of_outcome(outcome: Outcome, now: float) -> HistoryEntry | None:
 def of_late_result(outcome: Outcome, now: float) -> HistoryEntry:
     """Of one that came after the lease, and was not recorded."""
     return _entry(outcome, HistoryKind.LATE_RESULT, now)
+
+
+def plain_end(row: LedgerRow) -> float | None:
+    """When the run ended, Unix seconds, if it did so without a line of its own; else None."""
+    by_engine = row.state is RunState.CANCELLED and row.stopped_by is StoppedBy.ENGINE
+    is_plain = by_engine or row.state in (RunState.HANDLED, RunState.STALE)
+    return row.finished_at if is_plain else None
 
 
 def _entry(outcome: Outcome, kind: HistoryKind, now: float) -> HistoryEntry:

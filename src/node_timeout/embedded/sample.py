@@ -3,9 +3,10 @@
 import uuid
 
 from node_timeout.app import NodeTimeout
+from node_timeout.domain.changes import OPEN
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import NodeRun, Outcome, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
 
 ROOT = "sample_pipeline"
 HANGING, GIVEN_UP = "deploy", "send_invoice"
@@ -14,24 +15,41 @@ WHY = "given up: the engine did not answer"
 
 
 async def add_sample(app: NodeTimeout) -> None:
-    """Before the services start; each call adds new versions of both nodes.
+    """Before the services start: each of the two, unless an earlier one is still to be seen.
 
     Raises `LedgerUnavailableError`, and `SettingsError` if a setting allows no such timeouts.
     """
-    version = uuid.uuid4().hex[:8]
-    activities = {
-        node_id: {
-            "type": "ServiceActivity",
-            "timeout_config": {"enable": True, "action": "forced_fail", "seconds": seconds},
-        }
-        for node_id, seconds in SECONDS.items()
-    }
-    created = await app.batch_create_node_timeout_config(ROOT, {"activities": activities})
+    now = await app.pool.now()
+    if not any(row.state in OPEN and _is_due_after(row, now) for row in await _rows(app, HANGING)):
+        await _configure(app, HANGING)
+        await app.node_started(HANGING, _version(), ROOT)
+    if not any(row.state is RunState.DEAD for row in await _rows(app, GIVEN_UP)):
+        await _configure(app, GIVEN_UP)
+        await _give_up(app, now)
+
+
+def _version() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _is_due_after(row: LedgerRow, now: float) -> bool:
+    return row.deadline is not None and row.deadline > now
+
+
+async def _rows(app: NodeTimeout, node_id: str) -> list[LedgerRow]:
+    return list(await app.rows(node_id, ROOT))
+
+
+async def _configure(app: NodeTimeout, node_id: str) -> None:
+    config = {"enable": True, "action": "forced_fail", "seconds": SECONDS[node_id]}
+    activity = {"type": "ServiceActivity", "timeout_config": config}
+    created = await app.batch_create_node_timeout_config(ROOT, {"activities": {node_id: activity}})
     if not created["result"]:
         raise SettingsError(f"the sample cannot be made: {created['message']}")
-    await app.node_started(HANGING, version, ROOT)
-    run = NodeRun(root_pipeline_id=ROOT, node_id=GIVEN_UP, version=version)
-    now = await app.pool.now()
+
+
+async def _give_up(app: NodeTimeout, now: float) -> None:
+    run = NodeRun(root_pipeline_id=ROOT, node_id=GIVEN_UP, version=_version())
     due = await app.ledger.arm([NodeStarted.of(run, happened_at=now - 60)], now)
     taking = await app.ledger.take(due, now=now, lease_seconds=60, max_attempts=1)
     outcomes = [Outcome(node=node, state=RunState.DEAD, message=WHY) for node in taking.taken]

@@ -1,5 +1,6 @@
 """What is done from the console: changes of runs, logging in and out, choosing a language."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from node_timeout.web.sessions import COOKIE, SESSION_SECONDS
 
 YEAR = 365 * 86400
 ALL = "all"
+SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]+)?")
 
 
 async def change_run(call: Call) -> Response:
@@ -117,7 +119,8 @@ def _order(name: str, form: Mapping[str, str]) -> dict[str, Any]:
         raise Problem(400, "choose what is to be done")
     said: dict[str, Any] = {"reason": form.get("reason", "").strip()}
     if name == "extend":
-        said["by"] = form.get("by", "").strip()
+        by = form.get("by", "").strip()
+        said["by"] = float(by) if SECONDS.fullmatch(by) else by
     return said
 
 

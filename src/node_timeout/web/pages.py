@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.changes import OPEN, Verdict, follows
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
+from node_timeout.domain.history import plain_end
 from node_timeout.domain.instants import lateness
 from node_timeout.domain.lateness import percentiles
 from node_timeout.domain.run import LedgerRow, RunState, id_problem
@@ -209,6 +210,7 @@ async def run(call: Call) -> Response:
         left=None if row.paused_at is None else (row.deadline or row.paused_at) - row.paused_at,
         entries=entries,
         history_more=more,
+        ended_at=plain_end(row),
         others=[each for each in others.rows if each.run_id != row.run_id],
         changes=[each for each in ABLE.get(row.state, ()) if newer or each != "reconfigure"],
         said=said if change in CHANGES and said in VERDICTS else None,

@@ -14,6 +14,8 @@ from node_timeout.web.api import Call
 from node_timeout.web.languages import LANGUAGES, language_of, say_in, words
 
 REFRESH_SECONDS = 5
+SPAN_PATTERN = r"-?(P[0-9WDTHMS.]+|[0-9]+(\.[0-9]+)?)"
+"""What a field for a span of time takes, so that a slip is said before the form is sent."""
 NAVIGATION = (
     ("overview", "/"),
     ("runs", "/runs"),
@@ -41,6 +43,7 @@ def _templates(language: str) -> Environment:
         "languages": [(each, words(each)["language"]) for each in LANGUAGES],
         "navigation": NAVIGATION,
         "refresh_seconds": REFRESH_SECONDS,
+        "span_pattern": SPAN_PATTERN,
     }
     environment.filters |= {name: partial(_with, look, say) for name, look in LOOKS.items()}
     environment.filters["payload"] = views.payload

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from node_timeout.domain.errors import TemporaryError as TemporaryError
     from node_timeout.domain.errors import UnreadableMessageError as UnreadableMessageError
     from node_timeout.domain.events import NodeStarted as NodeStarted
-    from node_timeout.domain.run import HistoryEntry as HistoryEntry
-    from node_timeout.domain.run import HistoryKind as HistoryKind
+    from node_timeout.domain.history import HistoryEntry as HistoryEntry
+    from node_timeout.domain.history import HistoryKind as HistoryKind
     from node_timeout.domain.run import LedgerRow as LedgerRow
     from node_timeout.domain.run import NodeRun as NodeRun
     from node_timeout.domain.run import RunState as RunState

@@ -18,14 +18,10 @@ from node_timeout.domain.changes import (
 )
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.ids import check_ids
 from node_timeout.domain.lateness import MAX_ENDINGS
-from node_timeout.domain.run import (
-    HistoryEntry,
-    LedgerRow,
-    Node,
-    RunState,
-    check_ids,
-)
+from node_timeout.domain.run import LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig, apply_configs
 from node_timeout.domain.tokens import Role, Token
 from node_timeout.operations import (

@@ -17,8 +17,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 from node_timeout.app import Left, NodeTimeout, Run
 from node_timeout.domain.errors import GreenThreadsError, NodeTimeoutError, TemporaryError
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.lateness import MAX_ENDINGS
-from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.domain.run import LedgerRow
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.operations.choosing import Asked
 from node_timeout.operations.give_back import GiveBackReport

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from node_timeout import NodeTimeout
-from node_timeout.domain.run import HistoryKind, RunState
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import RunState
 from node_timeout.settings import Settings
 from tests.acceptance.conftest import EngineSide, Start, environment
 from tests.support import config, id_of, tree_of, wait_until

@@ -11,8 +11,9 @@ from redis import Redis
 
 from node_timeout.domain.errors import AmbiguousNodeError, InvalidInputError, InvalidNodeRunError
 from node_timeout.domain.events import NodeLeft
+from node_timeout.domain.history import HistoryKind
 from node_timeout.domain.leaving import leave
-from node_timeout.domain.run import HistoryKind, LedgerRow, RunState, foreign_member
+from node_timeout.domain.run import LedgerRow, RunState, foreign_member
 from node_timeout.domain.timeout_config import TimeoutConfig
 from tests.bamboo.house import House
 from tests.lives import leavings, rows

@@ -78,7 +78,8 @@ from node_timeout.domain.changes import (
     Verdict,
 )
 from node_timeout.domain.errors import PoolUnavailableError
-from node_timeout.domain.run import DueRun, HistoryKind, RunState, StoppedBy, TimedOutNode
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import DueRun, RunState, StoppedBy, TimedOutNode
 from node_timeout.handling.recorder import WorkReport
 from node_timeout.operations.changing import ChangeReport
 from node_timeout.ports.pool import Claim

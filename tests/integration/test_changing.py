@@ -11,8 +11,9 @@ from node_timeout.dispatch import reconciler as room
 from node_timeout.domain import changes
 from node_timeout.domain.changes import Cancel, Change, Extend, Fire, Pause, Resume, Verdict
 from node_timeout.domain.errors import InvalidInputError, PoolUnavailableError
+from node_timeout.domain.history import HistoryKind
 from node_timeout.domain.orders import Order
-from node_timeout.domain.run import DueRun, HistoryKind, LedgerRow, RunState, TimedOutNode
+from node_timeout.domain.run import DueRun, LedgerRow, RunState, TimedOutNode
 from node_timeout.operations.changing import MAX_FOUND, ChangeReport, change
 from node_timeout.operations.choosing import order_of
 from node_timeout.ports.directory import RunFilter

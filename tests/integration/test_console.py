@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from sqlalchemy import text as sql
 
 from node_timeout.domain.changes import Verdict
-from node_timeout.domain.run import HistoryKind, Outcome, RunState
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.domain.tokens import Role
 from node_timeout.settings import Settings
 from node_timeout.web import pages

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from node_timeout.domain.errors import LedgerUnavailableError
-from node_timeout.domain.run import DueRun, HistoryKind, NodeRun, RunState, TimedOutNode
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import DueRun, NodeRun, RunState, TimedOutNode
 from node_timeout.runtime.loop import Health
 from node_timeout.stores.memory.exchange import MemoryExchange
 from node_timeout.stores.redis.pool import RedisPool

@@ -15,7 +15,8 @@ from sqlalchemy import text as sql
 
 from node_timeout import NodeTimeout
 from node_timeout.domain.errors import SettingsError
-from node_timeout.domain.run import HistoryKind, Outcome, RunState
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Role, hash_of
 from node_timeout.settings import Settings

@@ -17,9 +17,11 @@ from node_timeout.domain.errors import (
     StrategyRefusedError,
     TemporaryError,
 )
-from node_timeout.domain.run import DueRun, ForeignRun, HistoryKind, RunState, TimedOutNode
-from node_timeout.handling.attempt import LONGEST_WAIT_SECONDS, Limits
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import DueRun, ForeignRun, RunState, TimedOutNode
+from node_timeout.handling.attempt import Limits
 from node_timeout.handling.breaker import Breaker
+from node_timeout.handling.outcomes import LONGEST_WAIT_SECONDS
 from node_timeout.handling.prefetch import FEW
 from node_timeout.handling.recorder import WorkReport
 from node_timeout.handling.routes import Routes

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from node_timeout.domain import run_id
 from node_timeout.domain.errors import InvalidNodeRunError
-from node_timeout.domain.run import ForeignRun, NodeRun, check_ids
+from node_timeout.domain.ids import check_ids
+from node_timeout.domain.run import ForeignRun, NodeRun
 
 text = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(
     lambda value: value == value.strip()

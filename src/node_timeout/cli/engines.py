@@ -31,7 +31,7 @@ def check_engine(
     URL, token and signing key are those of the settings unless given. Without a node nothing in the
     engine is touched. Exit code 1 if a rule is broken.
     """
-    from node_timeout.domain.run import check_ids  # noqa: PLC0415
+    from node_timeout.domain.ids import check_ids  # noqa: PLC0415
     from node_timeout.testing import conformance  # noqa: PLC0415
     from node_timeout.testing.http_conformance import check_http_engine  # noqa: PLC0415
     from node_timeout.testing.words import timed_out  # noqa: PLC0415

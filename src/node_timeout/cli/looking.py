@@ -26,7 +26,8 @@ from node_timeout.urls.redaction import redact
 
 if TYPE_CHECKING:
     from node_timeout.app import NodeTimeout
-    from node_timeout.domain.run import HistoryEntry, LedgerRow
+    from node_timeout.domain.history import HistoryEntry
+    from node_timeout.domain.run import LedgerRow
     from node_timeout.ports.directory import RunPage
 
 PAUSE_SECONDS = (0.1, 86400.0)

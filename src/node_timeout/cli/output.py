@@ -9,7 +9,8 @@ from node_timeout.domain.history import plain_end
 from node_timeout.domain.instants import instant_text, lateness
 
 if TYPE_CHECKING:
-    from node_timeout.domain.run import HistoryEntry, LedgerRow
+    from node_timeout.domain.history import HistoryEntry
+    from node_timeout.domain.run import LedgerRow
     from node_timeout.status import Status
 
 

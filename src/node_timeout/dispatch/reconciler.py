@@ -25,6 +25,7 @@ import time
 from collections.abc import Collection
 
 from node_timeout import metrics
+from node_timeout.dispatch.purging import purge
 from node_timeout.dispatch.redispatch import Redispatch
 from node_timeout.dispatch.reports import ReconcileReport
 from node_timeout.domain.errors import ExchangeUnavailableError
@@ -131,7 +132,8 @@ class Reconciler:
         elif clock() >= self._next_rescue_at:
             self._next_rescue_at = self._next(await self._rescue(report), self._sweep_pause, report)
         if clock() >= self._next_purge_at:
-            self._next_purge_at = self._next(await self._purge(report), self._sweep_pause, report)
+            is_full = await purge(self._ledger, self._pool, self._retention, BATCH_SIZE, report)
+            self._next_purge_at = self._next(is_full, self._sweep_pause, report)
         if clock() >= self._next_look_at and not self._data_lost:
             await self._look(report)
             self._next_look_at = clock() + LOOK_SECONDS
@@ -223,24 +225,6 @@ class Reconciler:
             logger.debug("the queues may hold what is overdue: %s", error)
             return True
         return False
-
-    async def _purge(self, report: ReconcileReport) -> bool:
-        """One page of closed rows and one of configs past their retention; whether one was full.
-
-        Runs leave the pool first: a leaving may have crossed with the arming there, and of a member
-        whose row is gone nobody could tell what it was.
-        """
-        now = await self._pool.now()
-        run_ids = await self._ledger.purgeable(now, self._retention, BATCH_SIZE)
-        if run_ids:
-            await self._pool.disarm(run_ids)
-            purged = await self._ledger.purge(run_ids, now, self._retention)
-            report.purged += purged
-            metrics.PURGED.inc(purged)
-        configs = await self._ledger.purge_configs(now, BATCH_SIZE)
-        report.purged_configs += configs
-        metrics.CONFIGS_PURGED.inc(configs)
-        return max(len(run_ids), configs) >= BATCH_SIZE
 
     async def _behind(self, page: list[DueRun]) -> tuple[list[DueRun], list[DueRun]]:
         """Those that are absent from the pool, and those that stand there too late."""

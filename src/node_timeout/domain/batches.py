@@ -7,8 +7,16 @@ from collections.abc import Iterable
 from dataclasses import field
 
 from node_timeout.domain.events import NodeLeft, NodeStarted
-from node_timeout.domain.lifecycle import is_first_try, take, timed_out
-from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, Outcome, RunState
+from node_timeout.domain.lifecycle import is_first_try, take
+from node_timeout.domain.run import (
+    DueRun,
+    LedgerRow,
+    Node,
+    NodeRun,
+    Outcome,
+    RunState,
+    TimedOutNode,
+)
 from node_timeout.domain.taking import Dropped, Later, Lease, Taken
 from node_timeout.older_python import dataclass
 
@@ -50,7 +58,7 @@ class Judged:
     def deaths(self) -> tuple[Outcome, ...]:
         """How those that were given up ended."""
         return tuple(
-            Outcome(node=timed_out(row), state=RunState.DEAD, message=row.message or "")
+            Outcome(node=TimedOutNode.of(row), state=RunState.DEAD, message=row.message or "")
             for row in self.given_up
         )
 

@@ -1,5 +1,4 @@
-"""What a person or a program asks of runs: extend, reconfigure, pause, resume, fire, cancel,
-replay, discard.
+"""What a person or a program asks of runs, from extend to discard.
 
 Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, what its history says.
 
@@ -9,8 +8,7 @@ Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, wha
     dead            may be replayed or discarded
     other           is closed: nothing opens it again
 
-An order that was answered with ``done`` holds: nothing is done about the run before the instant
-that it names.
+What was answered with ``done`` holds: nothing is done about the run before that instant.
 """
 
 from __future__ import annotations
@@ -20,15 +18,18 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import ClassVar, Optional
 
+from node_timeout.domain.history import HistoryKind
 from node_timeout.domain.instants import instant_text
 from node_timeout.domain.leaving import paused_row
-from node_timeout.domain.run import (
-    HistoryKind,
-    LedgerRow,
-    Node,
-    RunState,
-    StoppedBy,
+from node_timeout.domain.moving import (
+    armed_until,
+    clock_of,
+    not_past,
+    not_waiting,
+    time_left,
+    with_deadline,
 )
+from node_timeout.domain.run import LedgerRow, Node, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.older_python import StrEnum, dataclass
 
@@ -100,19 +101,19 @@ class Extend(Change):
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         moved = self._moved(row, now)
-        new, left = _with_deadline(row, (row.deadline or 0.0) + moved)
+        new, left = with_deadline(row, (row.deadline or 0.0) + moved)
         new = replace(new, extended=(row.extended or 0.0) + moved)
         return new, f"by {moved:.15g} s, {left}"
 
     def _moved(self, row: LedgerRow, now: float) -> float:
         """By how many seconds the deadline moves."""
-        clock = _clock(row, now)
+        clock = clock_of(row, now)
         deadline = clock if row.deadline is None else row.deadline
         if self.by is not None:
             wanted = max(deadline, clock) + self.by
         else:
             wanted = clock + (0.0 if self.until is None else self.until - now)
-        return _not_past(row, wanted, now) - deadline
+        return not_past(row, wanted, now) - deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class Reconfigure(Change):
     def apply(self, row: LedgerRow, now: float) -> Changed:
         config = self.configs[row.node]
         deadline = self._deadline(row, config, now)
-        new, left = _with_deadline(row, deadline)
+        new, left = with_deadline(row, deadline)
         more = deadline - self._wanted(row, config)
         new = replace(
             new,
@@ -156,7 +157,7 @@ class Reconfigure(Change):
     def _deadline(self, row: LedgerRow, config: TimeoutConfig, now: float) -> float:
         wanted = self._wanted(row, config)
         moves_back = wanted < (row.deadline or 0.0)
-        return _not_past(row, wanted, now) if moves_back else wanted
+        return not_past(row, wanted, now) if moves_back else wanted
 
     def _wanted(self, row: LedgerRow, config: TimeoutConfig) -> float:
         return (row.deadline or 0.0) + config.timeout - (row.timeout or 0.0)
@@ -192,7 +193,7 @@ class Resume(Change):
         return None if row.state is RunState.PAUSED else Verdict.NOT_PAUSED
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
-        new = _armed(row, now + _time_left(row, now))
+        new = armed_until(row, now + time_left(row, now))
         return new, f"the deadline is {instant_text(new.deadline)}"
 
 
@@ -202,9 +203,9 @@ class Fire(Change):
     kind = HistoryKind.FIRED
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
-        extended = (row.extended or 0.0) - _time_left(row, now)
+        extended = (row.extended or 0.0) - time_left(row, now)
         was = f"the deadline was {instant_text(row.deadline)}"
-        return replace(_armed(row, now), extended=extended), was
+        return replace(armed_until(row, now), extended=extended), was
 
 
 class Cancel(Change):
@@ -214,7 +215,7 @@ class Cancel(Change):
 
     def apply(self, row: LedgerRow, now: float) -> Changed:
         new = replace(
-            _not_waiting(row),
+            not_waiting(row),
             state=RunState.CANCELLED,
             stopped_by=StoppedBy.OPERATOR,
             finished_at=now,
@@ -247,40 +248,3 @@ def _over_cap(row: LedgerRow, moved: float, max_seconds: float) -> Verdict | Non
     """Whether the time of a run becomes too long if its deadline moves by so many seconds."""
     total = (row.timeout or 0.0) + (row.extended or 0.0) + moved
     return Verdict.OVER_CAP if moved > 0 and total > max_seconds else None
-
-
-def _not_past(row: LedgerRow, deadline: float, now: float) -> float:
-    """The new deadline; now if it has passed, or the old one if that has passed as well."""
-    clock = _clock(row, now)
-    if deadline > clock:
-        return deadline
-    return clock if row.deadline is None else min(row.deadline, clock)
-
-
-def _with_deadline(row: LedgerRow, deadline: float) -> tuple[LedgerRow, str]:
-    """A run with this deadline and all its attempts, and what its history says of it."""
-    if row.state is RunState.PAUSED:
-        left = f"{deadline - (row.paused_at or 0.0):.15g} s are left"
-        return replace(row, deadline=deadline, attempts=0), left
-    return _armed(row, deadline), f"the deadline is {instant_text(deadline)}"
-
-
-def _armed(row: LedgerRow, deadline: float) -> LedgerRow:
-    """Armed with this deadline, and with all its attempts."""
-    armed = replace(_not_waiting(row), state=RunState.ARMED, attempts=0)
-    return replace(armed, deadline=deadline, next_at=deadline, lease_until=None, lease_owner=None)
-
-
-def _not_waiting(row: LedgerRow) -> LedgerRow:
-    return replace(row, next_at=None, paused_at=None, stopped_by=None)
-
-
-def _time_left(row: LedgerRow, now: float) -> float:
-    """Seconds to the deadline, less than none behind it; of a paused run from its pause on."""
-    clock = _clock(row, now)
-    return (clock if row.deadline is None else row.deadline) - clock
-
-
-def _clock(row: LedgerRow, now: float) -> float:
-    """The instant at which the run's time stands."""
-    return now if row.paused_at is None else row.paused_at

@@ -5,14 +5,55 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from node_timeout.domain.run import (
-    HistoryEntry,
-    HistoryKind,
     LedgerRow,
     NodeRun,
     Outcome,
     RunState,
     StoppedBy,
 )
+from node_timeout.older_python import StrEnum, dataclass
+
+
+class HistoryKind(StrEnum):
+    """What happened to a run beyond its plain course."""
+
+    FAILED = "failed"
+    """An attempt failed; it is tried again."""
+    PUT_BACK = "put_back"
+    """Not attempted: the worker stopped, the circuit was open, or its turn did not come."""
+    TAKEN_OVER = "taken_over"
+    """From a worker whose lease ran out."""
+    LATE_RESULT = "late_result"
+    """A result came after the lease, and was not recorded."""
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    """It started again after it was cancelled or found stale; or its pause has ended."""
+    EXTENDED = "extended"
+    """Its deadline was moved, to a later or an earlier instant."""
+    RECONFIGURED = "reconfigured"
+    """It follows its node's config as that was stored then."""
+    FIRED = "fired"
+    """It was made due at once."""
+    DIED = "died"
+    CANCELLED = "cancelled"
+    """By a person or a program, not by the engine."""
+    REPLAYED = "replayed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One line of a run's history. A run that ends at its first try or leaves in time has none."""
+
+    run_id: str
+    at: float
+    kind: HistoryKind
+    attempt: int = 0
+    actor: str | None = None
+    """Who asked for it: of changes only."""
+    detail: str | None = None
+    """The error, or what was changed and the reason."""
+    idempotency_key: str | None = None
+    """What the caller named a change, so that it is made once."""
 
 
 def of_start(before: LedgerRow, after: LedgerRow, now: float) -> HistoryEntry | None:

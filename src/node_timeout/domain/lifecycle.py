@@ -29,7 +29,6 @@ from node_timeout.domain.run import (
     Outcome,
     RunState,
     StoppedBy,
-    TimedOutNode,
 )
 from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.domain.timeout_config import TimeoutConfig
@@ -190,24 +189,6 @@ def _dead(row: LedgerRow, message: str, now: float) -> LedgerRow:
         lease_owner=None,
         finished_at=now,
         message=message,
-    )
-
-
-def timed_out(row: LedgerRow) -> TimedOutNode:
-    """What a strategy is given of a run that was taken; also of one that is given up."""
-    return TimedOutNode(
-        node_id=row.node_id,
-        version=row.version,
-        root_pipeline_id=row.root_pipeline_id,
-        action=row.action or "",
-        deadline=row.deadline or 0.0,
-        attempt=row.attempts,
-        revision=row.revision,
-        started_at=row.started_at,
-        seconds=row.timeout,
-        extended=row.extended,
-        payload_json=row.payload_json,
-        trace=row.trace,
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from node_timeout.domain.changes import Change, Reconfigure, Verdict
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, Node, RunState
+from node_timeout.domain.history import HistoryEntry, HistoryKind
+from node_timeout.domain.run import LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.older_python import dataclass
 

@@ -3,54 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from node_timeout.domain.errors import InvalidNodeRunError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.ids import check_ids
 from node_timeout.domain.run_id import run_id
 from node_timeout.older_python import Self, StrEnum, dataclass
-
-MAX_ID_LENGTH = 128
-MAX_VERSION_LENGTH = 64
-MAX_TRACE_LENGTH = 55
-_ID = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
-
-
-def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str | None:
-    """Say what is wrong with an id, or return None.
-
-    An id is 1 to ``max_length`` characters of text, without control characters or surrogates and
-    without white space at its ends (databases disagree on whether that counts).
-    """
-    if isinstance(value, str) and len(value) <= max_length and _ID.fullmatch(value):
-        return None
-    if not isinstance(value, str):
-        return f"{what} {shown(value)} is {type(value).__name__}, not text"
-    if not value:
-        return f"{what} is empty"
-    if len(value) > max_length:
-        return (
-            f"{what} {value[:32] + '…'!r} has {len(value)} characters, "
-            f"at most {max_length} are allowed"
-        )
-    if value != value.strip():
-        return f"{what} {value!r} begins or ends with white space"
-    return f"{what} {value!r} has a control character or a lone surrogate"
-
-
-def check_ids(node_id: object, version: object, root_pipeline_id: object = None) -> None:
-    """Raises `InvalidNodeRunError` that says all that is wrong; without a root none is checked."""
-    problems = [
-        id_problem("node id", node_id),
-        id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),
-        None
-        if root_pipeline_id is None
-        else id_problem(f"root pipeline id of node {shown(node_id)}", root_pipeline_id),
-    ]
-    if any(problems):
-        raise InvalidNodeRunError(*filter(None, problems))
-
 
 Node = tuple[str, str]
 """(root_pipeline_id, node_id): a node id is unique within its root pipeline only."""
@@ -146,6 +105,24 @@ class TimedOutNode:
     payload_json: str | None = None
     trace: str | None = None
     """The W3C ``traceparent`` of what armed it, if that was traced."""
+
+    @classmethod
+    def of(cls, row: LedgerRow) -> Self:
+        """Of a run that was taken, or is given up."""
+        return cls(
+            node_id=row.node_id,
+            version=row.version,
+            root_pipeline_id=row.root_pipeline_id,
+            action=row.action or "",
+            deadline=row.deadline or 0.0,
+            attempt=row.attempts,
+            revision=row.revision,
+            started_at=row.started_at,
+            seconds=row.timeout,
+            extended=row.extended,
+            payload_json=row.payload_json,
+            trace=row.trace,
+        )
 
     @property
     def payload(self) -> Any:
@@ -260,45 +237,3 @@ class LedgerRow:
     @property
     def run_id(self) -> str:
         return run_id(self.root_pipeline_id, self.node_id, self.version)
-
-
-class HistoryKind(StrEnum):
-    """What happened to a run beyond its plain course."""
-
-    FAILED = "failed"
-    """An attempt failed; it is tried again."""
-    PUT_BACK = "put_back"
-    """Not attempted: the worker stopped, the circuit was open, or its turn did not come."""
-    TAKEN_OVER = "taken_over"
-    """From a worker whose lease ran out."""
-    LATE_RESULT = "late_result"
-    """A result came after the lease, and was not recorded."""
-    PAUSED = "paused"
-    RESUMED = "resumed"
-    """It started again after it was cancelled or found stale; or its pause has ended."""
-    EXTENDED = "extended"
-    """Its deadline was moved, to a later or an earlier instant."""
-    RECONFIGURED = "reconfigured"
-    """It follows its node's config as that was stored then."""
-    FIRED = "fired"
-    """It was made due at once."""
-    DIED = "died"
-    CANCELLED = "cancelled"
-    """By a person or a program, not by the engine."""
-    REPLAYED = "replayed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
-    """One line of a run's history. A run that ends at its first try or leaves in time has none."""
-
-    run_id: str
-    at: float
-    kind: HistoryKind
-    attempt: int = 0
-    actor: str | None = None
-    """Who asked for it: of changes only."""
-    detail: str | None = None
-    """The error, or what was changed and the reason."""
-    idempotency_key: str | None = None
-    """What the caller named a change, so that it is made once."""

@@ -24,8 +24,9 @@ from node_timeout.domain.errors import (
     InvalidTimeoutConfigError,
 )
 from node_timeout.domain.hints import Problems, shown
+from node_timeout.domain.ids import id_problem
 from node_timeout.domain.pipeline_tree import SERVICE_ACTIVITY, PipelineTree, type_of
-from node_timeout.domain.run import Node, id_problem
+from node_timeout.domain.run import Node
 from node_timeout.older_python import dataclass
 
 MAX_ACTION_LENGTH = 64

@@ -18,6 +18,7 @@ from node_timeout.domain.errors import (
 from node_timeout.domain.run import Outcome, RunState, TimedOutNode
 from node_timeout.handling.breaker import Breaker
 from node_timeout.handling.early_hold import EarlyHold
+from node_timeout.handling.outcomes import ids_of, log_outcome, named_wait, outcome_of
 from node_timeout.ports.engine import Engine
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.loop import Backoff
@@ -26,9 +27,7 @@ from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult, ca
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_LENGTH = 2000
 STOPPED = "the worker stopped"
-LONGEST_WAIT_SECONDS = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +154,7 @@ class Attempts:
                 if not strategy.asks_engine:
                     result = await call(strategy, node, self._threads)
                 elif (answer := await self._if_running(strategy, node)) is None:
-                    return _outcome(node, RunState.STALE, "no longer running at this version")
+                    return outcome_of(node, RunState.STALE, "no longer running at this version")
                 else:
                     result = answer
         except (NodeRunSupersededError, StrategyRefusedError, TemporaryError) as error:
@@ -173,7 +172,7 @@ class Attempts:
             return await self._retry(node, why, result.retry_after or 0.0)
         if result.extend_by is not None:
             return await self._extended(node, result.extend_by, result.message)
-        return _outcome(node, RunState.HANDLED, result.message)
+        return outcome_of(node, RunState.HANDLED, result.message)
 
     async def _if_running(
         self, strategy: NodeTimeoutStrategy, node: TimedOutNode
@@ -196,15 +195,15 @@ class Attempts:
             return await self._retry(node, why)
         due_at = max(node.deadline + seconds, await self._pool.now())
         text = f"by {seconds:g} s, by the strategy" + (f": {message}" if message else "")
-        return replace(_outcome(node, RunState.ARMED, text, due_at), extend_by=seconds)
+        return replace(outcome_of(node, RunState.ARMED, text, due_at), extend_by=seconds)
 
     async def _declined(self, node: TimedOutNode, error: NodeTimeoutError) -> Outcome:
         """The engine or the strategy said why it did not act."""
         match error:
             case NodeRunSupersededError():
-                return _outcome(node, RunState.STALE, str(error))
+                return outcome_of(node, RunState.STALE, str(error))
             case StrategyRefusedError():
-                return _outcome(node, RunState.DEAD, str(error))
+                return outcome_of(node, RunState.DEAD, str(error))
             case EngineRestingError():
                 return await self._put_back(node, str(error), error.retry_after)
             case TemporaryError():
@@ -214,66 +213,15 @@ class Attempts:
     async def _retry(self, node: TimedOutNode, error: str, at_least: float = 0.0) -> Outcome:
         """Armed again after a back-off, or dead after the last attempt."""
         if node.attempt >= self._limits.max_attempts:
-            return _outcome(node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}")
+            return outcome_of(
+                node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}"
+            )
         wait = named_wait(at_least) + self._limits.retry.seconds(node.attempt)
         due_at = await self._pool.now() + wait
-        return _outcome(node, RunState.ARMED, error, due_at=due_at)
+        return outcome_of(node, RunState.ARMED, error, due_at=due_at)
 
     async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
         """Armed again, no attempt used up; after a wait, spread over as long again."""
         wait = named_wait(at_least) * (1.0 + self._limits.retry.random())
         due_at = max(node.deadline, await self._pool.now() + wait)
-        return _outcome(node, RunState.ARMED, why, due_at=due_at, called=False)
-
-
-def named_wait(seconds: object) -> float:
-    """A wait that a strategy or an engine has named, in seconds: 0 to `LONGEST_WAIT_SECONDS`.
-
-    What is no number is 0.
-    """
-    if not isinstance(seconds, int | float):
-        return 0.0
-    wait = float(min(max(seconds, 0), LONGEST_WAIT_SECONDS))
-    return 0.0 if math.isnan(wait) else wait
-
-
-def _outcome(
-    node: TimedOutNode,
-    state: RunState,
-    text: str,
-    due_at: float | None = None,
-    *,
-    called: bool = True,
-) -> Outcome:
-    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
-    text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
-    return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
-
-
-def log_outcome(outcome: Outcome) -> None:
-    """One line for one outcome, with the ids of its node."""
-    node = outcome.node
-    level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
-    if not logger.isEnabledFor(level):
-        return
-    logger.log(
-        level,
-        "node %s version %s: %s at attempt %d: %s",
-        node.node_id,
-        node.version,
-        outcome.state,
-        node.attempt,
-        outcome.message,
-        extra=ids_of(node) | {"state": str(outcome.state)},
-    )
-
-
-def ids_of(node: TimedOutNode) -> dict[str, str | float]:
-    """The fields of every log line about this node, and of its span."""
-    return {
-        "node_id": node.node_id,
-        "version": node.version,
-        "root_pipeline_id": node.root_pipeline_id,
-        "action": node.action,
-        "attempt": node.attempt,
-    }
+        return outcome_of(node, RunState.ARMED, why, due_at=due_at, called=False)

@@ -12,15 +12,17 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from node_timeout import metrics, tracing
-from node_timeout.domain.errors import LedgerError, TemporaryError
+from node_timeout.domain.errors import LedgerError
 from node_timeout.domain.run import DueRun, ForeignRun
-from node_timeout.handling.attempt import Attempts, Limits, log_outcome
+from node_timeout.handling.attempt import Attempts, Limits
 from node_timeout.handling.batch import Batch, read
+from node_timeout.handling.forwarder import Forwarder
+from node_timeout.handling.insistence import Insistence, StoppedError
 from node_timeout.handling.leases import Leased, Leases
+from node_timeout.handling.outcomes import log_outcome
 from node_timeout.handling.recorder import Recorder, WorkReport
 from node_timeout.handling.routes import Routes
 from node_timeout.ports.exchange import Delivery, Exchange
@@ -28,19 +30,11 @@ from node_timeout.ports.ledger import Ledger, Taking
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.dead_letters import DeadLetters
 from node_timeout.runtime.halving import in_halves
-from node_timeout.runtime.loop import until_available
 from node_timeout.tasks import together
-from node_timeout.wire import dispatch
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 UNKNOWN = "the ledger has no run of this id"
-
-
-class _StoppedError(Exception):
-    """The worker stops in the middle of an outage."""
 
 
 class DispatchHandler:
@@ -64,9 +58,12 @@ class DispatchHandler:
         self._leases = leases
         self._name = uuid.uuid4().hex[:12]
         self._takings = itertools.count(1)
-        self._routes = routes
         self._limits = limits
         self.recorder = Recorder(ledger=ledger, pool=pool, limits=limits)
+        self._insist = Insistence(self.recorder.health)
+        self._forwarder = Forwarder(
+            ledger, exchange, routes, self._insist, publish_seconds=limits.strategy_timeout
+        )
         self.dead_letters = DeadLetters(exchange, source="queue")
 
     async def handle(
@@ -86,14 +83,14 @@ class DispatchHandler:
                 batch = read(deliveries)
                 report.received = len(batch.due) + len(batch.foreign)
                 await self._adopt(batch, stop)
-                here = await self._forward(batch, stop, report)
+                here, report.forwarded = await self._forwarder.forward(batch, stop)
                 takings = await self._take_all(here, batch, stop, report)
                 claimed = {each.run_id: each for each in here}
                 begun = [await self._begin(*each, claimed) for each in takings]
             finally:
                 prepared(report)
             await together(self._end(leased, report) for leased in begun)
-        except _StoppedError:
+        except StoppedError:
             await _requeue(deliveries)
         except Exception:
             logger.exception("a batch of %d messages goes back to its queue", len(deliveries))
@@ -102,17 +99,6 @@ class DispatchHandler:
         else:
             report.unreadable = await self.dead_letters.settle(deliveries, batch.unreadable)
         return report
-
-    async def _insist(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """Repeat a step until no outage stops it. Raises `_StoppedError` if the worker stops."""
-        try:
-            return await step()
-        except TemporaryError as error:
-            self.recorder.health.failed(error)
-        value = await until_available(step, stop=stop, health=self.recorder.health)
-        if value is None:
-            raise _StoppedError
-        return value
 
     async def _adopt(self, batch: Batch, stop: asyncio.Event) -> None:
         """Find out which runs an engine means that has put them into the pool itself."""
@@ -129,43 +115,6 @@ class DispatchHandler:
 
         if batch.foreign:
             await in_halves(list(batch.foreign), adopt, refuse)
-
-    async def _forward(self, batch: Batch, stop: asyncio.Event, report: WorkReport) -> list[DueRun]:
-        """Send nodes of the dispatch queue on to their handle queues; return those to do here."""
-        dispatch_queue = self._routes.dispatch_queue
-        dispatched = [run_id for run_id, (_, at) in batch.due.items() if at.queue == dispatch_queue]
-        actions: dict[str, str] = {}
-        if dispatched and self._routes.handle_queues:
-            actions = await self._insist(lambda: self._ledger.actions(dispatched), stop)
-        here: list[DueRun] = []
-        onward: dict[str, tuple[DueRun, str]] = {}
-        for due, delivery in batch.due.values():
-            target = None
-            if delivery.queue == dispatch_queue:
-                target = self._routes.target(actions.get(due.run_id))
-            if target in (None, delivery.queue):
-                here.append(due)
-            else:
-                onward[due.run_id] = (due, target)
-        report.forwarded = len(onward)
-        await self._insist(lambda: self._send_on(onward), stop)
-        return here
-
-    async def _send_on(self, onward: dict[str, tuple[DueRun, str]]) -> bool:
-        """Those that are safe leave the list: a repeated call sends only the others."""
-
-        async def send(due: DueRun, queue: str) -> None:
-            await self._send(due, queue)
-            del onward[due.run_id]
-
-        await together(send(due, queue) for due, queue in list(onward.values()))
-        return True
-
-    async def _send(self, due: DueRun, queue: str) -> None:
-        await self._exchange.publish(
-            queue, dispatch.encode([due], due.lease, due.trace), self._limits.strategy_timeout
-        )
-        metrics.FORWARDED.labels(queue).inc()
 
     async def _take_all(
         self, due: Sequence[DueRun], batch: Batch, stop: asyncio.Event, report: WorkReport

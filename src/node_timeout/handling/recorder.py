@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from node_timeout import metrics
 from node_timeout.domain.errors import LedgerError, PoolUnavailableError, TemporaryError
 from node_timeout.domain.run import DueRun, Outcome, RunState
-from node_timeout.handling.attempt import MAX_MESSAGE_LENGTH, Limits, ids_of
+from node_timeout.handling.attempt import Limits
 from node_timeout.handling.leases import Leased
+from node_timeout.handling.outcomes import MAX_MESSAGE_LENGTH, ids_of
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool
 from node_timeout.runtime.halving import in_halves

@@ -9,9 +9,10 @@ from typing import TypedDict
 from node_timeout.domain.changes import Change, Extend
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.ids import MAX_VERSION_LENGTH, id_problem
 from node_timeout.domain.orders import MAX_KEY_LENGTH, Order
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import MAX_VERSION_LENGTH, RunState, id_problem
+from node_timeout.domain.run import RunState
 from node_timeout.ports.directory import RunFilter
 from node_timeout.ports.ledger import Ledger
 from node_timeout.ports.pool import Pool

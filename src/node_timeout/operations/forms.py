@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from node_timeout.domain.config_check import is_nested_too_deep
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.instants import iso, lateness
-from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.domain.run import LedgerRow
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.domain.tokens import Token
 from node_timeout.operations.changing import ChangeReport

@@ -5,8 +5,10 @@ from typing import Any
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.ids import id_problem
 from node_timeout.domain.lateness import MAX_ENDINGS, lateness_by_minute
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState, id_problem
+from node_timeout.domain.run import LedgerRow, Node, RunState
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.operations.choosing import due_problem, require_node_of, state_problem

@@ -9,7 +9,7 @@ from typing import Any
 from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import InvalidInputError, joined
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import id_problem
+from node_timeout.domain.ids import id_problem
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TreeConfigs, read_configs
 

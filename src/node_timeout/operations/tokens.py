@@ -2,7 +2,7 @@
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import id_problem
+from node_timeout.domain.ids import id_problem
 from node_timeout.domain.tokens import MAX_NAME_LENGTH, Role, Token, new_token
 from node_timeout.ports.pool import Pool
 from node_timeout.ports.tokens import Tokens

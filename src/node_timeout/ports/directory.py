@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.run import LedgerRow, Node, RunState
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from node_timeout.domain.run import HistoryEntry, HistoryKind, LedgerRow, RunState, StoppedBy
+from node_timeout.domain.history import HistoryEntry, HistoryKind
+from node_timeout.domain.run import LedgerRow, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from node_timeout.app import NodeTimeout
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.lateness import MAX_ENDINGS
-from node_timeout.domain.run import HistoryEntry, LedgerRow, NodeRun, RunState
+from node_timeout.domain.run import LedgerRow, NodeRun, RunState
 from node_timeout.operations.forms import (
     config_as_dict,
     history_as_dict,

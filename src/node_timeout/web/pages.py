@@ -13,9 +13,10 @@ from node_timeout.app import NodeTimeout
 from node_timeout.domain.changes import OPEN, Verdict, follows
 from node_timeout.domain.errors import InvalidInputError, TemporaryError
 from node_timeout.domain.history import plain_end
+from node_timeout.domain.ids import id_problem
 from node_timeout.domain.instants import lateness
 from node_timeout.domain.lateness import percentiles
-from node_timeout.domain.run import LedgerRow, RunState, id_problem
+from node_timeout.domain.run import LedgerRow, RunState
 from node_timeout.domain.run_id import is_run_id
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor

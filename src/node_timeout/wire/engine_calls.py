@@ -10,7 +10,8 @@ from typing import Any
 
 from node_timeout.domain.errors import UnreadableMessageError
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import Node, TimedOutNode, check_ids
+from node_timeout.domain.ids import check_ids
+from node_timeout.domain.run import Node, TimedOutNode
 
 SCHEMA = 1
 OPERATIONS = ("state", "fail", "skip")

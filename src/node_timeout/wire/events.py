@@ -25,7 +25,8 @@ from node_timeout.domain.config_check import ConfigRules
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.events import Event, NodeLeft, NodeStarted
 from node_timeout.domain.hints import shown
-from node_timeout.domain.run import Node, check_ids
+from node_timeout.domain.ids import check_ids
+from node_timeout.domain.run import Node
 from node_timeout.domain.timeout_config import TimeoutConfig, read_config
 from node_timeout.wire.dispatch import Unreadable, read_entries
 

@@ -39,8 +39,9 @@ from node_timeout.contrib.bamboo.models import (
 )
 from node_timeout.domain.changes import OPEN
 from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.domain.ids import MAX_ID_LENGTH
 from node_timeout.domain.instants import lateness, utc
-from node_timeout.domain.run import MAX_ID_LENGTH, RunState
+from node_timeout.domain.run import RunState
 
 PER_PAGE = 100
 SHOWN_OF_PAYLOAD = 80

@@ -14,8 +14,9 @@ from functools import partial
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.domain.changes import Cancel, Change, Pause, Replay, Resume
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.orders import Order, judge
-from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow
+from node_timeout.domain.run import DueRun, LedgerRow
 
 logger = logging.getLogger(__name__)
 

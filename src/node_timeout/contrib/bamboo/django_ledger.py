@@ -19,9 +19,10 @@ from node_timeout.domain import history, run_id
 from node_timeout.domain.batches import by_node
 from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.leaving import Leaving, leave
 from node_timeout.domain.lifecycle import start
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, NodeRun, RunState, StoppedBy
+from node_timeout.domain.run import LedgerRow, Node, NodeRun, RunState, StoppedBy
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.ledger_rows import (
     HISTORY,

@@ -17,14 +17,10 @@ from django.utils.translation import gettext_lazy as _
 
 from node_timeout.domain import run_id
 from node_timeout.domain.errors import NodeTimeoutError
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.ids import MAX_ID_LENGTH, MAX_TRACE_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.orders import MAX_KEY_LENGTH
-from node_timeout.domain.run import (
-    MAX_ID_LENGTH,
-    MAX_TRACE_LENGTH,
-    MAX_VERSION_LENGTH,
-    HistoryKind,
-    RunState,
-)
+from node_timeout.domain.run import RunState
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS
 

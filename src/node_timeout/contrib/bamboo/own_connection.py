@@ -23,8 +23,10 @@ from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
 from node_timeout.domain.agreement import problems
 from node_timeout.domain.errors import TemporaryError
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.ids import check_ids
 from node_timeout.domain.roots import only_root
-from node_timeout.domain.run import DueRun, HistoryEntry, LedgerRow, NodeRun, RunState, check_ids
+from node_timeout.domain.run import DueRun, LedgerRow, NodeRun, RunState
 from node_timeout.operations.reading import check_run_ids
 from node_timeout.stores.redis.blocking import BlockingPool
 from node_timeout.stores.tls import Tls

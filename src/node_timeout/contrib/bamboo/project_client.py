@@ -10,7 +10,8 @@ from typing import Any
 
 from node_timeout.contrib.bamboo.app_settings import AppSettings
 from node_timeout.contrib.bamboo.installed import beyond
-from node_timeout.domain.run import HistoryEntry, LedgerRow
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.run import LedgerRow
 from node_timeout.domain.timeout_config import apply_configs
 from node_timeout.older_python import Self
 

@@ -48,7 +48,8 @@ from node_timeout.domain.errors import (
     TemporaryError,
 )
 from node_timeout.domain.events import NodeStarted
-from node_timeout.domain.run import Node, TimedOutNode, check_ids
+from node_timeout.domain.ids import check_ids
+from node_timeout.domain.run import Node, TimedOutNode
 from node_timeout.engines.bamboo.runtime import NOTES, SENT, Later, Runtime, at_once
 
 logger = logging.getLogger(__name__)

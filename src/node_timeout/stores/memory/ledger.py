@@ -20,6 +20,7 @@ from node_timeout.domain.run import (
     NodeRun,
     Outcome,
     RunState,
+    TimedOutNode,
 )
 from node_timeout.domain.taking import Lease
 from node_timeout.ports.ledger import Adoption, Disarming, Taking
@@ -123,7 +124,7 @@ class MemoryLedger(MemoryKeeping, MemoryTokens):
         self._store(judged.given_up)
         self._note(history.of_taking(judged.abandoned, judged.given_up, now))
         return Taking(
-            taken=tuple(lifecycle.timed_out(each.row) for each in judged.taken),
+            taken=tuple(TimedOutNode.of(each.row) for each in judged.taken),
             owner=lease.owner,
             lease_until=lease.until,
             later=tuple(judged.later),

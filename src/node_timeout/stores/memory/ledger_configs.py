@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from node_timeout.domain import changes
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.roots import first_and_last
-from node_timeout.domain.run import HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.run import LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 OPEN = (*changes.OPEN, RunState.EXECUTING)

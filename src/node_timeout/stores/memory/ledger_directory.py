@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from node_timeout.domain import canary
-from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.run import CLOSED, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.memory.ledger_configs import OPEN, MemoryConfigs

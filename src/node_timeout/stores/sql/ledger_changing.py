@@ -7,8 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import orders
 from node_timeout.domain.changes import Discard, Verdict
+from node_timeout.domain.history import HistoryKind
 from node_timeout.domain.orders import Judged, Order
-from node_timeout.domain.run import HistoryKind, RunState
+from node_timeout.domain.run import RunState
 from node_timeout.stores.sql.database import transaction
 from node_timeout.stores.sql.ledger_tracking import LedgerTracking
 from node_timeout.stores.sql.run_rows import chunks, in_order

@@ -7,7 +7,8 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import canary
-from node_timeout.domain.run import CLOSED, HistoryEntry, LedgerRow, Node, RunState
+from node_timeout.domain.history import HistoryEntry
+from node_timeout.domain.run import CLOSED, LedgerRow, Node, RunState
 from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.directory import Cursor, LedgerCounts, Names, RunFilter, RunPage
 from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, entries_of, row_of, rows_of

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from node_timeout.domain import history
 from node_timeout.domain.batches import judge
 from node_timeout.domain.errors import AmbiguousNodeError
-from node_timeout.domain.lifecycle import adopt, timed_out
+from node_timeout.domain.lifecycle import adopt
 from node_timeout.domain.roots import no_config, only_root
 from node_timeout.domain.run import (
     DueRun,
@@ -81,7 +81,7 @@ class LedgerHandling(LedgerRecording):
         await self._store(connection, judged.given_up)
         await self._note(connection, history.of_taking(judged.abandoned, judged.given_up, now))
         return Taking(
-            taken=(*taken, *(timed_out(each.row) for each in judged.taken)),
+            taken=(*taken, *(TimedOutNode.of(each.row) for each in judged.taken)),
             owner=lease.owner,
             lease_until=lease.until,
             later=tuple(judged.later),

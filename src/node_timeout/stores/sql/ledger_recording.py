@@ -7,13 +7,9 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from node_timeout.domain import history
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.lifecycle import conclude
-from node_timeout.domain.run import (
-    HistoryEntry,
-    LedgerRow,
-    Outcome,
-    RunState,
-)
+from node_timeout.domain.run import LedgerRow, Outcome, RunState
 from node_timeout.stores.sql.database import autocommitting, transaction
 from node_timeout.stores.sql.ledger_tracking import LedgerTracking
 from node_timeout.stores.sql.run_rows import chunks

@@ -11,17 +11,10 @@ from node_timeout.domain import history
 from node_timeout.domain.batches import by_node, first_starts
 from node_timeout.domain.changes import OPEN
 from node_timeout.domain.events import NodeLeft, NodeStarted
+from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.leaving import leave, remembered
 from node_timeout.domain.lifecycle import may_start_again, start
-from node_timeout.domain.run import (
-    DueRun,
-    HistoryEntry,
-    LedgerRow,
-    Node,
-    NodeRun,
-    RunState,
-    StoppedBy,
-)
+from node_timeout.domain.run import DueRun, LedgerRow, Node, NodeRun, RunState, StoppedBy
 from node_timeout.ports.ledger import Disarming
 from node_timeout.stores.ledger_rows import MUTABLE, rows_of, values_of
 from node_timeout.stores.sql.database import autocommitting, transaction

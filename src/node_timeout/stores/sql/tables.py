@@ -27,8 +27,8 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from node_timeout.domain import run_id
+from node_timeout.domain.ids import MAX_ID_LENGTH, MAX_TRACE_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.orders import MAX_KEY_LENGTH
-from node_timeout.domain.run import MAX_ID_LENGTH, MAX_TRACE_LENGTH, MAX_VERSION_LENGTH
 from node_timeout.domain.timeout_config import MAX_ACTION_LENGTH
 from node_timeout.domain.tokens import MAX_NAME_LENGTH
 from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TOKENS

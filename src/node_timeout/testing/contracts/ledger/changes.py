@@ -14,7 +14,8 @@ from node_timeout.domain.changes import (
     Resume,
     Verdict,
 )
-from node_timeout.domain.run import HistoryKind, RunState, StoppedBy
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import RunState, StoppedBy
 from node_timeout.ports.ledger import Ledger, Retention
 from node_timeout.testing.contracts.ledger.acts import (
     NOW,

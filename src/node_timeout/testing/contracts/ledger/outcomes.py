@@ -3,7 +3,8 @@
 import pytest
 
 from node_timeout.domain.changes import Cancel, Replay
-from node_timeout.domain.run import HistoryKind, Outcome, RunState
+from node_timeout.domain.history import HistoryKind
+from node_timeout.domain.run import Outcome, RunState
 from node_timeout.ports.ledger import Ledger
 from node_timeout.testing.contracts.ledger.acts import (
     LEASE,

@@ -3,7 +3,7 @@
 import pytest
 
 from node_timeout.domain.changes import Extend, Pause, Reconfigure, Resume, Verdict
-from node_timeout.domain.run import HistoryKind
+from node_timeout.domain.history import HistoryKind
 from node_timeout.ports.ledger import Ledger
 from node_timeout.testing.contracts.ledger.acts import NOW, A, armed, change, row_of, take
 from node_timeout.testing.words import config, configure, run

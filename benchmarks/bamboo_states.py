@@ -2,11 +2,13 @@
 
 Run with the Python of the tests with bamboo-pipeline:
 
-    .venv-bamboo/bin/python -m benchmarks.bamboo_states [--on mariadb] [--rounds 5] [--threads 60]
+    .venv-bamboo/bin/python -m benchmarks.bamboo_states [--on mariadb] [--rounds 5]
+        [--threads 60 | --on mariadb --greenlets 500]
 
 Each side is a process with a database of its own on the same server; they take turns. Milliseconds
 of `set_state`, the median of the rounds' medians; with ``--threads`` of so many threads at once,
-with the 99th percentile, and that of ours over that without us.
+with the 99th percentile, and that of ours over that without us; with ``--greenlets`` of so many
+greenlets of gevent, on MariaDB, whose driver gives way to others while it waits.
 """
 
 import argparse
@@ -36,9 +38,12 @@ BAMBOO = [
 CHANGES = ("RUNNING", "FINISHED")
 CONFIGS = ("no config", "config")
 ANSWER = "answer: "
+MODULE = "benchmarks.bamboo_states"
+GREEN = f"import gevent.monkey; gevent.monkey.patch_all(); from {MODULE} import main; main()"
+"""Patched before anything else, as Celery does it with ``-P gevent``."""
 NODES_OF_A_PIPELINE = 17
 NODES = 20 * NODES_OF_A_PIPELINE
-"""Of a round, for each kind."""
+"""Of a round, for each kind; with many at once two for each of them."""
 
 Times = dict[str, list[float]]
 """Milliseconds, by "<config> → <state>"."""
@@ -89,7 +94,8 @@ class Side:
         times: Times = {f"{kind} → {state}": [] for kind in CONFIGS for state in CHANGES}
         with ThreadPoolExecutor(threads) as pool:
             for kind in CONFIGS:
-                roots = [self._root(kind) for _ in range(NODES // NODES_OF_A_PIPELINE)]
+                count = max(NODES, 2 * threads) // NODES_OF_A_PIPELINE
+                roots = [self._root(kind) for _ in range(count)]
                 nodes = [f"{root}n{i}" for root in roots for i in range(NODES_OF_A_PIPELINE)]
                 run: Callable[[str], list[float]] = self._run_node
                 for took in (pool.map if threads > 1 else map)(run, nodes):
@@ -154,10 +160,12 @@ def serve(name: str) -> None:
 
 
 @contextmanager
-def started(name: str, database: str, redis: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    name: str, database: str, redis: str, *, has_greenlets: bool
+) -> Iterator[subprocess.Popen[str]]:
     environment = os.environ | {"BENCH_DATABASE": database, "BENCH_REDIS": redis}
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.bamboo_states", "--side", name],
+        [sys.executable, *(["-c", GREEN] if has_greenlets else ["-m", MODULE]), "--side", name],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -192,7 +200,7 @@ def percentile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
-def measure(database: str, rounds: int, threads: int) -> None:
+def measure(database: str, rounds: int, threads: int, *, has_greenlets: bool) -> None:
     from benchmarks.stores import Servers
 
     found: dict[str, list[Times]] = {name: [] for name in SIDES}
@@ -202,7 +210,7 @@ def measure(database: str, rounds: int, threads: int) -> None:
         processes = {}
         for name in SIDES:
             stores = servers.fresh()
-            side = started(name, stores.database, stores.redis)
+            side = started(name, stores.database, stores.redis, has_greenlets=has_greenlets)
             processes[name] = stack.enter_context(side)
         for process in processes.values():
             ask(process, threads)  # a round that does not count
@@ -239,13 +247,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--on", choices=["postgresql", "mariadb"], default="postgresql")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument("--threads", type=int, default=1)
+    many.add_argument("--greenlets", type=int, default=0)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         serve(options.side)
     else:
-        measure(options.on, options.rounds, options.threads)
+        if options.greenlets and options.on != "mariadb":
+            parser.error("psycopg2 stops every greenlet while it waits: --greenlets is for mariadb")
+        at_once = options.greenlets or options.threads
+        measure(options.on, options.rounds, at_once, has_greenlets=bool(options.greenlets))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ MARIADB = [
     "--innodb-flush-log-at-trx-commit=1",
     "--innodb-buffer-pool-size=512M",
     "--innodb-log-file-size=512M",
-    "--max-connections=200",
+    "--max-connections=700",
 ]
 REDIS = ["--slowlog-log-slower-than", "1000", "--slowlog-max-len", "10000"]
 

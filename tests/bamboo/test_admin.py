@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from node_timeout.domain.run import NodeRun, RunState
 from tests.bamboo.house import House, fail
 
 NUMBERS = count()
 RUNS = "/admin/node_timeout_bamboo/timeoutnoderun/"
+POOL = "executing_node_pool"
 CONFIGS = "/admin/node_timeout_bamboo/timeoutnodeconfig/"
 
 
@@ -69,11 +71,11 @@ def kill(house: House, run: NodeRun) -> None:
     house.client().pool.disarm(run.run_id)
 
 
-def act(browser: Any, action: str, *runs: NodeRun, reason: str = "") -> str:
+def act(browser: Any, action: str, *runs: NodeRun, reason: str = "", by: str = "") -> str:
     """Choose runs and an action in the list; return the page that follows."""
     chosen = [run.run_id for run in runs]
-    data = {"action": action, "_selected_action": chosen, "reason": reason, "index": 0}
-    answer = browser.post(f"{RUNS}?state=all", data, follow=True)
+    data = {"action": action, "_selected_action": chosen, "reason": reason, "by": by}
+    answer = browser.post(f"{RUNS}?state=all", {**data, "index": 0}, follow=True)
     assert answer.status_code == 200
     return str(answer.content.decode())
 
@@ -187,7 +189,7 @@ def test_runs_are_cancelled_replayed_and_deleted(house: House, browser: Any, sta
     assert (entry.kind, entry.actor, entry.detail) == ("cancelled", "admin root", "wrong window")
     page = act(browser, "cancel_runs", first, other)
     assert "Deadlines cancelled: 1" in page
-    assert "Not in a state for that: 1" in page
+    assert "Not in a state for that, or too long then: 1" in page
     detail = browser.get(f"{RUNS}{first.run_id}/change/").content.decode()
     assert "wrong window" in detail
     assert "admin root" in detail
@@ -202,6 +204,30 @@ def test_runs_are_cancelled_replayed_and_deleted(house: House, browser: Any, sta
     house.wait(lambda: row(house, dead).state is RunState.STALE)  # the engine has no such node
     assert [each.kind for each in house.client().history([dead.run_id])] == ["replayed"]
     assert "Runs armed again: 0" in act(browser, "replay_runs", other)
+
+
+def test_deadlines_are_moved_and_fired(
+    house: House, browser: Any, started: Any, redis_server: Any
+) -> None:
+    moved, paused, fired = started(), started(), started()
+    act(browser, "pause_runs", paused)
+    before = row(house, moved).deadline
+    page = act(browser, "extend_runs", moved, paused, by="PT10M", reason="slow today")
+    assert "Deadlines moved: 2" in page
+    assert row(house, moved).deadline == pytest.approx(before + 600)
+    assert row(house, paused).state is RunState.PAUSED
+    with Redis.from_url(redis_server.url) as pool:
+        assert pool.zscore(POOL, moved.run_id) == pytest.approx(before + 600)
+        assert pool.zscore(POOL, paused.run_id) is None
+    (entry,) = house.client().history([moved.run_id])
+    assert (entry.kind, "slow today" in entry.detail) == ("extended", True)
+    assert "no duration such as PT10M" in act(browser, "extend_runs", moved, by="ten")
+    too_long = act(browser, "extend_runs", moved, by="P400000D")
+    assert "Deadlines moved: 0" in too_long
+    assert "too long then: 1" in too_long
+    house.ensure_workers()
+    assert "Runs due now: 1" in act(browser, "fire_runs", fired)
+    house.wait(lambda: row(house, fired).state is RunState.STALE)  # the engine has no such node
 
 
 def test_all_that_match_are_changed_a_bounded_number_at_a_time(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from node_timeout.domain.durations import parse_duration, parse_seconds
+from node_timeout.domain.durations import parse_move, parse_seconds
 from node_timeout.domain.errors import InvalidInputError
 
 Command = Callable[..., Any]
@@ -76,7 +76,6 @@ def duration(_context: click.Context, _option: click.Parameter, text: str | None
     if text is None:
         return None
     try:
-        seconds = parse_duration(text.removeprefix("-"))
+        return parse_move(text)
     except InvalidInputError as error:
         raise click.BadParameter(str(error)) from error
-    return -seconds if text.startswith("-") else seconds

@@ -53,6 +53,15 @@ def parse_seconds(text: str) -> float:
         ) from None
 
 
+def parse_move(text: str) -> float:
+    """Seconds by which a deadline moves: a duration, with a minus in front to an earlier instant.
+
+    Raises `InvalidInputError`.
+    """
+    seconds = parse_duration(text.removeprefix("-"))
+    return -seconds if text.startswith("-") else seconds
+
+
 def duration_text(seconds: float) -> str:
     """What `parse_duration` reads as so many seconds; below none with a sign in front."""
     if not math.isfinite(seconds):

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from node_timeout.app import NodeTimeout
 from node_timeout.domain.changes import Verdict
-from node_timeout.domain.durations import parse_duration
+from node_timeout.domain.durations import parse_move
 from node_timeout.domain.errors import InvalidInputError
 from node_timeout.domain.hints import shown
 from node_timeout.operations.changing import ChangedRun, ChangeReport
@@ -96,8 +96,7 @@ def seconds_of(value: Any, name: str) -> float:
         return float(value)
     try:
         if isinstance(value, str):
-            seconds = parse_duration(value.removeprefix("-"))
-            return -seconds if value.startswith("-") else seconds
+            return parse_move(value)
     except InvalidInputError as error:
         raise Problem(400, f"{name}: {error}") from None
     raise Problem(400, f"{name} is {shown(value)}, neither seconds nor a duration such as PT10M")

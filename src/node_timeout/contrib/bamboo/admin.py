@@ -38,6 +38,7 @@ from node_timeout.contrib.bamboo.models import (
     ledger_alias,
 )
 from node_timeout.domain.changes import OPEN
+from node_timeout.domain.durations import parse_move
 from node_timeout.domain.errors import NodeTimeoutError
 from node_timeout.domain.ids import MAX_ID_LENGTH
 from node_timeout.domain.instants import lateness, utc
@@ -50,6 +51,8 @@ MAX_CHANGED = 1_000
 PER_TRANSACTION = 200
 HISTORY_LINES = 200
 CHANGEABLE = {
+    "extend": OPEN,
+    "fire": OPEN,
     "cancel": OPEN,
     "pause": (RunState.ARMED,),
     "resume": (RunState.PAUSED,),
@@ -130,6 +133,7 @@ class TimeoutNodeConfigAdmin(_Page):
 class ChangeForm(ActionForm):
     """Beside the choice of an action."""
 
+    by = forms.CharField(label=_("Time:"), required=False, max_length=40, initial="PT10M")
     reason = forms.CharField(label=_("Reason:"), required=False, max_length=MAX_ID_LENGTH)
 
 
@@ -142,7 +146,7 @@ class TimeoutNodeRunAdmin(_Page):
     list_filter = (StateFilter, DueFilter)
     action_form = ChangeForm
     actions: ClassVar[list[str]] = [
-        *("pause_runs", "resume_runs", "cancel_runs"),
+        *("extend_runs", "pause_runs", "resume_runs", "fire_runs", "cancel_runs"),
         *("replay_runs", "discard_runs"),
     ]
     fields = (
@@ -231,6 +235,19 @@ class TimeoutNodeRunAdmin(_Page):
     def cancel_runs(self, request: Any, rows: Any) -> None:
         self._change(request, rows, "cancel", said("Deadlines cancelled: %d"))
 
+    @admin.action(description=_("Extend the selected runs by a time"), permissions=["steer"])
+    def extend_runs(self, request: Any, rows: Any) -> None:
+        try:
+            by = parse_move(request.POST.get("by", "").strip())
+        except NodeTimeoutError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            self._change(request, rows, "extend", said("Deadlines moved: %d"), by=by)
+
+    @admin.action(description=_("Fire the selected runs now"), permissions=["steer"])
+    def fire_runs(self, request: Any, rows: Any) -> None:
+        self._change(request, rows, "fire", said("Runs due now: %d"))
+
     @admin.action(description=_("Pause the selected runs"), permissions=["steer"])
     def pause_runs(self, request: Any, rows: Any) -> None:
         self._change(request, rows, "pause", said("Runs paused: %d"))
@@ -247,7 +264,7 @@ class TimeoutNodeRunAdmin(_Page):
     def discard_runs(self, request: Any, rows: Any) -> None:
         self._change(request, rows, "discard", said("Runs deleted: %d"))
 
-    def _change(self, request: Any, rows: Any, what: str, done: str) -> None:
+    def _change(self, request: Any, rows: Any, what: str, done: str, **more: Any) -> None:
         states = CHANGEABLE[what]
         order = ("finished_at",) if states == (RunState.DEAD,) else ("state", "next_at", "run_id")
         able = rows.filter(state__in=states).order_by(*order).values_list("run_id", flat=True)
@@ -260,7 +277,7 @@ class TimeoutNodeRunAdmin(_Page):
         try:
             for i in range(0, len(chosen), PER_TRANSACTION):
                 part = chosen[i : i + PER_TRANSACTION]
-                changed += getattr(ours.changes, what)(part, actor=actor, reason=reason)
+                changed += getattr(ours.changes, what)(part, actor=actor, reason=reason, **more)
                 tried += len(part)
         except NodeTimeoutError as error:
             self.message_user(request, str(error), messages.ERROR)
@@ -279,7 +296,7 @@ def _left(request: Any, found: Sequence[str], *, tried: int, changed: int) -> It
     if tried < wanted:
         yield said("Not tried: %d") % (wanted - tried)
     elif changed < selected:
-        yield said("Not in a state for that: %d") % (selected - changed)
+        yield said("Not in a state for that, or too long then: %d") % (selected - changed)
     if len(found) > MAX_CHANGED:
         yield said("Only the first %d were looked at; do it again for the rest.") % MAX_CHANGED
 

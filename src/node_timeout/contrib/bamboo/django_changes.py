@@ -1,4 +1,4 @@
-"""What a person asks of runs, over Django's own connection: cancel, pause, resume, replay, discard.
+"""What a person asks of runs, over Django's own connection: all but to follow another config.
 
 The admin pages use it in web processes of any kind, gevent's too. What becomes of a row, the domain
 says.
@@ -7,16 +7,15 @@ says.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from node_timeout.contrib.bamboo.django_ledger import DjangoLedger
 from node_timeout.contrib.bamboo.pool_outbox import PoolOutbox
-from node_timeout.domain.changes import Cancel, Change, Pause, Replay, Resume
+from node_timeout.domain.changes import Cancel, Change, Extend, Fire, Pause, Replay, Resume
 from node_timeout.domain.history import HistoryEntry
 from node_timeout.domain.orders import Order, judge
-from node_timeout.domain.run import DueRun, LedgerRow
+from node_timeout.domain.run import DueRun, LedgerRow, RunState
 
 logger = logging.getLogger(__name__)
 
@@ -29,45 +28,59 @@ class DjangoChanges:
         ledger: DjangoLedger,
         pool: PoolOutbox,
         behind_commit: Callable[[Callable[[], object]], None],
+        *,
+        max_seconds: float,
     ) -> None:
+        """``max_seconds``: how long the time of a run may become."""
         self._ledger = ledger
         self._pool = pool
         self._behind_commit = behind_commit
+        self._max_seconds = max_seconds
+
+    def extend(
+        self, run_ids: Sequence[str], *, by: float, actor: str, reason: str | None = None
+    ) -> int:
+        """Move deadlines by so many seconds, also fewer than none; return how many were moved."""
+        return self._move(Extend(by=by), run_ids, actor, reason)
+
+    def fire(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
+        """Make armed or paused runs due now; return how many were."""
+        return self._move(Fire(), run_ids, actor, reason)
 
     def cancel(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Cancel runs that are armed or paused; return how many were."""
-        cancelled = self._change(Cancel(), run_ids, actor, reason)
-        for row in cancelled:
-            self._behind_commit(partial(self._pool.disarm, row.run_id))
-        return len(cancelled)
+        return self._move(Cancel(), run_ids, actor, reason)
 
     def pause(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Let the time of armed runs stand still; return how many were armed."""
-        paused = self._change(Pause(), run_ids, actor, reason)
-        for row in paused:
-            self._behind_commit(partial(self._pool.disarm, row.run_id))
-        return len(paused)
+        return self._move(Pause(), run_ids, actor, reason)
 
     def resume(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Let paused runs go on with the time they had left; return how many were paused."""
-        return self._arm(Resume(), run_ids, actor, reason)
+        return self._move(Resume(), run_ids, actor, reason)
 
     def replay(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
         """Arm dead runs again, due now; return how many were dead."""
-        return self._arm(Replay(), run_ids, actor, reason)
+        return self._move(Replay(), run_ids, actor, reason)
 
-    def _arm(self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None) -> int:
-        armed = self._change(change, run_ids, actor, reason)
-        for row in armed:
-            due = DueRun(run_id=row.run_id, due_at=row.next_at or 0.0)
-            self._behind_commit(partial(self._pool.arm, due))
-        return len(armed)
+    def _move(self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None) -> int:
+        """Change the rows; the pool is told where each stands then, if anywhere."""
+        changed = self._change(change, run_ids, actor, reason)
+        for row in changed:
+            self._behind_commit(partial(self._tell_pool, row))
+        return len(changed)
+
+    def _tell_pool(self, row: LedgerRow) -> None:
+        """An arming alone moves nothing that stands there already."""
+        self._pool.disarm(row.run_id)
+        if row.state is RunState.ARMED and row.next_at is not None:
+            self._pool.arm(DueRun(run_id=row.run_id, due_at=row.next_at))
 
     def _change(
         self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None
     ) -> list[LedgerRow]:
         now = self._pool.now()
-        order = Order(change=change, actor=actor, reason=reason, max_seconds=math.inf)
+        order = Order(change=change, actor=actor, reason=reason, max_seconds=self._max_seconds)
 
         def rule(row: LedgerRow) -> tuple[LedgerRow | None, HistoryEntry | None]:
             judged = judge(order, row, now)

@@ -52,7 +52,9 @@ class OwnConnection(OwnConfigs):
         self._ledger_id = pool.ledger_id
         self._agreed = settings.agreed
         self._is_compared = False
-        self.changes = DjangoChanges(self.ledger, self.pool, self._behind_commit)
+        self.changes = DjangoChanges(
+            self.ledger, self.pool, self._behind_commit, max_seconds=settings.max_seconds
+        )
 
     def close(self) -> None:
         super().close()

@@ -3,7 +3,6 @@
 import uuid
 
 from node_timeout.app import NodeTimeout
-from node_timeout.domain.changes import OPEN
 from node_timeout.domain.errors import SettingsError
 from node_timeout.domain.events import NodeStarted
 from node_timeout.domain.run import LedgerRow, NodeRun, Outcome, RunState
@@ -20,10 +19,10 @@ async def add_sample(app: NodeTimeout) -> None:
     Raises `LedgerUnavailableError`, and `SettingsError` if a setting allows no such timeouts.
     """
     now = await app.pool.now()
-    if not any(row.state in OPEN and _is_due_after(row, now) for row in await _rows(app, HANGING)):
+    if not any(_still_hangs(row, now) for row in await app.rows(HANGING, ROOT)):
         await _configure(app, HANGING)
         await app.node_started(HANGING, _version(), ROOT)
-    if not any(row.state is RunState.DEAD for row in await _rows(app, GIVEN_UP)):
+    if not any(row.state is RunState.DEAD for row in await app.rows(GIVEN_UP, ROOT)):
         await _configure(app, GIVEN_UP)
         await _give_up(app, now)
 
@@ -32,12 +31,9 @@ def _version() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def _is_due_after(row: LedgerRow, now: float) -> bool:
-    return row.deadline is not None and row.deadline > now
-
-
-async def _rows(app: NodeTimeout, node_id: str) -> list[LedgerRow]:
-    return list(await app.rows(node_id, ROOT))
+def _still_hangs(row: LedgerRow, now: float) -> bool:
+    is_armed = row.state is RunState.ARMED and (row.deadline or 0.0) > now
+    return is_armed or row.state is RunState.PAUSED
 
 
 async def _configure(app: NodeTimeout, node_id: str) -> None:

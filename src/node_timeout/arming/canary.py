@@ -1,11 +1,13 @@
 """Canary: a run of our own in each shard shows whether deadlines are dealt with at all.
 
 One scanner at a time leads (a lease in Redis). Every few seconds it arms a run in each shard of the
-pool, due a second later. That run goes through ledger, pool, scanner, RabbitMQ and worker as any
-other, but for the engine, which knows nothing of it. How late it was recorded is a metric.
+pool, due a second later. That run passes through ledger, pool, scanner, RabbitMQ and worker like
+any other, but not through the engine, which does not know it. A metric shows how late it was
+recorded.
 
-It is the same run each time. Its row stays until it is sent again, so that a message which comes
-twice finds it; and one that has not ended is not sent again, so that they never pile up.
+Each shard always uses the same run. Its row stays until the canary is sent again, so that a message
+that comes twice still finds it. A canary that has not ended is not sent again, so that canaries
+never pile up.
 """
 
 import asyncio
@@ -28,9 +30,9 @@ logger = logging.getLogger(__name__)
 ROLE = "canary"
 TICK_SECONDS = 2.0
 LEAD_TICKS = 5
-"""A lead lasts so many at least, or two scanners would take turns."""
+"""A leader lease lasts at least this many ticks; else two scanners would take turns."""
 MISSED_SECONDS = 60.0
-"""A canary that has not ended so long after its deadline counts as missed."""
+"""A canary that has not ended this long after its deadline counts as missed."""
 NOTHING_STAYS = Retention(handled_seconds=0.0, cancelled_seconds=0.0, dead_seconds=0.0)
 
 
@@ -45,7 +47,7 @@ class CanaryReport:
 
 
 class Canary:
-    """Arms canaries, and measures how they end."""
+    """Arms canaries, and measures how late they end."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Canary:
         lease_seconds: float,
         interval: float,
     ) -> None:
-        """``interval`` is how often each shard gets one, seconds."""
+        """``interval``: seconds between two canaries of a shard."""
         self._ledger = ledger
         self._pool = pool
         self._tracker = tracker
@@ -69,13 +71,13 @@ class Canary:
         self._next_at = -math.inf
         """On this host's monotonic clock."""
         self._is_awaiting = False
-        """One is under way."""
+        """True while a canary is under way."""
         self._judged: dict[int, float | None] = {}
-        """By shard: the deadline of the last one whose end was seen; None: of none yet."""
+        """By shard: the deadline of the last canary whose end was seen; None: none was seen yet."""
         self._missed: dict[int, float | None] = {}
-        """By shard: the deadline of the last one that was counted as missed."""
+        """By shard: the deadline of the last canary that was counted as missed."""
         self._lateness: dict[int, float] = {}
-        """Of the last one of each shard."""
+        """By shard: the lateness of its last canary, seconds."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Send canaries until stopped."""
@@ -97,9 +99,9 @@ class Canary:
         return f"leading; the last canaries were late by {max(self._lateness.values()):.3f} s"
 
     async def once(self) -> CanaryReport:
-        """One pass: look at those that are under way, and send those that have ended if it is time.
+        """One pass: check the canaries under way; if it is time, send those again that have ended.
 
-        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass looks again.
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass checks again.
         """
         report = CanaryReport()
         if not await self._pool.lead(ROLE, self._name, self._lead_seconds):
@@ -136,14 +138,14 @@ class Canary:
         return ended
 
     def _silent_since(self, shard: int, at: float) -> None:
-        """Unless it is known better: of this process, or by the row that another has left."""
+        """Start the shard's metrics at this instant, unless this process has set them already."""
         if shard not in self._missed:
             self._missed[shard] = None
             metrics.CANARY_LAST.labels(shard).set(at)
             metrics.CANARY_MISSED.labels(shard)  # a first miss must be seen as an increase
 
     def _judge(self, shard: int, row: LedgerRow, now: float, report: CanaryReport) -> None:
-        """One that has ended, once; of one that had ended before this one led, only when."""
+        """Count an ended canary once. If it ended before this process led, note only when."""
         is_new = self._judged.setdefault(shard, row.deadline) != row.deadline
         self._judged[shard] = row.deadline
         self._silent_since(shard, now if row.finished_at is None else row.finished_at)
@@ -159,7 +161,7 @@ class Canary:
             report.ended += 1
 
     def _await(self, shard: int, row: LedgerRow, now: float, report: CanaryReport) -> None:
-        """One that is under way; when it was due, the one before had ended."""
+        """Check a canary that is under way; the one before it had ended when this one was due."""
         deadline = now if row.deadline is None else row.deadline
         self._judged.setdefault(shard, None)
         self._silent_since(shard, min(now, deadline))
@@ -174,7 +176,7 @@ class Canary:
             report.missed += 1
 
     async def _send(self, shards: Sequence[int], report: CanaryReport) -> None:
-        """One to each of these shards. What the pool misses is late, as any run would be."""
+        """Send a canary to each of these shards. If the pool misses it, it is late like any run."""
         if not shards:
             return
         now = await self._pool.now()

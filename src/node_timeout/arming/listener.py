@@ -1,9 +1,9 @@
-"""Listener: events queue → tracker. For engines that tell us by message when a node starts or ends.
+"""Listener: events queue → tracker. For engines that send a message when a node starts or ends.
 
     read ──▶ arm and disarm, a node's events in order of time ──▶ ack
-      └────▶ what is bad ──▶ dead-letter queue ──▶ ack, beside the others
+      └────▶ bad events ──▶ dead-letter queue ──▶ ack, while the others go on
 
-A batch may come again, whole or in part: arming and disarming twice changes nothing.
+A batch may come again, whole or in part: arming and disarming are idempotent.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 FINISH_SECONDS = 5.0
 MESSAGES_PER_BATCH = 100
 BATCH_BOUNDS = (MESSAGES_PER_BATCH, 1024 * 1024)
-"""How many messages, and bytes together, make a batch at most."""
+"""The most messages, and the most bytes in total, of a batch."""
 EVENTS_PER_CALL = 1000
-"""A transaction stays short, however many events a message brings."""
+"""The most events per transaction: it stays short, however many events a message has."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ListenReport:
-    """What one batch of messages brought, in events."""
+    """What one batch of messages contained, in events."""
 
     received: int = 0
     unreadable: int = 0
@@ -49,15 +49,15 @@ class ListenReport:
 
 @dataclass(slots=True)
 class _Found:
-    """What a batch of messages says."""
+    """The contents of a batch of messages."""
 
     events: list[Event] = field(default_factory=list)
     origins: dict[int, Delivery] = field(default_factory=dict)
-    """The message that brought an event, by the identity of the event."""
+    """The message that an event came in, by the ``id()`` of the event."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
     async def refuse(self, event: Event, error: NodeTimeoutError) -> None:
-        """The ledger cannot hold this event, or it is not known which node it means."""
+        """Count an event as unreadable: the ledger cannot store it, or its node is ambiguous."""
         letter = Unreadable(body=events.encode([event]), reason=str(error))
         self.unreadable.setdefault(self.origins[id(event)], []).append(letter)
 
@@ -85,7 +85,7 @@ class Listener:
         self._dead_letters = DeadLetters(exchange, source="events")
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
-        """Listen until stopped; a batch begun is finished, or goes back in an outage."""
+        """Listen until stopped. A batch in progress is finished, or requeued in an outage."""
         self._health = health
 
         async def step() -> None:
@@ -108,7 +108,7 @@ class Listener:
             await consumer.resize({self._queue: self._prefetch()})
 
     async def _get(self, consumer: Consumer) -> list[Delivery] | None:
-        """None if nothing has come, and it is time to look whether there is room for more."""
+        """The next deliveries; None if none has come and the prefetch has to be checked again."""
         try:
             async with asyncio.timeout(self._dead_letters.look_again_seconds()):
                 return await consumer.get(*BATCH_BOUNDS)
@@ -116,7 +116,7 @@ class Listener:
             return None
 
     async def _finish(self, consumer: Consumer) -> None:
-        """Deal also with what had come before the stop; in an outage it goes back."""
+        """Handle also the messages that came before the stop; in an outage they are requeued."""
         time_is_up = asyncio.Event()
         timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, time_is_up.set)
         try:
@@ -126,7 +126,7 @@ class Listener:
             timer.cancel()
 
     async def once(self, consumer: Consumer) -> ListenReport:
-        """Wait for one batch of messages and deal with it."""
+        """Wait for one batch of messages and handle it."""
         report = await self.handle(await consumer.get(*BATCH_BOUNDS), asyncio.Event())
         await self._dead_letters.settled()
         return report
@@ -135,9 +135,9 @@ class Listener:
         return 2 * MESSAGES_PER_BATCH + self._dead_letters.beside()
 
     async def handle(self, deliveries: Sequence[Delivery], stop: asyncio.Event) -> ListenReport:
-        """Deal with messages, through outages; if stopped in one, they go back to the queue.
+        """Handle messages, through outages; if stopped during an outage, requeue them.
 
-        What cannot be read or stored is put aside when the rest is done.
+        Events that cannot be read or stored are dead-lettered after the rest is done.
         """
         report = ListenReport()
         found = await self._read(deliveries)
@@ -157,7 +157,7 @@ class Listener:
         return report
 
     async def _find_roots(self, found: "_Found", stop: asyncio.Event) -> list[Event] | None:
-        """The events to track; what means no one node is put aside. None if the listener stops."""
+        """The events to track; ambiguous ones are refused. None if the listener stops."""
 
         async def find(some: Sequence[Event]) -> Rooted[Event] | None:
             step = partial(find_roots, some, self._ledger)
@@ -180,9 +180,9 @@ class Listener:
     async def _track_all(
         self, some: Sequence[Event], found: "_Found", stop: asyncio.Event, report: ListenReport
     ) -> bool:
-        """Track events, all at once if it can be; what the ledger refuses is unreadable.
+        """Track events, in one call if possible; those that the ledger refuses are unreadable.
 
-        False if the listener stops before.
+        False if the listener stops first.
         """
 
         def track(some: Sequence[Event]) -> Awaitable[bool]:
@@ -191,7 +191,7 @@ class Listener:
         return all(await in_halves(some, track, found.refuse))
 
     async def _insist(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
-        """Repeat a step until no outage stops it; False if the listener stops before."""
+        """Repeat a step until it succeeds despite outages; False if the listener stops first."""
 
         async def steps() -> bool:
             await step()

@@ -1,7 +1,7 @@
-"""The root pipelines of events that do not name theirs: looked up among the stored configs.
+"""Finds the root pipelines of events that do not name theirs, among the stored configs.
 
-The config of a run may have come with its start, or be gone by now; so a leaving is also looked up
-among the open runs.
+The config of a run may have come with its start, or may be deleted by now. So a `NodeLeft` event is
+also looked up among the open runs.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from node_timeout.domain.roots import only_root
 from node_timeout.ports.ledger import Ledger
 
 SHOWN = 2
-"""Roots that an error names."""
+"""How many roots an error names."""
 
 E = TypeVar("E", NodeStarted, NodeLeft, Event)
 
 
 @dataclass(slots=True)
 class Rooted(Generic[E]):
-    """Events by what is known of their roots."""
+    """Events, sorted by whether their root was found."""
 
     events: list[E] = field(default_factory=list)
-    """Each with its root, in the order of before."""
+    """Events with their root, in their original order."""
     origins: dict[int, E] = field(default_factory=dict)
-    """What an event was, by the identity of the one with its root."""
+    """The original event, by the ``id()`` of the event that has the root."""
     unknown: list[E] = field(default_factory=list)
-    """Their nodes have no config, nor an open run: nothing is to be done."""
+    """Events whose nodes have no config and no open run: there is nothing to do."""
     ambiguous: list[tuple[E, AmbiguousNodeError]] = field(default_factory=list)
 
 
 async def find_roots(events: Sequence[E], ledger: Ledger) -> Rooted[E]:
-    """Give each event its root. Costs a read for starts that lack it, and one for leavings.
+    """Give each event its root. Costs one read if starts lack it, one if `NodeLeft` events do.
 
     Raises `LedgerUnavailableError`.
     """
@@ -48,7 +48,7 @@ async def find_roots(events: Sequence[E], ledger: Ledger) -> Rooted[E]:
             of_open_runs = kind is NodeLeft
             roots[kind] = await ledger.roots(sorted(lacking), of_open_runs=of_open_runs)
     brought: dict[str, set[str]] = {}
-    """By starts of the same batch, with their configs."""
+    """By node id: the roots named by configs that starts of this batch carry."""
     for start in events:
         if isinstance(start, NodeStarted) and start.config is not None:
             brought.setdefault(start.node_id, set()).add(start.config.root_pipeline_id)
@@ -74,5 +74,5 @@ async def find_roots(events: Sequence[E], ledger: Ledger) -> Rooted[E]:
 
 
 def ambiguity(rooted: Rooted[E]) -> AmbiguousNodeError:
-    """One error that names every node of which it is not known which one is meant."""
+    """One error that names every ambiguous node."""
     return AmbiguousNodeError(*dict.fromkeys(str(error) for _, error in rooted.ambiguous))

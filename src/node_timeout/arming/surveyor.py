@@ -1,12 +1,13 @@
-"""Surveyor: engine → ledger. A node run whose event was lost is armed by the engine's own word.
+"""Surveyor: engine → ledger. Asks the engine for running nodes, and arms runs whose event was lost.
 
-An engine may die between entering RUNNING and telling us, or tell us while the database is down.
-One worker at a time leads (a lease in Redis) and walks the configs of root pipelines that have not
-ended, a bounded page a pass: runs that the engine is running, and of which the ledger knows nothing
-or believes that they ended, are armed; their deadline counts from the start that the engine names.
+An engine may crash after a node enters RUNNING and before it sends the event, or send it while the
+database is down. One worker at a time leads (a lease in Redis) and walks the configs of root
+pipelines that have not ended, one bounded page per pass. It arms the runs that the engine says are
+running and that the ledger does not know, or believes to have ended. Their deadline counts from the
+start that the engine names.
 
-So a round costs what is under way. bamboo cannot be asked for what is running: it has no index for
-that, and keeps the states of every pipeline there ever was.
+So the cost of a round depends on the pipelines under way. bamboo cannot be asked for all running
+nodes: it has no index for that, and keeps the states of all pipelines for ever.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ BATCH_SIZE = 500
 TICK_SECONDS = 1.0
 ANSWER_SECONDS = 30.0
 EVENT_SECONDS = 10.0
-"""The event of a younger run may be under way."""
+"""Younger runs are skipped: their event may still be on its way."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,10 +41,10 @@ class SurveyReport:
 
     leading: bool = True
     asked: int = 0
-    """Nodes the engine was asked about."""
+    """Nodes that the engine was asked about."""
     armed: int = 0
     surveyed: bool = False
-    """The last of these configs was reached."""
+    """The pass reached the last config."""
 
 
 class Surveyor:
@@ -60,7 +61,7 @@ class Surveyor:
         lease_seconds: float,
         pause: float,
     ) -> None:
-        """``pause`` is the rest between two surveys, seconds."""
+        """``pause``: seconds between two surveys."""
         self._ledger = ledger
         self._pool = pool
         self._engine = engine
@@ -86,7 +87,7 @@ class Surveyor:
         """One pass: at most `BATCH_SIZE` configs.
 
         Raises `PoolUnavailableError`, `LedgerUnavailableError`, `EngineUnavailableError`; the next
-        pass goes on where this one began.
+        pass then starts where this one started.
         """
         report = SurveyReport()
         if not await self._pool.lead(ROLE, self._name, self._lease_seconds):

@@ -1,7 +1,7 @@
 """Tracker: state events of the engine → ledger, then pool.
 
-The ledger comes first and is enough. What the pool misses is armed as soon as Redis answers again;
-if this process ends before, the reconciler does it.
+The ledger comes first and is sufficient. Runs that the pool misses are armed there as soon as Redis
+answers again; if this process ends before that, the reconciler arms them.
 """
 
 import asyncio
@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 ARM_AGAIN = Backoff(first=0.2, longest=2.0)
 MAX_MISSED = 100_000
-"""So that an outage cannot fill the memory; the reconciler finds the rest."""
+"""The most missed runs to remember, so that an outage cannot fill the memory; the reconciler finds
+the rest."""
 NAMING_SECONDS = 60.0
-"""Between two log lines that name a node that was not armed."""
+"""The interval between two log lines that name a node that was not armed."""
 
 
 class Tracker:
@@ -40,14 +41,14 @@ class Tracker:
         self._pool = pool
         self._clock = clock
         self._not_armed = 0
-        """Since the last line that named one."""
+        """Starts that were not armed since the last log line that named one."""
         self._named_at = -math.inf
         self._missed: dict[str, DueRun] = {}
-        """Armed in the ledger only."""
+        """Runs that are armed in the ledger only."""
         self._arming: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """What is still missed is left to the reconciler."""
+        """Stop; the reconciler arms the runs that the pool still misses."""
         if self._arming is not None:
             await ended(self._arming)
 
@@ -55,9 +56,9 @@ class Tracker:
         """Arm the runs whose nodes have a config; return how many are armed.
 
         Raises `AmbiguousNodeError`, `LedgerUnavailableError` (nothing is armed then). Without Redis
-        it succeeds: they are armed there later.
+        the call succeeds: the runs are armed there later.
         """
-        now = await self._pool.now()  # what happens during the lookup comes after these events
+        now = await self._pool.now()  # before the lookup: what happens during it is later
         rooted = await find_roots(events, self._ledger)
         if rooted.ambiguous:
             raise ambiguity(rooted)
@@ -65,7 +66,7 @@ class Tracker:
         return await self.started(rooted.events, now)
 
     async def started(self, events: Sequence[NodeStarted], now: float) -> int:
-        """`nodes_started` of events whose roots are known, and that were told at ``now``."""
+        """`nodes_started` for events whose roots are known and that were received at ``now``."""
         with tracing.arming(events) as traced:
             armed = await self._ledger.arm(traced, now) if events else []
             if armed:
@@ -81,25 +82,25 @@ class Tracker:
 
     async def nodes_left(self, events: Sequence[NodeLeft]) -> int:
         """Disarm every armed version of the nodes, or pause the one that the engine has suspended;
-        return how many runs that were.
+        return how many runs were disarmed or paused.
 
-        Versions that started after the event are left alone: it came late. A run named with its
-        version leaves the pool also if the ledger does not know it, as when the engine fills the
-        pool itself. Raises `AmbiguousNodeError`, `LedgerUnavailableError`.
+        Versions that started after the event are unchanged: the event came late. A run that is
+        named with its version leaves the pool even if the ledger does not know it: the engine may
+        fill the pool itself. Raises `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
-        now = await self._pool.now()  # a run that starts during the lookup is not meant
+        now = await self._pool.now()  # before the lookup: a run that starts during it is not meant
         rooted = await find_roots(events, self._ledger)
         if rooted.ambiguous:
             raise ambiguity(rooted)
-        # Only one root has the node, or none: a member without a root means this one.
+        # At most one root has the node, so a pool member without a root means this node.
         foreign = [*rooted.unknown, *rooted.origins.values()]
         return await self.left(rooted.events, now, foreign)
 
     async def left(
         self, events: Sequence[NodeLeft], now: float, foreign: Sequence[NodeLeft] = ()
     ) -> int:
-        """`nodes_left` of events whose roots are known, told at ``now``; and of those that named
-        none.
+        """`nodes_left` for events whose roots are known, received at ``now``. ``foreign``: events
+        that named no root.
         """
         members: list[str] = []
         cancelled: tuple[NodeRun, ...] = ()
@@ -130,11 +131,11 @@ class Tracker:
         return len(cancelled)
 
     async def _arm_crossed(self, paused: Sequence[NodeRun]) -> None:
-        """Some of them may have gone on meanwhile, and be disarmed by mistake."""
+        """Arm again the runs that resumed meanwhile and were disarmed by mistake."""
         try:
             rows = await self._ledger.rows_of([run.run_id for run in paused])
         except LedgerUnavailableError:
-            return  # the reconciler looks
+            return  # the reconciler finds them
         armed = [
             DueRun(run_id=row.run_id, due_at=row.next_at)
             for row in rows
@@ -144,9 +145,9 @@ class Tracker:
             await self._pool.arm(armed)
 
     def not_armed(self, events: Sequence[NodeStarted]) -> None:
-        """Count the starts that were not armed; name one of them, once a minute at most.
+        """Count the starts that were not armed; name one of them, at most once a minute.
 
-        An engine may run many nodes without a config on purpose, so it is no warning.
+        An engine may run many nodes without a config on purpose, so this is not a warning.
         """
         runs = {(each.node_id, each.version, each.root_pipeline_id): each for each in events}
         metrics.NOT_ARMED.inc(len(runs))
@@ -175,8 +176,8 @@ class Tracker:
             self._arming = asyncio.create_task(self._arm_missed(), name="arm what Redis missed")
 
     async def _arm_missed(self) -> None:
-        """Until all are in the pool. One that has left meanwhile does no harm: its row says so, or
-        nothing is done for want of a row.
+        """Retry until all are in the pool. A run that has left meanwhile does no harm: its row is
+        closed, or it has no row and nothing is done.
         """
         failures = 0
         while self._missed:

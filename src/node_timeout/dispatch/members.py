@@ -1,4 +1,4 @@
-"""Members of the pool: which runs they name."""
+"""Reads members of the pool: which runs they name."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from node_timeout.ports.pool import ClaimedMember
 def read(
     claimed: Sequence[ClaimedMember],
 ) -> tuple[list[ClaimedMember], list[DueRun | ForeignRun], dict[str, str]]:
-    """Split into members that name a node run, these runs, and the others with the reason."""
+    """Split into members that name a run, their runs, and unreadable members with the reason."""
     members: list[ClaimedMember] = []
     due: list[DueRun | ForeignRun] = []
     unreadable: dict[str, str] = {}
     for each in claimed:
-        # A score of -inf, which anyone may write, is no instant: it was due long ago.
+        # A score of -inf, which anyone may write, is no instant: treat it as due long ago.
         due_at = max(each.deadline, 0.0)
         try:
             if is_run_id(each.member):

@@ -1,4 +1,4 @@
-"""What nobody needs any more is deleted, a bounded page at a time."""
+"""Deletes closed rows and expired configs, one bounded page at a time."""
 
 from node_timeout import metrics
 from node_timeout.dispatch.reports import ReconcileReport
@@ -9,10 +9,11 @@ from node_timeout.ports.pool import Pool
 async def purge(
     ledger: Ledger, pool: Pool, retention: Retention, limit: int, report: ReconcileReport
 ) -> bool:
-    """One page of closed rows and one of configs past their retention; whether one was full.
+    """Delete one page of closed rows and one of configs past their retention; return whether either
+    page was full.
 
-    Runs leave the pool first: a leaving may have crossed with the arming there, and of a member
-    whose row is gone nobody could tell what it was. Raises `PoolUnavailableError`,
+    Runs leave the pool first: a `NodeLeft` event may have crossed with the arming there, and a
+    member whose row is gone could not be identified. Raises `PoolUnavailableError`,
     `LedgerUnavailableError`.
     """
     now = await pool.now()

@@ -1,17 +1,17 @@
-"""How much room the dispatch queue has: a backlog stays in the pool, which is ordered."""
+"""Limits how many messages wait in the dispatch queue: a backlog stays in the ordered pool."""
 
 import asyncio
 
 from node_timeout.ports.exchange import Exchange
 
 MESSAGES_AHEAD = 20
-"""Messages that may wait in the queue; so many keep any number of workers busy."""
+"""Messages that may wait in the queue; this many keep any number of workers busy."""
 
 
 class QueueRoom:
-    """How many messages surely still fit into the queue.
+    """A lower bound of how many more messages may be published to the queue.
 
-    The broker is asked before there is none left, and answers while the rest is used.
+    The broker is asked before the limit is reached, and answers while the rest is used.
     """
 
     def __init__(self, exchange: Exchange, queue: str) -> None:
@@ -20,7 +20,7 @@ class QueueRoom:
         self._left = 0
         self.asking: asyncio.Task[int] | None = None
         self._taken = 0
-        """Since the broker was asked: it may have counted them, or not."""
+        """Messages published since the broker was asked; its answer may or may not include them."""
 
     async def left(self) -> int:
         """Raises `ExchangeUnavailableError` if the broker has to be asked and does not answer."""
@@ -33,6 +33,6 @@ class QueueRoom:
         return self._left
 
     def take(self) -> None:
-        """One message is on its way."""
+        """Count one message as published."""
         self._left -= 1
         self._taken += 1

@@ -1,21 +1,22 @@
-"""Reconciler: ledger → pool. What the pool has lost is armed again from the ledger.
+"""Reconciler: ledger → pool. Arms runs again that the pool has lost, from the ledger.
 
-One scanner at a time leads (a lease in Redis). It has four tasks. Each has a pace of its own, does
-one bounded page in a pass, and goes on page after page while there is more:
+One scanner at a time leads (a lease in Redis). It has four tasks. Each has its own interval, does
+one bounded page per pass, and continues page after page while there is more:
 
     sweep    armed rows that are due soon, or after a loss of data all of them
     rescue   rows whose worker has vanished: their lease ended long ago
-    look     rows that are just overdue, while nothing waits in the queues
+    look     rows that have just become overdue, while nothing waits in the queues
     purge    closed rows past their retention, and configs whose root pipeline ended long ago
 
-What is due later than the sweep after next needs no look now: a million deadlines that are far away
-cost nothing. After a loss of data everything is put back at once, oldest first.
+Rows that are due after the sweep after next are not read now: a million distant deadlines cost
+nothing. After a loss of data everything is put back at once, oldest first.
 
-A row that is overdue and absent may be waiting in a queue, however long it has been overdue. Unless
-Redis has just lost data, the sweep arms it only when it was absent at a look ``redispatch_after``
-seconds before as well, so that a backlog does not feed itself; the next time it waits twice as long
-(see `redispatch`). So does the rescue of one run after the first. While the queues are empty a row
-waits nowhere; then two looks a few seconds apart are enough.
+An overdue row that is absent from the pool may be waiting in a queue, however long it is overdue.
+Unless Redis has just lost data, the sweep arms it only if it was also absent in a check
+``redispatch_after`` seconds earlier, so that a backlog does not feed itself; the next wait is twice
+as long (see `redispatch`). The same waits apply between rescues of one run; its first rescue does
+not wait. While the queues are empty, no row waits in one; then two looks a few seconds apart are
+enough.
 """
 
 import asyncio
@@ -41,17 +42,17 @@ ROLE = "reconciler"
 BATCH_SIZE = 500
 TICK_SECONDS = 1.0
 BUSY_SECONDS = 0.1
-"""Longest pause between two pages; the pause is random, so that the database has some air."""
+"""Longest pause between two pages; the pause is random, to limit the load on the database."""
 SWEEP_SECONDS = 60.0
-"""How long a sweep may take, about, and still see each row before it is due."""
+"""About how long a sweep may take and still see each row before it is due."""
 BEHIND_SECONDS = 5.0
-"""How much longer than a lease a score may be later than its row, for clocks and retries."""
+"""How much later than its row, beyond one lease, a score may be: for clocks and retries."""
 LOOK_SECONDS = 5.0
-"""Between two looks at what is just overdue; and how long that must be overdue."""
+"""The interval between two looks; and how long a row must be overdue to be in one."""
 
 
 class Reconciler:
-    """Puts back what the pool has lost, and deletes what nobody needs any more."""
+    """Puts back runs that the pool has lost, and deletes rows and configs past their retention."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Reconciler:
         sweep_pause: float,
         retention: Retention,
     ) -> None:
-        """``queues``: where a node run may wait for a worker."""
+        """``queues``: the queues in which a node run may wait for a worker."""
         self._ledger = ledger
         self._pool = pool
         self._exchange = exchange
@@ -81,18 +82,18 @@ class Reconciler:
         self._cursor: DueRun | None = None
         self._data_lost = False
         self._all_swept = False
-        """The last sweep has come to its end."""
+        """The last sweep has reached its end."""
         self._rescue_cursor: DueRun | None = None
         self._redispatch = Redispatch(redispatch_after)
-        """Of overdue runs that were not in the pool."""
+        """The waits of overdue runs that were not in the pool."""
         self._missing: frozenset[DueRun] = frozenset()
-        """What the last look at the overdue did not find."""
+        """Overdue runs that the last look did not find in the pool."""
         # All on this host's monotonic clock.
         self._renew_lead_at = self._next_sweep_at = self._next_rescue_at = 0.0
         self._next_look_at = self._next_purge_at = 0.0
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
-        """Reconcile until stopped; after a loss of data without pause until all is armed."""
+        """Reconcile until stopped; after a loss of data, without a pause until all is armed."""
 
         async def step() -> None:
             report = await self.once()
@@ -106,8 +107,8 @@ class Reconciler:
     async def once(self) -> ReconcileReport:
         """One pass: at most `BATCH_SIZE` rows of each task.
 
-        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass goes on where this
-        one began.
+        Raises `PoolUnavailableError`, `LedgerUnavailableError`; the next pass then starts where
+        this one started.
         """
         report = ReconcileReport()
         report.leading = await self._leads()
@@ -140,7 +141,7 @@ class Reconciler:
         return report
 
     async def _put_back_the_rest(self, report: ReconcileReport) -> None:
-        """After a loss of data: once all armed rows are swept, every expired lease."""
+        """After a loss of data: once all armed rows are swept, rescue every expired lease."""
         report.swept = self._all_swept and not await self._rescue(report)
         if report.swept:
             await self._pool.mark_reconciled()
@@ -148,21 +149,21 @@ class Reconciler:
 
     @staticmethod
     def _next(is_full: bool, pause: float, report: ReconcileReport) -> float:
-        """When a task is to go on whose page was full, or not."""
+        """When a task runs next: at once if its page was full, else after ``pause``."""
         report.more |= is_full
         return 0.0 if is_full else time.monotonic() + pause
 
     async def _leads(self) -> bool:
-        """Ask Redis, but for the first third of a lead that this one has."""
+        """Whether this process leads; asks Redis, except in the first third of its own lease."""
         now = time.monotonic()
-        if self._data_lost or now >= self._renew_lead_at:  # the lead may be lost as well
+        if self._data_lost or now >= self._renew_lead_at:  # the leader lease may be lost as well
             leading = await self._pool.lead(ROLE, self._name, self._lease_seconds)
             self._renew_lead_at = now + self._lease_seconds / 3 if leading else 0.0
             return leading
         return True
 
     async def _sweep(self, report: ReconcileReport) -> bool:
-        """One page of armed rows; whether it was full."""
+        """Check one page of armed rows; return whether it was full."""
         now = await self._pool.now()
         soon = None if self._data_lost else now + 2 * (self._sweep_pause + SWEEP_SECONDS)
         page = await self._ledger.open_runs(self._cursor, BATCH_SIZE, soon)
@@ -174,7 +175,7 @@ class Reconciler:
     async def _rearm_absent(self, page: list[DueRun], now: float, report: ReconcileReport) -> None:
         report.checked += len(page)
         waiting = 0.0 if self._data_lost else self._redispatch_after
-        # Rows that are just overdue, or were looked at a moment ago, are left alone: see the
+        # Rows that have just become overdue, or were checked a moment ago, are skipped: see the
         # module's docstring. So are those about to fall due: they may be under way already.
         far = now if self._data_lost else now + self._dispatch_ahead
         suspects = [due for due in page if due.due_at > far or due.due_at <= now - waiting]
@@ -189,7 +190,7 @@ class Reconciler:
         )
 
     async def _rescue(self, report: ReconcileReport) -> bool:
-        """One page of expired leases; whether it was full."""
+        """Check one page of expired leases; return whether it was full."""
         now = await self._pool.now()
         waiting = self._lease_seconds if self._data_lost else self._redispatch_after
         page = await self._ledger.expired_runs(now - waiting, BATCH_SIZE, self._rescue_cursor)
@@ -204,8 +205,8 @@ class Reconciler:
         return is_full
 
     async def _look(self, report: ReconcileReport) -> None:
-        """Arm what is overdue and stands too late; what was absent at the last look too, if no
-        queue can have it.
+        """Arm overdue runs whose score is too late, and those absent both now and at the last look
+        if no queue can hold them.
         """
         now = await self._pool.now()
         page = await self._ledger.open_runs(None, BATCH_SIZE, now - LOOK_SECONDS)
@@ -216,7 +217,7 @@ class Reconciler:
         self._missing = frozenset(missing) - self._missing
 
     async def _something_waits(self) -> bool:
-        """Also true if the broker does not tell."""
+        """Whether a queue has messages; also true if the broker does not answer."""
         try:
             for queue in self._queues:
                 if await self._exchange.waiting(queue):
@@ -227,7 +228,7 @@ class Reconciler:
         return False
 
     async def _behind(self, page: list[DueRun]) -> tuple[list[DueRun], list[DueRun]]:
-        """Those that are absent from the pool, and those that stand there too late."""
+        """The runs that are absent from the pool, and those whose score there is too late."""
         if not page:
             return [], []
         behind = await self._pool.behind(page, self._lease_seconds + BEHIND_SECONDS)

@@ -1,7 +1,7 @@
-"""Redispatch: how long to leave a run alone that may be waiting in a queue.
+"""Redispatch: how long to wait before a run is dispatched again that may be waiting in a queue.
 
-A queue that nobody reads keeps what it was given. So a run that was dispatched again gets twice as
-long before the next time: an outage of any length costs a few messages a run.
+A queue without a consumer keeps its messages. So each time a run is dispatched again, the next wait
+doubles: an outage of any length costs a few messages per run.
 """
 
 import time
@@ -12,19 +12,19 @@ from node_timeout.domain.run import DueRun
 from node_timeout.runtime.loop import Backoff
 
 MAX_REMEMBERED = 200_000
-"""Runs to keep in mind."""
+"""The most runs to remember."""
 LONGEST_WAIT_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
 class _Seen:
     since: float
-    """When it was seen absent first, or dispatched again last."""
+    """When it was first seen absent, or last dispatched again."""
     times: int = 1
 
 
 class Redispatch:
-    """What the leader has seen absent from the pool."""
+    """Remembers which runs the leader has seen absent from the pool."""
 
     def __init__(self, first_seconds: float, clock: Callable[[], float] | None = None) -> None:
         longest = max(first_seconds, LONGEST_WAIT_SECONDS)
@@ -33,9 +33,9 @@ class Redispatch:
         self._seen: dict[DueRun, _Seen] = {}
 
     def over(self, absent: Iterable[DueRun], *, at_first: bool) -> list[DueRun]:
-        """Which of these to dispatch again; their next wait begins now.
+        """The runs to dispatch again; their next wait begins now.
 
-        ``at_first``: whether one that was not seen absent before, since it is due then, is.
+        ``at_first``: whether to dispatch a run again that was not seen absent before.
         """
         now = self._clock()
         return [due for due in absent if self._is_over(due, now, at_first=at_first)]
@@ -44,7 +44,7 @@ class Redispatch:
         seen = self._seen.get(due)
         if seen is None:
             if len(self._seen) >= MAX_REMEMBERED:
-                self._seen.clear()  # the next looks begin anew
+                self._seen.clear()  # the waits start again
             self._seen[due] = _Seen(since=now)
             return at_first
         if now - seen.since < self._waits.seconds(seen.times):
@@ -54,9 +54,9 @@ class Redispatch:
         return True
 
     def forget_found(self, pause_seconds: float) -> None:
-        """Forget what is in the pool again, or closed: a wait that ended more than a round ago.
+        """Forget runs whose wait ended more than a round ago: they are closed or in the pool again.
 
-        ``pause_seconds``: between two looks at the same run.
+        ``pause_seconds``: the pause between two checks of the same run.
         """
         now = self._clock()
         over = [
@@ -68,5 +68,5 @@ class Redispatch:
             del self._seen[due]
 
     def clear(self) -> None:
-        """Another one leads."""
+        """Forget all runs: another process leads."""
         self._seen.clear()

@@ -1,4 +1,4 @@
-"""What one pass of a scanner or of a reconciler did."""
+"""Reports of one pass of a scanner or of a reconciler."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class ScanReport:
     more: bool = False
     """Whether more may be due right now."""
     crowded: bool = False
-    """Nothing was claimed, as enough messages wait in the queue."""
+    """Nothing was claimed: enough messages wait in the queue."""
     seconds_to_next: float | None = None
-    """Until the earliest deadline left in the pool, counted from ``claimed_at``."""
+    """Time to the earliest deadline left in the pool, counted from ``claimed_at``."""
     claimed_at: float = 0.0
     """When the last claim was answered, by the event loop's clock."""
     error: Exception | None = None
@@ -30,11 +30,11 @@ class ReconcileReport:
 
     leading: bool = True
     data_lost: bool = False
-    """This pass is part of a sweep after a loss of Redis's data."""
+    """This pass is part of a sweep after Redis has lost data."""
     checked: int = 0
     rearmed: int = 0
     rescued: int = 0
-    """Rows with an expired lease that were looked at."""
+    """Rows with an expired lease that were checked."""
     purged: int = 0
     purged_configs: int = 0
     swept: bool = False

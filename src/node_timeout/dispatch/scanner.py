@@ -1,14 +1,14 @@
 """Scanner: due members of one shard of the pool → dispatch exchange.
 
-A member's way, and what a crash leaves behind:
+The path of a member, and what a crash leaves behind:
 
     armed ──claim──▶ leased ──publish──▶ leased, message safe ──finish──▶ gone from the pool
              ▲         │                        │
              └─────────┴── released, or ◀───────┘   (then published twice: the ledger lets
                            lease expired             only one of the two act)
 
-A backlog stays in the pool, which is ordered, not in the queue, which is not: only so many messages
-wait there, and what falls due now is not behind all that is overdue.
+A backlog stays in the pool, which is ordered, not in the queue, which is not. Only a few messages
+wait in the queue, so a run that falls due now does not wait behind all overdue runs.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ from node_timeout.wire import dispatch
 logger = logging.getLogger(__name__)
 
 MAX_DEAD_MEMBER_BYTES = 64 * 1024
-"""Redis takes members that are longer than any message may be; their beginning tells enough."""
+"""Redis accepts members that are longer than any message may be; their beginning is enough."""
 BATCHES_IN_FLIGHT = 16
 CROWDED = Backoff(first=0.02, longest=1.0, random=lambda: 1.0)
-"""How long to leave a queue alone that is full."""
+"""How long to wait while the queue is full."""
 
 
 class Scanner:
@@ -69,13 +69,13 @@ class Scanner:
         self._failure: Exception | None = None
         """The last failure of a batch, until one is confirmed or none is due."""
         self._aside: set[asyncio.Task[None]] = set()
-        """What puts aside members that cannot be read."""
+        """Tasks that dead-letter members that cannot be read."""
         self._room = QueueRoom(exchange, queue)
         self._crowded = 0
-        """How often in a row there was no room."""
+        """How often in a row the queue was full."""
 
     async def run(self, stop: asyncio.Event, health: Health) -> None:
-        """Scan until stopped; batches in flight then have ``shutdown_timeout`` to end."""
+        """Scan until stopped; batches in flight then have ``shutdown_timeout`` to finish."""
         stopped = asyncio.ensure_future(stop.wait())
         health.doing = lambda: f"{len(self._publishing)} messages on their way"
 
@@ -94,8 +94,8 @@ class Scanner:
                 await self._pause(report, stopped)
             if (failure := self._failure) is not None:
                 if not isinstance(failure, TemporaryError):
-                    self._failure = None  # a bug is told once
-                # It may be raised in each pass until it is over: without the traceback of the last.
+                    self._failure = None  # a bug is reported once
+                # It may be raised in each pass until it is over: drop the last pass's traceback.
                 raise failure.with_traceback(None)
 
         try:
@@ -105,14 +105,16 @@ class Scanner:
             await self._drain()
 
     async def _drain(self) -> None:
-        """Past the time limit the leases are left to expire."""
+        """Wait for the tasks in flight; after the time limit, their leases are left to expire."""
         talking = self._talking()
         if talking:
             await asyncio.wait(talking, timeout=self._shutdown_timeout)
         await ended(*talking)
 
     def _talking(self) -> set[asyncio.Task[Any]]:
-        """What waits for the broker. A question that is cut off closes the channel of the rest."""
+        """The tasks that wait for the broker. A question to the broker must not be cancelled early:
+        that closes the channel of the others.
+        """
         asking = self._room.asking
         return {*self._publishing, *self._aside, *filter(None, [asking])}
 
@@ -121,7 +123,7 @@ class Scanner:
         if report.seconds_to_next is not None:
             gone = asyncio.get_running_loop().time() - report.claimed_at
             ahead = self._dispatch_ahead
-            # What falls due within a quarter of that time travels together.
+            # Runs that fall due within a quarter of that time are dispatched together.
             left = max(ahead / 4, report.seconds_to_next - ahead)
             seconds = min(seconds, max(0.0, left - gone))
         waiting = asyncio.ensure_future(self._shard.wait(seconds))
@@ -129,11 +131,11 @@ class Scanner:
         waiting.cancel()
 
     async def once(self) -> ScanReport:
-        """One pass: claim what is due, at most `BATCHES_IN_FLIGHT` batches, and see it published.
+        """One pass: claim due members, at most `BATCHES_IN_FLIGHT` batches, and publish them.
 
-        Raises `ExchangeUnavailableError` before anything is claimed if there is no broker to
-        publish to, and `PoolUnavailableError`. A later failure is in the report: what it left
-        unconfirmed is released, or comes back when its lease expires.
+        Raises `PoolUnavailableError`, and `ExchangeUnavailableError` before anything is claimed if
+        there is no broker to publish to. A later failure is in the report: unconfirmed members are
+        released, or come back when their lease expires.
         """
         report = ScanReport()
         await self._claim(report)
@@ -148,7 +150,7 @@ class Scanner:
         report.crowded = room <= 0
         if report.crowded:
             return
-        # After a failure one batch goes ahead, to see whether it is over.
+        # After a failure one batch goes first, as a probe.
         at_once = 1 if self._failure else BATCHES_IN_FLIGHT
         report.more = True
         for _ in range(min(room, at_once - len(self._publishing))):
@@ -165,10 +167,10 @@ class Scanner:
             if not report.more:
                 break
         if not self._publishing and not report.claimed:
-            self._failure = None  # nothing is under way that could fail
+            self._failure = None  # nothing in flight can fail
 
     def _begin(self, claim: Claim, report: ScanReport) -> None:
-        """Send the claim on its way; what cannot be read is put aside beside it."""
+        """Start to publish the claim; dead-letter unreadable members in parallel."""
         members, due, unreadable = read(claim.members)
         if due:
             self._room.take()
@@ -187,7 +189,7 @@ class Scanner:
         lease: float,
         report: ScanReport,
     ) -> None:
-        # Connecting may take as long again; then the members are still ours to finish.
+        # Connecting may take as long again; even then the lease still holds to finish them.
         time_limit = self._lease_seconds / 3
         try:
             with tracing.span(tracing.DISPATCH, {"runs": len(due)}, kind="PRODUCER", begins=True):
@@ -204,7 +206,7 @@ class Scanner:
             self._failure = error
             report.unconfirmed += len(due)
             metrics.UNCONFIRMED.inc(len(due))
-            # An unconfirmed message may still arrive: its lease keeps a second one from piling up.
+            # An unconfirmed message may still arrive: until its lease expires, none is sent again.
             if not isinstance(error, NotConfirmedError):
                 await self._release(members, lease)
         except Exception as error:  # noqa: BLE001 - a bug costs its own batch, and is seen
@@ -213,7 +215,7 @@ class Scanner:
     async def _release(self, members: Sequence[ClaimedMember], lease: float) -> None:
         """Make the members due again, so that they need not wait for the lease to expire.
 
-        The broker may have taken the message all the same; the ledger drops the second one.
+        The broker may still have accepted the message; the ledger drops the second one.
         """
         try:
             await self._shard.release(members, lease)
@@ -223,7 +225,7 @@ class Scanner:
     async def _put_aside(
         self, unreadable: Mapping[str, str], lease: float, report: ScanReport
     ) -> None:
-        """Dead-letter members; those that are refused come again when their lease expires."""
+        """Dead-letter members. If the broker refuses one, it comes back when its lease expires."""
         for number, (member, reason) in enumerate(unreadable.items()):
             body = member.encode("utf-8", "surrogateescape")[:MAX_DEAD_MEMBER_BYTES]
             try:
@@ -237,7 +239,7 @@ class Scanner:
                     error,
                 )
                 return
-            report.finished += finished  # not across an await: good members are counted meanwhile
+            report.finished += finished  # not across an await: other tasks count meanwhile
             report.unreadable += 1
             metrics.UNREADABLE.labels("pool").inc()
             logger.error("%s; it is in the dead-letter queue", reason)

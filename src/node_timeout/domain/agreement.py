@@ -1,4 +1,4 @@
-"""Settings that must agree between processes: how they differ. Pure; see `runtime.agreement`."""
+"""Finds differences in settings that all processes must share. Pure; see `runtime.agreement`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MEND = "give every process the same value, and restart the scanners first"
 def problems(
     settings: Mapping[str, str], stored: Mapping[str, str], marked: str | None
 ) -> list[str]:
-    """A sentence for each difference between the settings here and those that a scanner stored.
+    """One sentence for each difference between these settings and those that a scanner stored.
 
-    ``marked``: the ledger's id that the pool holds.
+    ``marked`` is the ledger id that the pool holds.
     """
     if LEDGER_ID not in stored:
         return []
@@ -32,7 +32,7 @@ def problems(
 
 
 def differences(settings: Mapping[str, str], stored: Mapping[str, str], where: str) -> list[str]:
-    """A sentence for each; ``where`` says what ``stored`` belongs to."""
+    """One sentence for each difference; ``where`` says where ``stored`` comes from."""
     return [
         f"{name} is {own!r} here and {stored[name]!r} {where}; {MEND}"
         for name, own in settings.items()

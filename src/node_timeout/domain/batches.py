@@ -1,4 +1,4 @@
-"""Batches: what the rules for one run make of many. Pure, and the same for every ledger."""
+"""Batches: apply the rules for one run to many runs. Pure, and the same for every ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from node_timeout.older_python import dataclass
 
 
 def first_starts(events: Iterable[NodeStarted], now: float) -> dict[NodeRun, NodeStarted]:
-    """Of each run its earliest start, in the order in which rows are locked."""
+    """The earliest start of each run, in the order in which rows are locked."""
     first: dict[NodeRun, NodeStarted] = {}
     for event in sorted(events, key=lambda event: event.started_at(now)):
         first.setdefault(event.run, event)
@@ -30,7 +30,7 @@ def first_starts(events: Iterable[NodeStarted], now: float) -> dict[NodeRun, Nod
 
 
 def by_node(events: Iterable[NodeLeft]) -> dict[Node, list[NodeLeft]]:
-    """The leavings of each node, which are judged together."""
+    """The `NodeLeft` events of each node; those of one node are judged together."""
     found: dict[Node, list[NodeLeft]] = {}
     for event in events:
         found.setdefault(event.node, []).append(event)
@@ -39,24 +39,24 @@ def by_node(events: Iterable[NodeLeft]) -> dict[Node, list[NodeLeft]]:
 
 @dataclass(slots=True)
 class Judged:
-    """What became of the runs that a worker asked for, by `lifecycle.take`."""
+    """What `lifecycle.take` decided for the runs that a worker asked for."""
 
     taken: list[Taken] = field(default_factory=list)
     later: list[DueRun] = field(default_factory=list)
-    """To be looked at again at these instants; what is no deadline, so much later that it is due
-    when it is claimed ahead."""
+    """To be examined again at these instants. Instants other than deadlines are put later by
+    ``ahead_seconds``: a scanner claims a run that much ahead, and it is due then."""
     dropped: Counter[RunState] = field(default_factory=Counter)
-    """Closed already, by state."""
+    """How many runs were closed already, by state."""
     given_up: list[LedgerRow] = field(default_factory=list)
-    """Dead now: out of attempts."""
+    """Dead now: they have no attempts left."""
 
     @property
     def abandoned(self) -> list[LedgerRow]:
-        """Those of the taken that another worker had."""
+        """Runs taken from another worker whose lease had run out."""
         return [each.row for each in self.taken if each.was_abandoned]
 
     def deaths(self) -> tuple[Outcome, ...]:
-        """How those that were given up ended."""
+        """The outcomes of the runs that were given up."""
         return tuple(
             Outcome(node=TimedOutNode.of(row), state=RunState.DEAD, message=row.message or "")
             for row in self.given_up
@@ -66,14 +66,14 @@ class Judged:
 def judge(
     rows: Iterable[LedgerRow], lease: Lease, now: float, *, max_attempts: int, ahead_seconds: float
 ) -> Judged:
-    """What `lifecycle.take` says of each row. Nothing is stored yet."""
+    """Apply `lifecycle.take` to each row. Nothing is stored yet."""
     judged = Judged()
     for row in rows:
         found = take(row, lease, now, max_attempts=max_attempts, ahead_seconds=ahead_seconds)
         if isinstance(found, Taken):
             judged.taken.append(found)
         elif isinstance(found, Later):
-            # Scanners claim ahead of every instant, and only a deadline can be taken ahead.
+            # Scanners claim every instant ahead of time; workers can take only a deadline ahead.
             at = found.at if is_first_try(row) else found.at + ahead_seconds
             judged.later.append(DueRun(run_id=row.run_id, due_at=at))
         elif isinstance(found, Dropped):

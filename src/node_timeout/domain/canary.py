@@ -1,4 +1,4 @@
-"""What a canary is: a run of our own that goes the way of any deadline, but for the engine."""
+"""A canary is a run of our own. It takes the path of any deadline, except that no engine has it."""
 
 import itertools
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 
 ACTION = "node-timeout:canary"
 ROOT = "node-timeout:canary"
-"""Its root pipeline. Runs of it are in lists only where their root or node is named."""
+"""The root pipeline of all canaries. Lists show canaries only if their root or node is named."""
 SECONDS = 1.0
 
 
 def canaries(shards: int, home: Callable[[str], int]) -> list[NodeStarted]:
-    """The start of one in each shard, due `SECONDS` later; always the same runs.
+    """The start of one canary per shard, due `SECONDS` later; always the same runs.
 
-    ``home`` says which shard a run id is in; so the version decides.
+    ``home`` maps a run id to its shard. The version is chosen so that the run falls in the shard.
     """
     return [
         next(
@@ -29,7 +29,7 @@ def canaries(shards: int, home: Callable[[str], int]) -> list[NodeStarted]:
 
 
 def _canary(shard: int, version: str) -> NodeStarted:
-    # No engine has a node of this name: an event without a root must not find two.
+    # No engine has a node with this id: an event without a root must not find two nodes.
     run = NodeRun(root_pipeline_id=ROOT, node_id=f"{ROOT}:{shard}", version=version)
     config = TimeoutConfig(
         root_pipeline_id=ROOT, node_id=run.node_id, action=ACTION, timeout=SECONDS

@@ -1,14 +1,14 @@
-"""What a person or a program asks of runs, from extend to discard.
+"""The changes that a person or a program can order for runs, from extend to discard.
 
-Pure, as `lifecycle`: order + row + now → a verdict, what the row becomes, what its history says.
+Pure, as `lifecycle`: order + row + now → a verdict, the new row, the history entry.
 
     armed, paused   may be extended, reconfigured, paused or resumed, fired, cancelled
     executing       is refused: a worker holds the row, so a change and an attempt never cross; so
-                    is what its engine has paused under a worker's hands, until the lease is over
+                    is a run that the engine paused while a worker held it, until the lease ends
     dead            may be replayed or discarded
-    other           is closed: nothing opens it again
+    other           is closed: no change opens it again
 
-What was answered with ``done`` holds: nothing is done about the run before that instant.
+The answer ``done`` is binding: nothing deals with the run before the new instant.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Verdict(StrEnum):
     NOT_PAUSED = "not_paused"
     NOT_DEAD = "not_dead"
     REVISION = "revision"
-    """Refused: the run was changed since the caller looked at it."""
+    """Refused: the run was changed after the caller read it."""
     OVER_CAP = "over_cap"
-    """Refused: its time would be longer than ``max_seconds``."""
+    """Refused: the run's total time would exceed ``max_seconds``."""
     NO_CONFIG = "no_config"
-    """Refused: there is no config that it could follow."""
+    """Refused: its node has no stored config."""
     UNCHANGED = "unchanged"
-    """There was nothing to change: it follows that config already."""
+    """There was nothing to change: the run already follows that config."""
     KEY_USED = "key_used"
     """Refused: this run had another change under the same idempotency key."""
 
@@ -61,34 +61,34 @@ class Verdict(StrEnum):
 OPEN = (RunState.ARMED, RunState.PAUSED)
 
 Changed = Optional[tuple[LedgerRow, str]]
-"""The new row, its revision not counted up yet, and what the history says; None: as it is."""
+"""The new row, before its revision is incremented, and the history text; None: no change."""
 
 
 class Change(ABC):
-    """What is to be done with a run."""
+    """One change that can be made to a run."""
 
     kind: ClassVar[HistoryKind]
-    """What the history calls it."""
+    """The kind under which the history records it."""
     applies_to: ClassVar[tuple[RunState, ...]] = OPEN
     sought: ClassVar[tuple[RunState, ...]] = OPEN
-    """Of these states are the runs that it is about, if none is named."""
+    """The states in which runs are selected if the caller's filter names no state."""
 
     def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
-        """Why a run in one of these states is left alone all the same."""
+        """Why a run in one of the `applies_to` states is refused all the same; else None."""
         del row, now, max_seconds
         return None
 
     @abstractmethod
     def apply(self, row: LedgerRow, now: float) -> Changed:
-        """What becomes of a run in one of these states."""
+        """The result for a run in one of the `applies_to` states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extend(Change):
-    """Move the deadline: ``by`` seconds, also fewer than none, or ``until`` an instant.
+    """Move the deadline ``by`` seconds, which may be negative, or ``until`` an instant.
 
-    One of the two. Of a run that is overdue more time counts from now. A deadline moves back to now
-    at most. Of a paused run the time left is changed.
+    Set one of the two. If the run is overdue, added time counts from now. A deadline never moves
+    back past now. For a paused run the time left changes.
     """
 
     kind = HistoryKind.EXTENDED
@@ -120,16 +120,16 @@ class Extend(Change):
 class Reconfigure(Change):
     """Follow the node's config as it is stored now, not as it was when the run started.
 
-    Its action and its payload, and its seconds, counted from where those of before were counted: so
-    the deadline moves by their difference, and what changes have added stays. A deadline that would
-    move into the past is now, and what that is more counts as added. A run that follows it already
-    is left alone.
+    The run takes the config's action, payload and seconds. The new seconds count from the same
+    instant as the old ones: the deadline moves by their difference, and time added by other changes
+    stays. A deadline that would move into the past becomes now; the surplus counts as added time.
+    A run that already follows the config stays as it is.
     """
 
     kind = HistoryKind.RECONFIGURED
 
     configs: Mapping[Node, TimeoutConfig] = field(default_factory=dict)
-    """As they are stored now; whoever judges reads them, see `Order.told`."""
+    """The configs stored now. The code that judges the order reads them; see `Order.told`."""
 
     def refusal(self, row: LedgerRow, now: float, max_seconds: float) -> Verdict | None:
         config = self.configs.get(row.node)
@@ -164,13 +164,13 @@ class Reconfigure(Change):
 
 
 def follows(row: LedgerRow, config: TimeoutConfig) -> bool:
-    """Whether a run does what this config of its node says."""
+    """Whether a run has the action, seconds and payload of this config."""
     said = (config.action, config.timeout, config.payload_json)
     return (row.action, row.timeout, row.payload_json) == said
 
 
 class Pause(Change):
-    """Let the time stand still until someone resumes the run."""
+    """Stop the run's time until someone resumes the run."""
 
     kind = HistoryKind.PAUSED
     sought = (RunState.ARMED,)
@@ -183,7 +183,7 @@ class Pause(Change):
 
 
 class Resume(Change):
-    """Let a paused run go on, with the time it had left, whoever has paused it."""
+    """Continue a paused run with the time it had left, whoever paused it."""
 
     kind = HistoryKind.RESUMED
     sought = (RunState.PAUSED,)
@@ -209,7 +209,7 @@ class Fire(Change):
 
 
 class Cancel(Change):
-    """Nothing shall be done about the run any more."""
+    """Close the run: nothing deals with it any more."""
 
     kind = HistoryKind.CANCELLED
 
@@ -224,7 +224,7 @@ class Cancel(Change):
 
 
 class Replay(Change):
-    """Arm a dead run again, due now, with all its attempts."""
+    """Arm a dead run again: it is due now and has all its attempts."""
 
     kind = HistoryKind.REPLAYED
     applies_to = sought = (RunState.DEAD,)
@@ -235,7 +235,7 @@ class Replay(Change):
 
 
 class Discard(Change):
-    """Delete a dead run, with its history: the caller does that to what is ``done``."""
+    """Delete a dead run and its history; the caller deletes the runs whose verdict is ``done``."""
 
     applies_to = sought = (RunState.DEAD,)
 
@@ -245,6 +245,6 @@ class Discard(Change):
 
 
 def _over_cap(row: LedgerRow, moved: float, max_seconds: float) -> Verdict | None:
-    """Whether the time of a run becomes too long if its deadline moves by so many seconds."""
+    """`Verdict.OVER_CAP` if the run's time becomes too long when its deadline moves; else None."""
     total = (row.timeout or 0.0) + (row.extended or 0.0) + moved
     return Verdict.OVER_CAP if moved > 0 and total > max_seconds else None

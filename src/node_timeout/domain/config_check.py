@@ -1,4 +1,4 @@
-"""What is wrong with a timeout config: its keys, its action, its seconds, its payload."""
+"""Checks a timeout config: its keys, its action, its seconds, its payload."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from node_timeout.older_python import dataclass
 
 KEYS = ("enable", "action", "seconds")
 AFTER = "after"
-"""In place of ``seconds``: an ISO 8601 duration."""
+"""The key that may replace ``seconds``: an ISO 8601 duration."""
 PAYLOAD = "payload"
-"""An optional key: JSON that the strategy is given as it is."""
+"""An optional key: JSON that is passed to the strategy unchanged."""
 ALL_KEYS = (*KEYS, AFTER, PAYLOAD)
 MAX_PAYLOAD_LENGTH = 16_384
 MAX_PAYLOAD_DEPTH = 64
-"""Objects and lists inside each other: every reader of a payload can follow so many."""
+"""Nested objects and lists: every JSON reader of a payload can handle this depth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigRules:
-    """What a config is checked against: the actions that are installed, and how long a timeout may
-    be.
-    """
+    """What a config is checked against: the installed actions, and the bounds of a timeout."""
 
     actions: Collection[str]
     max_seconds: float
@@ -37,7 +35,7 @@ class ConfigRules:
 def check_config(
     node_id: str, config: Any, rules: ConfigRules, problems: Problems
 ) -> dict[str, Any]:
-    """Return the config with ``seconds`` as a number; add every fault of it to ``problems``."""
+    """Return the config with ``seconds`` as a number; append each of its faults to ``problems``."""
     if not isinstance(config, Mapping):
         problems.append(
             f"node {node_id!r}: timeout config is {type(config).__name__}, "
@@ -70,7 +68,7 @@ def check_config(
 def _seconds(
     node_id: str, config: Mapping[Any, Any], seconds: Any, rules: ConfigRules, problems: Problems
 ) -> int | float | None:
-    """The timeout, whichever way it is said."""
+    """The timeout in seconds, given by either key."""
     if AFTER in config and "seconds" in config:
         problems.append(f"node {node_id!r}: say either seconds or {AFTER}, not both")
         return None
@@ -93,7 +91,7 @@ def _seconds(
 
 
 def _checked_payload(node_id: str, payload: Any, problems: Problems) -> dict[str, Any]:
-    """Nothing without one."""
+    """The payload under its key; an empty dict if there is none."""
     try:
         return {} if payload_text(payload) is None else {PAYLOAD: payload}
     except ValueError as error:
@@ -102,7 +100,7 @@ def _checked_payload(node_id: str, payload: Any, problems: Problems) -> dict[str
 
 
 def payload_text(payload: Any) -> str | None:
-    """A payload as ASCII JSON, which every database keeps as it is; None for none.
+    """A payload as ASCII JSON, which every database stores unchanged; None if there is none.
 
     Raises ValueError.
     """
@@ -110,7 +108,7 @@ def payload_text(payload: Any) -> str | None:
         return None
     try:
         text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
-        json.dumps(payload, ensure_ascii=False).encode()  # no lone surrogates: nobody could send it
+        json.dumps(payload, ensure_ascii=False).encode()  # no lone surrogates: they cannot be sent
     except RecursionError:
         raise ValueError(f"is nested deeper than {MAX_PAYLOAD_DEPTH}") from None
     except (TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""ISO 8601 durations, strictly: weeks, days, hours, minutes, seconds.
+"""ISO 8601 durations, read strictly: weeks, days, hours, minutes, seconds.
 
-``PT10M``, ``P1DT12H``, ``P2W``, ``PT0.5S``. Years and months are refused, as they have no length in
-seconds; so is whatever one reader takes and another does not: signs, commas, lower case, weeks
-beside other units, a ``T`` with nothing behind it.
+``PT10M``, ``P1DT12H``, ``P2W``, ``PT0.5S``. Years and months are refused: they have no fixed length
+in seconds. Forms that only some parsers accept are refused too: signs, commas, lower case, weeks
+together with other units, a ``T`` with nothing after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNITS = {"W": 604_800, "D": 86_400, "H": 3_600, "M": 60}
 
 
 def parse_duration(text: object) -> float:
-    """Seconds. Raises `InvalidInputError`, which says what to write."""
+    """The duration in seconds. Raises `InvalidInputError`, which says what to write."""
     if isinstance(text, str):
         if weeks := _WEEKS.fullmatch(text):
             return float(int(weeks[1]) * UNITS["W"])
@@ -42,7 +42,7 @@ def parse_duration(text: object) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """A number of seconds, or a duration. Raises `InvalidInputError`."""
+    """Read a number of seconds, or a duration. Raises `InvalidInputError`."""
     if text.startswith("P"):
         return parse_duration(text)
     try:
@@ -54,7 +54,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_move(text: str) -> float:
-    """Seconds by which a deadline moves: a duration, with a minus in front to an earlier instant.
+    """Seconds by which a deadline moves: a duration; a leading minus means to an earlier instant.
 
     Raises `InvalidInputError`.
     """
@@ -63,7 +63,7 @@ def parse_move(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """What `parse_duration` reads as so many seconds; below none with a sign in front."""
+    """Seconds as text that `parse_duration` reads; negative ones have a leading minus."""
     if not math.isfinite(seconds):
         return f"{seconds:g} s"
     sign, rest = ("-" if seconds < 0 else ""), round(abs(seconds), 3)

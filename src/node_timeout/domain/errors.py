@@ -1,6 +1,6 @@
 """Every error this package raises, in one tree.
 
-``TemporaryError`` is the branch that a later try may cure; everything else will fail again.
+A ``TemporaryError`` may go away on a retry; every other error will happen again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ SHOWN_PROBLEMS = 50
 
 
 def joined(sentences: Sequence[str]) -> str:
-    """Sentences in one line; of more than `SHOWN_PROBLEMS` the first ones and how many more."""
+    """Sentences in one line: the first `SHOWN_PROBLEMS` of them, and how many more there are."""
     more = len(sentences) - SHOWN_PROBLEMS
     return "; ".join([*sentences[:SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])])
 
@@ -23,7 +23,7 @@ class NodeTimeoutError(Exception):
 class InvalidInputError(NodeTimeoutError, ValueError):
     """Something a caller passed is wrong. ``problems`` lists every fault, one sentence each.
 
-    The text of the error holds the first of them, and how many more there are.
+    The text of the error holds the first faults, and how many more there are.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -36,19 +36,19 @@ class InvalidPipelineTreeError(InvalidInputError):
 
 
 class InvalidTimeoutConfigError(InvalidInputError):
-    """A timeout config names no node of the tree, or has a wrong key, action or number."""
+    """A timeout config names no node in the tree, or has a wrong key, action or number."""
 
 
 class InvalidNodeRunError(InvalidInputError):
-    """An id or a version is empty, too long, not text, or has a character it must not have."""
+    """An id or a version is empty, too long, not text, or has a forbidden character."""
 
 
 class AmbiguousNodeError(InvalidInputError):
-    """A node id has timeout configs in several root pipelines, and none of them was named."""
+    """A node id has timeout configs in several root pipelines, and the caller named none."""
 
 
 class UnreadableMessageError(NodeTimeoutError):
-    """A message is not JSON, has an unknown schema number, or lacks what the schema asks for."""
+    """A message is not JSON, has an unknown schema number, or lacks a field of the schema."""
 
 
 class SettingsError(NodeTimeoutError):
@@ -56,15 +56,15 @@ class SettingsError(NodeTimeoutError):
 
 
 class GreenThreadsError(NodeTimeoutError):
-    """gevent or eventlet has replaced what an event loop in a thread of its own needs."""
+    """gevent or eventlet has patched modules that an event loop in its own thread needs."""
 
 
 class SchemaError(NodeTimeoutError):
-    """The database's tables are not those of this version."""
+    """The database's tables do not match this version."""
 
 
 class LedgerError(NodeTimeoutError):
-    """The database refused a statement for good."""
+    """The database refused a statement; a retry does not help."""
 
 
 class QueueMismatchError(NodeTimeoutError):
@@ -76,20 +76,20 @@ class StrategyError(NodeTimeoutError):
 
 
 class StrategyRefusedError(NodeTimeoutError):
-    """A strategy or an engine refuses a node run for good: it becomes ``dead``, without retry."""
+    """A strategy or an engine refuses a node run: the run becomes ``dead``, without a retry."""
 
 
 class NodeRunSupersededError(NodeTimeoutError):
-    """The engine has moved on from this node run: it becomes ``stale``."""
+    """The engine has moved on from this node run: the run becomes ``stale``."""
 
 
 class TemporaryError(NodeTimeoutError):
-    """A later try may succeed."""
+    """A retry may succeed."""
 
     def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        """The next try should wait this long at least, seconds; a year at most is heeded."""
+        """Seconds: the next attempt should wait at least this long; capped at a year."""
 
 
 class PoolUnavailableError(TemporaryError):
@@ -97,20 +97,20 @@ class PoolUnavailableError(TemporaryError):
 
 
 class LedgerUnavailableError(TemporaryError):
-    """The database cannot be reached, or asked for the transaction to be tried again."""
+    """The database cannot be reached, or it asks for a retry of the transaction."""
 
 
 class ExchangeUnavailableError(TemporaryError):
-    """RabbitMQ cannot be reached, or did not confirm."""
+    """RabbitMQ cannot be reached, or did not confirm a message."""
 
 
 class NotConfirmedError(ExchangeUnavailableError):
-    """A message was sent and not confirmed in time: it may still arrive."""
+    """A message was sent but not confirmed in time: it may still arrive."""
 
 
 class EngineUnavailableError(TemporaryError):
-    """The workflow engine cannot be reached or asked to be called again later."""
+    """The workflow engine cannot be reached, or it asks to be called again later."""
 
 
 class EngineRestingError(EngineUnavailableError):
-    """The engine has failed too often of late: it was not called."""
+    """The circuit is open after too many recent failures: the engine was not called."""

@@ -1,6 +1,6 @@
-"""What an engine says of its nodes: one entered RUNNING, one left it.
+"""The events that an engine sends: a node entered RUNNING, a node left it.
 
-An event that does not name its root pipeline means the only one that has the node: see
+If an event does not name its root pipeline, the only root pipeline that has the node is meant: see
 `node_timeout.arming.roots`.
 """
 
@@ -15,16 +15,16 @@ from node_timeout.older_python import Self, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfNode:
-    """What both events say of the node."""
+    """The fields that both events have."""
 
     node_id: str
     root_pipeline_id: str | None = None
     happened_at: float | None = None
-    """When, by the engine's clock; the deadline counts from a start. None: now."""
+    """When it happened, by the engine's clock; deadlines count from the start. None: now."""
 
     @property
     def node(self) -> Node:
-        """Raises ValueError until its root is known."""
+        """The node. Raises ValueError until its root pipeline is known."""
         if self.root_pipeline_id is None:
             raise ValueError("the root pipeline of this event has not been looked up")
         return self.root_pipeline_id, self.node_id
@@ -40,11 +40,11 @@ class NodeStarted(_OfNode):
 
     version: str
     config: TimeoutConfig | None = None
-    """Counts for this run if no config is stored for the node."""
+    """The config for this run if none is stored for the node."""
     seen_at: float | None = None
-    """When the run was last known to be running, if that is later than its start."""
+    """When the run was last seen running, if that is later than its start."""
     trace: str | None = None
-    """The W3C ``traceparent`` of what it is a part of, if the engine traces."""
+    """The W3C ``traceparent`` that the start belongs to, if the engine traces."""
 
     @classmethod
     def of(cls, run: NodeRun, **more: Any) -> Self:
@@ -58,34 +58,36 @@ class NodeStarted(_OfNode):
 
     @property
     def run(self) -> NodeRun:
-        """Once its root is known."""
+        """The run that started. Raises ValueError until its root pipeline is known."""
         return self._run(self.version)
 
     def started_at(self, now: float) -> float:
-        """By the engine's clock, so that its events can be put in order."""
+        """When the run started, by the engine's clock, so that events can be ordered."""
         return now if self.happened_at is None else self.happened_at
 
     def counts_from(self, now: float) -> float:
-        """Where the deadline counts from: not in the future, whatever the engine's clock says."""
+        """The instant from which the deadline counts: never in the future, whatever the engine's
+        clock says.
+        """
         return min(self.started_at(now), now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLeft(_OfNode):
-    """A node left RUNNING; with its version, or with the one that the engine gave it next."""
+    """A node left RUNNING. ``version`` is the one that left, or its successor version."""
 
     version: str | None = None
     trust_ledger: bool = False
-    """Leave the pool alone if the ledger has cancelled nothing: one read is all it costs then."""
+    """If the ledger cancels nothing, do not touch the pool: the event then costs one read."""
     is_pause: bool = False
-    """The engine has suspended the node: its run is paused, not cancelled. Older versions are left
-    alone."""
+    """The engine has suspended the node: its run is paused, not cancelled. Older versions are not
+    changed."""
     remember: bool = False
-    """Keep it in mind if the ledger does not know the run: its start may come later."""
+    """If the ledger does not know the run, store this event: the start may come later."""
 
     @classmethod
     def of(cls, run: NodeRun, **more: Any) -> Self:
-        """The leaving of this run."""
+        """The event that this run left RUNNING."""
         return cls(
             node_id=run.node_id,
             version=run.version,
@@ -95,11 +97,11 @@ class NodeLeft(_OfNode):
 
     @property
     def run(self) -> NodeRun | None:
-        """The run that it names, if it names one; once its root is known."""
+        """The run that the event names, or None. Raises ValueError until its root is known."""
         return None if self.version is None else self._run(self.version)
 
     def left_at(self, now: float) -> float:
-        """By the engine's clock."""
+        """When the node left, by the engine's clock."""
         return now if self.happened_at is None else self.happened_at
 
 

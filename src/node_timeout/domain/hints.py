@@ -1,6 +1,6 @@
-"""What an error text says beside the fault: the value, cut short, and the word that was meant.
+"""Hints in error texts: the wrong value, cut short, and the word that was probably meant.
 
-Each of them takes time in proportion to its input at most, whatever the input is.
+Every function here takes at most linear time, whatever its input is.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 HINTED_PROBLEMS = 3
-"""So many problems of a list get a hint: it costs a pass over all that is known."""
+"""How many problems of a list get a hint: each hint costs a pass over all known words."""
 COMPARED = 20
-"""So many known words are compared thoroughly."""
+"""How many known words are compared thoroughly."""
 SHOWN_CHARACTERS = 120
 
 _repr = reprlib.Repr()

@@ -1,4 +1,4 @@
-"""What the history says of a run: nothing of its plain course, a line of everything else. Pure."""
+"""The history of a run: it omits the plain course and has one line per other event. Pure."""
 
 from __future__ import annotations
 
@@ -15,49 +15,51 @@ from node_timeout.older_python import StrEnum, dataclass
 
 
 class HistoryKind(StrEnum):
-    """What happened to a run beyond its plain course."""
+    """Kinds of events outside a run's plain course."""
 
     FAILED = "failed"
-    """An attempt failed; it is tried again."""
+    """An attempt failed; the run is retried."""
     PUT_BACK = "put_back"
-    """Not attempted: the worker stopped, the circuit was open, or its turn did not come."""
+    """Not attempted: the worker stopped, the circuit was open, or no slot was free in time."""
     TAKEN_OVER = "taken_over"
-    """From a worker whose lease ran out."""
+    """Another worker took the run from a worker whose lease ran out."""
     LATE_RESULT = "late_result"
-    """A result came after the lease, and was not recorded."""
+    """A result came after the lease had ended, and was not recorded."""
     PAUSED = "paused"
     RESUMED = "resumed"
-    """It started again after it was cancelled or found stale; or its pause has ended."""
+    """The run started again after it was cancelled or found stale, or its pause has ended."""
     EXTENDED = "extended"
-    """Its deadline was moved, to a later or an earlier instant."""
+    """The deadline was moved to a later or an earlier instant."""
     RECONFIGURED = "reconfigured"
-    """It follows its node's config as that was stored then."""
+    """The run follows its node's config as it was stored at that instant."""
     FIRED = "fired"
-    """It was made due at once."""
+    """The run was made due at once."""
     DIED = "died"
     CANCELLED = "cancelled"
-    """By a person or a program, not by the engine."""
+    """A person or a program cancelled the run, not the engine."""
     REPLAYED = "replayed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """One line of a run's history. A run that ends at its first try or leaves in time has none."""
+    """One line of a run's history. A run that ends at its first attempt, or leaves in time, has no
+    history.
+    """
 
     run_id: str
     at: float
     kind: HistoryKind
     attempt: int = 0
     actor: str | None = None
-    """Who asked for it: of changes only."""
+    """Who ordered the change; set only for changes."""
     detail: str | None = None
-    """The error, or what was changed and the reason."""
+    """The error, or the change and its reason."""
     idempotency_key: str | None = None
-    """What the caller named a change, so that it is made once."""
+    """The caller's key for a change, so that it is made only once."""
 
 
 def of_start(before: LedgerRow, after: LedgerRow, now: float) -> HistoryEntry | None:
-    """A closed run is armed again; not if only its leaving had been known."""
+    """The entry if a closed run is armed again; None if the row only remembered that it left."""
     if after.state is not RunState.ARMED or before.state is RunState.ARMED:
         return None
     if before.deadline is None:
@@ -68,7 +70,7 @@ def of_start(before: LedgerRow, after: LedgerRow, now: float) -> HistoryEntry | 
 
 
 def of_pauses(paused: Iterable[NodeRun], now: float) -> list[HistoryEntry]:
-    """A line of each run that the engine has paused."""
+    """One line for each run that the engine has paused."""
     return [
         HistoryEntry(run_id=run.run_id, at=now, kind=HistoryKind.PAUSED, detail="by the engine")
         for run in paused
@@ -78,7 +80,7 @@ def of_pauses(paused: Iterable[NodeRun], now: float) -> list[HistoryEntry]:
 def of_taking(
     abandoned: Iterable[LedgerRow], given_up: Iterable[LedgerRow], now: float
 ) -> list[HistoryEntry]:
-    """Runs whose worker has vanished: taken over by another, or dead."""
+    """The entries of runs whose worker has vanished: taken over by another worker, or dead."""
     taken_over = [
         HistoryEntry(run_id=row.run_id, at=now, kind=HistoryKind.TAKEN_OVER, attempt=row.attempts)
         for row in abandoned
@@ -97,7 +99,7 @@ def of_taking(
 
 
 def of_outcome(outcome: Outcome, now: float) -> HistoryEntry | None:
-    """Of one that was recorded."""
+    """The entry for an outcome that was recorded."""
     if outcome.extend_by is not None:
         return _entry(outcome, HistoryKind.EXTENDED, now)
     if outcome.state is RunState.ARMED:
@@ -106,12 +108,12 @@ def of_outcome(outcome: Outcome, now: float) -> HistoryEntry | None:
 
 
 def of_late_result(outcome: Outcome, now: float) -> HistoryEntry:
-    """Of one that came after the lease, and was not recorded."""
+    """The entry for an outcome that came after the lease had ended, and was not recorded."""
     return _entry(outcome, HistoryKind.LATE_RESULT, now)
 
 
 def plain_end(row: LedgerRow) -> float | None:
-    """When the run ended, Unix seconds, if it did so without a line of its own; else None."""
+    """When the run ended (Unix seconds), if the history has no line for that end; else None."""
     by_engine = row.state is RunState.CANCELLED and row.stopped_by is StoppedBy.ENGINE
     is_plain = by_engine or row.state in (RunState.HANDLED, RunState.STALE)
     return row.finished_at if is_plain else None

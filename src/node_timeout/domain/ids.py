@@ -1,4 +1,4 @@
-"""What may be an id: of a node, its root pipeline, its version."""
+"""Rules for the ids of a node, a root pipeline and a version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
     """Say what is wrong with an id, or return None.
 
     An id is 1 to ``max_length`` characters of text, without control characters or surrogates and
-    without white space at its ends (databases disagree on whether that counts).
+    without white space at its ends (databases disagree on whether such white space counts).
     """
     if isinstance(value, str) and len(value) <= max_length and _ID.fullmatch(value):
         return None
@@ -36,7 +36,7 @@ def id_problem(what: str, value: object, max_length: int = MAX_ID_LENGTH) -> str
 
 
 def check_ids(node_id: object, version: object, root_pipeline_id: object = None) -> None:
-    """Raises `InvalidNodeRunError` that says all that is wrong; without a root none is checked."""
+    """Raise `InvalidNodeRunError` that lists every fault. A missing root is not checked."""
     problems = [
         id_problem("node id", node_id),
         id_problem(f"version of node {shown(node_id)}", version, MAX_VERSION_LENGTH),

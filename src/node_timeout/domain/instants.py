@@ -1,4 +1,4 @@
-"""Instants in the calendar, and how late a run is, for people and for other programs."""
+"""Calendar instants, and how late a run is, for people and for other programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Ending(Protocol):
-    """A run with its deadline: a row of the ledger, or a model of Django's."""
+    """A run with its deadline: a ledger row, or a Django model."""
 
     @property
     def state(self) -> str: ...
@@ -20,8 +20,9 @@ class Ending(Protocol):
 
 
 def lateness(run: Ending, now: float) -> float | None:
-    """Seconds from the deadline to the end of the run, or until now; None before it, and of a run
-    that has left in time, or whose time stands still.
+    """Seconds from the deadline to the end of the run, or until now if it has not ended.
+
+    None before the deadline, and for a run that is cancelled or paused.
     """
     if run.deadline is None or run.state in ("cancelled", "paused"):
         return None
@@ -48,6 +49,6 @@ def instant_text(seconds: float | None) -> str:
 
 
 def iso(seconds: float, precision: str = "milliseconds") -> str | None:
-    """The instant as ISO 8601 in UTC; None for what the calendar does not have."""
+    """The instant as ISO 8601 in UTC; None if the calendar has no such instant."""
     instant = utc(seconds)
     return instant.isoformat(timespec=precision).replace("+00:00", "Z") if instant else None

@@ -1,4 +1,4 @@
-"""How late runs were dealt with: each ending, and percentiles by minute. Pure."""
+"""How late runs ended: each run, and percentiles by minute. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from node_timeout.domain.run import LedgerRow
 
 MINUTE = 60.0
 MAX_ENDINGS = 5000
-"""Runs that are looked at, at most."""
+"""The most runs that are read."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -17,7 +17,7 @@ def lateness_by_minute(rows: Sequence[LedgerRow]) -> dict[str, Any]:
     """``{"endings": [[finished_at, seconds late], …], "minutes": [{"minute", "count", "p50", "p95",
     "p99"}, …]}``, each in order of time; instants in Unix seconds.
 
-    A run is as late as its strategy was done, its tries included.
+    Lateness runs from the deadline until the strategy is done, retries included.
     """
     endings = sorted(
         (row.finished_at, max(0.0, row.finished_at - row.deadline))
@@ -37,7 +37,7 @@ def lateness_by_minute(rows: Sequence[LedgerRow]) -> dict[str, Any]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """By nearest rank; of no values each is 0."""
+    """Percentiles by nearest rank; all are 0 if there are no values."""
     ordered = sorted(values)
     if not ordered:
         return dict.fromkeys(PERCENTILES, 0.0)

@@ -1,7 +1,7 @@
-"""The leavings of a node: which of its runs they close. Pure, as `lifecycle`.
+"""Decides which runs of a node its `NodeLeft` events close. Pure, as `lifecycle`.
 
-Events may come twice, late, or in the wrong order. Instants and versions decide, not the order in
-which they come.
+Events may come twice, late, or in the wrong order. Instants and versions decide, not the order of
+arrival.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ SKEW_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
-    """What the leavings of one node do to its runs."""
+    """What the `NodeLeft` events of one node do to its runs."""
 
     changed: tuple[LedgerRow, ...]
-    """To be stored."""
+    """The rows to store."""
     cancelled: tuple[NodeRun, ...]
-    """These were open."""
+    """The runs that were open and are now cancelled."""
     kept: tuple[NodeRun, ...]
-    """Open still: they started after the node left, so that event came late."""
+    """Still open: they started after the node left, so the event came late."""
     paused: tuple[NodeRun, ...] = ()
-    """These were armed."""
+    """The runs that were open and are now paused."""
 
 
 def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: float) -> Leaving:
-    """Judge every run of one node by every leaving of it.
+    """Apply every `NodeLeft` event of one node to every run of it.
 
-    A run that a worker has taken ahead of its deadline is cancelled or paused too; its lease stays,
-    so that what the worker did meanwhile is what is recorded.
+    A run that a worker has taken ahead of its deadline is cancelled or paused too. Its lease stays,
+    so that the worker's result is recorded if the worker has acted meanwhile.
     """
     changed: list[LedgerRow] = []
     cancelled: list[NodeRun] = []
@@ -45,14 +45,14 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
         own = [event.left_at(now) for event in events if event.run == run]
         has_left = row.state is RunState.CANCELLED and row.stopped_by is StoppedBy.ENGINE
         if has_left and own and (row.finished_at or 0.0) < max(own):
-            changed.append(replace(row, finished_at=max(own)))  # it has left once more
+            changed.append(replace(row, finished_at=max(own)))  # the run has left again
         if not is_open(row, now):
             continue
         over = [event for event in events if _is_over(run, row, event, rows, now)]
         if not over:
             kept.append(run)
             continue
-        # The event that names the run knows best when it left.
+        # An event that names the run has the most exact instant.
         named = [event for event in over if event.run == run] or over
         left_at = max(event.left_at(now) for event in named)
         if not all(event.is_pause for event in over):
@@ -68,7 +68,7 @@ def leave(rows: Mapping[NodeRun, LedgerRow], events: Sequence[NodeLeft], now: fl
 
 def _cancelled(row: LedgerRow, left_at: float) -> LedgerRow:
     paused_at = row.paused_at
-    if paused_at is not None and row.deadline is not None:  # the pause took none of its time
+    if paused_at is not None and row.deadline is not None:  # a pause uses up none of the run's time
         row = replace(row, deadline=row.deadline + max(0.0, left_at - paused_at))
     return replace(
         row,
@@ -81,7 +81,7 @@ def _cancelled(row: LedgerRow, left_at: float) -> LedgerRow:
 
 
 def paused_row(row: LedgerRow, by: StoppedBy, at: float) -> LedgerRow:
-    """What a run becomes whose time stands still from then on."""
+    """The row of a run that is paused from instant ``at`` on."""
     return replace(
         row,
         state=RunState.PAUSED,
@@ -94,7 +94,7 @@ def paused_row(row: LedgerRow, by: StoppedBy, at: float) -> LedgerRow:
 def remembered(
     events: Iterable[NodeLeft], rows: Mapping[NodeRun, LedgerRow], now: float
 ) -> list[LedgerRow]:
-    """Cancelled rows for leavings whose run is unknown: its start may come later."""
+    """Cancelled rows for events whose run is unknown: its start may come later."""
     instants: dict[NodeRun, float] = {}
     for event in events:
         run = event.run
@@ -114,7 +114,7 @@ def remembered(
 
 
 def is_open(row: LedgerRow, now: float) -> bool:
-    """Armed or paused, or taken ahead of its deadline."""
+    """Whether the run is armed or paused, or taken ahead of its deadline."""
     taken_ahead = row.state is RunState.EXECUTING and (row.deadline or 0.0) > now
     return row.state in (RunState.ARMED, RunState.PAUSED) or taken_ahead
 
@@ -129,11 +129,11 @@ def _is_over(
     if row.started_at is None:
         return True
     if named in (None, run):
-        # Without an instant someone says so now, whatever an engine's clock said before.
+        # An event without an instant means now, whatever the engine's clock said before.
         return event.happened_at is None or row.started_at <= event.happened_at
     named_row = rows.get(named) if named else None
     if named_row is not None and named_row.started_at is not None:
         return row.started_at < named_row.started_at
-    # Instants alone tell which version came first, and those of two hosts may disagree.
+    # Only instants show which version came first, and the clocks of two hosts may differ.
     tolerance = 0.0 if event.happened_at is None else SKEW_SECONDS
     return row.started_at < event.left_at(now) - tolerance

@@ -1,21 +1,21 @@
-"""The life of a run, as pure functions: row + event + now → what the row becomes.
+"""The life cycle of a run, as pure functions: row + event + now → the new row.
 
     ──start──▶ armed ──take──▶ executing ──conclude──▶ handled | stale | dead
                 │  ▲               │  ▲ └──(lease over)── take, by another worker
-                │  └───conclude────┘  │      (it is tried again)
+                │  └───conclude────┘  │      (a retry)
               leave ◀── leave, ahead of the deadline
                 ▼
             cancelled ──start──▶ armed, with the time it had left       (so does stale)
             armed ──pause──▶ paused ──resume, or start──▶ armed, with the time it had left
             dead ──replay──▶ armed, due now
 
-All rules about late, doubled and crossing events, about the time left after a suspension, about
-attempts and leases stand here and in `leaving`, those about what a person changes in `changes`, and
-nowhere else. Adapters load rows, call, and store. Where an adapter has a faster way, a test shows
-that it does the same.
+This module and `leaving` hold all rules about late, doubled and crossing events, about the time
+left after a suspension, and about attempts and leases; `changes` holds the rules for changes. No
+other module has such rules. Adapters load rows, call these functions, and store the result. If an
+adapter has a faster path, a test proves that it does the same.
 
-``now`` and all instants are Unix seconds by the clock of Redis, but ``started_at`` and
-``happened_at``, which are by the engine's.
+``now`` and all instants are Unix seconds by the clock of Redis, except ``started_at`` and
+``happened_at``, which are by the engine's clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from node_timeout.domain.taking import Dropped, GivenUp, Later, Lease, Taken
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 LOOK_AGAIN_SECONDS = 60.0
-"""When a run that started again while it was found stale is looked at once more."""
+"""Seconds until the next attempt at a run that restarted while a worker found it stale."""
 
 
 # Start
@@ -43,11 +43,11 @@ LOOK_AGAIN_SECONDS = 60.0
 def start(
     row: LedgerRow | None, event: NodeStarted, config: TimeoutConfig | None, now: float
 ) -> LedgerRow | None:
-    """What a row becomes when its node enters RUNNING; None: nothing is to be stored.
+    """The new row when its node enters RUNNING; None: there is nothing to store.
 
-    A run that is armed keeps its deadline. One that left, was found stale or was paused by the
-    engine before it was seen running goes on with the time it had left. Other closed runs stay
-    closed, and what an operator has paused or cancelled stays so.
+    An armed run keeps its deadline. If a run left, was found stale or was paused by the engine
+    before it was seen running, it continues with the time it had left. Other closed runs stay
+    closed. A run that an operator has paused or cancelled stays so.
     """
     if row is None:
         return None if config is None else _opened(event, config, now)
@@ -57,16 +57,16 @@ def start(
         return None
     newer = event.happened_at is not None and (row.started_at or 0.0) < event.happened_at
     changed = row
-    if newer:  # a leaving before it has come late
+    if newer:  # a `NodeLeft` event older than this start is then recognised as late
         changed = replace(changed, started_at=event.happened_at)
     if row.state is RunState.EXECUTING and (newer or event.happened_at is None):
-        # A worker that is about to find the run stale has asked too early.
+        # If a worker is about to find the run stale, it asked the engine too early.
         changed = replace(changed, revision=row.revision + 1)
     return None if changed is row else changed
 
 
 def may_start_again(state: str, stopped_by: str | None) -> bool:
-    """Of a run that is paused or closed: by its engine's word, so that goes for more of it."""
+    """Whether a start reopens a paused or closed run: only if the engine itself stopped it."""
     return state == RunState.STALE or stopped_by == StoppedBy.ENGINE
 
 
@@ -99,7 +99,7 @@ def _resumed(
         return None
     if row.action is not None and row.deadline is not None:
         deadline = row.deadline + max(0.0, seen_at - closed_at)
-    elif config is not None:  # only its leaving was known of so far
+    elif config is not None:  # so far it was only known that the run left
         deadline = event.counts_from(now) + config.timeout
         row = replace(
             row,
@@ -149,7 +149,7 @@ def take(
 ) -> Taken | Later | Dropped | GivenUp:
     """Decide what becomes of a run that a worker asks for.
 
-    One whose deadline (not a later try) comes within ``ahead_seconds`` is taken too.
+    A run whose deadline comes within ``ahead_seconds`` is taken too; a retry is not.
     """
     abandoned = row.state is RunState.EXECUTING
     if abandoned:
@@ -176,7 +176,7 @@ def take(
 
 
 def is_first_try(row: LedgerRow) -> bool:
-    """It waits for its deadline, not for a later try."""
+    """Whether the run waits for its deadline, not for a retry."""
     return row.next_at == row.deadline
 
 
@@ -196,9 +196,9 @@ def _dead(row: LedgerRow, message: str, now: float) -> LedgerRow:
 
 
 def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> LedgerRow | None:
-    """What a row becomes by an attempt's outcome; None: it came too late and is not recorded.
+    """The row after an attempt's outcome; None: the outcome came too late and is not recorded.
 
-    A run cancelled or paused under the worker's hands says what the worker did, if it did it.
+    If a run was cancelled or paused while the worker held it, only ``handled`` is recorded.
     """
     if row.lease_owner != owner:
         return None
@@ -208,7 +208,7 @@ def conclude(row: LedgerRow, outcome: Outcome, owner: str, now: float) -> Ledger
         return None
     free = replace(row, lease_until=None, lease_owner=None)
     if outcome.state is RunState.STALE and row.revision != outcome.node.revision:
-        # It started again since it was taken: the engine was asked too early.
+        # The run restarted after it was taken: the engine was asked too early.
         return replace(free, state=RunState.ARMED, next_at=now + LOOK_AGAIN_SECONDS, message=None)
     if outcome.state is RunState.ARMED:
         if outcome.extend_by is not None:

@@ -1,4 +1,4 @@
-"""How a deadline moves: of a run that is armed, and of one whose time stands still. Pure."""
+"""How the deadline of an armed or a paused run moves. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from node_timeout.domain.run import LedgerRow, RunState
 
 
 def not_past(row: LedgerRow, deadline: float, now: float) -> float:
-    """The new deadline; now if it has passed, or the old one if that has passed as well."""
+    """The new deadline. If it has passed: now, or the old deadline if that has passed as well."""
     clock = clock_of(row, now)
     if deadline > clock:
         return deadline
@@ -17,7 +17,7 @@ def not_past(row: LedgerRow, deadline: float, now: float) -> float:
 
 
 def with_deadline(row: LedgerRow, deadline: float) -> tuple[LedgerRow, str]:
-    """A run with this deadline and all its attempts, and what its history says of it."""
+    """The run with this deadline and all its attempts, and the text for its history."""
     if row.state is RunState.PAUSED:
         left = f"{deadline - (row.paused_at or 0.0):.15g} s are left"
         return replace(row, deadline=deadline, attempts=0), left
@@ -25,7 +25,7 @@ def with_deadline(row: LedgerRow, deadline: float) -> tuple[LedgerRow, str]:
 
 
 def armed_until(row: LedgerRow, deadline: float) -> LedgerRow:
-    """Armed with this deadline, and with all its attempts."""
+    """The run, armed with this deadline and with all its attempts."""
     armed = replace(not_waiting(row), state=RunState.ARMED, attempts=0)
     return replace(armed, deadline=deadline, next_at=deadline, lease_until=None, lease_owner=None)
 
@@ -35,11 +35,11 @@ def not_waiting(row: LedgerRow) -> LedgerRow:
 
 
 def time_left(row: LedgerRow, now: float) -> float:
-    """Seconds to the deadline, less than none behind it; of a paused run from its pause on."""
+    """Seconds to the deadline, negative after it; for a paused run counted from its pause."""
     clock = clock_of(row, now)
     return (clock if row.deadline is None else row.deadline) - clock
 
 
 def clock_of(row: LedgerRow, now: float) -> float:
-    """The instant at which the run's time stands."""
+    """The run's current instant: now, or the instant of its pause."""
     return now if row.paused_at is None else row.paused_at

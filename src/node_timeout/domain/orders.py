@@ -1,7 +1,7 @@
-"""Who asks for a change, under which conditions, and what becomes of a run by that.
+"""An order: who asks for a change and under which conditions; and its effect on a run.
 
-Pure: order + row + now → a verdict, what the row becomes, what its history says. What a change does
-to a run stands in `changes`.
+Pure: order + row + now → a verdict, the new row, the history entry. `changes` says what each change
+does to a run.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ class Order:
     actor: str
     reason: str | None = None
     if_revision: int | None = None
-    """Only if the run has this revision still."""
+    """Carry the order out only if the run still has this revision."""
     idempotency_key: str | None = None
-    """The name of this order: what a run has had under it is not carried out again."""
+    """The key of this order: a change that a run already had under this key is not repeated."""
     max_seconds: float
-    """How long the time of a run may become, pauses left out."""
+    """How long the time of a run may become, without its pauses."""
 
     @property
     def asks_configs(self) -> bool:
-        """Whether it cannot be judged before it is `told` the configs of the runs' nodes."""
+        """Whether the order needs the configs of the runs' nodes (see `told`) to be judged."""
         return isinstance(self.change, Reconfigure)
 
     def told(self, configs: Mapping[Node, TimeoutConfig]) -> Order:
-        """The order that knows what is stored now for the nodes of the runs."""
+        """The same order with the configs that are stored now for the runs' nodes."""
         return replace(self, change=Reconfigure(configs=configs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What becomes of one run by an order."""
+    """The effect of an order on one run."""
 
     verdict: Verdict
     row: LedgerRow | None
-    """As it is then; None if there is none."""
+    """The row afterwards; None if there is none."""
     entry: HistoryEntry | None = None
     """None if nothing has changed."""
 
@@ -56,7 +56,7 @@ class Judged:
 def judge(
     order: Order, row: LedgerRow | None, now: float, had: HistoryKind | None = None
 ) -> Judged:
-    """Say what becomes of a run; ``had`` is the change that it had under the order's key."""
+    """Judge an order for one run. ``had`` is the change that the run had under the order's key."""
     if row is None:
         return Judged(verdict=Verdict.MISSING, row=None)
     if had is not None:

@@ -1,4 +1,4 @@
-"""Bamboo's pipeline tree, read: which nodes it holds.
+"""Reads bamboo's pipeline tree: which nodes it holds.
 
     {"activities": {node id: node}, "gateways": {node id: node},
      "start_event": node, "end_event": node}
@@ -26,16 +26,16 @@ class PipelineTree:
     """The nodes of a tree and of the trees inside it."""
 
     nodes: dict[Any, dict[str, Any]]
-    """By node id: activities, gateways, events. The very dicts of the tree."""
+    """By node id: activities, gateways, events. These are the tree's own dicts, not copies."""
     passed_over: tuple[str, ...]
-    """One sentence for each part that is no node or no tree, and so names no node."""
+    """One sentence for each part that is not a node or not a tree, and so names no node."""
 
     @classmethod
     def of(cls, tree: Any) -> Self:
         """Read a tree, without recursion and in linear time.
 
-        Raises `InvalidPipelineTreeError` if it is no tree at all, contains itself, is nested too
-        deep, or holds a node id twice.
+        Raises `InvalidPipelineTreeError` if it is not a tree, contains itself, is nested too deep,
+        or holds a node id twice.
         """
         if problem := _problem(tree):
             raise InvalidPipelineTreeError(f"the pipeline tree {problem}")
@@ -76,13 +76,13 @@ class PipelineTree:
 
 
 def type_of(node: dict[str, Any]) -> str:
-    """Of what type a node is, with its article."""
+    """The type of a node, with its article."""
     kind = node.get("type")
     return f"a {kind:.80}" if kind and isinstance(kind, str) else "a node without a type"
 
 
 def _problem(tree: Any) -> str | None:
-    """Why this is no tree, as the end of a sentence; None if it is one."""
+    """Why this is not a tree, as the end of a sentence; None if it is one."""
     if tree is None:
         return "is missing"
     if not isinstance(tree, dict):
@@ -96,7 +96,7 @@ def _problem(tree: Any) -> str | None:
 
 
 def _gateways_and_events(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """They can have no timeout, but a config may stand there."""
+    """The gateways and events. They cannot have a timeout, but may carry a config."""
     gateways = tree.get("gateways")
     found = list(gateways.items()) if isinstance(gateways, dict) else []
     events = [tree.get(name) for name in ("start_event", "end_event")]

@@ -1,4 +1,4 @@
-"""Why a node was failed, in the words that an engine shows beside it: a template, to translate."""
+"""The reason for failing a node, which an engine shows beside it: a template, to translate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def template_problem(template: str) -> str | None:
 
 
 def reason_of(template: str, node: TimedOutNode) -> str:
-    """The template, which `template_problem` finds no fault with, with the values of a node."""
+    """The template filled with a node's values; `template_problem` must accept the template."""
     values = {name: getattr(node, name) for name in FIELDS}
     seconds = node.seconds
     return template.format_map(values | {"seconds": "?" if seconds is None else f"{seconds:.15g}"})

@@ -1,4 +1,4 @@
-"""Which root pipeline is meant where none is named: the only one that has a config for the node."""
+"""Finds the root pipeline if none is named: the only one that has a config for the node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from node_timeout.domain.hints import shown
 def only_root(node_id: str, roots: Sequence[str]) -> str | None:
     """The one root of a node; None if it has none. Raises `AmbiguousNodeError`, never guesses.
 
-    Of several ``roots`` it is enough to give two.
+    If there are several ``roots``, two of them are enough.
     """
     if len(roots) > 1:
         raise AmbiguousNodeError(
@@ -22,14 +22,14 @@ def only_root(node_id: str, roots: Sequence[str]) -> str | None:
 
 
 def first_and_last(live: Collection[str], ended: Collection[str]) -> tuple[str, ...]:
-    """Of the root pipelines that have a node: one, or the first and the last of several.
+    """The root pipelines that have a node: the only one, or the first and the last of several.
 
-    Those that have ended count only if there is no other.
+    Ended root pipelines count only if there is no live one.
     """
     names = sorted(live or ended)
     return tuple(dict.fromkeys((names[0], names[-1]))) if names else ()
 
 
 def no_config(node_id: str) -> str:
-    """Why nothing is done about a node."""
+    """The message that a node has no config, so that nothing deals with it."""
     return f"no timeout config is stored for node {shown(node_id)}"

@@ -1,4 +1,4 @@
-"""The words of the domain: node runs, deadlines, row states, outcomes."""
+"""The terms of the domain: node runs, deadlines, row states, outcomes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NodeRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueRun:
-    """A run and the instant (Unix seconds, Redis's clock) at which it wants attention."""
+    """A run and the instant (Unix seconds, Redis's clock) at which it is due."""
 
     run_id: str
     due_at: float
@@ -49,7 +49,7 @@ class DueRun:
 class ForeignRun:
     """A run that an engine has put into the pool itself, as bamboo's own app does.
 
-    Which root pipeline it belongs to is to be looked up.
+    Its root pipeline has to be looked up.
     """
 
     node_id: str
@@ -78,13 +78,13 @@ class ForeignRun:
 
 
 def foreign_member(node_id: str, version: str) -> str:
-    """The pool member that bamboo's own app makes of a run."""
+    """The pool member that bamboo's own app adds for a run."""
     return f"{node_id}_{version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOutNode:
-    """What a strategy is given: a node run whose deadline has passed."""
+    """The argument of a strategy: a node run whose deadline has passed."""
 
     node_id: str
     version: str
@@ -95,20 +95,20 @@ class TimedOutNode:
     attempt: int
     """1 for the first call, up to ``max_attempts``."""
     revision: int = 0
-    """Of the run when it was taken."""
+    """The run's revision when it was taken."""
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
     seconds: float | None = None
-    """What its config allowed it when it started, or when it was reconfigured last."""
+    """The timeout of its config when it started, or when it was last reconfigured."""
     extended: float | None = None
     """Seconds by which changes have moved the deadline since."""
     payload_json: str | None = None
     trace: str | None = None
-    """The W3C ``traceparent`` of what armed it, if that was traced."""
+    """The W3C ``traceparent`` of the start that armed it, if that was traced."""
 
     @classmethod
     def of(cls, row: LedgerRow) -> Self:
-        """Of a run that was taken, or is given up."""
+        """The node of a row that was taken, or is given up."""
         return cls(
             node_id=row.node_id,
             version=row.version,
@@ -126,7 +126,7 @@ class TimedOutNode:
 
     @property
     def payload(self) -> Any:
-        """What that config had under ``payload``, read anew; None without one."""
+        """The config's ``payload``, parsed again on each call; None if there is none."""
         return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
@@ -144,11 +144,11 @@ class RunState(StrEnum):
     """The state of a ledger row."""
 
     ARMED = "armed"
-    """It waits for its deadline, or for the next try."""
+    """It waits for its deadline, or for the next attempt."""
     PAUSED = "paused"
-    """Its time stands still, for as long as the pause lasts."""
+    """Its time stands still while the pause lasts."""
     EXECUTING = "executing"
-    """A worker has it under a lease."""
+    """A worker holds it under a lease."""
     HANDLED = "handled"
     """The strategy was applied."""
     STALE = "stale"
@@ -156,14 +156,14 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
     """The node left RUNNING before its deadline."""
     DEAD = "dead"
-    """Given up, with the error; until someone replays it."""
+    """Given up, with the error, until someone replays it."""
 
 
 CLOSED = (RunState.HANDLED, RunState.STALE, RunState.CANCELLED, RunState.DEAD)
 
 
 class StoppedBy(StrEnum):
-    """Who has paused or cancelled a run: no engine's word undoes what an operator has done."""
+    """Who has paused or cancelled a run: an engine cannot undo what an operator has done."""
 
     ENGINE = "engine"
     OPERATOR = "operator"
@@ -177,7 +177,7 @@ class Outcome:
     state: RunState
     message: str = ""
     due_at: float | None = None
-    """When to try again; set exactly if ``state`` is ``armed``."""
+    """The next attempt's instant; set if and only if ``state`` is ``armed``."""
     called: bool = True
     """False if the node was put back before its strategy was called: no attempt is used up."""
     extend_by: float | None = None
@@ -193,33 +193,33 @@ class LedgerRow:
     node_id: str
     version: str
     action: str | None = None
-    """As the config had it when the run started, or was reconfigured last. None: only its leaving
-    is known so far.
+    """The config's action when the run started, or was last reconfigured. None: so far it is only
+    known that the run left.
     """
     timeout: float | None = None
     """Seconds; like the action."""
     payload_json: str | None = None
     """Like the action; None: the config had none."""
     trace: str | None = None
-    """The W3C ``traceparent`` of what armed it last, if that was traced."""
+    """The W3C ``traceparent`` of the start that armed it last, if that was traced."""
     state: RunState
     started_at: float | None = None
     """When it entered RUNNING, by the engine's clock; None: an engine has put it into the pool."""
     deadline: float | None = None
     extended: float | None = None
-    """By how many seconds changes have moved the deadline, all together; pauses do not count."""
+    """Seconds by which changes have moved the deadline in total; pauses do not count."""
     next_at: float | None = None
-    """Armed: when it wants attention, at its deadline or for the next try. Else None."""
+    """Armed: when it is due, at its deadline or for the next attempt. Else None."""
     paused_at: float | None = None
-    """Paused: since when. What is left then of the time to the deadline stays."""
+    """Paused: since when. The time that was left to the deadline at that instant stays."""
     stopped_by: StoppedBy | None = None
-    """Paused: by whom. Else None."""
+    """Who has paused or cancelled the run. Else None."""
     lease_until: float | None = None
     lease_owner: str | None = None
-    """The token of the taking; also of a run that was cancelled under a worker's hands."""
+    """The token of the lease; also for a run that was cancelled while a worker held it."""
     attempts: int = 0
     revision: int = 0
-    """+1 with each change, and with a start while a worker has the run."""
+    """Incremented by each change, and by a start while a worker holds the run."""
     finished_at: float | None = None
     message: str | None = None
     """What the strategy, the engine or the last error said."""

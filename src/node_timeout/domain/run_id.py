@@ -1,10 +1,11 @@
-"""Run ids: the identity of a node run in 128 bits, which other languages can compute as well.
+"""Run ids: 128 bits that identify a node run, and that other languages can compute as well.
 
     digest = SHA-256(for each of root pipeline id, node id, version, in UTF-8:
-                     its length in bytes as 4 bytes, big-endian, then itself)
-    run id = the first 16 bytes of it; as text 26 characters, Crockford's base 32 of the number
+                     its length in bytes as 4 bytes, big-endian, then its bytes)
+    run id = the first 16 bytes of the digest; as text 26 characters, Crockford's base 32 of the
+             number
 
-The text has no underscore, which every foreign pool member has, and sorts as the bytes do.
+The text has no underscore, which every foreign pool member has, and sorts like the bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _BYTES = 16
 
 
-@lru_cache(maxsize=4096)  # a run is asked for its id several times on its way
+@lru_cache(maxsize=4096)  # the id of one run is computed several times
 def run_id(root_pipeline_id: str, node_id: str, version: str) -> str:
     """The id of a run, as text."""
     parts = [part.encode() for part in (root_pipeline_id, node_id, version)]
@@ -34,7 +35,7 @@ def run_id(root_pipeline_id: str, node_id: str, version: str) -> str:
 
 def to_text(number: bytes) -> str:
     """The text of 16 bytes."""
-    # Four bytes of nothing make the groups of five bits end where the number does.
+    # Four zero bytes in front make the groups of five bits end where the number ends.
     return b32encode(bytes(4) + number).translate(_TO_TEXT)[-LENGTH:].decode()
 
 
@@ -44,7 +45,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def from_database(value: Any) -> str:
-    """The text of what a database gives: a UUID, or 16 bytes."""
+    """The text of a run id as a database returns it: a UUID, or 16 bytes."""
     return to_text(value.bytes if isinstance(value, UUID) else bytes(value))
 
 

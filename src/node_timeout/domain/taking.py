@@ -1,4 +1,4 @@
-"""What a worker asks for, and what becomes of each run that it asks for: see `lifecycle.take`."""
+"""The lease that a worker asks for, and the result for each run: see `lifecycle.take`."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from node_timeout.older_python import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A worker's claim on rows."""
+    """A worker's lease on rows."""
 
     owner: str
-    """Its token: no other taking has the same, and it stays when the lease is renewed."""
+    """Its token: unique to one call of take; a renewal of the lease keeps it."""
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The run is the worker's."""
+    """The worker now holds the run."""
 
     row: LedgerRow
     was_abandoned: bool = False
     """Another worker's lease on it had run out."""
     is_repeated: bool = False
-    """It was this taking's before: the transaction was committed, and its answer lost."""
+    """This lease had the run already: the transaction was committed, but its answer was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not for now: it is to be looked at again at this instant."""
+    """Not due now: the run is to be examined again at this instant."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Closed already."""
+    """The run is not armed; mostly it is closed already."""
 
     state: RunState
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """It cannot be tried any more: dead."""
+    """The run has no attempts left: it is dead."""
 
     row: LedgerRow

@@ -1,13 +1,13 @@
-"""Timeout configs: checked, put into a pipeline tree, read from one. Pure functions.
+"""Checks timeout configs, puts them into a pipeline tree, reads them from one. Pure functions.
 
-A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``, or has in
-place of the seconds ``after``, an ISO 8601 duration; and it may have a ``payload``, any JSON, for
+A node's ``timeout_config`` is ``{"enable": True, "action": str, "seconds": number}``. It may have
+``after``, an ISO 8601 duration, in place of ``seconds``. It may have a ``payload``, any JSON, for
 the strategy. Three rules:
 
-- In ``configs`` that are to be applied every fault is an error: somebody has just written them.
-- In a tree that is read a config counts if it says ``enable: True``; then a fault is an error.
-- All else in a tree is no timeout. Where one was probably meant, or stands at a node that cannot
-  have one, that is a finding: the other nodes keep their deadlines.
+- In ``configs`` to be applied, every fault is an error: somebody has just written them.
+- In a tree, a config counts if it says ``enable: True``; then a fault is an error.
+- Everything else in a tree is no timeout. If a timeout was probably meant, or its node cannot have
+  one, that is a finding: the other nodes keep their deadlines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_SWITCHES = ("action", "seconds", AFTER, PAYLOAD)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutConfig:
-    """The timeout of one node: which action deals with it, how long after its start."""
+    """The timeout of one node: which action deals with it, and how long after its start."""
 
     node_id: str
     root_pipeline_id: str
@@ -46,7 +46,7 @@ class TimeoutConfig:
 
     @property
     def payload(self) -> Any:
-        """What the strategy is given, read anew; None without one."""
+        """The payload for the strategy, parsed again on each call; None if there is none."""
         return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
@@ -54,7 +54,7 @@ class TimeoutConfig:
         return self.root_pipeline_id, self.node_id
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name; ``json.dumps`` takes it."""
+        """The fields by name, as a dict that ``json.dumps`` accepts."""
         return {
             "node_id": self.node_id,
             "root_pipeline_id": self.root_pipeline_id,
@@ -66,13 +66,13 @@ class TimeoutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfigs:
-    """What the tree of a root pipeline says of its nodes' timeouts."""
+    """The timeouts in the tree of a root pipeline."""
 
     enabled: tuple[TimeoutConfig, ...]
     disabled: tuple[Node, ...]
-    """Nodes whose config is no timeout."""
+    """Nodes without an enabled timeout."""
     findings: tuple[str, ...]
-    """One sentence for each thing that was passed over, and may have been meant as a timeout."""
+    """One sentence for each part that was ignored but may have been meant as a timeout."""
 
 
 def apply_configs(tree: Any, configs: Any, rules: ConfigRules) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def read_configs(
 ) -> TreeConfigs:
     """Collect the configs of a tree. Raises `InvalidInputError` that lists every bad node.
 
-    ``lenient``: a bad node is a finding, and the others keep their timeouts. ``payload``: of the
-    nodes that have none of their own.
+    ``lenient``: a bad node is a finding, and the others keep their timeouts. ``payload``: the
+    payload for nodes that have none of their own.
     """
     _check_given(root_pipeline_id, payload)
     pipeline = PipelineTree.of(tree)
@@ -152,9 +152,9 @@ def read_configs(
 def read_config(
     node_id: str, root_pipeline_id: Any, config: Any, rules: ConfigRules
 ) -> TimeoutConfig | None:
-    """Read one config by itself; None if it is no timeout. Raises `InvalidInputError`.
+    """Read a single config; None if it is no timeout. Raises `InvalidInputError`.
 
-    There is no other node to keep a deadline: what was probably meant as a timeout is an error.
+    No other node depends on it: a config that was probably meant as a timeout is an error.
     """
     if _is_off(config):
         return None
@@ -169,7 +169,7 @@ def read_config(
 
 
 def _check_given(root_pipeline_id: Any, payload: Any) -> None:
-    """Raises `InvalidInputError`."""
+    """Check the arguments. Raises `InvalidInputError`."""
     if problem := id_problem("root pipeline id", root_pipeline_id):
         raise InvalidInputError(problem)
     try:
@@ -210,8 +210,8 @@ def _is_enabled(config: Any) -> bool:
 def _is_off(config: Any) -> bool:
     """Whether this is no timeout, and none was meant.
 
-    It says ``enable: False``, or every key but action, seconds and payload has a value such as
-    False or None: bk-sops and BKFlow write ``enabled: False``, with a d.
+    True if it says ``enable: False``, or if every key except action, seconds, after and payload has
+    a value such as False or None: bk-sops and BKFlow write ``enabled: False``, with a d.
     """
     if not isinstance(config, Mapping):
         return False

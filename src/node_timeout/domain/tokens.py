@@ -1,8 +1,8 @@
-"""Tokens: who may do what over HTTP. A token is shown once, and kept as its hash.
+"""Tokens: who may do what over HTTP. A token is shown once; only its hash is stored.
 
     nt_<role>_<43 characters>      32 random bytes in URL-safe base64
 
-The role stands in the text so that a person sees what they hold; what counts is the stored one.
+The text names the role so that a person sees what they hold; the stored role is what counts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Role(StrEnum):
     """What the holder of a token may do."""
 
     READ = "read"
-    """Look at everything."""
+    """Read everything."""
     EVENTS = "events"
-    """Say what an engine's nodes do; nothing else."""
+    """Send the events of an engine's nodes; nothing else."""
     OPERATE = "operate"
-    """Look, and change running deadlines."""
+    """Read, and change running deadlines."""
     ADMIN = "admin"
-    """All of that, and store and delete configs."""
+    """All of the above, and store and delete configs."""
 
     def may(self, needed: Role) -> bool:
         return needed in _MAY[self]
@@ -44,10 +44,10 @@ _FORM = re.compile(rf"nt_(?:{'|'.join(Role)})_[A-Za-z0-9_-]{{43}}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token as it is stored: its text is not known."""
+    """A token as it is stored, without its text."""
 
     token_id: str
-    """The first 12 characters of the hash: to name it in lists and logs."""
+    """The first 12 characters of the hash: the token's name in lists and logs."""
     token_hash: str
     """SHA-256 of its text, 64 hexadecimal digits."""
     name: str
@@ -64,7 +64,7 @@ class Token:
 def new_token(
     role: Role, name: str, now: float, expires_at: float | None = None
 ) -> tuple[str, Token]:
-    """The text to hand over, which cannot be had again, and what is stored."""
+    """The token's text, which is never shown again, and the token to store."""
     text = f"nt_{role}_{secrets.token_urlsafe(TOKEN_BYTES)}"
     found = hash_of(text)
     token = Token(
@@ -79,10 +79,10 @@ def new_token(
 
 
 def is_token(text: str) -> bool:
-    """Whether it has the form of one."""
+    """Whether the text has the form of a token."""
     return _FORM.fullmatch(text) is not None
 
 
 def hash_of(text: str) -> str:
-    """Enough without salt or stretching: what is hashed are 256 random bits."""
+    """The hash of a token. It needs no salt or stretching: a token holds 256 random bits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Attempts: one attempt at one timed-out node, from the engine's word to an outcome."""
+"""Attempts: one attempt at one timed-out node, from asking the engine to the outcome."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ STOPPED = "the worker stopped"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much at once, how long (seconds), how often."""
+    """Limits of a worker: concurrency, durations (seconds), numbers of attempts."""
 
     concurrency: int
     strategy_timeout: float
@@ -40,13 +40,13 @@ class Limits:
     retry: Backoff
     shutdown_timeout: float
     dispatch_ahead: float = 0.0
-    """How long before its deadline a node may be taken, to be held until then."""
+    """How long before its deadline a node may be taken; the worker then holds it until then."""
     lease_seconds: float = 30.0
-    """How long a row is this worker's without being renewed; longer it waits for no slot either."""
+    """How long a lease on a row lasts without renewal; also the longest wait for a slot."""
     max_seconds: float = math.inf
-    """How long the time of a run may become."""
+    """How long the total time of a run may become."""
     retention: float = 3600.0
-    """How long a closed row is kept at least: a run that was due before may have had one."""
+    """The shortest time that a closed row is kept: the row of a run due earlier may be purged."""
 
 
 class Attempts:
@@ -65,7 +65,7 @@ class Attempts:
     ) -> None:
         """``done`` is called after each attempt."""
         self.busy = 0
-        """Nodes with a strategy running, or waiting for a slot."""
+        """How many nodes have a running strategy, or wait for a slot."""
         self._pool = pool
         self._holder = holder
         self._engine = engine
@@ -75,10 +75,10 @@ class Attempts:
         self._done = done
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._threads = Threads(limits.concurrency, name="strategy")
-        """For plain functions; one that hangs keeps its thread, see `Threads`."""
+        """For plain functions; a function that hangs keeps its thread, see `Threads`."""
 
     async def close(self) -> None:
-        """End the threads that are free; a plain function that hangs is left behind."""
+        """End the idle threads; do not wait for a plain function that hangs."""
         await self._threads.close(wait_seconds=0.0)
 
     def begin(self, node: TimedOutNode, start_before: float) -> asyncio.Task[Outcome | None]:
@@ -89,7 +89,7 @@ class Attempts:
     def begin_later(
         self, node: TimedOutNode, start_before: float, owner: str, seconds: float
     ) -> asyncio.Task[Outcome | None]:
-        """Hold the node for so long, then make an attempt; None if it has left by then."""
+        """Hold the node for this long, then make an attempt; None if the node has left by then."""
         return asyncio.create_task(self._hold(node, start_before, owner, seconds))
 
     async def _hold(
@@ -108,9 +108,10 @@ class Attempts:
         return await self._attempt(node, start_before)
 
     async def _attempt(self, node: TimedOutNode, start_before: float) -> Outcome:
-        """Wait for a slot, ask the engine, call the strategy; say how it ended. Does not raise.
+        """Wait for a slot, ask the engine, call the strategy; return the outcome. Does not raise.
 
-        Not begun by ``start_before`` (monotonic), or cancelled, the node is put back.
+        If it has not begun by ``start_before`` (monotonic), or is cancelled before it begins, the
+        node is put back. If it is cancelled later, that counts as a failed attempt.
         """
         called = False
         try:
@@ -129,7 +130,7 @@ class Attempts:
                 return await self._retry(node, f"{why} before the strategy ended")
             return await self._put_back(node, why)
         except Exception as error:
-            # Not the strategy, but what came of it: its words cannot be read, for example.
+            # Not raised by the strategy, but while handling its result: an unreadable message, say.
             logger.exception(
                 "node %s: the outcome cannot be told", node.node_id, extra=ids_of(node)
             )
@@ -141,7 +142,7 @@ class Attempts:
         return outcome
 
     async def _judge(self, node: TimedOutNode) -> Outcome:  # noqa: PLR0911 - a return per ending
-        """One attempt, as an outcome."""
+        """Make one attempt; return its outcome."""
         strategy = self._strategies.get(node.action)
         if strategy is None:
             known = ", ".join(sorted(self._strategies))
@@ -177,7 +178,7 @@ class Attempts:
     async def _if_running(
         self, strategy: NodeTimeoutStrategy, node: TimedOutNode
     ) -> StrategyResult | None:
-        """Call the strategy; None if the engine says that the node is not running any more."""
+        """Call the strategy; None if the engine says that the node is no longer running."""
         with self._breaker.permit() as permit:
             if node.attempt == 1:
                 metrics.LATENESS.observe(max(0.0, await self._pool.now() - node.deadline))
@@ -188,7 +189,7 @@ class Attempts:
                 return await call(strategy, node, self._threads)
 
     async def _extended(self, node: TimedOutNode, seconds: float, message: str) -> Outcome:
-        """The strategy gives the node more time; of too much it is told that it failed."""
+        """The outcome if the strategy extends the deadline; too long an extension is a failure."""
         total = (node.seconds or 0.0) + (node.extended or 0.0) + seconds
         if total > self._limits.max_seconds:
             why = f"the strategy asked for {seconds:g} s more, which is over max_seconds"
@@ -198,7 +199,7 @@ class Attempts:
         return replace(outcome_of(node, RunState.ARMED, text, due_at), extend_by=seconds)
 
     async def _declined(self, node: TimedOutNode, error: NodeTimeoutError) -> Outcome:
-        """The engine or the strategy said why it did not act."""
+        """The outcome if the engine or the strategy declined to act."""
         match error:
             case NodeRunSupersededError():
                 return outcome_of(node, RunState.STALE, str(error))
@@ -211,7 +212,7 @@ class Attempts:
         raise error
 
     async def _retry(self, node: TimedOutNode, error: str, at_least: float = 0.0) -> Outcome:
-        """Armed again after a back-off, or dead after the last attempt."""
+        """The outcome of a failed attempt: armed again after a back-off, or dead after the last."""
         if node.attempt >= self._limits.max_attempts:
             return outcome_of(
                 node, RunState.DEAD, f"gave up after {node.attempt} attempts: {error}"
@@ -221,7 +222,7 @@ class Attempts:
         return outcome_of(node, RunState.ARMED, error, due_at=due_at)
 
     async def _put_back(self, node: TimedOutNode, why: str, at_least: float = 0.0) -> Outcome:
-        """Armed again, no attempt used up; after a wait, spread over as long again."""
+        """The outcome ``armed`` without a used attempt; a wait is jittered up to twice as long."""
         wait = named_wait(at_least) * (1.0 + self._limits.retry.random())
         due_at = max(node.deadline, await self._pool.now() + wait)
         return outcome_of(node, RunState.ARMED, why, due_at=due_at, called=False)

@@ -1,4 +1,4 @@
-"""What a batch of messages says: the runs that are due, and what cannot be read."""
+"""The contents of a batch of messages: the due runs, and the entries that cannot be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from node_timeout.wire.dispatch import Unreadable
 
 @dataclass(slots=True)
 class Batch:
-    """What a batch of messages says."""
+    """The contents of a batch of messages."""
 
     due: dict[str, tuple[DueRun, Delivery]] = field(default_factory=dict)
-    """Every run once by its id, with the message that brought it."""
+    """Every run once, by its id, with the message that it came in."""
     foreign: dict[ForeignRun, Delivery] = field(default_factory=dict)
-    """Runs that an engine has put into the pool itself, and whose ids are to be found."""
+    """Runs that an engine has put into the pool itself; their run ids are not known yet."""
     unreadable: dict[Delivery, list[Unreadable]] = field(default_factory=dict)
 
     async def refuse(self, due: DueRun, error: LedgerError) -> None:
-        """The ledger cannot hold this run."""
+        """Count a run as unreadable: the ledger cannot store it."""
         self.put_aside(due, self.due[due.run_id][1], str(error))
 
     def put_aside(self, due: DueRun | ForeignRun, delivery: Delivery, reason: str) -> None:
@@ -30,7 +30,7 @@ class Batch:
 
 
 def read(deliveries: Sequence[Delivery]) -> Batch:
-    """Read messages; what cannot be read is put aside with the reason."""
+    """Read messages; entries that cannot be read are collected with the reason."""
     batch = Batch()
     for delivery in deliveries:
         try:

@@ -1,12 +1,12 @@
-"""A circuit breaker before the engine: while it is dead, no worker waits for it.
+"""A circuit breaker for the engine: while the engine is down, no worker waits for it.
 
-    closed ──nothing but failures──▶ resting ──rest over──▶ one probe ──failed──▶ resting, longer
+    closed ──failures in a row──▶ resting ──rest is over──▶ one probe ──failed──▶ resting, longer
        ▲                                                        │
        └───────────────────────answered─────────────────────────┘
 
-It opens after several failures in a row, with no success in the last second: of many calls at once
-some five in a row fail by chance where the engine fails only now and then. A permit that is refused
-while the engine rests uses up no attempt of its node run.
+It opens after several failures in a row, if no call succeeded in the last second: with many calls
+at once, five failures in a row happen by chance even if the engine fails only now and then. A
+permit that is refused while the engine rests does not use an attempt of its node run.
 """
 
 import logging
@@ -22,28 +22,29 @@ logger = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 5
 LATELY_SECONDS = 1.0
-"""An engine that did what it was asked so lately is not dead, however many other calls fail."""
+"""An engine with a success this recent is not down, however many other calls fail."""
 PROBE_SECONDS = 1.0
-"""How long others wait while a probe is under way."""
+"""How long other calls wait while a probe is under way."""
 
 
 class Permit:
-    """One use of the engine."""
+    """Permission for one use of the engine."""
 
     def __init__(self, breaker: "Breaker", period: int) -> None:
         self._breaker = breaker
         self.period = period
-        """Between two openings or closings of the breaker; the past says nothing of the present."""
+        """The number of the breaker's period, from one state change to the next; a permit from an
+        earlier period does not affect the current one."""
         self.has_answered = False
 
     def answered(self) -> None:
-        """The engine lives: what goes wrong from now on, but for its own word, is not its fault."""
+        """The engine answers: from now on only `EngineUnavailableError` counts as its failure."""
         self.has_answered = True
         self._breaker.answered(self)
 
 
 class Breaker:
-    """Counts failures in a row; lets nobody through while the engine rests."""
+    """Counts failures in a row; refuses permits while the engine rests."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Breaker:
         self._failures = 0
         self._succeeded_at = float("-inf")
         self._rests = 0
-        """In a row, without a permit that went well to its end."""
+        """How many rests in a row, without a permit that succeeded to its end."""
         self._resting_until: float | None = None
         self._probing = False
         self._period = 0

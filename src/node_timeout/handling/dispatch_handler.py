@@ -1,10 +1,10 @@
-"""Batch: a few dispatch messages, from their reading to their acknowledgement.
+"""Handles batches of dispatch messages, from reading them to acknowledging them.
 
-    read ──▶ forward (if its action has a handle queue of its own) ──▶ ack
+    read ──▶ forward (if the action has its own handle queue) ──▶ ack
       └────▶ take ──▶ ask the engine ──▶ strategy ──▶ record ──▶ put back the retries ──▶ ack
 
-A crash before *record* leaves rows ``executing`` until their lease runs out; they are then taken
-over, and the engine is asked about that very version before anything is repeated.
+A crash before *record* leaves rows ``executing`` until their lease runs out. Another worker then
+takes them over, and asks the engine about that very version before it repeats anything.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ UNKNOWN = "the ledger has no run of this id"
 
 
 class DispatchHandler:
-    """Deals with batches of messages, any number at once."""
+    """Handles batches of messages, any number at once."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class DispatchHandler:
         stop: asyncio.Event,
         prepared: Callable[[WorkReport], None],
     ) -> WorkReport:
-        """Deal with messages, through outages; if stopped in one, they go back to their queues.
+        """Handle messages, through outages; if stopped during an outage, requeue them.
 
-        ``prepared`` is called once the strategies have been started, or will not be. What cannot
-        be read or stored is put aside when the rest is done.
+        ``prepared`` is called once the strategies have been started, or once it is clear that they
+        will not be. Entries that cannot be read or stored are dead-lettered after the rest is done.
         """
         report = WorkReport()
         try:
@@ -101,7 +101,7 @@ class DispatchHandler:
         return report
 
     async def _adopt(self, batch: Batch, stop: asyncio.Event) -> None:
-        """Find out which runs an engine means that has put them into the pool itself."""
+        """Find or create the rows of runs that an engine has put into the pool itself."""
 
         async def adopt(some: Sequence[ForeignRun]) -> None:
             adoption = await self._insist(lambda: self._ledger.adopt(some), stop)
@@ -119,13 +119,14 @@ class DispatchHandler:
     async def _take_all(
         self, due: Sequence[DueRun], batch: Batch, stop: asyncio.Event, report: WorkReport
     ) -> list[tuple[Taking, float]]:
-        """Take the ledger rows, all at once if it can be; what the ledger refuses is unreadable.
+        """Take the ledger rows, in one call if possible; runs that the ledger refuses are
+        unreadable.
 
-        With the instant, on the monotonic clock, at which the lease ends.
+        Each taking comes with the end of its lease, on the monotonic clock.
         """
 
         async def take(some: Sequence[DueRun]) -> tuple[Taking, float]:
-            owner = f"{self._name}-{next(self._takings)}"  # the same however often it is tried
+            owner = f"{self._name}-{next(self._takings)}"  # the same in every retry
             taking, ends = await self._insist(lambda: self._take(some, owner, report), stop)
             if taking.unknown:
                 await self._drop_unknown(taking.unknown, batch, report)
@@ -136,8 +137,8 @@ class DispatchHandler:
     async def _drop_unknown(
         self, unknown: Sequence[DueRun], batch: Batch, report: WorkReport
     ) -> None:
-        """Runs that the ledger does not have; those that may have been closed and purged are
-        dropped without a word.
+        """Dead-letter runs that the ledger does not have; silently drop those that may have been
+        closed and purged.
         """
         kept_since = await self._pool.now() - self._limits.retention
         for each in unknown:
@@ -150,7 +151,7 @@ class DispatchHandler:
     async def _take(
         self, due: Sequence[DueRun], owner: str, report: WorkReport
     ) -> tuple[Taking, float]:
-        """Take the ledger rows; put back into the pool what is not for now."""
+        """Take the ledger rows; put runs that are not due now back into the pool."""
         lease_ends = time.monotonic() + self._limits.lease_seconds
         taking = await self._ledger.take(
             due,
@@ -175,9 +176,9 @@ class DispatchHandler:
     async def _begin(
         self, taking: Taking, lease_ends: float, claimed: Mapping[str, DueRun]
     ) -> Leased:
-        """Start the attempts, oldest deadline first; those that came ahead, at theirs.
+        """Start the attempts, oldest deadline first; runs taken ahead start at their deadline.
 
-        Each is a part of what its message is a part of.
+        Each attempt belongs to the trace of its message.
         """
         passed = await self._pool.passed()
         leases = {run_id: each.lease for run_id, each in claimed.items()}
@@ -196,7 +197,7 @@ class DispatchHandler:
         return leased
 
     async def _end(self, leased: Leased, report: WorkReport) -> None:
-        """Record what comes of the attempts."""
+        """Record the outcomes of the attempts."""
         try:
             await self.recorder.record_all(leased, report)
         finally:

@@ -1,9 +1,9 @@
-"""EarlyHold: keeps nodes that were dispatched ahead until their deadline, and looks once more then.
+"""EarlyHold: holds nodes that were dispatched ahead until their deadline, and checks the row then.
 
-    taken ──deadline has come──▶ look at the row ──still this worker's──▶ attempt
-                                        └──────────left meanwhile───────▶ dropped
+    taken ──deadline has come──▶ check the row ──still this worker's──▶ attempt
+                                        └─────────left meanwhile──────▶ dropped
 
-A node that left RUNNING after it was taken has been cancelled in the ledger; the look finds that.
+If a node left RUNNING after it was taken, its run is cancelled in the ledger; the check finds that.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class _Held:
 
 
 class EarlyHold:
-    """One look at a time, for all whose deadline came since the last."""
+    """Checks in one read all nodes whose deadline has come since the last check."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -31,7 +31,7 @@ class EarlyHold:
     async def hold(self, run_id: str, owner: str, seconds: float) -> bool:
         """Wait until the deadline; return whether the run is still this owner's.
 
-        Raises what the look at the ledger raised.
+        Raises what the read of the ledger raised.
         """
         loop = asyncio.get_running_loop()
         held = _Held(run_id=run_id, owner=owner, is_ours=loop.create_future())

@@ -1,4 +1,4 @@
-"""Node runs whose action has a handle queue of its own are sent on to it."""
+"""Forwards node runs to the handle queue of their action, if it has one of its own."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from node_timeout.wire import dispatch
 
 
 class Forwarder:
-    """From the dispatch queue to handle queues. What came by a handle queue stays here."""
+    """Forwards from the dispatch queue to handle queues. Runs from a handle queue stay here."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Forwarder:
         self._publish_seconds = publish_seconds
 
     async def forward(self, batch: Batch, stop: asyncio.Event) -> tuple[list[DueRun], int]:
-        """Send on what belongs elsewhere; return what is to be done here, and how many went.
+        """Forward runs that belong elsewhere; return the runs to handle here, and how many went.
 
         Raises `StoppedError`.
         """
@@ -56,7 +56,7 @@ class Forwarder:
         return here, count
 
     async def _send_on(self, onward: dict[str, tuple[DueRun, str]]) -> bool:
-        """Those that are safe leave the list: a repeated call sends only the others."""
+        """Forward the runs. Each leaves the dict once it is safe: a retry sends only the rest."""
 
         async def send(due: DueRun, queue: str) -> None:
             await self._send(due, queue)

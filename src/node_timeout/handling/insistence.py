@@ -1,4 +1,4 @@
-"""A step is repeated until no outage stops it, or the worker stops."""
+"""Repeats a step through outages until it succeeds, or the worker stops."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The worker stops in the middle of an outage."""
+    """The worker was stopped during an outage."""
 
 
 class Insistence:
-    """Repeats steps; each of them may be repeated whatever came of the last time."""
+    """Repeats steps; each step must be safe to repeat, whatever the last try did."""
 
     def __init__(self, health: Health) -> None:
-        """``health`` says that something is in the way."""
+        """``health`` reports the outages."""
         self._health = health
 
     async def __call__(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """What the step returns. Raises `StoppedError` if the worker stops before."""
+        """Return what the step returns. Raises `StoppedError` if the worker stops first."""
         try:
             return await step()
         except TemporaryError as error:

@@ -1,9 +1,9 @@
-"""Leases: a worker's rows stay its own while it works on them, however long a strategy takes.
+"""Leases: a worker keeps its rows while it works on them, however long a strategy takes.
 
     taken ──every third of the lease──▶ renewed, all in one statement
-      └──not renewed in time, or another's by now──▶ its attempts are stopped before the lease ends
+      └──not renewed in time, or lost to another──▶ its attempts are stopped before the lease ends
 
-A worker that is killed renews nothing, so its rows are taken over when the lease ends.
+A killed worker renews nothing, so other workers take over its rows when the lease ends.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ LOST = "the lease of its worker was lost"
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Leased:
-    """Runs whose rows are this worker's, with the attempts at them."""
+    """Runs whose rows this worker holds, with their attempts."""
 
     owner: str
     """The token of their leases."""
     lease_ends: float
     """On this host's monotonic clock."""
     claimed: Mapping[str, float | None] = field(default_factory=dict)
-    """By run id, the lease in the pool under which its message was sent."""
+    """By run id: the lease in the pool under which the run's message was sent."""
     attempts: dict[str, asyncio.Task[Outcome | None]] = field(default_factory=dict)
-    """Those that are not recorded yet, by run id."""
+    """The attempts that are not recorded yet, by run id."""
 
     def stop(self, run_id: str) -> None:
         if attempt := self.attempts.get(run_id):
@@ -41,7 +41,7 @@ class Leased:
 
 
 class Leases:
-    """Renews what the worker still works on."""
+    """Renews the leases of runs that the worker still works on."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Leases:
                 logger.exception("the leases of this worker could not be renewed")
 
     async def once(self) -> None:
-        """Renew the leases of all that is not recorded; stop what is lost, or soon will be."""
+        """Renew the leases of unrecorded runs; stop attempts whose lease is lost or soon ends."""
         open_runs = {run_id: leased for leased in self._leased for run_id in leased.attempts}
         if not open_runs:
             return

@@ -1,4 +1,4 @@
-"""How an attempt ended, put into words for the ledger and the log."""
+"""The outcome of an attempt as text for the ledger and the log."""
 
 import logging
 import math
@@ -12,9 +12,9 @@ LONGEST_WAIT_SECONDS = 366 * 86400.0
 
 
 def named_wait(seconds: object) -> float:
-    """A wait that a strategy or an engine has named, in seconds: 0 to `LONGEST_WAIT_SECONDS`.
+    """A wait that a strategy or an engine asked for, in seconds: 0 to `LONGEST_WAIT_SECONDS`.
 
-    What is no number is 0.
+    A value that is not a number counts as 0.
     """
     if not isinstance(seconds, int | float):
         return 0.0
@@ -30,14 +30,14 @@ def outcome_of(
     *,
     called: bool = True,
 ) -> Outcome:
-    """How an attempt ended; ``text`` as the ledger can hold it."""
-    # NUL is text to Python but not to PostgreSQL, and surrogates are to neither wire.
+    """The outcome of an attempt; ``text`` is changed so that the ledger can store it."""
+    # Python accepts NUL in text but PostgreSQL does not; UTF-8 cannot encode surrogates.
     text = text.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_MESSAGE_LENGTH]
     return Outcome(node=node, state=state, message=text, due_at=due_at, called=called)
 
 
 def log_outcome(outcome: Outcome) -> None:
-    """One line for one outcome, with the ids of its node."""
+    """Log one line for an outcome, with the ids of its node."""
     node = outcome.node
     level = logging.INFO if outcome.state in (RunState.HANDLED, RunState.STALE) else logging.WARNING
     if not logger.isEnabledFor(level):

@@ -1,21 +1,21 @@
-"""Prefetch: how many messages of the dispatch queue a worker has in hand.
+"""Prefetch: how many messages of the dispatch queue a worker holds unacknowledged.
 
-A message may carry one node or hundreds. Many large ones in hand are taken from other workers, and
-keep what falls due meanwhile waiting; few small ones leave slots empty. So it begins with few, has
-twice as many when those do not fill the slots, and few again when they turn out large, or stop
-coming.
+A message may carry one node or hundreds. A worker that holds many large messages keeps them from
+other workers, and makes nodes that fall due meanwhile wait. A worker that holds few small ones
+leaves slots empty. So the number starts small, doubles while the messages do not fill the slots,
+and becomes small again when messages turn out large or stop coming.
 """
 
 FEW = 8
 QUIET_SECONDS = 1.0
-"""Without a message for this long, what comes next may be large."""
+"""After this long without a message, the next ones may be large."""
 
 
 class Prefetch:
-    """The number of messages, as it follows what comes."""
+    """The number of messages to hold; it adapts to the messages that come."""
 
     def __init__(self, *, slots: int, nodes_per_batch: int) -> None:
-        """``slots`` is the most; so many strategies run at once."""
+        """``slots``: how many strategies run at once; also the most messages to hold."""
         self._slots = slots
         self._few = min(FEW, slots)
         self._nodes_per_batch = nodes_per_batch
@@ -27,7 +27,7 @@ class Prefetch:
         return self.messages > self._few
 
     def weigh(self, nodes: int, messages: int) -> None:
-        """A batch of messages carried so many nodes; those of a moment are much alike."""
+        """Note the size of a batch; messages that come at the same time are about equally large."""
         in_hand = FEW * nodes / max(1, messages)
         if in_hand > 2 * self._nodes_per_batch:
             self._are_large = True
@@ -36,7 +36,7 @@ class Prefetch:
             self._are_large = False
 
     def have_in_hand(self, messages: int, busy_slots: int) -> None:
-        """All that may be in hand is, and slots are empty: have more."""
+        """Raise the number if the worker holds all it may and slots are empty."""
         if messages >= self.messages and busy_slots < self._slots and not self._are_large:
             self.messages = min(2 * self.messages, self._slots)
 

@@ -1,7 +1,7 @@
-"""Recorder: outcomes → ledger, and what is tried again → pool.
+"""Recorder: outcomes → ledger, and retries → pool.
 
 Outcomes are written while their lease holds, in groups as they come. A text that the database
-cannot hold costs no neighbour its outcome: it is written alone, in ASCII.
+cannot store does not affect other outcomes: it is written separately, in ASCII.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ RECORD_EVERY_SECONDS = 0.05
 
 @dataclass(slots=True, kw_only=True)
 class WorkReport:
-    """What became of one batch, in node runs."""
+    """The results of one batch, in node runs."""
 
     received: int = 0
     unreadable: int = 0
@@ -40,7 +40,7 @@ class WorkReport:
 
 
 class Recorder:
-    """Writes what became of nodes, any number of groups at once."""
+    """Writes outcomes, any number of groups at once."""
 
     def __init__(self, *, ledger: Ledger, pool: Pool, limits: Limits) -> None:
         self._ledger = ledger
@@ -48,10 +48,10 @@ class Recorder:
         self._limits = limits
         self._must_end = asyncio.Event()
         self.health = Health(name="worker")
-        """Is told about outages; whoever runs the worker puts its own here."""
+        """Counts outages; the code that runs the worker sets its own `Health` here."""
 
     def end(self) -> None:
-        """Strategies that still run are cancelled, and their nodes put back."""
+        """Cancel the strategies that still run, and put their nodes back."""
         self._must_end.set()
 
     async def record_all(self, leased: Leased, report: WorkReport) -> None:
@@ -73,7 +73,7 @@ class Recorder:
     async def _record(
         self, outcomes: Sequence[Outcome], leased: Leased, report: WorkReport
     ) -> None:
-        """Write outcomes; of a group that the database refuses, each for itself in the end."""
+        """Write outcomes; if the database refuses a group, halve it, down to single outcomes."""
 
         async def record(some: Sequence[Outcome]) -> None:
             recorded = await self._write(some, leased)
@@ -91,7 +91,7 @@ class Recorder:
         await in_halves(outcomes, record, refused)
 
     async def _write(self, outcomes: Sequence[Outcome], leased: Leased) -> int:
-        """Write outcomes while the lease holds, whatever the database does in between."""
+        """Write outcomes, with retries through outages for as long as the lease holds."""
         backoff = Backoff()
         while True:
             now = await self._pool.now()
@@ -110,7 +110,7 @@ class Recorder:
     async def _recorded(
         self, outcomes: Sequence[Outcome], recorded: int, leased: Leased, report: WorkReport
     ) -> None:
-        """Count and log; put those that are tried again into the pool."""
+        """Count and log outcomes; put retries into the pool."""
         report.late += len(outcomes) - recorded
         metrics.LATE_RESULTS.inc(len(outcomes) - recorded)
         for outcome in outcomes:
@@ -129,7 +129,7 @@ class Recorder:
                     len(outcomes) - recorded,
                     extra=ids_of(outcome.node) | {"state": str(outcome.state)},
                 )
-        # Scanners claim ahead of every instant, and only a deadline can be taken ahead.
+        # Scanners claim every instant ahead of time; workers can take only a deadline ahead.
         again = [
             DueRun(
                 run_id=each.node.run_id,
@@ -141,7 +141,8 @@ class Recorder:
         await self.put_back(again, leased.claimed)
 
     async def put_back(self, due: Sequence[DueRun], claimed: Mapping[str, float | None]) -> None:
-        """Put runs into the pool at these instants; the ledger has them, so a miss is mended.
+        """Put runs into the pool at these instants; the reconciler repairs a failure, as the ledger
+        has them.
 
         ``claimed``: by run id, the lease under which its message was sent.
         """

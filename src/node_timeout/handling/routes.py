@@ -1,4 +1,4 @@
-"""Where strategies run."""
+"""Routes: the queues whose workers run strategies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
-    """Where strategies run: by action, else in the handle queue, else here (None)."""
+    """Where a strategy runs: the queue of its action, else the handle queue, else here (None)."""
 
     dispatch_queue: str
     handle_queue: str | None = None
@@ -19,5 +19,5 @@ class Routes:
         return list(dict.fromkeys(name for name in named if name))
 
     def target(self, action: str | None) -> str | None:
-        """The queue of an action (None: of a run that is not known); None for here."""
+        """The queue of an action (None: the run is unknown); the result None means here."""
         return self.handle_queues.get(action or "", self.handle_queue)

@@ -1,7 +1,7 @@
 """Worker: dispatch messages → strategies → ledger.
 
-Here is how many messages it has in its hands, and how it stops; what is done with them is in
-`batch`.
+This module decides how many messages the worker holds, and how it stops; `dispatch_handler` handles
+the messages.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from node_timeout.tasks import ended
 BATCHES_IN_PREPARATION = 1
 MESSAGES_PER_BATCH = 100
 NODES_PER_SLOT = 4
-"""Nodes in a batch, about, for each strategy call at once: more would only wait here, taken from
-others, and be put back when their lease runs low."""
+"""Nodes in a batch per concurrent strategy call, about. More nodes would only wait here, kept from
+other workers, and be put back when their lease runs low."""
 BYTES_PER_NODE = 100
-"""Of a message, about: so a batch is bounded before it is read."""
+"""The size of one node in a message, about: it bounds a batch before the batch is read."""
 PUT_BACK_SECONDS = 5.0
 
 
 class Worker:
-    """Consumes queues and deals with the nodes they bring."""
+    """Consumes queues and deals with the nodes in their messages."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Worker:
         self._nodes_per_batch = NODES_PER_SLOT * limits.concurrency
         self._batches: set[asyncio.Task[WorkReport]] = set()
         self._preparing = 0
-        """Batches on the way to their strategies."""
+        """Batches whose strategies have not been started yet."""
         self._prefetch = Prefetch(slots=limits.concurrency, nodes_per_batch=self._nodes_per_batch)
         self._in_hand = 0
-        """Messages of the batches."""
+        """Messages in the current batches."""
         self._room = asyncio.Event()
-        """Set when a batch has been prepared or an attempt is over: there may be room for more."""
+        """Set when a batch is prepared or an attempt is over: the worker may take more."""
         self._attempts = Attempts(
             pool=pool,
             holder=EarlyHold(ledger),
@@ -86,7 +86,7 @@ class Worker:
     async def run(self, stop: asyncio.Event, health: Health) -> None:
         """Work until stopped; then finish what is in flight within ``shutdown_timeout``.
 
-        Batches outlive a lost connection: their messages come again, and the ledger tells.
+        Batches outlive a lost connection: their messages come again, and the ledger knows the runs.
         """
         self._handler.recorder.health = health
         health.doing = lambda: (
@@ -112,7 +112,7 @@ class Worker:
         await self._attempts.close()
 
     def _prefetches(self) -> dict[str, int]:
-        """By queue. Handle messages carry one node; those whose dead letters wait do not count."""
+        """By queue. Handle messages carry one node; those whose dead letters wait come on top."""
         beside = self._handler.dead_letters.beside()
         slots = self._limits.concurrency
         return {
@@ -122,9 +122,9 @@ class Worker:
         }
 
     async def _consume(self, consumer: Consumer, stop: asyncio.Event) -> None:
-        """Start a batch for whatever has come, as long as there is room.
+        """Start batches for the messages that come, as long as the worker has free slots.
 
-        Until stopped, or until a stopped consumer has nothing left.
+        Returns when stopped, or when a stopped consumer has nothing left.
         """
         stopped = asyncio.ensure_future(stop.wait())
         getting: asyncio.Future[list[Delivery]] | None = None
@@ -133,7 +133,7 @@ class Worker:
             while not stop.is_set():
                 self._prefetch.have_in_hand(self._in_hand, self._attempts.busy)
                 await consumer.resize(self._prefetches())
-                # From here to the next look at `stop` there is one wait: deliveries fetched by its
+                # Until the next check of `stop` there is only one wait: deliveries fetched by its
                 # end are handled, and later ones stay with the consumer.
                 self._room.clear()
                 waiting: set[asyncio.Future[Any]] = {stopped, *self._batches}
@@ -165,7 +165,7 @@ class Worker:
                 getting.cancel()
 
     def _batch_bounds(self) -> tuple[int, int]:
-        """How many messages, and bytes together, `Consumer.get` shall return at most."""
+        """The most messages, and the most bytes in total, that `Consumer.get` may return."""
         return MESSAGES_PER_BATCH, self._nodes_per_batch * BYTES_PER_NODE
 
     def _has_room(self) -> bool:
@@ -175,9 +175,9 @@ class Worker:
         )
 
     async def _finish(self, consumer: Consumer) -> None:
-        """Deal also with what had come before the stop, so that no message comes twice for it.
+        """Handle also the messages that came before the stop, so that none of them comes twice.
 
-        New batches begin in the first half of ``shutdown_timeout``; what is left then goes back.
+        New batches start in the first half of ``shutdown_timeout``; later messages are requeued.
         """
         loop, limit = asyncio.get_running_loop(), self._limits.shutdown_timeout
         ends = loop.time() + limit
@@ -192,7 +192,7 @@ class Worker:
         await self._drain(max(0.0, ends - loop.time()))
 
     async def _drain(self, seconds: float) -> None:
-        """Let the batches in flight end; past this time put their nodes back."""
+        """Let the batches in flight finish; after this time put their nodes back."""
         if self._batches:
             await asyncio.wait(self._batches, timeout=seconds)
         self._handler.recorder.end()
@@ -205,7 +205,7 @@ class Worker:
         self._batches.clear()
 
     async def once(self, consumer: Consumer) -> WorkReport:
-        """Wait for one batch of messages and deal with it; nothing if the consumer is stopped."""
+        """Wait for one batch of messages and handle it; an empty one if the consumer is stopped."""
         deliveries = await consumer.get(*self._batch_bounds())
         report = await self._handle(deliveries, asyncio.Event())
         await self._handler.dead_letters.settled()
@@ -214,7 +214,7 @@ class Worker:
     def _handle(
         self, deliveries: Sequence[Delivery], stop: asyncio.Event
     ) -> Coroutine[Any, Any, WorkReport]:
-        """The batch counts as in preparation from now on, not from its first step."""
+        """Handle a batch; it counts as in preparation from this call, not from its first step."""
         self._preparing += 1
         self._in_hand += len(deliveries)
 

@@ -1,4 +1,4 @@
-"""The directory: how people and programs look at runs. It changes nothing."""
+"""The directory: how people and programs read runs. It changes nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerCounts:
-    """How many rows want attention, and the outcomes of the last hour by state."""
+    """How many rows are open or dead, and the outcomes of the last hour by state."""
 
     armed: int
     overdue: int
     oldest_overdue_seconds: float
-    """How long the oldest overdue run has waited for a worker: since its deadline, its next try, or
-    the end of a worker's lease."""
+    """How long the oldest overdue run has waited for a worker: since its deadline, since its next
+    attempt was due, or since a worker's lease ended."""
     executing: int
     paused: int
     dead: int
@@ -30,7 +30,7 @@ class LedgerCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Which runs are meant: those for which all that is given holds."""
+    """Selects runs: a run matches if every given field holds for it."""
 
     state: RunState | None = None
     root_pipeline_id: str | None = None
@@ -38,29 +38,29 @@ class RunFilter:
     version: str | None = None
     action: str | None = None
     due_by: float | None = None
-    """Armed, and wanting attention by then."""
+    """Armed, and due by this instant."""
 
     finished_by: float | None = None
-    """Closed by then."""
+    """Closed by this instant."""
 
     @property
     def is_for_all(self) -> bool:
-        """No root pipeline and no node is named; so canaries are not meant."""
+        """True if no root pipeline and no node is named; canaries are then left out."""
         return self.root_pipeline_id is None and self.node_id is None
 
     def in_state(self, state: RunState) -> "RunFilter":
-        """Those of them that are in this state."""
+        """The same filter, restricted to this state."""
         return replace(self, state=state)
 
 
 MAX_PAGE = 1000
-"""Runs of a page, at most."""
+"""The most runs on a page."""
 MAX_NAMES = 100
-"""Ids of a kind, at most."""
+"""The most ids of each kind."""
 
 
 class Cursor(NamedTuple):
-    """The last run of a page, behind which the next one begins."""
+    """The last run of a page; the next page begins after it."""
 
     instant: float
     run_id: str
@@ -70,7 +70,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Read what `str` has made. Raises `InvalidInputError`."""
+        """Read the text that `str` returns. Raises `InvalidInputError`."""
         instant, _, run_id = text.partition("/")
         try:
             cursor = cls(float(instant), run_id)
@@ -83,9 +83,9 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """Runs, oldest first: armed ones by when they want attention, paused ones by when that was,
-    executing ones by the end of their lease, closed ones by when they were closed; those of any
-    state by their deadline.
+    """Runs, oldest first: armed runs by when they are due, paused runs by when they were paused,
+    executing runs by the end of their lease, closed runs by when they were closed. Without a state,
+    runs are ordered by their deadline.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -105,25 +105,26 @@ class Directory(Protocol):
     """The read side of the ledger."""
 
     async def find(self, wanted: RunFilter, limit: int, after: Cursor | None = None) -> RunPage:
-        """At most ``limit`` runs, those behind ``after``.
+        """At most ``limit`` runs, those after ``after``.
 
-        Costs what it returns, not what there is, if a state or a root is given. Of a node all runs
-        are sorted, and ``action`` is looked for among those that the rest leaves.
+        If a state or a root is given, the cost grows with the rows returned, not with the rows
+        stored. For a node, all its runs are sorted. ``action`` is compared in each row that the
+        other conditions leave.
         """
         ...
 
     async def counts(self, now: float, most: int | None = None) -> LedgerCounts:
-        """How many want attention. With ``most`` no number is counted further, and what it costs
-        is bounded.
+        """Count the rows. With ``most``, each count stops at that number, so that the cost is
+        bounded.
         """
         ...
 
     async def count(self, states: Sequence[RunState]) -> dict[RunState, int]:
-        """How many rows are in each of these states. Costs what it counts."""
+        """How many rows are in each of these states. The cost grows with the rows counted."""
         ...
 
     async def recent(self, limit: int, states: Sequence[RunState] = ...) -> list[LedgerRow]:
-        """The rows closed last, newest first, in any closed state or in these."""
+        """The rows closed last, newest first, in any closed state or in these states."""
         ...
 
     async def find_configs(
@@ -134,26 +135,26 @@ class Directory(Protocol):
         node_id: str | None = None,
         after: Node | None = None,
     ) -> list[TimeoutConfig]:
-        """At most ``limit`` configs in order of (root, node), those behind ``after``."""
+        """At most ``limit`` configs in order of (root, node), those after ``after``."""
         ...
 
     async def names(self, prefix: str, limit: int) -> Names:
-        """Node ids and root pipeline ids that begin so, at most ``limit`` of each.
+        """Node ids and root pipeline ids that begin with ``prefix``, at most ``limit`` of each.
 
-        Costs a look into an index for each name, however many runs have it.
+        Costs one index lookup per name, however many runs have it.
         """
         ...
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
-        """What happened to these runs beyond their plain course, each in order."""
+        """The histories of these runs, each in order of time."""
         ...
 
     async def recent_history(self, run_id: str, limit: int) -> list[HistoryEntry]:
-        """The newest entries of one run's history, in order."""
+        """The newest entries of one run's history, in order of time."""
         ...
 
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
-        """Every row of a node, in all root pipelines or in this one, in order of deadline."""
+        """Every row of a node, in all root pipelines or in the given one, in order of deadline."""
         ...
 
     async def rows_of(self, run_ids: Sequence[str]) -> list[LedgerRow]:

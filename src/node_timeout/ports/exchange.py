@@ -1,4 +1,4 @@
-"""The dispatch exchange: durable queues by name, at least once."""
+"""The dispatch exchange: named durable queues, at-least-once delivery."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -11,54 +11,55 @@ class Delivery(Protocol):
     body: bytes
     queue: str
     reason: str | None
-    """Why it is a dead letter; None of any other, and of what the broker has put there itself."""
+    """Why it is a dead letter; None for other messages, and for those that the broker put there."""
 
     async def ack(self) -> None:
-        """It is dealt with. If the connection is gone this does nothing: it will come again."""
+        """Acknowledge: it is handled. Does nothing if the connection is gone: it comes again."""
         ...
 
     async def requeue(self) -> None:
-        """Give it back, for any consumer. If the connection is gone this does nothing."""
+        """Return it to its queue, for any consumer. Does nothing if the connection is gone."""
         ...
 
 
 class Consumer(Protocol):
     async def get(self, limit: int, max_bytes: int | None = None) -> list[Delivery]:
-        """Wait for a delivery; return it with those that are already here, ``limit`` at most, and
-        all but the first within ``max_bytes`` together.
+        """Wait for a delivery; return it with those that have already arrived: at most ``limit``,
+        and together within ``max_bytes``, except that the first is always returned.
 
-        None means that it is stopped and all are handed out. Being cancelled loses none.
+        An empty list means that the consumer is stopped and has handed out all deliveries. A
+        cancelled call loses none.
         """
         ...
 
     async def resize(self, prefetch: Mapping[str, int]) -> None:
-        """From now on have so many deliveries of each queue on the way or in hand.
+        """Change how many unacknowledged deliveries of each queue the consumer may have.
 
-        Those that are in hand already stay. Does nothing once it is stopped.
+        Deliveries that it already has stay. Does nothing once it is stopped.
         """
         ...
 
     async def stop(self) -> None:
-        """Ask for no more deliveries; those that have come can still be had."""
+        """Ask for no more deliveries; `get` still returns those that have arrived."""
         ...
 
     async def give_back(self) -> None:
-        """Give those back that have come and were not handed out: they will come again."""
+        """Requeue the deliveries that have arrived and were not handed out: they come again."""
         ...
 
 
 class Exchange(Protocol):
-    """The dispatch exchange: durable queues by name, at least once."""
+    """The dispatch exchange: named durable queues, at-least-once delivery."""
 
     @property
     def dead_queue(self) -> str:
-        """Where dead letters are; it can be consumed as any other."""
+        """The queue of dead letters; it can be consumed like any other."""
         ...
 
     async def ensure(self) -> None:
-        """Connect and declare what is to be declared, unless that is done already.
+        """Connect, and declare the exchange and queues, unless that is done already.
 
-        Raises `QueueMismatchError` if a queue stands there with other arguments.
+        Raises `QueueMismatchError` if a queue exists with other arguments.
         """
         ...
 
@@ -71,9 +72,9 @@ class Exchange(Protocol):
         ...
 
     async def probe(self) -> None:
-        """Publish and consume as services do, with a queue of its own; no message of others moves.
+        """Publish and consume like the services, with a queue of its own; other messages stay.
 
-        Raises `ExchangeUnavailableError` that names the right that is missing.
+        Raises `ExchangeUnavailableError` that names the missing right.
         """
         ...
 
@@ -82,7 +83,7 @@ class Exchange(Protocol):
         ...
 
     async def waiting(self, queue: str) -> int:
-        """Messages ready in a queue, not those in consumers' hands; a cheap question."""
+        """Messages ready in a queue, without unacknowledged ones; a cheap call."""
         ...
 
     async def depths(self) -> dict[str, int]:

@@ -21,53 +21,53 @@ from node_timeout.ports.directory import Directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taking:
-    """What became of the runs that a worker asked for."""
+    """The result of `Ledger.take` for the runs that a worker asked for."""
 
     taken: tuple[TimedOutNode, ...]
-    """Now ``executing``, this worker's; some ahead of their deadline."""
+    """Now ``executing``, held by this worker; some ahead of their deadline."""
     owner: str
     """The token of their leases."""
     lease_until: float
     later: tuple[DueRun, ...]
-    """Not due yet, or in another live worker's hands: to be looked at again at ``due_at``."""
+    """Not due yet, or leased to another worker: to be examined again at ``due_at``."""
     dropped: Mapping[RunState, int]
-    """Closed already, by state."""
+    """Runs that are not armed, mostly closed already, by state."""
     given_up: tuple[Outcome, ...]
-    """Recorded as ``dead`` by this call: out of attempts."""
+    """Recorded as ``dead`` by this call: they had no attempts left."""
     stolen: int
-    """How many of the taken came from a worker whose lease ran out."""
+    """How many of ``taken`` came from a worker whose lease ran out."""
     unknown: tuple[DueRun, ...] = ()
-    """The ledger has no such run."""
+    """Runs that the ledger does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
-    """What became of runs that an engine has put into the pool itself."""
+    """The result of `Ledger.adopt`, for runs that an engine has put into the pool itself."""
 
     due: Mapping[ForeignRun, DueRun]
-    """They have a row now, or had one."""
+    """Runs that have a row now, or had one already."""
     refused: Mapping[ForeignRun, str]
-    """Their node has no config, or is in several root pipelines; the reason."""
+    """Runs whose node has no config or is in several root pipelines, with the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long closed rows stay, in seconds."""
+    """How long closed rows are kept, in seconds."""
 
     handled_seconds: float
-    """Of handled and stale rows."""
+    """For handled and stale rows."""
     cancelled_seconds: float
-    """Of those that left; what somebody has cancelled stays as long as dead rows."""
+    """For runs that left; rows that somebody has cancelled are kept as long as dead rows."""
     dead_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disarming:
-    """What became of the armed runs of nodes that left."""
+    """The result of `Ledger.disarm` for the open runs of nodes that left."""
 
     cancelled: tuple[NodeRun, ...]
     kept: tuple[NodeRun, ...]
-    """Open still: they started after the node left, so that event came late."""
+    """Still open: they started after the node left, so the event came late."""
     paused: tuple[NodeRun, ...] = ()
 
 
@@ -77,18 +77,20 @@ class Ledger(Directory, Protocol):
     async def save_configs(
         self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]
     ) -> None:
-        """Insert or update configs, which then have no end; delete those of disabled nodes."""
+        """Insert or update configs, without an expiry; delete the configs of disabled nodes."""
         ...
 
     async def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
-        """Let the configs of a root pipeline expire then, unless they do so already; how many."""
+        """Let a root pipeline's configs expire at ``expires_at``, except those that expire already;
+        return how many were changed.
+        """
         ...
 
     async def forget_root(
         self, root_pipeline_id: str, node_ids: Sequence[str] | None = None
     ) -> int:
-        """Delete the configs of a root pipeline, or of some of its nodes; return how many there
-        were.
+        """Delete the configs of a root pipeline, or of some of its nodes; return how many were
+        deleted.
         """
         ...
 
@@ -97,7 +99,7 @@ class Ledger(Directory, Protocol):
         ...
 
     async def add_configs(self, configs: Sequence[TimeoutConfig]) -> int:
-        """Insert configs of any roots whose nodes have none; return how many were inserted."""
+        """Insert the configs whose nodes have none, of any roots; return how many were inserted."""
         ...
 
     async def configs(self, nodes: Sequence[Node]) -> dict[Node, TimeoutConfig]:
@@ -108,40 +110,40 @@ class Ledger(Directory, Protocol):
         self, node_ids: Sequence[str], *, of_open_runs: bool = False
     ) -> dict[str, tuple[str, ...]]:
         """The root pipelines in which each node has a config: one, or the first and the last of
-        several. With ``of_open_runs`` also those in which it is armed or executing. One that has
-        ended counts only if there is no other. Nodes without any are left out. One read.
+        several. With ``of_open_runs`` also those in which it is armed or executing. An ended root
+        counts only if there is no live one. Nodes without any root are left out. Costs one read.
         """
         ...
 
     async def configured(self, after: Node | None, limit: int) -> list[Node]:
         """Nodes that have a config, in key order, those after ``after``.
 
-        Those of root pipelines that have ended are left out.
+        Nodes of root pipelines that have ended are left out.
         """
         ...
 
     async def arm(self, events: Sequence[NodeStarted], now: float) -> list[DueRun]:
-        """Open a row for each run whose node has a config; return those that are armed.
+        """Open a row for each run whose node has a config; return the runs that are armed.
 
-        A run armed before keeps its deadline. One cancelled or found stale before it was seen
-        running goes on with the time it had left then. One in any other state, or closed since it
-        was seen, stays as it is and is not returned. Costs one read if no node has a config. The
-        root of each event is known, as in `disarm`.
+        A run that is already armed keeps its deadline. A run that was cancelled or found stale
+        before it was seen running continues with the time it had left then. A run in any other
+        state, or closed after it was seen, is unchanged and not returned. Costs one read if no node
+        has a config. The root of each event must be known, as in `disarm`.
         """
         ...
 
     async def disarm(self, events: Sequence[NodeLeft], now: float) -> Disarming:
-        """Cancel every open version of the nodes that started before they left, or pause exactly
-        the version that the engine has suspended.
+        """Cancel every open version that started before its node left, or pause exactly the version
+        that the engine has suspended.
 
-        Also one that a worker has taken ahead of its deadline.
+        This includes a version that a worker has taken ahead of its deadline.
         """
         ...
 
     async def untracked(self, runs: Sequence[NodeRun]) -> list[NodeRun]:
-        """The runs that have no row, or one that is stale, or that its engine let leave or paused.
+        """The runs that have no row, or one that is stale, or that the engine cancelled or paused.
 
-        Not those that a person or a program has cancelled or paused.
+        Runs that a person or a program has cancelled or paused are left out.
         """
         ...
 
@@ -150,7 +152,7 @@ class Ledger(Directory, Protocol):
         ...
 
     async def adopt(self, foreign: Sequence[ForeignRun]) -> Adoption:
-        """Give runs a row that an engine has put into the pool itself, unless they have one."""
+        """Create rows for runs that an engine has put into the pool itself and that have none."""
         ...
 
     async def take(
@@ -163,25 +165,25 @@ class Ledger(Directory, Protocol):
         ahead_seconds: float = 0.0,
         owner: str | None = None,
     ) -> Taking:
-        """Take due runs, as `node_timeout.domain.lifecycle.take` has it; one attempt is used up.
+        """Take due runs by the rules of `node_timeout.domain.lifecycle.take`; uses one attempt.
 
-        Repeated with the same ``owner`` it returns the same runs; without one,
-        each call is a taking of its own.
+        A repeated call with the same ``owner`` returns the same runs. Without an ``owner``, each
+        call has a token of its own.
         """
         ...
 
     async def owners(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """The owners of the leases under which runs are executing; others are left out."""
+        """The lease owners of the runs that are executing; other runs are left out."""
         ...
 
     async def renew(self, run_ids: Sequence[str], owners: Sequence[str], until: float) -> set[str]:
-        """Make the leases of these owners last until then; return the runs that are theirs."""
+        """Extend the leases of these owners to ``until``; return the runs that they hold."""
         ...
 
     async def record(self, outcomes: Sequence[Outcome], *, owner: str, now: float) -> int:
-        """Write outcomes of runs that are still this owner's; return how many were.
+        """Write the outcomes of runs that this owner still holds; return how many were written.
 
-        See `node_timeout.domain.lifecycle.conclude`. The others are in the history as late.
+        See `node_timeout.domain.lifecycle.conclude`. The history records the others as late.
         """
         ...
 
@@ -198,7 +200,7 @@ class Ledger(Directory, Protocol):
         self, before: float, limit: int, after: DueRun | None = None
     ) -> list[DueRun]:
         """Executing runs whose lease ran out before ``before``, in order of (lease, run_id), those
-        after ``after``; with the end of the lease.
+        after ``after``; ``due_at`` is the end of the lease.
         """
         ...
 
@@ -207,31 +209,31 @@ class Ledger(Directory, Protocol):
         ...
 
     async def purge(self, run_ids: Sequence[str], now: float, retention: Retention) -> int:
-        """Delete the rows of these runs that are past their retention still, with their history;
+        """Delete those of these rows that are still past their retention, with their history;
         return how many.
         """
         ...
 
     async def change(self, order: Order, run_ids: Sequence[str], now: float) -> dict[str, Judged]:
-        """Carry out what somebody orders, as `node_timeout.domain.orders.judge` has it; return
-        what became of each run.
+        """Carry out an order by the rules of `node_timeout.domain.orders.judge`; return the result
+        for each run.
 
-        Each row is judged once nobody else is changing it, and if the order asks for them, by the
-        configs that are stored then. Discarded runs are deleted, with their history.
+        Each row is judged when no other transaction is changing it. If the order needs configs,
+        those stored at that instant count. Discarded runs are deleted with their history.
         """
         ...
 
     async def settings(self) -> dict[str, str]:
-        """What `declare` stored last, by name."""
+        """The settings that `declare` stored last, by name."""
         ...
 
     async def declare(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """Store settings; return what was stored before, and ``ledger_id``, which never changes."""
+        """Store settings; return those stored before, and ``ledger_id``, which never changes."""
         ...
 
     async def probe(self) -> None:
-        """Write, read and delete as services do, and keep nothing of it.
+        """Write, read and delete like the services, and leave nothing behind.
 
-        Raises `LedgerError` that names the right that is missing.
+        Raises `LedgerError` that names the missing right.
         """
         ...

@@ -1,4 +1,4 @@
-"""The executing pool: an index of deadlines in Redis, and the clock that rules."""
+"""The executing pool: an index of deadlines in Redis, and the reference clock."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ OVERDUE_SECONDS = (1, 10, 60, 600)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedMember:
-    """A pool member as it stands there: a run id, or whatever else somebody has put there."""
+    """A pool member as it is stored: a run id, or anything else that somebody has put there."""
 
     member: str
     deadline: float
@@ -20,14 +20,14 @@ class ClaimedMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Due members, leased to the caller until ``lease``."""
+    """Due members that are leased to the caller until ``lease``."""
 
     members: tuple[ClaimedMember, ...]
     lease: float
-    """Expiry of the lease, and its token: no later claim has the same."""
+    """Expiry of the lease, and its token: no later claim has the same value."""
     now: float
     next_due_at: float | None
-    """Score of the earliest member left in the pool, leased ones included."""
+    """Score of the earliest member left in the pool, including leased members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class PoolCounts:
     overdue: int
     oldest_overdue_seconds: float
     overdue_for: Mapping[int, int]
-    """Of each of `OVERDUE_SECONDS`, how many have been overdue for so long or longer."""
+    """For each of `OVERDUE_SECONDS`: how many have been overdue for at least that long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Behind:
 
     absent: frozenset[str]
     late: frozenset[str]
-    """They stand later than at their own instant, and than now: no lease lasts so long."""
+    """Their score is later than their own instant and than now, by more than any lease lasts."""
 
 
 class Shard(Protocol):
@@ -57,19 +57,19 @@ class Shard(Protocol):
         """Lease at most ``limit`` members that are due within ``ahead_seconds``, atomically: the
         oldest, oldest first.
 
-        If more are due, a quarter of the ``limit`` are the newest, so that in a backlog what falls
-        due now is not behind all that is overdue.
-        Repeating a claim whose answer was lost returns other members; the lost ones come back
-        when their lease expires.
+        If more are due, a quarter of the ``limit`` are the newest: in a backlog, runs that fall due
+        now do not wait behind all overdue ones.
+        If an answer is lost, a repeated claim returns other members; the lost ones come back when
+        their lease expires.
         """
         ...
 
     async def finish(self, members: Sequence[str], lease: float) -> int:
-        """Remove the members that still stand under this lease; return how many did."""
+        """Remove the members that are still under this lease; return how many were."""
         ...
 
     async def release(self, members: Sequence[ClaimedMember], lease: float) -> int:
-        """Give members that still stand under this lease their deadline back; how many did."""
+        """Restore the deadlines of members still under this lease; return how many were."""
         ...
 
     async def wait(self, seconds: float) -> None:
@@ -78,16 +78,16 @@ class Shard(Protocol):
 
 
 class Pool(Protocol):
-    """The executing pool: an index of deadlines, ordered by instant, with the clock that rules."""
+    """The executing pool: an index of deadlines, ordered by instant, and the reference clock."""
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """Its parts, one or many; each run is in one of them. Each wants a scanner."""
+        """The parts of the pool, one or many; each run is in one of them. Each needs a scanner."""
         ...
 
     @property
     def homes(self) -> int:
-        """How many shards the runs are spread over: the first so many of `shards`."""
+        """The number of shards that runs are spread over; these are the first ones in `shards`."""
         ...
 
     def home(self, run_id: str) -> int:
@@ -95,13 +95,13 @@ class Pool(Protocol):
         ...
 
     async def now(self) -> float:
-        """The pool's clock. Does not raise: without a connection it estimates."""
+        """The pool's time. Does not raise: without a connection it is an estimate."""
         ...
 
     async def passed(self) -> float | None:
-        """An instant by the pool's clock that has come, surely; None if that was never reached.
+        """A lower bound of the pool's time; None if the pool was never reached.
 
-        Behind `now` by less than a call takes. Does not raise.
+        It is behind `now` by less than the duration of one call. Does not raise.
         """
         ...
 
@@ -113,45 +113,45 @@ class Pool(Protocol):
         ...
 
     async def lower(self, due: Sequence[DueRun]) -> int:
-        """As `arm`, but also moves runs that are present to an earlier instant, never to a later
-        one; return how many were added or moved.
+        """Like `arm`, but also move present runs to an earlier instant, never to a later one;
+        return how many were added or moved.
         """
         ...
 
     async def put_back(self, due: Sequence[DueRun]) -> None:
-        """As `lower`, but a run that still stands under the lease of its message is moved to its
-        instant, be that earlier or later.
+        """Like `lower`, but a run that is still under the lease of its message moves to its
+        instant, whether that is earlier or later.
 
-        So nothing that a change has moved to an earlier instant meanwhile is moved away from it.
+        So a run that a change has meanwhile moved to an earlier instant stays there.
         """
         ...
 
     async def disarm(self, members: Sequence[str]) -> int:
-        """Remove members, run ids or foreign ones; return how many were there."""
+        """Remove members, run ids or foreign ones; return how many were removed."""
         ...
 
     async def behind(self, due: Sequence[DueRun], slack_seconds: float) -> Behind:
-        """Those that are not in the pool, and those that stand there too late by more than
+        """The runs that are not in the pool, and those whose score is too late by more than
         ``slack_seconds``.
         """
         ...
 
     async def give_back(self, members: Mapping[str, float]) -> None:
-        """Put foreign members, with their deadlines, where an engine puts its own."""
+        """Put foreign members, with their deadlines, into the key where an engine puts its own."""
         ...
 
     async def counts(self) -> PoolCounts: ...
 
     async def lead(self, role: str, leader: str, seconds: float) -> bool:
-        """Take or renew the lead in a role for ``seconds``; False if another holds it."""
+        """Take or renew the leader lease of a role for ``seconds``; False if another holds it."""
         ...
 
     async def resign(self, role: str, leader: str) -> None:
-        """Give the lead up, if it is this leader's."""
+        """Give up the leader lease, if this leader holds it."""
         ...
 
     async def may_have_lost_data(self) -> bool:
-        """True from a restart or a loss of data until `mark_reconciled`."""
+        """True after a restart or a loss of data, until `mark_reconciled`."""
         ...
 
     async def mark_reconciled(self) -> None: ...
@@ -161,12 +161,12 @@ class Pool(Protocol):
         ...
 
     async def mark_ledger(self, ledger_id: str) -> None:
-        """Say which ledger it is; `mark_reconciled` says it again, after a loss of data."""
+        """Store the ledger's id in the pool; `mark_reconciled` repeats this after a data loss."""
         ...
 
     async def probe(self) -> None:
-        """Do what services do, with members of its own, and leave nothing behind.
+        """Do what the services do, with members of its own, and leave nothing behind.
 
-        Raises `PoolUnavailableError` that names the right that is missing.
+        Raises `PoolUnavailableError` that names the missing right.
         """
         ...

@@ -1,11 +1,11 @@
-"""Presence: which processes of node-timeout are alive, as they say themselves."""
+"""Presence: which processes of node-timeout are alive, as they report it themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 PRESENCE_SECONDS = 30.0
-"""A process that has said nothing for so long counts as gone."""
+"""A process that has not reported for this long counts as gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,44 +18,44 @@ class ServiceState:
     failures: int
     """Failed passes in a row."""
     doing: str
-    """In words; empty if it does not say."""
+    """What it is doing, in words; may be empty."""
 
     @property
     def role(self) -> str:
-        """``scanner`` of "scanner 3", which serves the third shard."""
+        """The name's first word: ``scanner`` for "scanner 3", which serves the third shard."""
         return self.name.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process as it said it was. Instants are Unix seconds by the clock of Redis."""
+    """A process as it last reported itself. Instants are Unix seconds by the clock of Redis."""
 
     name: str
     """Unique, also among processes of one host."""
     host: str
     pid: int
     version: str
-    """Of node-timeout."""
+    """The version of node-timeout."""
     started_at: float
     services: tuple[ServiceState, ...]
     seen_at: float = 0.0
-    """When it last said so: that is for the store to know."""
+    """When it last reported; set by the store."""
 
 
 class Presence(Protocol):
-    """Where processes say that they are alive; what they say lasts `PRESENCE_SECONDS`.
+    """Where processes report that they are alive; a report expires after `PRESENCE_SECONDS`.
 
-    Each call raises `PoolUnavailableError`.
+    Each call may raise `PoolUnavailableError`.
     """
 
     async def say(self, process: Process) -> None:
-        """Say that this process is alive now."""
+        """Report that this process is alive now."""
         ...
 
     async def leave(self, name: str) -> None:
-        """Take back what the process of this name has said."""
+        """Remove the report of the process of this name."""
         ...
 
     async def processes(self) -> Sequence[Process]:
-        """Those that are alive, the oldest first."""
+        """The processes that are alive, oldest first."""
         ...

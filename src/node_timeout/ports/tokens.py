@@ -1,4 +1,4 @@
-"""Tokens for the HTTP API, as they are stored: by their hashes."""
+"""Tokens for the HTTP API, stored by their hashes."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,17 +12,17 @@ class Tokens(Protocol):
     async def add_token(self, token: Token) -> None: ...
 
     async def token_of(self, token_hash: str) -> Token | None:
-        """The token of this hash, valid or not."""
+        """The token with this hash, valid or not; None if there is none."""
         ...
 
     async def tokens(self) -> Sequence[Token]:
-        """All of them, the oldest first."""
+        """All tokens, oldest first."""
         ...
 
     async def has_tokens(self, valid_at: float | None = None) -> bool:
-        """Whether one was ever made, or is valid at an instant."""
+        """Whether any token was ever made; with ``valid_at``, whether one is valid then."""
         ...
 
     async def revoke_token(self, token_id: str, now: float) -> bool:
-        """False if there is no valid one of this id."""
+        """Revoke the token; False if there is no valid token with this id."""
         ...

@@ -1,13 +1,13 @@
 """Settings that must agree between processes, and which pool belongs to which ledger.
 
-The database is what all processes share, whatever else they are set to. So the scanners write there
-what they have, each time they start; other processes compare, when they start and by `check`:
+All processes share the database, whatever else they are set to. So scanners write their settings
+there each time they start. Other processes compare theirs when they start and in `check`:
 
     scanner starts ──▶ its settings into the ledger, the ledger's id into the pool
     worker, library, check ──▶ the same settings? this ledger's id in my pool?
 
-The scanner that started last is right, so a setting is changed by restarting the scanners first.
-No process is stopped by a difference: during such a change there is one.
+The scanner that started last is right, so restart the scanners first to change a setting. A
+difference stops no process: during such a change there always is one.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class Agreement:
-    """Compares this process with the scanners."""
+    """Compares the settings of this process with those of the scanners."""
 
     def __init__(self, *, ledger: Ledger, pool: Pool, settings: Mapping[str, str]) -> None:
-        """``settings`` are those that must agree, by the name that a user knows them by."""
+        """``settings``: those that must agree, by the names that users know."""
         self._ledger = ledger
         self._pool = pool
         self._settings = settings
@@ -38,7 +38,7 @@ class Agreement:
             await ended(self._comparing)
 
     async def declare(self) -> None:
-        """A scanner: say what is right. Logs what another scanner was set to."""
+        """For scanners: store this scanner's settings. Logs how the previous scanner differed."""
         stored = await self._ledger.declare(self._settings)
         for text in differences(self._settings, stored, "in the scanner that started before"):
             logger.warning("%s", text)
@@ -52,16 +52,16 @@ class Agreement:
         await self._pool.mark_ledger(stored[LEDGER_ID])
 
     async def problems(self) -> list[str]:
-        """Any other process: a sentence for each difference; none before a scanner has started."""
+        """For other processes: one sentence per difference; none before a scanner has started."""
         return problems(self._settings, await self._ledger.settings(), await self._pool.ledger_id())
 
     async def compare(self) -> None:
-        """Log the problems, once the stores answer; they have no other effect."""
+        """Log the problems; they have no other effect. Raises if a store does not answer."""
         for text in await self.problems():
             logger.error("%s", text)
 
     def compare_beside(self) -> None:
-        """Compare in the background, once; if a store does not answer, at the next call again."""
+        """Compare in the background, once; if a store does not answer, again at the next call."""
         if self._comparing is None:
             self._comparing = asyncio.create_task(self._compare_once(), name="compare settings")
 

@@ -1,10 +1,10 @@
-"""Dead letters: what cannot be read is put aside beside the work, never before it.
+"""Dead letters: unreadable content is dead-lettered in the background and never blocks the work.
 
     unreadable ──▶ dead-letter queue ──confirmed──▶ its delivery is acknowledged
-                        └──refused──▶ tried again, longer and longer apart
+                        └──refused──▶ retried, with a growing back-off
 
-A queue that refuses (full, or without a quorum) holds up these deliveries and nothing else. A crash
-between the confirm and the acknowledgement puts the same thing aside twice.
+A dead-letter queue that refuses (full, or without a quorum) holds up these deliveries and nothing
+else. A crash between the confirm and the acknowledgement dead-letters the same content twice.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 FINISH_SECONDS = 2.0
 MAX_BESIDE = 1024
 LOOK_AGAIN_SECONDS = 1.0
-"""A consumer looks at `DeadLetters.beside` again after so long, also if nothing comes."""
+"""A consumer checks `DeadLetters.beside` again after this time, even if no message comes."""
 
 
 class DeadLetters:
-    """Puts aside what the deliveries of one consumer brought."""
+    """Dead-letters unreadable content of one consumer's deliveries."""
 
     def __init__(self, exchange: Exchange, *, source: str, backoff: Backoff | None = None) -> None:
         """``source`` is the label of the metrics: ``queue`` or ``events``."""
@@ -36,16 +36,16 @@ class DeadLetters:
         self._backoff = backoff or Backoff(first=0.2, longest=10.0)
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self.refused = 0
-        """Deliveries that wait because the dead-letter queue has refused them."""
+        """How many deliveries wait because the dead-letter queue has refused them."""
 
     async def settle(
         self,
         deliveries: Iterable[Delivery],
         unreadable: Mapping[Delivery, Sequence[Unreadable]],
     ) -> int:
-        """Acknowledge deliveries that were dealt with; what of them cannot be read is put aside.
+        """Acknowledge handled deliveries; dead-letter their unreadable content, return how much.
 
-        Return how much that was. Its deliveries are acknowledged when it is safe.
+        Deliveries with unreadable content are acknowledged once it is in the dead-letter queue.
         """
         count = 0
         for delivery in deliveries:
@@ -57,7 +57,7 @@ class DeadLetters:
         return count
 
     def put(self, delivery: Delivery, letters: Sequence[Unreadable]) -> None:
-        """Put all of them aside, in the background; then acknowledge the delivery."""
+        """Dead-letter all of these in the background; then acknowledge the delivery."""
         for letter in letters:
             metrics.UNREADABLE.labels(self._source).inc()
             logger.error("a message of queue %s: %s", delivery.queue, letter.reason)
@@ -88,26 +88,26 @@ class DeadLetters:
         return True
 
     def look_again_seconds(self) -> float | None:
-        """How long to wait for a message before the next look at `beside`; None: as long as may be.
+        """How long to wait for a message before `beside` is checked again; None: without a limit.
 
-        Nothing else tells a consumer that all it has in hand are dead letters by now.
+        Without this check, a consumer would not notice that it holds only dead letters by now.
         """
         return LOOK_AGAIN_SECONDS if self._tasks else None
 
     def beside(self) -> int:
-        """How many messages more a consumer should have in hand, so that others go on coming.
+        """How many more messages a consumer should hold, so that other messages still come.
 
-        Rounded up, as each change costs the broker a consumer.
+        Rounded up to a power of two, because each change costs the broker a new consumer.
         """
         return min(MAX_BESIDE, 1 << self.refused.bit_length()) if self.refused else 0
 
     async def settled(self) -> None:
-        """Wait until everything is safe."""
+        """Wait until all dead letters are in the queue."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def give_back(self) -> None:
-        """Return the deliveries that still wait to their queues: they will come again."""
+        """Requeue the deliveries that still wait: they come again."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
         waiting = dict(self._tasks)

@@ -1,4 +1,4 @@
-"""Work in groups, where one bad item costs no other its turn."""
+"""Work in groups, where one bad item does not stop the others."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -14,10 +14,10 @@ async def in_halves(
     step: Callable[[Sequence[Item]], Awaitable[T]],
     refused: Callable[[Item, LedgerError], Awaitable[None]],
 ) -> list[T]:
-    """Take a step with all items; if the ledger refuses them, with each half, down to single ones.
+    """Run a step with all items; if the ledger refuses them, with each half, down to single items.
 
-    ``refused`` is told of an item that is refused alone. Returns what the steps returned. Raises
-    what ``step`` raises but for `LedgerError`, and what ``refused`` raises.
+    ``refused`` is called with an item that is refused alone. Returns what the steps returned.
+    Raises what ``step`` raises, except `LedgerError`, and what ``refused`` raises.
     """
     try:
         return [await step(items)]

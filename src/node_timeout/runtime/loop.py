@@ -32,13 +32,13 @@ class Backoff:
 
 @dataclass(slots=True, kw_only=True)
 class Health:
-    """Whether a service's last pass succeeded; what /readyz reports."""
+    """Whether a service's last pass succeeded; /readyz reports it."""
 
     name: str
     ready: bool = False
     failures: int = 0
     doing: Callable[[], str] = field(default=lambda: "")
-    """What it is doing now, in words."""
+    """Returns what the service is doing now, in words."""
 
     def succeeded(self) -> None:
         if self.failures:
@@ -46,7 +46,7 @@ class Health:
         self.ready, self.failures = True, 0
 
     def failed(self, error: BaseException) -> None:
-        """Count; log an outage once, and anything unexpected each time, with its traceback."""
+        """Count a failure; log an outage once, any other error each time, with its traceback."""
         self.ready = False
         self.failures += 1
         metrics.LOOP_ERRORS.labels(self.name).inc()
@@ -65,7 +65,7 @@ async def sleep(seconds: float, stop: asyncio.Event) -> None:
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
-    """Await ``work``; stopped before its end, cancel it and return None."""
+    """Await ``work``; if stopped before it ends, cancel it and return None."""
     stopped = asyncio.ensure_future(stop.wait())
     task = asyncio.ensure_future(work)
     try:
@@ -82,16 +82,16 @@ async def repeat(
     health: Health,
     backoff: Backoff | None = None,
 ) -> None:
-    """Call ``step`` (one pass and its pause) until stopped; a failed one backs off.
+    """Call ``step`` (one pass and its pause) until stopped; back off after a failed step.
 
-    Raises `QueueMismatchError` and `SchemaError`, which someone has to mend.
+    Raises `QueueMismatchError` and `SchemaError`, which someone has to repair.
     """
     backoff = backoff or Backoff()
     while not stop.is_set():
         try:
             await step()
         except (QueueMismatchError, SchemaError):
-            raise  # no later try can cure these
+            raise  # a retry cannot cure these
         except Exception as error:  # noqa: BLE001 - the edge of the loop
             health.failed(error)
             await sleep(max(0.02, backoff.seconds(health.failures)), stop)
@@ -106,7 +106,7 @@ async def until_available(
     health: Health,
     backoff: Backoff | None = None,
 ) -> T | None:
-    """Call until it raises no `TemporaryError`; None if stopped before. Other errors pass."""
+    """Call until it raises no `TemporaryError`; None if stopped first. Raises other errors."""
     backoff = backoff or Backoff()
     while not stop.is_set():
         try:

@@ -1,10 +1,10 @@
-"""/metrics, /healthz and /readyz over HTTP, from a thread of their own.
+"""/metrics, /healthz and /readyz over HTTP, served from a separate thread.
 
-* ``/healthz``: 200 while the event loop turns, 503 if it has not for `STUCK_SECONDS`.
-* ``/readyz``: 200 if the last pass of every service succeeded, else 503 and their names.
+* ``/healthz``: 200 while the event loop runs, 503 if it has been stuck for `STUCK_SECONDS`.
+* ``/readyz``: 200 if the last pass of every service succeeded, else 503 and the failing names.
 
-Anyone who can reach the port may read them, so there is nothing secret in them. Who asks slowly, or
-opens connections and is silent, is cut off, and keeps nobody else from asking.
+Anyone who can reach the port may read these pages, so they contain no secrets. A client that sends
+slowly, or opens connections and is silent, is disconnected and does not block other clients.
 """
 
 import asyncio
@@ -31,7 +31,9 @@ MAX_CONNECTIONS = 64
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a connection, for `REQUEST_SECONDS` at most; with too many the oldest is cut off."""
+    """One thread per connection, for at most `REQUEST_SECONDS`; beyond `MAX_CONNECTIONS` the oldest
+    is disconnected.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -47,7 +49,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called twice a second."""
+        """Disconnect clients that take too long; the server calls this twice a second."""
         late = time.monotonic() - REQUEST_SECONDS
         for request in [each for each, since in list(self._open.items()) if since < late]:
             self._cut(request)
@@ -69,11 +71,11 @@ class _QuietHandler(WSGIRequestHandler):
     timeout = REQUEST_SECONDS
 
     def log_message(self, *_args: Any) -> None:
-        """Scrapes are no news."""
+        """Do not log requests: scrapes are routine."""
 
 
 class MonitorHttp:
-    """The server. Use `start` and `close`; `beat` must run in the event loop meanwhile."""
+    """The server. Call `start` and `close`; in between, `beat` must run in the event loop."""
 
     def __init__(self, host: str, port: int, services: Sequence[Health]) -> None:
         self._services = services
@@ -92,7 +94,7 @@ class MonitorHttp:
         self._server.server_close()
 
     async def beat(self) -> None:
-        """Show that the event loop turns, until cancelled."""
+        """Record that the event loop runs, until cancelled."""
         while True:
             self._last_beat = time.monotonic()
             await asyncio.sleep(1)

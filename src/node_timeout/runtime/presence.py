@@ -1,4 +1,4 @@
-"""How a process says that it is alive, and what its services are doing."""
+"""Reports that a process is alive, and what its services are doing."""
 
 import asyncio
 import contextlib
@@ -15,10 +15,10 @@ from node_timeout.tasks import ended
 
 SAY_SECONDS = PRESENCE_SECONDS / 3
 SOON_SECONDS = 1.0
-"""Until it says so again while a service is not ready: that is when somebody looks."""
+"""The interval between reports while a service is not ready: somebody may be watching then."""
 LEAVE_SECONDS = 1.0
 VERSION = version("node-timeout")
-"""What runs, though another one may be installed meanwhile."""
+"""The version that runs; another one may have been installed since."""
 HOST = socket.gethostname()
 
 
@@ -26,10 +26,10 @@ HOST = socket.gethostname()
 async def present(
     presence: Presence, pool: Pool, name: str, services: Sequence[Health]
 ) -> AsyncIterator[None]:
-    """Inside, the process says that it is alive; then it takes that back.
+    """Report inside this context that the process is alive; remove the report at its end.
 
-    It says so until its services have ended, not until they are asked to. Nothing that happens to
-    its words happens to the services.
+    The reports go on until the services have ended, not only until they are asked to stop. A
+    failing report does not affect the services.
     """
     over = asyncio.Event()
     started_at: float | None = None

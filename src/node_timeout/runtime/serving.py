@@ -1,4 +1,4 @@
-"""How a process serves: services side by side, with metrics and health beside them."""
+"""Runs the services of a process concurrently, with metrics and health checks."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ Service = Callable[[asyncio.Event, Health], Coroutine[Any, Any, None]]
 
 
 class Serving:
-    """Runs services on stores that may come up later than it does."""
+    """Runs services; the stores may become available later than the process."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Serving:
         pool: RedisPool,
         exchange: Exchange,
     ) -> None:
-        """``name`` is the process's."""
+        """``name`` is the name of the process."""
         self._name = name
         self._settings = settings
         self._ledger = ledger
@@ -53,10 +53,10 @@ class Serving:
         ready: Callable[[], None],
         agree: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        """Run services side by side until stopped; one that dies takes the process down.
+        """Run services concurrently until stopped; a service that dies ends the process.
 
-        ``ready`` is called once the stores have answered, before the services start; ``agree``
-        compares settings with other processes, beside them.
+        ``ready`` is called once the stores have answered, before the services start. ``agree``
+        compares settings with other processes while the services run.
         """
         health = {name: Health(name=name) for name in services}
         async with self._monitor(list(health.values())):
@@ -101,7 +101,7 @@ class Serving:
 
     async def _gauge(self, stop: asyncio.Event) -> None:
         """Keep the gauges of the stores up to date."""
-        roles: set[str] = set()  # all that were ever heard of: those that are gone are 0
+        roles: set[str] = set()  # all roles ever seen: the gauge of a gone one is 0
 
         async def step() -> None:
             counts = await self._pool.counts()
@@ -137,7 +137,7 @@ class Serving:
 async def _once_available(
     call: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event
 ) -> None:
-    """Others say that a store is down."""
+    """Retry until the stores answer; logs only at debug level, as other services log outages."""
     while not stop.is_set():
         try:
             await call()
@@ -149,7 +149,7 @@ async def _once_available(
 
 
 async def _alive(run: Service, stop: asyncio.Event, health: Health) -> None:
-    """Run a service; if it ends before it is stopped, say so loudly."""
+    """Run a service; raise RuntimeError if it ends before it is stopped."""
     try:
         await run(stop, health)
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Daemon threads for blocking calls: one that hangs holds up neither the exit nor the others."""
+"""Daemon threads for blocking calls: a call that hangs blocks neither the exit nor other calls."""
 
 import asyncio
 import queue
@@ -14,10 +14,10 @@ CLOSE_SECONDS = 5.0
 
 
 class Threads:
-    """Runs functions in threads that live as long as it does; they start when they are needed."""
+    """Runs functions in threads that live as long as this object; they start when needed."""
 
     def __init__(self, count: int, *, name: str, at_end: Callable[[], None] = lambda: None) -> None:
-        """``count`` is the most at once; ``at_end`` is called in each thread before it ends."""
+        """``count``: the most threads at once; ``at_end`` is called in each before it ends."""
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -27,15 +27,16 @@ class Threads:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._unfinished = 0
-        """Calls that wait or run."""
+        """How many calls wait or run."""
         self._lost = 0
-        """Threads whose caller has given up waiting, and that are still running."""
+        """How many threads still run a call whose caller has stopped waiting."""
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call in the next free thread. Cancelled before it began, it is not called.
+        """Call the function in the next free thread. If cancelled before it began, do not call it.
 
-        Cancelled later, its thread ends with the call, and another takes its place at once; of
-        such lost threads there are never more than of the others.
+        If cancelled later, the call goes on in its thread, which is lost; another thread may take
+        its place at once. At most ``count`` lost threads are replaced. When a lost call ends, a
+        surplus thread ends.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -43,7 +44,7 @@ class Threads:
         self._calls.put((future, function))
         self._grow()
         try:
-            # Shielded: else its cancellation would reach the future before we can ask it.
+            # Shielded: else the cancellation would reach the future before it can be checked.
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             if not future.cancel() and not future.done():
@@ -61,13 +62,13 @@ class Threads:
             self._lost -= 1
             surplus = len(self._threads) > self._most()
         if surplus:
-            self._calls.put(None)  # one thread too many: whichever is free ends
+            self._calls.put(None)  # one thread too many: the next free one ends
 
     def _most(self) -> int:
         return self._count + min(self._lost, self._count)
 
     def _grow(self) -> None:
-        """Start a thread if a call has none and there may be one more."""
+        """Start a thread if a call has none and the limit allows one more."""
         with self._lock:
             if len(self._threads) >= min(self._unfinished, self._most()):
                 return
@@ -76,7 +77,7 @@ class Threads:
         thread.start()
 
     async def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Let the calls under way end, for a while."""
+        """End the threads; wait at most ``wait_seconds`` for running calls."""
         with self._lock:
             threads = list(self._threads)
         for _ in threads:

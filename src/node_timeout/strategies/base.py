@@ -1,7 +1,7 @@
-"""Strategies: what to do with a node that has timed out. Yours is a class; its name is an action.
+"""Strategies: what to do with a node that has timed out. Each is a class, named by an action.
 
-A package offers one through the entry-point group ``node_timeout.strategies`` (entry-point name =
-action); the setting ``handlers`` adds or overrides one by ``module:Class``.
+A package provides one through the entry-point group ``node_timeout.strategies`` (entry-point name =
+action). The setting ``handlers`` adds or overrides one with ``module:Class``.
 """
 
 import contextvars
@@ -28,22 +28,22 @@ STRATEGIES_GROUP = "node_timeout.strategies"
 
 @dataclass(frozen=True, slots=True)
 class StrategyResult:
-    """What a strategy reports. ``result=False`` is a temporary failure and is tried again."""
+    """The result of a strategy. ``result=False`` is a temporary failure and is retried."""
 
     result: bool
     message: str = ""
     data: Any = None
     retry_after: float | None = None
-    """Seconds to wait at least before the next try, of a failure."""
+    """After a failure: the shortest wait before the next attempt, seconds."""
     extend_by: float | None = None
-    """Seconds: the node gets so much more time, and is dealt with at its new deadline, if its
-    config's time then is not longer than ``max_seconds``. Only beside ``result=True``."""
+    """Seconds by which the deadline moves; the node is dealt with again at the new deadline. Its
+    total time then must not exceed ``max_seconds``. Only with ``result=True``."""
 
     @classmethod
     def of(cls, value: Any) -> "StrategyResult":
         """Read what a strategy returned: this class, None (done), or the original's dict form.
 
-        Raises `StrategyRefusedError` for anything else, as calling it again would return the same.
+        Raises `StrategyRefusedError` for anything else: another call would return the same.
         """
         if value is None:
             return cls(result=True)
@@ -65,7 +65,7 @@ class StrategyResult:
 
 
 def _seconds(answer: Mapping[str, Any], name: str) -> float | None:
-    """Raises `StrategyRefusedError` for what is no positive number."""
+    """Read a field in seconds. Raises `StrategyRefusedError` if it is not a positive number."""
     value = answer.get(name)
     if value is None:
         return None
@@ -76,38 +76,38 @@ def _seconds(answer: Mapping[str, Any], name: str) -> float | None:
 
 
 class NodeTimeoutStrategy(ABC):
-    """Base of all strategies. One instance serves many calls at once."""
+    """Base class of all strategies. One instance serves many concurrent calls."""
 
     asks_engine: ClassVar[bool] = True
-    """Ask the engine first whether the node is running still; rest while the engine does."""
+    """First ask the engine whether the node is still running; pause while the circuit is open."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @classmethod
     def build(cls, engine: Engine, settings: Any) -> Self:
-        """Make the instance; override it to read the `Settings` of the worker as well."""
+        """Create the instance; override this to read the worker's `Settings` as well."""
         del settings
         return cls(engine)
 
     async def close(self) -> None:
-        """Give back what the instance holds; the worker has ended."""
+        """Release the resources of the instance; the worker has ended."""
         return
 
     @abstractmethod
     def deal_with_timeout_node(self, node: TimedOutNode) -> Any:
         """Deal with the node; ``async def``, or plain ``def`` (then run in a thread).
 
-        Return a `StrategyResult`, or None for done. Raising, or taking longer than
-        ``strategy_timeout``, is a temporary failure and is tried again; raise
-        `StrategyRefusedError` to give up at once. It may be called again for the same node run
-        after a crash, so what it does should be safe to repeat. A thread cannot be stopped: a
-        plain ``def`` sets time limits of its own.
+        Return a `StrategyResult`, or None for done. An exception, or a call longer than
+        ``strategy_timeout``, is a temporary failure and is retried; raise `StrategyRefusedError` to
+        give up at once. After a crash this may be called again for the same node run, so its
+        effects should be safe to repeat. A thread cannot be stopped: a plain ``def`` must set its
+        own time limits.
         """
 
 
 class ForcedFailStrategy(NodeTimeoutStrategy):
-    """``forced_fail``: the engine fails the node, and is told why in the words of `reason`."""
+    """``forced_fail``: the engine fails the node, with the setting `reason` as the reason."""
 
     def __init__(self, engine: Engine, reason: str = DEFAULT_REASON) -> None:
         super().__init__(engine)
@@ -123,7 +123,7 @@ class ForcedFailStrategy(NodeTimeoutStrategy):
 
 
 class ForcedFailAndSkipStrategy(ForcedFailStrategy):
-    """``forced_fail_and_skip``: the engine fails the node, and the pipeline goes on behind it."""
+    """``forced_fail_and_skip``: the engine fails the node, and the pipeline continues after it."""
 
     async def deal_with_timeout_node(self, node: TimedOutNode) -> StrategyResult:
         why = reason_of(self._reason, node)
@@ -133,9 +133,9 @@ class ForcedFailAndSkipStrategy(ForcedFailStrategy):
 async def call(
     strategy: NodeTimeoutStrategy, node: TimedOutNode, threads: Threads
 ) -> StrategyResult:
-    """Call a strategy, be it a coroutine function or a plain one, which runs in a thread.
+    """Call a strategy: a coroutine function, or a plain function, which runs in a thread.
 
-    Raises what it raised.
+    Raises what the strategy raises.
     """
     deal = strategy.deal_with_timeout_node
     try:
@@ -146,7 +146,7 @@ async def call(
         if inspect.isawaitable(value):
             value = await value
     except SystemExit as error:
-        # It would end the worker, and then the next one that takes the node over.
+        # It would end this worker, and then each worker that takes over the node.
         raise RuntimeError(f"the strategy called exit({shown(error.code)})") from error
     return StrategyResult.of(value)
 
@@ -157,21 +157,21 @@ def _in_thread(
     threading.current_thread().name = f"strategy {node.node_id}"
     try:
         return context.run(deal, node)
-    except StopIteration:  # no future can hold it
+    except StopIteration:  # a future cannot hold it
         raise RuntimeError("the strategy raised StopIteration") from None
 
 
 def known_actions(handlers: Mapping[str, str]) -> frozenset[str]:
-    """Names of the actions that are installed or configured, without importing any."""
+    """The names of the installed or configured actions, without importing any."""
     return frozenset(handlers) | {point.name for point in entry_points(group=STRATEGIES_GROUP)}
 
 
 def load_strategies(
     handlers: Mapping[str, str], engine: Engine, settings: Any
 ) -> dict[str, NodeTimeoutStrategy]:
-    """Import and build every strategy. Raises `StrategyError` that names the one at fault.
+    """Import and build every strategy. Raises `StrategyError` that names the faulty one.
 
-    ``settings`` is what `NodeTimeoutStrategy.build` is given.
+    ``settings`` is passed to `NodeTimeoutStrategy.build`.
     """
 
     def build(action: str, load: Callable[[], Any], where: str) -> NodeTimeoutStrategy:

@@ -1,11 +1,11 @@
-"""The strategy of canaries: it does nothing. That it was called at all is what counts."""
+"""The strategy of canaries: it does nothing. All that matters is that it was called."""
 
 from node_timeout.domain.run import TimedOutNode
 from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult
 
 
 class CanaryStrategy(NodeTimeoutStrategy):
-    """Belongs to `node_timeout.domain.canary.ACTION`, which no config may name."""
+    """The strategy for `node_timeout.domain.canary.ACTION`, which no config may name."""
 
     asks_engine = False
 

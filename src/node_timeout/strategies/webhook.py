@@ -1,7 +1,7 @@
-"""Strategy ``webhook``: tell a URL that a node has timed out, and leave the node running.
+"""Strategy ``webhook``: notify a URL that a node has timed out, and leave the node running.
 
-The body is a CloudEvents 1.0 event in its structured JSON form, signed as
-`node_timeout.wire.signing` has it. Any 2xx answer means received.
+The body is a CloudEvents 1.0 event in its structured JSON form. `node_timeout.wire.signing`
+describes its signature. Any 2xx answer means received.
 """
 
 from typing import Any, Self
@@ -23,7 +23,7 @@ REFUSED = (400, 410, 413, 422)
 
 
 class WebhookStrategy(NodeTimeoutStrategy):
-    """One POST for each timed-out node; tried again until it is received or refused."""
+    """One POST for each timed-out node; retried until it is received or refused."""
 
     def __init__(self, engine: Engine, calls: HttpCalls | None) -> None:
         super().__init__(engine)
@@ -68,7 +68,7 @@ class WebhookStrategy(NodeTimeoutStrategy):
 def cloud_event(node: TimedOutNode) -> dict[str, Any]:
     """The event; every attempt for one node run has the same id.
 
-    Without ``time``, which CloudEvents does not ask for, if the calendar has no such instant.
+    ``time``, which CloudEvents does not require, is left out if the calendar has no such instant.
     """
     deadline = utc(node.deadline)
     time = {"time": deadline.isoformat().replace("+00:00", "Z")} if deadline else {}

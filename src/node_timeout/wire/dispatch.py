@@ -1,10 +1,10 @@
 """The wire form of a dispatch message: which node runs are due.
 
 ``{"schema": 1, "lease": Unix seconds, "traceparent": str, "runs": [{"run_id": str, "deadline": Unix
-seconds}, …]}``, UTF-8 JSON. The lease is that under which the scanner has claimed the runs, the
-traceparent that of its span; both may be missing. A run
-that an engine has put into the pool itself has ``node_id`` and ``version`` in place of the
-``run_id``. An unknown schema number is never guessed at.
+seconds}, …]}``, UTF-8 JSON. ``lease`` is the lease under which the scanner has claimed the runs,
+``traceparent`` belongs to its span; both may be missing. A run that an engine has put into the pool
+itself has ``node_id`` and ``version`` in place of ``run_id``. A message with an unknown schema
+number is refused.
 """
 
 import json
@@ -22,13 +22,13 @@ from node_timeout.domain.run_id import is_run_id
 SCHEMA = 1
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_ENTRIES = 10_000
-"""Each may become a dead letter of its own."""
+"""The most entries in a message: each may become a dead letter of its own."""
 MAX_UNIX_SECONDS = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A message, or one entry of a readable one as a message, that means nothing to us."""
+    """A message that cannot be read, or one such entry of a readable message, as a message."""
 
     body: bytes
     reason: str
@@ -37,7 +37,7 @@ class Unreadable:
 def encode(
     due: Sequence[DueRun | ForeignRun], lease: float | None = None, trace: str | None = None
 ) -> bytes:
-    """The message that `decode` reads; all these runs were claimed under one lease."""
+    """The message that `decode` reads; all its runs were claimed under one lease."""
     message: dict[str, Any] = {"schema": SCHEMA}
     if lease is not None:
         message["lease"] = lease
@@ -54,7 +54,7 @@ def _entry(due: DueRun | ForeignRun) -> dict[str, Any]:
 
 
 def decode(body: bytes) -> tuple[list[DueRun | ForeignRun], list[Unreadable]]:
-    """Read a message; a bad entry does not spoil the others. Raises `UnreadableMessageError`."""
+    """Read a message; a bad entry does not affect the others. Raises `UnreadableMessageError`."""
     due: list[DueRun | ForeignRun] = []
     unreadable: list[Unreadable] = []
     message = read_message(body, SCHEMA, "runs")
@@ -97,14 +97,14 @@ def read_message(body: bytes, schema: int, key: str) -> dict[str, Any]:
 
 
 def how_many(sizes: Sequence[int], max_bytes: int | None) -> int:
-    """How many messages of these sizes, the first always, come within ``max_bytes`` together."""
+    """How many of the first messages fit into ``max_bytes`` together; the first always counts."""
     if max_bytes is None:
         return len(sizes)
     return max(1, sum(total <= max_bytes for total in accumulate(sizes))) if sizes else 0
 
 
 def _lease(message: dict[str, Any]) -> float | None:
-    """Without a readable one a run is put back more carefully, and no worse."""
+    """The lease; None if it cannot be read: the runs are then put back as `Pool.lower` does it."""
     lease = message.get("lease")
     if isinstance(lease, bool) or not isinstance(lease, int | float):
         return None

@@ -1,4 +1,4 @@
-"""Calls to an engine over HTTP: docs/reference/engine.openapi.yaml."""
+"""Calls to an engine over HTTP; the contract is docs/reference/engine.openapi.yaml."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from node_timeout.domain.run import Node, TimedOutNode
 
 SCHEMA = 1
 OPERATIONS = ("state", "fail", "skip")
-"""Each about one node run."""
+"""Operations on one node run."""
 SURVEY = "running"
-"""About many nodes: which of them run. An engine need not have it."""
+"""An operation on many nodes: which of them run. Optional for an engine."""
 SURVEYED_AT_ONCE = 40
-"""Nodes in one call: of the longest ids that there are, the answer is read whole."""
+"""Nodes in one call: even with the longest possible ids, the answer is read in full."""
 MAX_CALL_BYTES = 64 * 1024
 
 
 def request_body(operation: str, node: TimedOutNode, reason: str) -> dict[str, Any]:
-    """What a call carries."""
+    """The body of a call."""
     return {
         "schema": SCHEMA,
         "operation": operation,
@@ -39,18 +39,18 @@ def request_body(operation: str, node: TimedOutNode, reason: str) -> dict[str, A
 
 
 def idempotency_key(operation: str, node: TimedOutNode) -> str:
-    """The same for every attempt at one operation on one node run; 64 hexadecimal digits."""
+    """The key of an operation on a node run, the same in every attempt; 64 hexadecimal digits."""
     return hashlib.sha256(f"{operation}\n{node.run_id}".encode()).hexdigest()
 
 
 def survey_body(nodes: Sequence[Node]) -> dict[str, Any]:
-    """What a call of `SURVEY` carries."""
+    """The body of a `SURVEY` call."""
     asked = [{"root_pipeline_id": root, "node_id": node_id} for root, node_id in nodes]
     return {"schema": SCHEMA, "operation": SURVEY, "nodes": asked}
 
 
 def read_survey(body: bytes) -> list[Node]:
-    """The nodes that are asked for. Raises `UnreadableMessageError`."""
+    """The nodes that a `SURVEY` call asks for. Raises `UnreadableMessageError`."""
     nodes = _call(body, SURVEY).get("nodes")
     if not isinstance(nodes, list) or len(nodes) > SURVEYED_AT_ONCE:
         raise UnreadableMessageError(f"nodes is not a list of at most {SURVEYED_AT_ONCE}")
@@ -60,7 +60,7 @@ def read_survey(body: bytes) -> list[Node]:
 
 
 def survey_answer(starts: Iterable[NodeStarted]) -> dict[str, Any]:
-    """Which runs there are, and since when: Unix seconds by the engine's clock."""
+    """The answer to `SURVEY`: the running runs and their starts, Unix seconds, engine's clock."""
     return {
         "runs": [
             {
@@ -75,7 +75,7 @@ def survey_answer(starts: Iterable[NodeStarted]) -> dict[str, Any]:
 
 
 def read_survey_answer(answer: Mapping[str, Any]) -> list[NodeStarted]:
-    """Raises `UnreadableMessageError` or `InvalidNodeRunError`."""
+    """Read an answer to `SURVEY`. Raises `UnreadableMessageError` or `InvalidNodeRunError`."""
     runs = answer.get("runs")
     if not isinstance(runs, list) or not all(isinstance(each, dict) for each in runs):
         raise UnreadableMessageError("runs is not a list of objects")
@@ -93,9 +93,9 @@ def read_survey_answer(answer: Mapping[str, Any]) -> list[NodeStarted]:
 
 
 def read_call(body: bytes, operation: str) -> tuple[TimedOutNode, str]:
-    """The node run that a call is about, and its reason.
+    """The node run that a call is about, and the call's reason.
 
-    Raises `UnreadableMessageError` or `InvalidNodeRunError` for what is no call of this operation.
+    Raises `UnreadableMessageError` or `InvalidNodeRunError` if it is no call of this operation.
     """
     call = _call(body, operation)
     check_ids(call.get("node_id"), call.get("version"), call.get("root_pipeline_id") or "")

@@ -8,11 +8,11 @@
      "traceparent": str}
     {"event": "node_left", "node_id": str, "version": str, "happened_at": Unix seconds,
      "root_pipeline_id": str}
-    {"event": "node_paused" or "node_resumed", the rest as of "node_left"}
+    {"event": "node_paused" or "node_resumed", the other keys as in "node_left"}
 
-The lines below the first, the payload and the version of the second are optional. An unknown schema
-number is never guessed at. ``docs/reference/events.asyncapi.yaml`` is the contract for other
-languages.
+Optional are: in each event, the lines after its first; the ``payload``; in ``node_left``, the
+``version``. A message with an unknown schema number is refused.
+``docs/reference/events.asyncapi.yaml`` is the contract for other languages.
 """
 
 import json
@@ -33,7 +33,7 @@ from node_timeout.wire.dispatch import Unreadable, read_entries
 SCHEMA = 1
 MAX_AHEAD_SECONDS = 3600.0
 MAX_AGE_SECONDS = 10 * 366 * 86400.0
-"""An event may have waited long; but one this old has another unit, or another epoch."""
+"""An event may have waited long, but an instant this old has the wrong unit or epoch."""
 
 _IDS = {"event", "node_id", "version", "happened_at", "root_pipeline_id"}
 _KEYS = {
@@ -53,7 +53,7 @@ _KEYS = {
 
 
 def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], list[Unreadable]]:
-    """Read a message; a bad event does not spoil the others. Raises `UnreadableMessageError`."""
+    """Read a message; a bad event does not affect the others. Raises `UnreadableMessageError`."""
     events: list[Event] = []
     unreadable: list[Unreadable] = []
     entries = read_entries(body, SCHEMA, "events")
@@ -67,7 +67,7 @@ def decode(body: bytes, rules: ConfigRules, now: float) -> tuple[list[Event], li
 
 
 def read(body: bytes, rules: ConfigRules, now: float) -> list[Event | InvalidInputError]:
-    """Each event of a message in its place, or what is wrong with it.
+    """The events of a message in order; a bad event is replaced by its error.
 
     Raises `UnreadableMessageError`.
     """
@@ -87,7 +87,7 @@ def _events(
 
 
 def encode(events: Sequence[Event]) -> bytes:
-    """The message that `decode` reads; an event without an instant gets none."""
+    """The message that `decode` reads; an event without an instant stays without one."""
     return json.dumps({"schema": SCHEMA, "events": [_entry(event) for event in events]}).encode()
 
 
@@ -116,9 +116,10 @@ def _entry(event: Event) -> dict[str, Any]:
 
 
 def in_rounds(events: Sequence[Event]) -> list[list[Event]]:
-    """Split so that each round has one event a node, and a node's events are in order of time.
+    """Split events so that each round has at most one event per node, and each node's events are in
+    order of time.
 
-    The roots of the events are known.
+    The roots of the events must be known.
     """
     rounds: list[list[Event]] = []
     seen: dict[Node, int] = {}
@@ -171,7 +172,7 @@ def _instant(entry: Mapping[str, Any], now: float) -> float:
 
 
 def _config(node_id: str, entry: Mapping[str, Any], rules: ConfigRules) -> TimeoutConfig | None:
-    """The config that the event carries; None without one, or with one that is no timeout."""
+    """The config that the event carries; None if it carries none, or one that is no timeout."""
     if entry.get("timeout_config") is None:
         return None
     return read_config(node_id, entry.get("root_pipeline_id"), entry["timeout_config"], rules)

@@ -4,7 +4,7 @@
     webhook-timestamp: <Unix seconds>
     webhook-signature: v1,<base64 of HMAC-SHA256 over "<id>.<timestamp>.<body>">
 
-A key that begins with ``whsec_`` is base64, any other is taken as it is, in UTF-8.
+A key that begins with ``whsec_`` is base64; any other key is used unchanged, in UTF-8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOLERANCE_SECONDS = 300.0
 
 
 def key_of(secret: str) -> bytes:
-    """Raises `InvalidInputError`, also for an empty key: anyone could sign with it."""
+    """The key as bytes. Raises `InvalidInputError`, also if it is empty: anyone could sign then."""
     key = secret.encode()
     if secret.startswith(SECRET_PREFIX):
         try:
@@ -35,7 +35,7 @@ def key_of(secret: str) -> bytes:
 
 
 def sign(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers."""
+    """The three signature headers."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     digest = hmac.new(key_of(secret), signed, hashlib.sha256).digest()
     return {
@@ -53,10 +53,10 @@ def verify(
     now: float,
     tolerance: float = TOLERANCE_SECONDS,
 ) -> bool:
-    """Is the body signed with this key, and not longer ago than ``tolerance`` seconds?
+    """Whether the body is signed with this key, and at most ``tolerance`` seconds ago.
 
-    ``headers`` in any case of letters. The body must not be parsed and written again before.
-    Raises `InvalidInputError` for a key that is none.
+    Upper or lower case in the names of ``headers`` does not matter. Pass the received body, not one
+    parsed and serialised again. Raises `InvalidInputError` if the key is invalid.
     """
     key_of(secret)
     found = {name.lower(): value for name, value in headers.items()}

@@ -1,15 +1,15 @@
-"""JSON, strictly: no key twice in one object, no number that JSON does not have."""
+"""Strict JSON: no key twice in one object, no number that JSON does not allow."""
 
 import json
 import math
 from typing import Any
 
 MOST_DIGITS = 300
-"""So many fit into a float whatever they are."""
+"""An integer with at most this many digits always fits into a float."""
 
 
 def loads(raw: bytes | str) -> Any:
-    """The value. Raises ValueError that says what is wrong, also of what is nested too deeply."""
+    """The value. Raises ValueError that says what is wrong, also if it is nested too deeply."""
     try:
         return json.loads(
             raw,
@@ -38,7 +38,7 @@ def _refuse(constant: str) -> Any:
 
 
 def _integer(text: str) -> int:
-    """No integer that a float cannot hold: arithmetic with instants would fail."""
+    """Refuse integers that a float cannot hold: arithmetic with instants would fail."""
     if len(text) > MOST_DIGITS:
         _number(text)
     return int(text)

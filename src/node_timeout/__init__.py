@@ -1,6 +1,6 @@
-"""Durable deadlines for the nodes of any workflow engine. The public names, and nothing else.
+"""Durable deadlines for the nodes of any workflow engine. Only the public names are here.
 
-They are imported when first used, so that the command line answers fast.
+Each is imported at its first use, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ _ROOMS = {
     "domain.timeout_config": ("TimeoutConfig",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-# The spelling that users of the original import.
+# The original's spelling, which its users import.
 _ALIASES = {"apply_node_timout_configs": "apply_node_timeout_configs"}
 
 __all__ = [*_ROOM_OF, *_ALIASES]  # noqa: PLE0604 - all of them are text
 
 
-if not TYPE_CHECKING:  # so that a type checker refuses a name that is not above
+if not TYPE_CHECKING:  # so that a type checker refuses names that are not listed above
 
     def __getattr__(name: str) -> Any:
         name = _ALIASES.get(name, name)

@@ -51,18 +51,18 @@ from node_timeout.stores.sql.ledger import SqlLedger
 from node_timeout.wiring import IN_PROCESS, Wiring, rules_of
 
 NO_VERSION = "none"
-"""Stands for a version that is not named, in the check of ids."""
+"""Takes the place of a missing version when ids are checked."""
 
 Run = tuple[str, str] | tuple[str, str, str | None]
 Left = tuple[str, str | None] | tuple[str, str | None, str | None]
 
 
 def apply_node_timeout_configs(pipeline_tree: Any, configs: Any) -> dict[str, Any]:
-    """Return a copy of a pipeline tree with each config at its node's ``timeout_config``.
+    """Return a copy of a pipeline tree that has each config as ``timeout_config`` of its node.
 
     ``configs`` is ``{"node_id": {"enable": True, "action": "forced_fail", "seconds": 10}}``; nodes
-    inside sub-processes are found too. Raises `InvalidTimeoutConfigError` or
-    `InvalidPipelineTreeError` that names every bad node; the input is never changed.
+    inside sub-processes are found too. The input is never changed. Raises
+    `InvalidTimeoutConfigError` or `InvalidPipelineTreeError`, which name every bad node.
     """
     return apply_configs(pipeline_tree, configs, rules_of(Settings()))
 
@@ -72,9 +72,9 @@ def _nothing() -> None:
 
 
 class NodeTimeout:
-    """Arm, disarm, look and replay, over the stores that the settings name.
+    """Arm, disarm, inspect and replay runs, in the stores that the settings name.
 
-    An async context manager. Nothing is connected before it is needed.
+    An async context manager. It connects to a store when a call first needs it.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -99,13 +99,13 @@ class NodeTimeout:
 
     @property
     def exchange(self) -> Exchange:
-        """The dispatch exchange; connected when it is first used."""
+        """The dispatch exchange; it connects at its first use."""
         return self.wiring.exchange
 
     # Configs
 
     def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
-        """The function of this name, checked against this object's settings."""
+        """The module function of this name, with the rules of this object's settings."""
         return apply_configs(pipeline_tree, configs, rules_of(self.settings))
 
     async def batch_create_node_timeout_config(
@@ -119,12 +119,12 @@ class NodeTimeout:
         """Store the timeout configs of a tree, all or none, in one transaction.
 
         Return ``{"result": bool, "data": [TimeoutConfig, …], "message": str}``. Bad input gives
-        ``result`` False and a message that names the bad nodes. With ``result`` True the message
-        names what was passed over and may have been meant as a timeout. With ``lenient`` that is
-        also what is wrong with single nodes: they get no timeout, all others do. ``payload`` is
-        that of the nodes whose config has none: any JSON, which their strategies are given.
-        Called again it updates: node ids are unique within their root pipeline. What does not say
-        ``enable: True`` is left out, and removed if it was stored before.
+        ``result`` False and a message that names the bad nodes. If ``result`` is True, the message
+        names what was ignored and may have been meant as a timeout. With ``lenient``, the message
+        also names the nodes with a bad config: they get no timeout, all others do. ``payload``, any
+        JSON, is for nodes whose config has no payload; their strategies receive it.
+        A second call updates: node ids are unique within their root pipeline. A config without
+        ``enable: True`` is not stored, and is deleted if it was stored before.
         Raises `LedgerUnavailableError`.
         """
         rules = rules_of(self.settings)
@@ -136,18 +136,18 @@ class NodeTimeout:
     async def batch_create_node_timeout_configs(
         self, pipeline_trees: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
-        """The same for many trees at once: ``{root_pipeline_id: tree}``, in one transaction.
+        """Do the same for many trees, ``{root_pipeline_id: tree}``, in one transaction.
 
-        The result is of the same form; its message says of which root pipeline it speaks. One bad
-        tree refuses all of them; with ``lenient`` it alone gets no timeouts.
+        The result has the same form; its message names the root pipelines. One bad tree makes the
+        call refuse all trees; with ``lenient``, only the bad tree gets no timeouts.
         Raises `LedgerUnavailableError`.
         """
         found = reading.read_trees(pipeline_trees, rules_of(self.settings), lenient=lenient)
         return await configs.store(self.ledger, found)
 
     async def root_finished(self, root_pipeline_id: str) -> int:
-        """The root pipeline has ended for good: its configs are deleted ``config_retention`` later;
-        return how many. Storing one again keeps it.
+        """Report that the root pipeline has ended for good: its configs are deleted after
+        ``config_retention``. Return how many. A config that is stored again is kept.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
@@ -155,10 +155,10 @@ class NodeTimeout:
         return await configs.end_root(self.ledger, self.pool, root_pipeline_id, retention)
 
     async def forget(self, root_pipeline_id: str, node_ids: Iterable[str] | None = None) -> int:
-        """Delete the configs of a root pipeline, or of these of its nodes, now; return how many
+        """Delete now the configs of a root pipeline, or only those of ``node_ids``; return how many
         there were.
 
-        Open runs go on as they are. Raises `InvalidInputError`, `LedgerUnavailableError`.
+        Open runs keep their deadlines. Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await configs.forget_root(self.ledger, root_pipeline_id, node_ids)
 
@@ -169,12 +169,12 @@ class NodeTimeout:
         *,
         table: str = "node_timeout_timeoutnodeconfig",
     ) -> ImportReport:
-        """Copy the configs of bamboo's own app from its database; those stored here stay.
+        """Copy the configs of bamboo's own app from its database; configs stored here stay.
 
         ``table`` may also be ``taskflow3_timeoutnodeconfig`` (bk-sops) or
-        ``task_timeoutnodeconfig`` (BKFlow). Called again it copies what is new. ``progress`` is
-        told the rows read and their number. Raises `SettingsError`, `InvalidInputError`,
-        `LedgerUnavailableError`, `LedgerError`.
+        ``task_timeoutnodeconfig`` (BKFlow). A second call copies what is new. ``progress`` is
+        called with the rows read so far and the total. Raises `SettingsError`,
+        `InvalidInputError`, `LedgerUnavailableError`, `LedgerError`.
         """
         rules = rules_of(self.settings)
         return await configs.import_bamboo(
@@ -193,10 +193,10 @@ class NodeTimeout:
     ) -> bool:
         """The node entered RUNNING: arm it if it has a config; return whether it is armed.
 
-        The deadline counts from ``happened_at`` (Unix seconds; None: now). Called again it changes
-        nothing. Without ``root_pipeline_id`` the node is that of the only root pipeline that has a
-        config for it. Raises `InvalidNodeRunError`, `AmbiguousNodeError` (several have),
-        `LedgerUnavailableError`.
+        The deadline counts from ``happened_at`` (Unix seconds; None: now). A second call changes
+        nothing. If ``root_pipeline_id`` is None, it is the only root pipeline that has a config for
+        the node. Raises `InvalidNodeRunError`, `AmbiguousNodeError` (several root pipelines have
+        one), `LedgerUnavailableError`.
         """
         run = (node_id, version, root_pipeline_id)
         return bool(await self.nodes_started([run], happened_at=happened_at))
@@ -212,11 +212,11 @@ class NodeTimeout:
     ) -> int:
         """The node left RUNNING: disarm every armed version of it; return how many were armed.
 
-        Nodes of the same id in other root pipelines are left alone, and a node without a
-        ``root_pipeline_id`` is found as for `node_started`. Versions that started after
-        ``happened_at`` (Unix seconds; None: now) are left alone, and so are those that started
-        after the version named. ``trust_ledger`` leaves the pool alone where the ledger knows of
-        nothing armed: a node without a config costs one read.
+        Nodes with the same id in other root pipelines stay armed; if ``root_pipeline_id`` is None,
+        it is found as in `node_started`. Versions that started after ``happened_at`` (Unix seconds;
+        None: now) stay armed, and so do those that started after the version named. With
+        ``trust_ledger`` the call does not touch the pool if the ledger has nothing armed for the
+        node: a node without a config costs one read.
         Raises `InvalidNodeRunError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
         return await self.nodes_left(
@@ -233,8 +233,8 @@ class NodeTimeout:
         *,
         happened_at: float | None = None,
     ) -> bool:
-        """The engine has suspended the node: its time stands still until `node_started` says that
-        this version runs again; return whether it was armed.
+        """The engine has suspended the node: stop its time until `node_started` reports that this
+        version runs again; return whether it was armed.
 
         Raises `InvalidNodeRunError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
@@ -243,8 +243,8 @@ class NodeTimeout:
         return bool(await self.wiring.tracker.nodes_left([event]))
 
     async def nodes_started(self, runs: Iterable[Run], *, happened_at: float | None = None) -> int:
-        """`node_started` for many (node_id, version[, root_pipeline_id]), a batch a store; return
-        how many are armed. If it raises, none is.
+        """`node_started` for many (node_id, version[, root_pipeline_id]), one batch per store;
+        return how many are armed. If it raises, none is armed.
         """
         self.wiring.agreement.compare_beside()  # wrong settings lose a deadline
         events = [NodeStarted(**_ids(*run), happened_at=happened_at) for run in runs]
@@ -258,7 +258,7 @@ class NodeTimeout:
         trust_ledger: bool = False,
     ) -> int:
         """`node_left` for many (node_id, version or None[, root_pipeline_id]); return how many were
-        armed. If it raises, all still are.
+        armed. If it raises, all are still armed.
         """
         events = [
             NodeLeft(**_ids(*node), happened_at=happened_at, trust_ledger=trust_ledger)
@@ -278,15 +278,15 @@ class NodeTimeout:
         until: float | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Move the deadline: ``by`` seconds (fewer than none: to an earlier instant), or ``until``
-        an instant (Unix seconds). One that would lie in the past is now.
+        """Move the deadline: ``by`` seconds (negative: to an earlier instant), or ``until`` an
+        instant (Unix seconds). A deadline that would lie in the past becomes now.
 
-        No run's time may become longer than ``max_seconds``. Of a paused run the time left is
-        changed. Which runs: those of a node, exactly this version of it, those of a root pipeline,
-        or what `Asked` says: named ones, 500 at most, or all that match, the oldest 1,000 at a
-        time. Without a root pipeline the node is that of the only one that has a config for it, or
-        an open run. Each run gets a verdict, and its history says who and why. What is ``done``
-        holds. Raises `InvalidInputError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
+        No run's time may exceed ``max_seconds``. For a paused run the time left changes. Choose the
+        runs of a node, exactly one version of it, the runs of a root pipeline, or runs by `Asked`:
+        run ids, 500 at most, or all runs that match, the oldest 1,000 per call. If no root pipeline
+        is named, it is the only one that has a config or an open run of the node. Each run gets a
+        verdict, and its history records who asked and why. The verdict ``done`` is binding.
+        Raises `InvalidInputError`, `AmbiguousNodeError`, `LedgerUnavailableError`.
         """
         change = Extend(by=by, until=until)
         return await self._change(change, node_id, version, root_pipeline_id, asked)
@@ -298,11 +298,11 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Let armed and paused runs follow their nodes' configs as they are stored now; which runs,
-        see `extend`.
+        """Let armed and paused runs follow their nodes' configs as they are stored now. `extend`
+        explains how to choose runs.
 
-        Otherwise a run follows the config that it started with. The new seconds count from where
-        those of before were counted. A run that follows it already is left alone.
+        Otherwise a run follows the config that it started with. The new seconds count from the same
+        start as the old ones. A run that already follows the stored config is not changed.
         """
         return await self._change(Reconfigure(), node_id, version, root_pipeline_id, asked)
 
@@ -313,10 +313,10 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Let the time of armed runs stand still until `resume`; which runs, see `extend`.
+        """Stop the time of armed runs until `resume`. `extend` explains how to choose runs.
 
-        An engine that suspends its node says so by `node_paused`: what an operator has paused does
-        not go on by the engine's word.
+        An engine that suspends its node calls `node_paused` instead: what an operator has paused,
+        the engine cannot resume.
         """
         return await self._change(Pause(), node_id, version, root_pipeline_id, asked)
 
@@ -327,7 +327,7 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Let paused runs go on with the time they had left; which runs, see `extend`."""
+        """Continue paused runs with the time they had left. `extend` explains how to choose."""
         return await self._change(Resume(), node_id, version, root_pipeline_id, asked)
 
     async def fire(
@@ -337,7 +337,7 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Make armed and paused runs due now; which runs, see `extend`."""
+        """Make armed and paused runs due now. `extend` explains how to choose runs."""
         return await self._change(Fire(), node_id, version, root_pipeline_id, asked)
 
     async def cancel(
@@ -347,9 +347,9 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Cancel armed and paused runs; which runs, see `extend`.
+        """Cancel armed and paused runs. `extend` explains how to choose runs.
 
-        A version that the ledger does not know leaves the pool all the same.
+        A named version that the ledger does not know is removed from the pool all the same.
         """
         return await self._change(Cancel(), node_id, version, root_pipeline_id, asked)
 
@@ -360,10 +360,10 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Arm dead runs again, due now, with all their attempts; which runs, see `extend`.
+        """Arm dead runs again, due now, with all their attempts. `extend` explains how to choose.
 
-        A node without a root pipeline is that of each of them. Those that die again before the end
-        are left alone.
+        If no root pipeline is named, the node is meant in all of them. Runs that die again before
+        the call ends are not replayed twice.
         """
         return await self._change(Replay(), node_id, version, root_pipeline_id, asked)
 
@@ -374,7 +374,7 @@ class NodeTimeout:
         root_pipeline_id: str | None = None,
         **asked: Unpack[Asked],
     ) -> ChangeReport:
-        """Delete dead runs, with their history; which runs, see `replay`."""
+        """Delete dead runs, with their history; `replay` explains how to choose runs."""
         return await self._change(Discard(), node_id, version, root_pipeline_id, asked)
 
     async def _change(
@@ -401,7 +401,7 @@ class NodeTimeout:
     # Looking
 
     async def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
-        """What the ledger knows of each version of a node, in each root pipeline or in this one."""
+        """The ledger's row of each version of a node, in all root pipelines or in one of them."""
         return await self.ledger.rows(node_id, root_pipeline_id)
 
     async def find(
@@ -416,10 +416,10 @@ class NodeTimeout:
         limit: int = 50,
         after: Cursor | None = None,
     ) -> RunPage:
-        """A page of runs, oldest first; the armed ones if nothing is chosen.
+        """A page of runs, oldest first; without any filter, the armed runs.
 
-        ``due_within`` (seconds): armed, and wanting attention by then. ``after`` is that of the
-        page before. Raises `InvalidInputError`, `LedgerUnavailableError`.
+        ``due_within`` (seconds) chooses armed runs that need attention within this time. ``after``
+        is the previous page's ``after``. Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.find(
             self.ledger,
@@ -442,7 +442,7 @@ class NodeTimeout:
         limit: int = 50,
         after: Node | None = None,
     ) -> list[TimeoutConfig]:
-        """Stored configs in order of (root pipeline, node), those behind ``after``.
+        """Stored configs in order of (root pipeline, node), from behind ``after``.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
@@ -455,7 +455,7 @@ class NodeTimeout:
         )
 
     async def names(self, prefix: str, limit: int = 20) -> Names:
-        """Node ids and root pipeline ids of runs that begin so, at most ``limit`` of each.
+        """The runs' node ids and root pipeline ids with this prefix, at most ``limit`` of each.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
@@ -463,39 +463,39 @@ class NodeTimeout:
 
     async def lateness(self, limit: int = MAX_ENDINGS) -> dict[str, Any]:
         """How late the last ``limit`` handled runs were: ``{"endings": [[finished_at, seconds], …],
-        "minutes": [{"minute", "count", "p50", "p95", "p99"}, …]}``, in order of time.
+        "minutes": [{"minute", "count", "p50", "p95", "p99"}, …]}``, ordered by time.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.late(self.ledger, limit)
 
     async def run(self, run_id: str) -> LedgerRow | None:
-        """The run of this id, if the ledger has it.
+        """The run with this id; None if the ledger does not have it.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.run(self.ledger, run_id)
 
     async def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
-        """What happened to these runs beyond their plain course, each in order.
+        """What happened to these runs beyond the normal course, in order for each run.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
         return await looking.history(self.ledger, run_ids)
 
     async def letters(self, limit: int = 100) -> Sifted:
-        """The oldest messages that nobody could read or place, with the reason of each.
+        """The oldest dead letters, each with its reason.
 
-        What was looked at stands behind the others then. Raises `InvalidInputError`,
+        The call moves the letters it reads to the end of the queue. Raises `InvalidInputError`,
         `ExchangeUnavailableError`.
         """
         return await letters.look(self.exchange, limit)
 
     async def resend_letters(self, letter_ids: Collection[str] | None) -> Sifted:
-        """Send dead letters again, to the queue of their kind: those of these ids, or with None the
-        oldest 1,000. What cannot be read still comes back.
+        """Send the dead letters with these ids again, each to the queue of its kind; with None, the
+        oldest 1,000. A letter that still cannot be read becomes a dead letter again.
 
-        Raises `InvalidInputError`, `ExchangeUnavailableError`; those that were sent before are.
+        Raises `InvalidInputError`, `ExchangeUnavailableError`; letters sent before it stay sent.
         """
         return await letters.resend(
             self.exchange,
@@ -505,31 +505,31 @@ class NodeTimeout:
         )
 
     async def discard_letters(self, letter_ids: Collection[str] | None) -> Sifted:
-        """Drop dead letters: those of these ids, or with None the oldest 1,000.
+        """Drop the dead letters with these ids; with None, the oldest 1,000.
 
-        Raises `InvalidInputError`, `ExchangeUnavailableError`; those that were dropped before are.
+        Raises `InvalidInputError`, `ExchangeUnavailableError`; letters dropped before it are gone.
         """
         return await letters.discard(self.exchange, letter_ids)
 
     async def give_back(self) -> GiveBackReport:
-        """Write the open runs into the pool in the form of bamboo's own app, and take ours out.
+        """Write the open runs into the pool in the form of bamboo's own app; remove our members.
 
-        For those who go back to it. Raises `NodeTimeoutError` if a scanner or a worker is at work.
+        For users who go back to that app. Raises `NodeTimeoutError` if a scanner or a worker runs.
         """
         return await give_back(self.ledger, self.pool, self.settings.lease_seconds)
 
     async def processes(self) -> Sequence[Process]:
-        """The processes of node-timeout that are alive, with what their services do.
+        """The living processes of node-timeout, with what their services do.
 
         Raises `PoolUnavailableError`.
         """
         return await self.pool.presence.processes()
 
     async def status(self, recent: int = 10, *, most: int | None = None) -> Status:
-        """A look at every store; one that does not answer is named in ``unreachable``.
+        """Read the state of every store; ``unreachable`` names the stores that do not answer.
 
-        With ``most`` no number of the ledger is counted further: then the look costs the same
-        however much there is.
+        With ``most``, each count of ledger rows stops at that number, so the cost is bounded
+        whatever the size of the ledger.
         """
         return await look(
             self.ledger,
@@ -542,10 +542,10 @@ class NodeTimeout:
             roles=needed_roles(self.settings.events_queue),
         )
 
-    # For those who reach us over HTTP
+    # For HTTP callers
 
     async def receive(self, body: bytes) -> Received:
-        """Events in the form of the events queue, 500 at most, by a call that is answered.
+        """Apply at most 500 events, in the format of the events queue, and report the result.
 
         May be repeated. Raises `UnreadableMessageError`, `InvalidInputError`,
         `LedgerUnavailableError`.
@@ -561,8 +561,8 @@ class NodeTimeout:
     async def create_token(
         self, role: Role | str, name: str, *, expires_in: float | None = None
     ) -> tuple[str, Token]:
-        """Make a token for the HTTP API; return its text, which cannot be had again, and what is
-        stored of it. ``expires_in`` in seconds.
+        """Create a token for the HTTP API; return its text, which is never shown again, and its
+        stored record. ``expires_in`` is in seconds.
 
         Raises `InvalidInputError`, `LedgerUnavailableError`.
         """
@@ -571,19 +571,19 @@ class NodeTimeout:
         )
 
     async def tokens(self) -> Sequence[Token]:
-        """Every token that was made, the oldest first. Raises `LedgerUnavailableError`."""
+        """Every token, the oldest first. Raises `LedgerUnavailableError`."""
         return await self.ledger.tokens()
 
     async def revoke_token(self, token_id: str) -> bool:
-        """Let nobody in by this token any more; False if there is no valid one of this id."""
+        """Make this token invalid; return False if no valid token has this id."""
         return await self.ledger.revoke_token(token_id, await self.pool.now())
 
     # Services
 
     async def scan(self, stop: asyncio.Event, *, ready: Callable[[], None] = _nothing) -> None:
-        """The ``scan`` role until stopped: scanner and reconciler.
+        """Run the ``scan`` role, scanner and reconciler, until stopped.
 
-        Waits for stores that are down; ``ready`` is called when they have answered. Raises
+        Waits for stores that are down; calls ``ready`` when all have answered. Raises
         `SchemaError`, `QueueMismatchError`.
         """
         services = self.wiring.scan_services()
@@ -597,9 +597,9 @@ class NodeTimeout:
         *,
         ready: Callable[[], None] = _nothing,
     ) -> None:
-        """The ``worker`` role until stopped, on the queues given or the default ones.
+        """Run the ``worker`` role until stopped, on the given queues or the default ones.
 
-        Waits for stores that are down; ``ready`` is called when they have answered. Raises
+        Waits for stores that are down; calls ``ready`` when all have answered. Raises
         `SettingsError`, `StrategyError`, `SchemaError`, `QueueMismatchError`.
         """
         services = self.wiring.worker_services(queues)
@@ -607,12 +607,12 @@ class NodeTimeout:
         await self.wiring.serve(stop, services, ready)
 
     async def scan_and_work(self, stop: asyncio.Event) -> None:
-        """Both roles in one process, on the default queues."""
+        """Run both roles in one process until stopped, on the default queues."""
         services = self.wiring.scan_services() | self.wiring.worker_services(())
         await self.wiring.serve(stop, services, _nothing, scans=True)
 
     def use_engine(self, engine: Engine) -> None:
-        """Let the worker act through this engine, not through the one that the settings name."""
+        """Let the worker act through this engine instead of the one that the settings name."""
         self.wiring.use_engine(engine)
 
     def _refuse_in_process(self) -> None:
@@ -624,6 +624,6 @@ class NodeTimeout:
 
 
 def _ids(node_id: str, version: str | None, root_pipeline_id: str | None = None) -> dict[str, Any]:
-    """The ids of an event, checked. Raises `InvalidNodeRunError`."""
+    """Check and return the ids of an event. Raises `InvalidNodeRunError`."""
     check_ids(node_id, NO_VERSION if version is None else version, root_pipeline_id)
     return {"node_id": node_id, "version": version, "root_pipeline_id": root_pipeline_id}

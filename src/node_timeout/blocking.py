@@ -1,7 +1,7 @@
 """`BlockingNodeTimeout`: `NodeTimeout` for synchronous callers, over one bridge.
 
-The bridge is an event loop in a daemon thread. It is made at the first call, serves every thread of
-the process, and is made anew in a child after a fork.
+The bridge is an event loop in a daemon thread. The first call creates it, and it serves every
+thread of the process. After a fork the child creates its own.
 """
 
 import asyncio
@@ -37,10 +37,11 @@ Call = Callable[[NodeTimeout], Coroutine[Any, Any, T]]
 
 
 def require_native_threads() -> None:
-    """Raises `GreenThreadsError` where gevent or eventlet has patched threads or sockets.
+    """Raises `GreenThreadsError` if gevent or eventlet has patched threads or sockets.
 
-    A patched thread is a greenlet of the thread that started it. An event loop in it makes
-    `asyncio.get_running_loop` answer in all of that thread, and Django then refuses every query.
+    A patched thread is a greenlet of the thread that started it. With an event loop in it,
+    `asyncio.get_running_loop` finds that loop everywhere in the real thread, and Django then
+    refuses every query.
     """
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent and any(map(gevent.is_module_patched, ("threading", "socket", "select"))):
@@ -57,7 +58,7 @@ def require_native_threads() -> None:
 
 
 class _ClosedError(Exception):
-    """The bridge was closed before the call was on it."""
+    """The bridge was closed before it received the call."""
 
 
 class _Bridge:
@@ -79,8 +80,8 @@ class _Bridge:
             raise
 
     def run(self, call: Call[T], time_limit: float | None = None) -> T:
-        """Raises `_ClosedError` if it never began, `NodeTimeoutError` if `close` cut it short,
-        `TemporaryError` if it took longer than ``time_limit`` (seconds).
+        """Raises `_ClosedError` if the call never began, `NodeTimeoutError` if `close` cancelled
+        it, `TemporaryError` if it took longer than ``time_limit`` (seconds).
         """
         with self._lock:
             if self._closed:
@@ -92,7 +93,7 @@ class _Bridge:
             raise NodeTimeoutError("closed by another thread during the call") from error
         except FutureTimeoutError as error:
             if not future.cancel():
-                return future.result()  # it ended that very moment
+                return future.result()  # it ended at that very moment
             raise TemporaryError(f"no answer within {time_limit:g} s") from error
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class _Bridge:
         self._loop.close()
 
     async def _finish(self) -> None:
-        """Let the calls under way end, for a while; then cut them short."""
+        """Wait for the calls in flight, `CLOSE_SECONDS` at most; then cancel them."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             _, late = await asyncio.wait(others, timeout=CLOSE_SECONDS)
@@ -115,7 +116,7 @@ class _Bridge:
 
 
 class BlockingNodeTimeout:
-    """The names of `NodeTimeout`, for callers without an event loop. Safe from several threads.
+    """The methods of `NodeTimeout`, for callers without an event loop. Thread-safe.
 
     Each call raises `GreenThreadsError` in a process that gevent or eventlet has patched.
     """
@@ -144,7 +145,7 @@ class BlockingNodeTimeout:
             bridge.close()
 
     def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
-        """The function of this name, checked against this object's settings; connects nowhere."""
+        """The function of this name, with the rules of this object's settings; never connects."""
         return NodeTimeout(self.settings).apply_node_timeout_configs(pipeline_tree, configs)
 
     def batch_create_node_timeout_config(
@@ -353,7 +354,7 @@ class BlockingNodeTimeout:
                 return bridge.run(call, self._call_timeout)
 
     def forget_parent(self) -> None:
-        """In a forked child: leave the parent's connections alone, and never close them."""
+        """In a forked child: neither use nor close the parent's connections."""
         if self._bridge:
             _parents.append(self._bridge)
         self._bridge = None
@@ -381,7 +382,7 @@ def batch_create_node_timeout_config(
 ) -> dict[str, Any]:
     """`NodeTimeout.batch_create_node_timeout_config` for synchronous callers.
 
-    The settings are those of the environment; the connections stay open for the next call.
+    The settings come from the environment; the connections stay open for the next call.
     """
     global _default  # noqa: PLW0603 - one for the process, so that connections are reused
     with _default_lock:

@@ -1,4 +1,4 @@
-"""``node-timeout check``: would the services work with these settings? One finding a line."""
+"""``node-timeout check``: would the services work with these settings? One finding per line."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,9 +24,9 @@ class CheckResult:
 
 
 async def run_checks(settings: Settings, *, running: bool = False) -> list[CheckResult]:
-    """Look at everything; a failure of one does not keep the others from being looked at.
+    """Run all checks; when one fails, the others still run.
 
-    ``running`` asks as well whether a scanner and a worker are alive.
+    ``running`` also checks whether a scanner and a worker are alive.
     """
     async with NodeTimeout(settings) as app:
         checks: dict[str, Callable[[], Awaitable[str]]] = {
@@ -109,7 +109,7 @@ async def _processes(app: NodeTimeout, settings: Settings) -> str:
 
 @contextlib.contextmanager
 def _told_above() -> Iterator[None]:
-    """What keeps a store from being asked stands in its own line already."""
+    """For checks that need a store: another line already says why that store cannot be used."""
     try:
         yield
     except NodeTimeoutError as error:

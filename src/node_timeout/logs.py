@@ -19,7 +19,7 @@ def configure(log_format: Literal["auto", "text", "json"], level: str) -> None:
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("node_timeout").setLevel(level)
-    # Their connection errors come to us as exceptions and are told once.
+    # Their connection errors reach us as exceptions, and we log each of them once.
     for noisy in ("aiormq", "aio_pika"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
@@ -35,7 +35,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; ``time`` is ISO 8601 in UTC, lines about a node carry its ids."""
+    """One JSON object per line; ``time`` is ISO 8601 in UTC; lines about a node have its ids."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

@@ -1,4 +1,4 @@
-"""Every metric, named once. Names and labels are API: docs/reference/metrics.md lists them."""
+"""All metrics. Their names and labels are API; docs/reference/metrics.md lists them."""
 
 from __future__ import annotations
 

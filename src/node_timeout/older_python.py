@@ -1,6 +1,6 @@
-"""What Python 3.9 lacks, for the rooms that run there as well: see `packaging/bamboo`.
+"""What Python 3.9 lacks, for the modules that also run there: see `packaging/bamboo`.
 
-On a newer Python each name is the standard library's own.
+From Python 3.11 on, each name is the standard library's own.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ else:
     Self = Any
 
     class StrEnum(str, Enum):
-        """Members are their texts, also where they are printed."""
+        """Members equal their texts, and print as them."""
 
         __str__ = str.__str__
         __format__ = str.__format__
 
     def dataclass(cls=None, *, slots=False, kw_only=False, **how):  # noqa: ANN001, ANN003, ANN201
-        """Take ``slots`` and ``kw_only`` too; there are no slots then."""
+        """Accept ``slots`` and ``kw_only`` too; ``slots`` has no effect."""
         del slots
         if kw_only:
             how["init"] = False

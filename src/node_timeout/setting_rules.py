@@ -1,7 +1,7 @@
-"""What settings are called, and the rules for those that an engine's own process has too.
+"""The names of all settings, and the rules for those that an engine's own process also has.
 
-`settings` has all of them, for the daemon; `contrib.bamboo.app_settings` those that stand here in
-`RULES`. A rule is in this place only, and so is its error text.
+`settings` has all settings, for the daemon; `contrib.bamboo.app_settings` has those listed in
+`RULES`. Each rule and its error text are in this module only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from node_timeout.urls.secret_files import SECRETS_DIR, read_secret_files
 PREFIX = "NODE_TIMEOUT_"
 DAY = 86400.0
 LONGEST = 100 * 366 * DAY
-"""No time is longer, seconds: every instant that is reckoned with it is in the calendar."""
+"""The longest duration, in seconds: any instant computed with it is still a valid date."""
 BUILT_IN_ACTIONS = ("forced_fail", "forced_fail_and_skip", "webhook")
-"""The strategies that come with node-timeout."""
+"""The actions whose strategies come with node-timeout."""
 NAMES = (
     *("database_url", "redis_url", "amqp_url"),
     *("database_tls", "tls_ca_file", "tls_cert_file", "tls_key_file"),
@@ -45,7 +45,7 @@ NAMES = (
     *("web_trusted_proxies", "web_proxy_header", "web_proxy_role"),
     *("web_tls_cert_file", "web_tls_key_file"),
 )
-"""Of every setting."""
+"""The name of every setting."""
 
 
 def variable(name: str) -> str:
@@ -54,12 +54,12 @@ def variable(name: str) -> str:
 
 
 def explained(name: str, problem: str, meaning: str | None, where: str = "") -> str:
-    """What is wrong with a setting, and what it is for."""
+    """The error text: what is wrong with a setting, and what the setting is for."""
     return f"{variable(name)}{where}: {problem}" + (f" ({meaning})" if meaning else "")
 
 
 def refuse_misspelt(environment: Iterable[str]) -> None:
-    """Refuse a variable that is nearly a setting; others with our prefix may be anyone's.
+    """Refuse a variable whose name is nearly that of a setting; ignore others with our prefix.
 
     Raises `SettingsError`.
     """
@@ -71,7 +71,7 @@ def refuse_misspelt(environment: Iterable[str]) -> None:
 
 
 def said_elsewhere() -> dict[str, str]:
-    """The settings that the environment and secret files say; an empty one says nothing.
+    """The settings given by the environment and by secret files; empty values do not count.
 
     Raises `SettingsError` for a file that cannot be read.
     """
@@ -86,7 +86,7 @@ def said_elsewhere() -> dict[str, str]:
 
 
 def one_line(text: str) -> str:
-    """Cut off the white space that files and copies leave at the ends; allow no other.
+    """Strip the white space that files and copying leave at both ends; refuse any other.
 
     Raises ValueError.
     """
@@ -100,13 +100,13 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Of one setting."""
+    """The rule of one setting."""
 
     default: Any
     meaning: str
     read: Callable[[Any], Any]
-    """Makes a text, or a value, the value of the setting. Raises ValueError that says what is wrong
-    with it.
+    """Turns a text or another value into the setting's value. Raises a ValueError that says what is
+    wrong with it.
     """
 
 
@@ -148,7 +148,7 @@ def _number(value: Any) -> float:
 
 
 def as_seconds(value: Any) -> Any:
-    """An ISO 8601 duration in seconds; anything else as it is. Raises ValueError."""
+    """Convert an ISO 8601 duration to seconds; return other values unchanged. Raises ValueError."""
     if not isinstance(value, str) or not value.strip().startswith("P"):
         return value
     try:
@@ -159,7 +159,7 @@ def as_seconds(value: Any) -> Any:
 
 def _seconds(value: Any) -> float:
     number = _number(as_seconds(value))
-    if not 0 < number <= LONGEST:  # not a number is neither
+    if not 0 < number <= LONGEST:  # NaN fails both comparisons
         raise ValueError(f"is not a number greater than 0 and at most {LONGEST:.15g}")
     return number
 
@@ -250,7 +250,7 @@ def key_file_problem(key_file: Path | None, cert_file: Path | None) -> str | Non
 
 
 def json_object(value: Any) -> Mapping[str, Any]:
-    """A map, or the JSON text of one. Raises ValueError."""
+    """Read a map, or the JSON text of one. Raises ValueError."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -1,6 +1,6 @@
 """Settings: environment variables with the prefix ``NODE_TIMEOUT_``, or secret files.
 
-A secret file is named like its variable, in lower case (``node_timeout_database_url``), and lies in
+A secret file has the name of its variable in lower case (``node_timeout_database_url``). It lies in
 the directory ``NODE_TIMEOUT_SECRETS_DIR`` (default ``/run/secrets``). The environment wins.
 """
 
@@ -68,7 +68,7 @@ ClassPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class Settings(BaseSettings):
-    """Every setting, checked when built. Raises `SettingsError` that lists every fault."""
+    """Every setting, checked when built. Raises a `SettingsError` that lists every fault."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -302,7 +302,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_one_line(cls, value: Any, field: ValidationInfo) -> Any:
-        """Cut off the white space that files and copies leave at the ends; allow no other."""
+        """Strip the white space that files and copying leave at both ends; refuse any other."""
         if isinstance(value, dict):
             return {_one_line(key): _one_line(each) for key, each in value.items()}
         if field.field_name == "amqp_url" and (text := _plain(value)):

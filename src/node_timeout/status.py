@@ -1,4 +1,4 @@
-"""What `NodeTimeout.status` reports: a look at every store."""
+"""What `NodeTimeout.status` reports: the state of every store."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from node_timeout.ports.presence import Presence, Process
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What `NodeTimeout.status` reports. A store that cannot be reached leaves None."""
+    """What `NodeTimeout.status` reports. The fields of an unreachable store stay None."""
 
     armed: int | None = None
     """Members of the executing pool, leased ones included."""
@@ -23,7 +23,7 @@ class Status:
     oldest_overdue_seconds: float | None = None
     """How long the oldest overdue member has been in the pool."""
     overdue_for: Mapping[int, int] | None = None
-    """By seconds: how many members have been overdue for so long or longer."""
+    """By number of seconds: how many members have been overdue that long or longer."""
     ledger_armed: int | None = None
     ledger_oldest_overdue_seconds: float | None = None
     """How long the oldest overdue node run has waited for a worker."""
@@ -38,9 +38,9 @@ class Status:
     unreachable: tuple[str, ...] = ()
     """One sentence for each store that did not answer."""
     processes: tuple[Process, ...] | None = None
-    """Those that are alive."""
+    """The processes that are alive."""
     alarms: tuple[str, ...] = ()
-    """One sentence for each sign that nodes are not dealt with."""
+    """One sentence for each sign that timed-out nodes are not dealt with."""
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -49,7 +49,7 @@ class Status:
 def overdue_problem(
     limit: float, pool_seconds: float | None, ledger_seconds: float | None
 ) -> str | None:
-    """What a node that is overdue for longer than ``limit`` (seconds) says about the processes."""
+    """What is wrong if a node is overdue for longer than ``limit`` (seconds); None if none is."""
     for seconds, where, who in (
         (pool_seconds, "in the pool", "no scanner runs"),
         (ledger_seconds, "for a worker", "no worker runs"),
@@ -63,7 +63,7 @@ def overdue_problem(
 
 
 def needed_roles(events_queue: str | None) -> tuple[str, ...]:
-    """Without one of these, deadlines are not acted on, or not heard of."""
+    """The roles without which nobody acts on deadlines, or nobody reads the engine's events."""
     return ("scanner", "worker", *(["listener"] if events_queue else []))
 
 
@@ -84,9 +84,9 @@ async def look(
     overdue_alarm: float,
     roles: Sequence[str],
 ) -> Status:
-    """A store that does not answer is named in ``unreachable``; ``overdue_alarm`` is in seconds.
+    """Read every store; ``unreachable`` names those that do not answer.
 
-    ``roles`` are those of which there must be a living service.
+    ``overdue_alarm`` is in seconds. Each of ``roles`` must have a living service.
     """
 
     async def at_processes() -> dict[str, Any]:

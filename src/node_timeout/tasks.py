@@ -1,4 +1,4 @@
-"""How tasks are ended, and awaited together."""
+"""Cancelling tasks, and awaiting several of them."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable
@@ -8,10 +8,10 @@ CANCEL_AGAIN_SECONDS = 1.0
 
 
 async def ended(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks, and wait until they have ended; what they raise is dropped.
+    """Cancel tasks and wait until they have ended; ignore what they raise.
 
-    They are cancelled again if need be: in Python 3.11 ``wait_for`` may lose a cancellation, and
-    redis-py and aio-pika call it. A loop whose cancellation was lost would go on for ever.
+    A task that does not end is cancelled again: in Python 3.11 ``wait_for`` may lose a
+    cancellation, and redis-py and aio-pika call it. A loop that lost it would run for ever.
     """
     waiting = {task for task in tasks if not task.done()}
     while waiting:
@@ -22,7 +22,7 @@ async def ended(*tasks: asyncio.Future[Any]) -> None:
 
 
 async def together(work: Iterable[Awaitable[None]]) -> None:
-    """Await all of them, also if one fails; then raise the first failure."""
+    """Await all, even if some fail; then raise the first failure."""
     for result in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

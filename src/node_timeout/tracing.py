@@ -1,11 +1,11 @@
 """Traces: spans for arming, dispatching and attempts, where `opentelemetry-api` is installed.
 
-The API alone is used: what becomes of the spans is up to the SDK that the process has set up. With
-the API and no SDK a context that came in is passed on; without the API nothing is done here. A
-context travels as text, the ``traceparent`` of W3C Trace Context.
+Only the API is used: the SDK that the process has set up decides what becomes of the spans. With
+the API but no SDK, a received context is passed on; without the API nothing happens here. A context
+travels as text, the ``traceparent`` of W3C Trace Context.
 
-Arming lies hours before the attempt. So that is a child of the message that brought it, and
-*links* to the arming: as its child it would stretch one trace over all these hours.
+Arming happens hours before the attempt. So the attempt's span is a child of the message that
+brought it, and only *links* to the arming: as its child it would make one trace hours long.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 
 
 def read(value: Any) -> str | None:
-    """A context in its text form; None for anything else: nobody is refused for a bad one."""
+    """A context in its text form; None for anything else: a bad context is no reason to refuse."""
     return value if isinstance(value, str) and _FORM.fullmatch(value) else None
 
 
 def current() -> str | None:
-    """The context of what is being done now; None without one."""
+    """The current context; None without one."""
     return _text_of(None) if is_installed else None
 
 
 def headers() -> dict[str, str]:
-    """The header of a call to somebody else, if there is a context."""
+    """The header for an outgoing call; empty if there is no current context."""
     text = current()
     return {} if text is None else {HEADER: text}
 
 
 @contextmanager
 def within(parent: str | None) -> Iterator[None]:
-    """What is done inside belongs to this context; without one, to what it belonged before."""
+    """Make ``parent`` the current context of the block; with None, the context stays as it is."""
     if not is_installed or parent is None:
         yield
         return
@@ -71,10 +71,10 @@ def span(
     link: str | None = None,
     begins: bool = False,
 ) -> Iterator[dict[str, str | float]]:
-    """A span around what is done inside. What is put into the yielded dict becomes attributes of
-    its own, named ``node_timeout.<key>`` as the others.
+    """A span around the block. Entries of the yielded dict become further attributes, named
+    ``node_timeout.<key>`` like the others.
 
-    A new trace ``begins`` with it, whatever is being done; else it belongs to that.
+    If it ``begins`` a trace, it has no parent; otherwise its parent is the current span.
     """
     more: dict[str, str | float] = {}
     tracer = _tracer()
@@ -94,7 +94,7 @@ def span(
 
 @contextmanager
 def arming(events: Sequence[NodeStarted]) -> Iterator[Sequence[NodeStarted]]:
-    """A span for each start, around the arming of all; with the events, which name it as theirs."""
+    """Open a span for each start while all are armed; yield the events, each with its own span."""
     tracer = _tracer()
     if tracer is None:
         here = current()
@@ -116,7 +116,7 @@ def arming(events: Sequence[NodeStarted]) -> Iterator[Sequence[NodeStarted]]:
 
 
 def _tracer() -> Any:
-    """None without an SDK: its spans would record nothing, and cost a worker some percent."""
+    """None without an SDK: spans would record nothing, yet cost a worker a few percent."""
     if not is_installed:
         return None
     provider = trace.get_tracer_provider()
@@ -124,7 +124,7 @@ def _tracer() -> Any:
 
 
 def _begin_arming(tracer: Any, event: NodeStarted) -> Any:
-    """Not as the current span, as others begin beside it."""
+    """Begin a span that is not the current one, since other arming spans begin beside it."""
     parent = None if event.trace is None else _context_of(event.trace)
     ids = {
         "node_id": event.node_id,

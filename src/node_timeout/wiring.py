@@ -42,7 +42,7 @@ IN_PROCESS = "memory://"
 
 
 def rules_of(settings: Settings) -> ConfigRules:
-    """What a timeout config must keep to."""
+    """The rules that a timeout config must keep."""
     return ConfigRules(
         actions=known_actions(settings.handlers),
         max_seconds=settings.max_seconds,
@@ -51,7 +51,7 @@ def rules_of(settings: Settings) -> ConfigRules:
 
 
 def agreed_settings(settings: Settings) -> dict[str, str]:
-    """Those that must agree between processes, by the name that a user knows them by."""
+    """The settings that must agree between processes, by the name that users know."""
     names = ("executing_pool", "pool_shards", "dispatch_exchange", "dispatch_queue")
     agreed = {variable(name): str(getattr(settings, name)) for name in names}
     agreed[variable("dispatch_ahead")] = f"{settings.dispatch_ahead:g}"
@@ -63,7 +63,7 @@ def agreed_settings(settings: Settings) -> dict[str, str]:
 
 
 class Wiring:
-    """What the settings name, closed together. Nothing is connected before it is used."""
+    """Builds what the settings name, and closes all of it together. Connects at first use."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `SettingsError` for TLS files that cannot be read."""
@@ -93,15 +93,15 @@ class Wiring:
         await self._closing.aclose()
 
     def process_name(self, role: str) -> str:
-        """Unique, also among processes of one host."""
+        """A name that is unique, also among the processes of one host."""
         return f"{self._name}:{role}"
 
     def use_engine(self, engine: Engine) -> None:
-        """Let the worker act through this engine, not through the one that the settings name."""
+        """Let the worker act through this engine instead of the one that the settings name."""
         self._engine = engine
 
     def scan_services(self) -> dict[str, Service]:
-        """A scanner a shard: one that is down holds no other up."""
+        """One scanner per shard, so that a shard that is down does not delay the others."""
         scanners = self.scanners()
         names = (
             ["scanner"] if len(scanners) == 1 else [f"scanner {i}" for i in range(len(scanners))]
@@ -212,7 +212,7 @@ class Wiring:
         )
 
     def surveyor(self) -> Surveyor | None:
-        """None if the engine cannot be asked."""
+        """None if the engine cannot be asked which runs it is running."""
         engine, settings = self._load_engine(), self.settings
         if not isinstance(engine, SurveyableEngine):
             return None
@@ -254,7 +254,8 @@ class Wiring:
                 f"{variable('events_queue')}: {settings.events_queue!r} is another queue already"
             )
         if self.in_process:
-            # Its confirm means handled: a worker that forwards would wait for itself.
+            # Publishing to memory:// waits until the message is handled, so a worker that
+            # forwards to another queue would wait for itself.
             return Routes(dispatch_queue=self.settings.dispatch_queue)
         return Routes(
             dispatch_queue=self.settings.dispatch_queue,
@@ -268,7 +269,7 @@ class Wiring:
 
     @property
     def exchange(self) -> Exchange:
-        """The dispatch exchange; connected when it is first used."""
+        """The dispatch exchange; it connects at its first use."""
         if self._exchange is None and self.in_process:
             self._exchange = MemoryExchange()
         if self._exchange is None:
@@ -292,7 +293,7 @@ class Wiring:
         *,
         scans: bool = False,
     ) -> None:
-        """Run services until stopped; ``scans`` if there is a scanner among them."""
+        """Run services until stopped; ``scans``: whether a scanner is among them."""
         serving = Serving(
             name=self._name,
             settings=self.settings,

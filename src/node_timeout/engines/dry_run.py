@@ -1,4 +1,4 @@
-"""Engine ``dry_run``: shadow mode. Every node run counts as running; what would be done is told."""
+"""Engine ``dry_run``: shadow mode. Every run counts as running; actions are only reported."""
 
 import logging
 
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 class DryRunEngine:
-    """See `node_timeout.ports.Engine`. Touches nothing; the answers end up in the ledger."""
+    """See `node_timeout.ports.Engine`. Changes no node; its answers are stored in the ledger."""
 
     def __init__(self, settings: Settings) -> None:
         del settings  # every engine is built with them

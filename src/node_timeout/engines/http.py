@@ -4,9 +4,9 @@ Three operations, each a POST with the node run in its body:
 
     /v1/state   is it running at this version?    200 {"running": bool}
     /v1/fail    fail it                           200
-    /v1/skip    fail it, and let the pipeline go on behind it, in one act
+    /v1/skip    fail it and let the pipeline go on behind it, in one step
 
-With `engine_survey` a fourth, which asks about many nodes:
+With `engine_survey` there is a fourth, which asks about many nodes:
 
     /v1/running which of these nodes run?         200 {"runs": […]}
 """
@@ -85,7 +85,7 @@ class HttpEngine:
         return _check(await self._call("skip", node, reason)) or "failed and skipped"
 
     async def check(self) -> str:
-        """Ask for the state of a node that no engine has."""
+        """Ask for the state of a node that does not exist in any engine."""
         nobody = TimedOutNode(
             node_id="node-timeout-check",
             version="0",
@@ -94,7 +94,7 @@ class HttpEngine:
             deadline=0.0,
             attempt=1,
         )
-        with contextlib.suppress(StrategyRefusedError):  # it has its reasons, and it answers
+        with contextlib.suppress(StrategyRefusedError):  # a refusal is an answer, too
             await self.is_running(nobody)
         return "it answers"
 
@@ -114,7 +114,8 @@ class HttpEngine:
     async def _call(self, operation: str, node: TimedOutNode, reason: str = "") -> Answer:
         body = request_body(operation, node, reason)
         key = body["idempotency_key"]
-        # A question has no effect: a layer that replays answers by key must not replay this one's.
+        # ``state`` has no effect, and its answer must be fresh: without the header, no layer in
+        # between replays an old answer by its key.
         header = None if operation == "state" else key
         return await self._calls.post(
             f"/v1/{operation}", body, message_id=key, idempotency_key=header
@@ -122,7 +123,7 @@ class HttpEngine:
 
 
 class SurveyableHttpEngine(HttpEngine):
-    """One that has the operation `running` too."""
+    """An HTTP engine that also has the operation `running`."""
 
     async def running(self, nodes: Sequence[Node]) -> list[NodeStarted]:
         found: list[NodeStarted] = []
@@ -132,7 +133,7 @@ class SurveyableHttpEngine(HttpEngine):
 
 
 def _check(answer: Answer) -> str:
-    """What the engine says of what it did; else raise what its answer means."""
+    """What the engine reports that it did; raises if the answer is an error."""
     status, message = answer.status, answer.message
     if 200 <= status < 300:  # noqa: PLR2004 - success
         return str(answer.json.get("message") or "")

@@ -1,4 +1,4 @@
-"""HTTP calls as they are made to engines and webhooks: signed, bounded, never redirected."""
+"""HTTP calls to engines and webhooks: signed, bounded, never redirected."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ TOKEN = re.compile(r"[!-~]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back; of a body at most `MAX_ANSWER_BYTES`."""
+    """An answer; its body is cut off after `MAX_ANSWER_BYTES`."""
 
     status: int
     retry_after: float
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def json(self) -> Mapping[str, Any]:
-        """The body if it is a JSON object, else an empty one."""
+        """The body if it is a JSON object, else an empty object."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """What the server says in ``message``, else the beginning of its body, without secrets."""
+        """The answer's ``message``, else the beginning of its body; secrets are redacted."""
         said = self.json.get("message")
         text = said if isinstance(said, str) else self.body.decode("utf-8", "replace")
         return " ".join(redact(text).split())[:MAX_TOLD_CHARACTERS]
@@ -67,13 +67,13 @@ class HttpCalls:
         unavailable: type[TemporaryError],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``unavailable`` is raised when no answer comes. Raises `SettingsError`."""
+        """``unavailable``: what to raise if no answer comes. Raises `SettingsError`."""
         self._url = url.rstrip("/")
         parts = urlsplit(url)
         self._server = f"{parts.scheme}://{parts.hostname}" + (
             f":{parts.port}" if parts.port else ""
         )
-        """What is told of the URL: its path may be a secret."""
+        """The part of the URL that errors may show: the path may be a secret."""
         self._slots = asyncio.Semaphore(settings.http_connections)
         self._seconds = settings.http_timeout
         self._token = token.get_secret_value() if token else ""
@@ -123,7 +123,7 @@ class HttpCalls:
         idempotency_key: str | None = None,
         content_type: str = "application/json",
     ) -> Answer:
-        """Waiting for a free connection does not count as the server's time."""
+        """Post a value. The time limit does not include waiting for a free connection."""
         body = json.dumps(
             value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode()
@@ -148,7 +148,7 @@ class HttpCalls:
             ):
                 answer = await _read(response)
         except httpx.LocalProtocolError:
-            # Its text may quote a header, and so a secret.
+            # The error's text may quote a header, and with it a secret.
             raise self._unavailable(f"{self._server}: the request cannot be written") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
             text = redact(str(error)) or f"no answer within {self._seconds:g} s"
@@ -160,7 +160,7 @@ class HttpCalls:
         )
 
     def _retry_after(self, value: str) -> float:
-        """Seconds, or an HTTP date; 0 for anything else."""
+        """The seconds to wait, from a number or an HTTP date; 0 for anything else."""
         try:
             if value.strip().isdigit():
                 seconds = float(value)

@@ -19,7 +19,7 @@ def installed_engines() -> list[str]:
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Build the engine that the settings name. Raises `SettingsError`, with those installed."""
+    """Build the engine that the settings name. Raises `SettingsError`, listing those installed."""
     installed = ", ".join(installed_engines())
     name = settings.engine
     if name is None:

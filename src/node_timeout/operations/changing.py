@@ -2,8 +2,8 @@
 
     choose runs ──▶ ledger: judge and write under the row's lock ──▶ pool ──▶ look once more
 
-The ledger comes first and is enough: what the pool misses, the reconciler mends. Two changes that
-cross may reach the pool in the wrong order, so each looks at the rows once more behind it.
+The ledger is written first and is enough: the reconciler repairs what the pool misses. Two
+concurrent changes may reach the pool in the wrong order, so each reads the rows again afterwards.
 """
 
 import logging
@@ -28,9 +28,9 @@ from node_timeout.ports.pool import Pool
 logger = logging.getLogger(__name__)
 
 MAX_RUNS = 500
-"""That an order may name."""
+"""The most runs that an order may name."""
 MAX_FOUND = 1000
-"""That an order changes of those that a filter finds; given again it goes on where it ended."""
+"""The most runs found by a filter that one call changes; the next call continues behind them."""
 CHOICE = tuple(each.name for each in fields(Choice))
 CONDITIONS = ("actor", "reason", "if_revision", "idempotency_key")
 
@@ -42,7 +42,7 @@ class ChangedRun:
     run_id: str
     verdict: Verdict
     row: LedgerRow | None
-    """As it is now; None if there is none."""
+    """The row as it is now; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,8 @@ class ChangeReport:
 
     runs: tuple[ChangedRun, ...]
     after: str | None = None
-    """Others match as well: where the order goes on if it is given again, under the same
-    idempotency key. None: these were all."""
+    """If more runs match: where the order continues when it is given again, with the same
+    idempotency key. None if these were all."""
 
     @property
     def done(self) -> int:
@@ -63,13 +63,13 @@ class ChangeReport:
         return tuple(each for each in self.runs if each.verdict is not Verdict.DONE)
 
     def joined(self, other: "ChangeReport") -> "ChangeReport":
-        """It and what came of the same order given again."""
+        """The reports of this call and of the next call of the same order as one."""
         runs = {each.run_id: each for each in (*self.runs, *other.runs)}
         return ChangeReport(runs=tuple(runs.values()), after=other.after)
 
     @property
     def verdicts(self) -> dict[Verdict, int]:
-        """How many of each."""
+        """How many runs got each verdict."""
         found = [each.verdict for each in self.runs]
         return {verdict: found.count(verdict) for verdict in Verdict if verdict in found}
 
@@ -77,7 +77,7 @@ class ChangeReport:
 async def carry_out(
     ledger: Ledger, pool: Pool, change_: Change, asked: Mapping[str, Any], *, max_seconds: float
 ) -> ChangeReport:
-    """What `NodeTimeout.extend` and its neighbours do: choose runs, check the order, change.
+    """What `NodeTimeout.extend` and its siblings do: choose runs, check the order, change them.
 
     ``asked`` has the fields of `Choice`, `order_of` and ``dry_run``. Raises `InvalidInputError`,
     `AmbiguousNodeError`, `LedgerUnavailableError`.
@@ -95,8 +95,8 @@ async def carry_out(
 
 
 async def _cancel_unknown(ledger: Ledger, pool: Pool, order: Order, choice: Choice) -> ChangeReport:
-    """A named version that the pool alone knows leaves it; one that the ledger has got to know
-    meanwhile is cancelled there.
+    """Remove a named version that only the pool knows. If the ledger has a row of it by then,
+    cancel that as well.
     """
     node_id, version = choice.node_id, choice.version
     if node_id is None or version is None:
@@ -104,7 +104,7 @@ async def _cancel_unknown(ledger: Ledger, pool: Pool, order: Order, choice: Choi
     roots = {*(await ledger.roots([node_id], of_open_runs=True)).get(node_id, ())}
     root = choice.root_pipeline_id or next(iter(roots), "")
     run_id = NodeRun(root_pipeline_id=root, node_id=node_id, version=version).run_id
-    # There an engine names no root, so its member is meant if no other root has the node.
+    # A foreign member names no root pipeline: it is meant if no other root has the node.
     foreign = [foreign_member(node_id, version)] if roots <= {root} else []
     if not await pool.disarm([run_id, *foreign]):
         return ChangeReport(runs=())
@@ -123,10 +123,10 @@ async def change(
     dry_run: bool = False,
     after: str | None = None,
 ) -> ChangeReport:
-    """Carry out an order for the runs of these ids, at most `MAX_RUNS`, or for those that a filter
-    finds, the oldest `MAX_FOUND` behind ``after``.
+    """Carry out an order for the runs with these ids, at most `MAX_RUNS`, or for those that a
+    filter finds, the oldest `MAX_FOUND` behind ``after``.
 
-    ``dry_run`` only says what would become of them. Raises `InvalidInputError`,
+    ``dry_run`` only reports what would happen to them. Raises `InvalidInputError`,
     `LedgerUnavailableError`.
     """
     end: str | None = None
@@ -160,7 +160,7 @@ def _checked(run_ids: Sequence[str]) -> list[str]:
 async def _found(
     ledger: Ledger, order: Order, wanted: RunFilter, after: str | None
 ) -> tuple[list[LedgerRow], str | None]:
-    """The oldest runs that are meant, state by state; where they end if there are more."""
+    """The oldest matching runs, state by state; and where they end, if there are more."""
     filters = _filters(order, wanted)
     first, cursor = (0, None) if after is None else _place(after, len(filters))
     found: list[LedgerRow] = []
@@ -180,7 +180,7 @@ async def _found(
 
 
 def _place(text: str, filters: int) -> tuple[int, Cursor | None]:
-    """Of which filter an order goes on, and behind what. Raises `InvalidInputError`."""
+    """The filter at which an order continues, and behind which run. Raises `InvalidInputError`."""
     number, _, cursor = text.partition("/")
     if number not in map(str, range(filters)):
         raise InvalidInputError(f"{shown(text)} is not where an order of this kind has ended")
@@ -188,12 +188,12 @@ def _place(text: str, filters: int) -> tuple[int, Cursor | None]:
 
 
 def _filters(order: Order, wanted: RunFilter) -> list[RunFilter]:
-    """Of one named version any state: its verdict says why not. Else those that can be changed."""
+    """A named version in any state (its verdict says why not); else only runs that can change."""
     if wanted.state is not None or wanted.version is not None or wanted.due_by is not None:
         return [wanted]
     states = order.change.sought
     if RunState.DEAD not in states:
-        states = (*states, RunState.EXECUTING)  # whose verdict says that they are
+        states = (*states, RunState.EXECUTING)  # refused, with the verdict executing
     return [wanted.in_state(state) for state in states]
 
 
@@ -204,7 +204,7 @@ async def _tried(
     if order.asks_configs:
         order = order.told(await ledger.configs([row.node for row in rows.values()]))
     judged = {run_id: orders.judge(order, rows.get(run_id), now) for run_id in run_ids}
-    # What is shown is the run as it is.
+    # A dry run shows the row as it is, not as it would become.
     return {
         run_id: Judged(verdict=each.verdict, row=rows.get(run_id))
         for run_id, each in judged.items()
@@ -233,7 +233,7 @@ async def _change(
 
 
 async def _tell(pool: Pool, rows: Mapping[str, LedgerRow]) -> None:
-    """An armed run stands at its instant or earlier, any other that waits for nothing nowhere."""
+    """Put armed runs at ``next_at`` or earlier; remove runs neither armed nor executing."""
     armed = [
         DueRun(run_id=run_id, due_at=row.next_at)
         for run_id, row in rows.items()

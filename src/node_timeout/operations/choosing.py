@@ -1,4 +1,4 @@
-"""Which runs a person or a program means, and under which conditions something is to be done."""
+"""Which runs a caller means, and under which conditions they are to be changed."""
 
 import math
 import secrets
@@ -21,36 +21,37 @@ MAX_REASON_LENGTH = 1000
 
 
 class Asked(TypedDict, total=False):
-    """What may be said beside the node, its version and its root pipeline."""
+    """What a caller may give besides the node, its version and its root pipeline."""
 
     run_ids: Sequence[str]
-    """These runs, at most 500, in place of all else."""
+    """These runs, at most 500; no other filter may be given then."""
     state: RunState | str
     action: str
     due_within: float
     """Seconds."""
     finished_by: float
-    """Only those that had ended by then, Unix seconds: a run that dies again is not meant again."""
+    """Only runs that had ended by then (Unix seconds), so that one that dies again is left out."""
     everything: bool
-    """All runs of which it makes sense."""
+    """All runs to which the change can apply."""
     actor: str
     """Who asks, for the history."""
     reason: str | None
     """Why, for the history."""
     if_revision: int | None
-    """Only if the run has this revision still."""
+    """Change the run only if it still has this revision."""
     idempotency_key: str | None
-    """A run that had the same change under this name is left alone, and reported as done."""
+    """A run that already had the same change under this key is not changed again; its verdict is
+    ``done``."""
     after: str | None
-    """Where an order for more than 1,000 runs goes on: `ChangeReport.after` of the call before,
-    whose idempotency key it should have."""
+    """Where an order for more than 1,000 runs continues: `ChangeReport.after` of the previous call.
+    Give the same idempotency key as in that call."""
     dry_run: bool
-    """Change nothing, say what would be."""
+    """Change nothing; report what would happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which runs are meant. Raises `InvalidInputError` if it means none, or nothing at all."""
+    """Which runs are meant. Raises `InvalidInputError` for a bad choice, or an empty one."""
 
     node_id: str | None = None
     version: str | None = None
@@ -84,10 +85,10 @@ class Choice:
     async def find(
         self, ledger: Ledger, pool: Pool, *, one_root: bool
     ) -> Sequence[str] | RunFilter:
-        """The run ids, or what finds the runs.
+        """The run ids, or the filter that finds the runs.
 
-        ``one_root``: a node whose root pipeline is not named is that of the only one that has it.
-        Raises `AmbiguousNodeError` if several have.
+        ``one_root``: if no root pipeline is named, it is the only one that has the node. Raises
+        `AmbiguousNodeError` if several have it.
         """
         if self.run_ids:
             return self.run_ids
@@ -115,10 +116,10 @@ def order_of(
     if_revision: int | None = None,
     idempotency_key: str | None = None,
 ) -> Order:
-    """Check and build. Raises `InvalidInputError`.
+    """Check and build an order. Raises `InvalidInputError`.
 
-    An order without a key is given one, by which the ledger knows it again if it has to repeat it
-    because it did not hear whether it was carried out.
+    An order without an idempotency key gets one: the ledger recognises the order by it when it has
+    to repeat a transaction whose result it does not know.
     """
     problems = [id_problem("actor", actor)]
     if reason is not None and (problem := id_problem("reason", reason, MAX_REASON_LENGTH)):
@@ -155,7 +156,7 @@ def state_problem(state: RunState | str | None) -> str | None:
 
 
 def due_problem(due_within: float | None, state: RunState | str | None) -> str | None:
-    """``due_within`` in seconds: armed, and wanting attention by then."""
+    """What is wrong with ``due_within`` (seconds), which chooses armed runs; None if nothing is."""
     if due_within is None:
         return None
     if not 0 <= due_within < math.inf:
@@ -166,6 +167,6 @@ def due_problem(due_within: float | None, state: RunState | str | None) -> str |
 
 
 def require_node_of(version: str | None, node_id: str | None) -> None:
-    """Raises `InvalidInputError`."""
+    """Raises `InvalidInputError` for a version without a node."""
     if version is not None and node_id is None:
         raise InvalidInputError("a version is one of a node: name the node as well")

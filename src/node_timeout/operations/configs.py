@@ -1,4 +1,4 @@
-"""Operations on timeout configs: store those of a tree, copy bamboo's, and let them end."""
+"""Operations on timeout configs: store those of a tree, copy bamboo's, end and delete them."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -22,9 +22,9 @@ class ImportReport:
 
     read: int = 0
     imported: int = 0
-    """The others were here already, or were refused."""
+    """The other rows were stored here already, or were refused."""
     refused: list[str] = field(default_factory=list)
-    """One sentence for each row that is no valid config."""
+    """One sentence for each row that is not a valid config."""
 
 
 async def store(

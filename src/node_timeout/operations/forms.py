@@ -1,4 +1,4 @@
-"""What programs are given: runs, pages, reports, status as JSON. The same on every way."""
+"""JSON forms of runs, pages, reports and status, the same for the command line and HTTP."""
 
 import dataclasses
 import json
@@ -21,9 +21,9 @@ from node_timeout.status import Status
 
 
 def json_text(value: Any, *, readable: bool = False) -> str:
-    """One line of valid JSON, whatever the stores held: NaN and infinity become null.
+    """One line of valid JSON, whatever the stores hold: NaN and infinity become null.
 
-    ``readable`` leaves text that standard output can carry as it is; else it is escaped.
+    ``readable`` keeps text that standard output can encode; other text is escaped.
     """
     text = json.dumps(_finite(value), ensure_ascii=not readable, allow_nan=False)
     try:
@@ -50,7 +50,7 @@ INSTANTS = (
 
 
 def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of something, its instants as ISO 8601 in UTC with milliseconds."""
+    """The same fields, with instants as ISO 8601 in UTC with milliseconds."""
     return {
         name: iso(value) if name in INSTANTS and value is not None else value
         for name, value in found.items()
@@ -58,21 +58,21 @@ def for_programs(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_as_dict(row: LedgerRow, now: float) -> dict[str, Any]:
-    """What is known of a run, for programs; ``now`` counts for one that is open."""
+    """All about a run, for programs; the lateness of an open run is measured at ``now``."""
     found = {"run_id": row.run_id, **for_programs(dataclasses.asdict(row))}
     del found["payload_json"]
     return {**found, "payload": _payload(row.payload_json), "late_seconds": lateness(row, now)}
 
 
 def config_as_dict(config: TimeoutConfig) -> dict[str, Any]:
-    """As `TimeoutConfig.as_dict`, also of a payload that cannot be read."""
+    """Like `TimeoutConfig.as_dict`, but also for a payload that cannot be read."""
     found = dataclasses.asdict(config)
     payload = _payload(found.pop("payload_json"))
     return {**found, "payload": payload}
 
 
 def _payload(text: str | None) -> Any:
-    """What the strategy is given; its text if it is no JSON, or nested too deep to be read."""
+    """The strategy's payload; its text if it is not JSON, or nested too deep to be read."""
     try:
         found = None if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -81,13 +81,13 @@ def _payload(text: str | None) -> Any:
 
 
 def page_as_dict(page: RunPage, now: float) -> dict[str, Any]:
-    """``{"runs": [object, …], "after": text or null}``; what a run has is in the reference."""
+    """``{"runs": [object, …], "after": text or null}``; the reference lists a run's fields."""
     runs = [row_as_dict(row, now) for row in page.rows]
     return {"runs": runs, "after": str(page.after) if page.after else None}
 
 
 def names_as_dict(names: Names) -> dict[str, Any]:
-    """Ids that begin as was asked."""
+    """Ids with the prefix that was asked for."""
     return dataclasses.asdict(names)
 
 
@@ -117,7 +117,7 @@ def process_as_dict(process: Process) -> dict[str, Any]:
 
 
 def token_as_dict(token: Token) -> dict[str, Any]:
-    """What is known of a token, but for its hash, which nobody needs."""
+    """All about a token except its hash, which nobody needs."""
     found = for_programs(dataclasses.asdict(token))
     del found["token_hash"]
     return found
@@ -129,5 +129,5 @@ def sifted_as_dict(found: Sifted) -> dict[str, Any]:
 
 
 def history_as_dict(entry: HistoryEntry) -> dict[str, Any]:
-    """A line of a run's history."""
+    """One entry of a run's history."""
     return for_programs(dataclasses.asdict(entry))

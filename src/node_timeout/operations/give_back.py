@@ -1,7 +1,7 @@
-"""Give back: ledger → pool, in the form of bamboo's own app, for those who go back to it.
+"""Give back: ledger → pool, in the form of bamboo's own app, for users who go back to it.
 
-Everything of ours stands still meanwhile: the lead of the reconcilers is taken, and no worker may
-have a run. A crash leaves some runs given back and the others not; called again, it does the rest.
+All scanners and workers must be stopped: this call takes the lead of the reconcilers, and raises if
+a worker has a run. After a crash some runs are not given back yet; a second call does the rest.
 """
 
 import math
@@ -24,13 +24,13 @@ class GiveBackReport:
 
     given: int = 0
     refused: list[str] = field(default_factory=list)
-    """One sentence for each run that has no such form."""
+    """One sentence for each run that bamboo's own app cannot have."""
 
 
 async def give_back(ledger: Ledger, pool: Pool, lease_seconds: float) -> GiveBackReport:
-    """Write the open runs into the pool as ``<node_id>_<version>``, and take ours out.
+    """Write the open runs into the pool as ``<node_id>_<version>``, and remove our members.
 
-    Raises `NodeTimeoutError` if a scanner or a worker is at work.
+    Raises `NodeTimeoutError` if a scanner or a worker runs.
     """
     name = f"give-back-{uuid.uuid4().hex}"
     report = GiveBackReport()
@@ -64,7 +64,7 @@ async def _require_no_worker(ledger: Ledger, now: float) -> None:
 async def _give(rows: tuple[LedgerRow, ...], pool: Pool, report: GiveBackReport) -> None:
     members: dict[str, float] = {}
     for row in rows:
-        # bamboo's scanner splits at every underscore, and drops all of a batch with two in one.
+        # bamboo's scanner splits members at each underscore; one with two loses its whole batch.
         if row.state is RunState.PAUSED:
             report.refused.append(
                 f"node {row.node_id!r}, version {row.version!r}, is paused, which bamboo's own app "

@@ -1,8 +1,8 @@
 """Operations on the dead-letter queue: look at its messages, send them again, drop them.
 
-A queue can only be read by taking. So each message is taken, one at a time, and what is kept is put
-behind the others, safely, before it is given up in its old place. A process that dies in between
-leaves it there twice, never gone.
+A queue can only be read by consuming it. So messages are consumed one at a time, and one that is
+kept is published to the end of the queue, with confirm, before the old one is acknowledged. If the
+process dies in between, the message is there twice; it is never lost.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from node_timeout.ports.exchange import Consumer, Delivery, Exchange
 from node_timeout.wire import dispatch, events
 
 MAX_LETTERS = 1000
-"""So many are looked at in one call."""
+"""The most letters that one call reads."""
 SHOWN_BYTES = 4000
 BY_THE_BROKER = "the broker has put it here"
 ANSWER_SECONDS = 5.0
-"""For one message to come, or to be safe elsewhere. Somebody else may have taken the last ones."""
+"""Limit for receiving one message, or publishing it. Another consumer may have taken the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +27,23 @@ class Letter:
     """A message of the dead-letter queue."""
 
     letter_id: str
-    """Of its body and its reason: the same message for the same reason twice has one id."""
+    """Computed from body and reason: equal messages with the same reason have the same id."""
     reason: str
     body: str
-    """Its beginning, as text."""
+    """The beginning of the body, as text."""
     size: int
-    """Of the whole body, bytes."""
+    """Size of the whole body, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sifted:
-    """What became of the letters that a call has looked at."""
+    """What became of the letters that a call has read."""
 
     kept: tuple[Letter, ...]
     taken: tuple[Letter, ...]
-    """Sent again, or dropped."""
+    """Letters that were sent again, or dropped."""
     more: bool
-    """There are others that were not looked at."""
+    """Whether there are letters that the call did not read."""
 
 
 async def look(exchange: Exchange, limit: int) -> Sifted:
@@ -92,7 +92,7 @@ async def _sift(
     is_taken: Callable[[Letter], bool],
     take: Callable[[Delivery], Awaitable[None]],
 ) -> Sifted:
-    """Look at each of the oldest ``limit`` letters once. Raises `ExchangeUnavailableError`."""
+    """Read each of the oldest ``limit`` letters once. Raises `ExchangeUnavailableError`."""
     if not 1 <= limit <= MAX_LETTERS:
         raise InvalidInputError(f"limit {limit!r} is not from 1 to {MAX_LETTERS}")
     waiting = await exchange.waiting(exchange.dead_queue)
@@ -112,7 +112,7 @@ async def _sift(
                     await exchange.dead_letter(delivery.body, delivery.reason or BY_THE_BROKER)
                     kept.append(letter)
                 if left == 1:
-                    await consumer.stop()  # so that no other comes for this one
+                    await consumer.stop()  # so that the ack does not fetch another message
                 await delivery.ack()
                 left -= 1
     return Sifted(kept=tuple(kept), taken=tuple(taken), more=waiting > limit)

@@ -1,4 +1,4 @@
-"""Operations that look at runs: what may be asked for, checked once for every caller."""
+"""Operations that read runs; they check the parameters, once for all callers."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -9,9 +9,9 @@ BATCH_SIZE = 500
 
 
 async def pages(directory: Directory, wanted: RunFilter) -> AsyncIterator[tuple[LedgerRow, ...]]:
-    """All runs that are wanted, oldest first, `BATCH_SIZE` at a time.
+    """All matching runs, oldest first, `BATCH_SIZE` at a time.
 
-    What is changed between two pages never makes it go on for ever.
+    It always ends, even if runs change between two pages.
     """
     after: Cursor | None = None
     while True:

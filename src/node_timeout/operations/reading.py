@@ -1,4 +1,4 @@
-"""What callers give about configs, read and checked before anything is stored."""
+"""Reads and checks what callers give about configs, before anything is stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_tree(
 ) -> tuple[dict[str, Any], TreeConfigs | None]:
     """The result of `NodeTimeout.batch_create_node_timeout_config`, and what is to be stored.
 
-    Nothing is to be stored of a tree that is refused.
+    The latter is None if the tree is refused.
     """
     result, tree = _read(root_pipeline_id, pipeline_tree, rules, lenient=lenient, payload=payload)
     if tree and result["message"]:
@@ -46,14 +46,14 @@ def _read(
 
 
 def _warn(root_pipeline_id: Any, message: str) -> None:
-    """Of what is passed over while the rest is stored."""
+    """Log what is ignored while the rest is stored."""
     logger.warning("root pipeline %s: %s", shown(root_pipeline_id), message)
 
 
 def read_trees(
     pipeline_trees: Any, rules: ConfigRules, *, lenient: bool = False
 ) -> tuple[dict[str, Any], TreeConfigs | None]:
-    """The same of `NodeTimeout.batch_create_node_timeout_configs`."""
+    """The same for `NodeTimeout.batch_create_node_timeout_configs`."""
     if not isinstance(pipeline_trees, Mapping):
         said = f"pipeline_trees is {type(pipeline_trees).__name__}, not a dict by root pipeline id"
         return {"result": False, "data": [], "message": said}, None
@@ -83,11 +83,11 @@ def read_trees(
 def to_forget(
     root_pipeline_id: str, node_ids: Iterable[str] | None
 ) -> tuple[str, list[str] | None]:
-    """What `forget` is given, checked. Raises `InvalidInputError`."""
+    """Check the arguments of `forget`. Raises `InvalidInputError`."""
     check_root(root_pipeline_id)
     if node_ids is None:
         return root_pipeline_id, None
-    if isinstance(node_ids, str):  # a list of its letters is not meant
+    if isinstance(node_ids, str):  # else each letter would be a node id
         raise InvalidInputError(f"node_ids is text, {shown(node_ids)}, not a list of node ids")
     chosen = list(node_ids)
     if problems := [problem for each in chosen if (problem := id_problem("node id", each))]:

@@ -1,6 +1,6 @@
-"""Events by a call that is answered: what could not be read or stored is named, by its place.
+"""Events from a caller who waits for the result, which lists refused events by their index.
 
-The listener does the same with messages, which nobody waits for: see `arming.listener`.
+The listener does the same with messages, for which no caller waits: see `arming.listener`.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ class RefusedEvent:
     """An event that changed nothing."""
 
     index: int
-    """Its place among the events of the call, from 0."""
+    """Its index among the events of the call, from 0."""
     reason: str
 
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """What the events of one call brought."""
+    """The result of one call's events."""
 
     received: int = 0
     armed: int = 0
@@ -42,7 +42,7 @@ class Received:
 async def receive(
     body: bytes, *, ledger: Ledger, pool: Pool, tracker: Tracker, rules: ConfigRules
 ) -> Received:
-    """Arm and disarm as the events say, a node's events in order of time; bad ones cost no other.
+    """Arm and disarm as the events say, each node's in order of time; bad events harm no others.
 
     May be repeated. Raises `UnreadableMessageError`, `InvalidInputError` (too many),
     `LedgerUnavailableError` (repeat it then).

@@ -11,7 +11,7 @@ C = TypeVar("C")
 
 
 class Failover(Generic[A]):
-    """Remembers which server answered last, to begin with it, and which failed, to end with it."""
+    """Starts with the server that answered last, and tries failed servers last."""
 
     def __init__(self, servers: Sequence[A], *, name: Callable[[A], str] = str) -> None:
         self._servers = list(servers)
@@ -25,9 +25,9 @@ class Failover(Generic[A]):
     ) -> tuple[A, C]:
         """Return the first server that can be dialled, and its connection.
 
-        The failures, TimeoutError among them, are what makes it try the next one.
-        One that is silent costs its share of the time limit, so each gets its turn. Raises
-        ConnectionError that names each server and why it failed.
+        It tries the next server after one of ``failures``, which must include TimeoutError. A
+        silent server uses only its share of the time limit, so that every server is tried. Raises
+        a ConnectionError that names each server and why it failed.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + time_limit
@@ -41,7 +41,7 @@ class Failover(Generic[A]):
                 self.avoid(server)
                 faults.append(f"{self._name(server)}: {_why(error)}")
             except asyncio.CancelledError:
-                self.avoid(server)  # the caller's patience ended at this one
+                self.avoid(server)  # the caller gave up while this one was tried
                 raise
             else:
                 self._move(server, 0)
@@ -49,7 +49,7 @@ class Failover(Generic[A]):
         raise ConnectionError("; ".join(faults))
 
     def avoid(self, server: A) -> None:
-        """Try it last the next time: it has failed."""
+        """Try this server last the next time: it has failed."""
         self._move(server, len(self._servers))
 
     def _move(self, server: A, place: int) -> None:

@@ -1,6 +1,4 @@
-"""The ledger's tables by their names, and the domain's values as rows: whatever reads and writes
-them.
-"""
+"""The names of the ledger's tables, and the domain's values as rows, whichever driver is used."""
 
 from __future__ import annotations
 
@@ -25,23 +23,23 @@ KINDS = {each.value: each for each in HistoryKind}
 STOPPED_BY = {each.value: each for each in StoppedBy}
 CONFIG_COLUMNS = tuple(each.name for each in dataclasses.fields(TimeoutConfig))
 ROW_NAMES = tuple(each.name for each in dataclasses.fields(LedgerRow))
-"""What a `LedgerRow` holds: its run id is computed."""
+"""The columns of a `LedgerRow`, without the run id, which is computed."""
 RUN_COLUMNS = ("run_id", *ROW_NAMES)
 _IDENTITY = ("run_id", "root_pipeline_id", "node_id", "version")
 MUTABLE = [name for name in RUN_COLUMNS if name not in _IDENTITY]
-"""Columns that a change of a run may write."""
+"""The columns that a change of a run may write."""
 
 
 def rows_of(found: Iterable[Any]) -> list[LedgerRow]:
-    """Those that can be read, in the order of `ROW_NAMES`. One that someone spoilt by hand holds up
-    no other.
+    """The rows that can be read; ``found`` has its values in the order of `ROW_NAMES`. A row that
+    someone damaged by hand does not block the others.
     """
     named = (dict(zip(ROW_NAMES, each)) for each in found)
     return [row for values in named if (row := row_of(values))]
 
 
 def row_of(values: dict[str, Any]) -> LedgerRow | None:
-    """None if it cannot be read. The values are the row's from now on."""
+    """The row; None if it cannot be read. The row takes over ``values``, which may be changed."""
     if (state := STATES.get(values["state"])) is not None:
         values["state"] = state
         if values["stopped_by"] is not None:
@@ -57,7 +55,7 @@ def row_of(values: dict[str, Any]) -> LedgerRow | None:
 
 
 def entries_of(found: Iterable[dict[str, Any]]) -> list[HistoryEntry]:
-    """Those that can be read: a newer version, or a hand, may have written others."""
+    """The entries that can be read: a newer version, or a person, may have written others."""
     return [
         HistoryEntry(**{**values, "kind": KINDS[values["kind"]]})
         for values in found
@@ -67,13 +65,13 @@ def entries_of(found: Iterable[dict[str, Any]]) -> list[HistoryEntry]:
 
 @lru_cache(maxsize=100)
 def _left_out(kind: str) -> bool:
-    """Always False; logged once for each kind, as pages ask again and again."""
+    """Log an unknown kind and return False; cached, so that each kind is logged once."""
     logger.error("the ledger's history has entries of the unknown kind %r: they are left out", kind)
     return False
 
 
 def values_of(row: LedgerRow) -> dict[str, Any]:
-    """Not by `dataclasses.asdict`, which copies each value: a fifth of what arming a batch cost."""
+    """The row as a dict. `dataclasses.asdict` copies each value: a fifth of the cost of arming."""
     values = {name: getattr(row, name) for name in ROW_NAMES}
     values["run_id"] = row.run_id
     return values

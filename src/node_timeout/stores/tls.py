@@ -1,4 +1,4 @@
-"""TLS as every store is talked to: certificate and host name are always verified."""
+"""TLS for all stores: certificate and host name are always verified."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from node_timeout.older_python import Self
 from node_timeout.setting_rules import variable
 from node_timeout.urls.redaction import causes, redact
 
-# OpenSSL's numbers of "nobody whom we trust has signed this".
+# OpenSSL's codes for "not signed by a trusted authority".
 UNKNOWN_AUTHORITY = {18, 19, 20, 21}
-# What an answer that is not TLS looks like to OpenSSL.
+# OpenSSL's reasons when the answer is not TLS.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
 
 
 class TlsFiles(Protocol):
-    """What settings say of TLS."""
+    """The settings for TLS."""
 
     @property
     def tls_ca_file(self) -> Path | None: ...
@@ -35,7 +35,7 @@ class TlsFiles(Protocol):
 
 
 class Tls:
-    """Whom to trust and what to show. ``database`` says whether the database talks TLS."""
+    """The authorities to trust and the certificate to present; whether ``database`` uses TLS."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Tls:
 
     @cached_property
     def context(self) -> ssl.SSLContext:
-        """One for all connections, read when the first store needs it. Raises `SettingsError`."""
+        """One for all connections, built when a store first needs it. Raises `SettingsError`."""
         try:
             context = ssl.create_default_context(cafile=self._ca_file)
         except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ class Tls:
             ) from None
         if self._cert_file:
             try:
-                # Without a password OpenSSL would ask for one at the terminal, and wait.
+                # Without a password OpenSSL would prompt for one at the terminal, and wait.
                 context.load_cert_chain(self._cert_file, self._key_file, password="")
             except (OSError, ValueError) as error:
                 raise SettingsError(
@@ -83,7 +83,7 @@ class Tls:
 def reason_of(error: BaseException) -> str:
     """The text of a driver's error, without secrets.
 
-    Where TLS is at fault, what TLS says, however deep it lies.
+    If TLS is the cause, however deep in the chain of errors, the text is that of TLS.
     """
     for each in causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):

@@ -1,7 +1,7 @@
-"""For tests of your own: stores in memory, a fake engine, a clock; and suites for pytest.
+"""For your own tests: stores in memory, a fake engine, a clock; and suites for pytest.
 
-The suites are modules of `node_timeout.testing.contracts`: what every engine, ledger, pool and
-exchange does. They need pytest and pytest-asyncio, nothing else here does.
+The suites are modules of `node_timeout.testing.contracts`: they test what every engine, ledger,
+pool and exchange must do. Only they need pytest and pytest-asyncio.
 """
 
 from node_timeout.stores.memory.exchange import MemoryExchange as MemoryExchange

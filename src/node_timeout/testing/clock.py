@@ -1,11 +1,11 @@
-"""A clock for tests, which stands still until it is moved."""
+"""A clock for tests, which stands still until the test moves it."""
 
 
 class FakeClock:
-    """Give it to `node_timeout.testing.MemoryPool`: its clock is the one that rules."""
+    """Give it to `node_timeout.testing.MemoryPool`: all deadlines follow the pool's clock."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
-        """``now`` in Unix seconds."""
+        """``now`` is in Unix seconds."""
         self.now = now
 
     def __call__(self) -> float:

@@ -1,8 +1,8 @@
-"""What every engine adapter, and every engine behind one, must do: rules that can be tried.
+"""What every engine adapter, and every engine behind one, must do: rules that can be checked.
 
-Each rule is a function that raises `ConformanceError` where the engine breaks it. Those of
-`SAFE_RULES` touch no node that exists; those of `NODE_RULES` need a node that runs and may be
-failed, and the last of them fails it.
+Each rule is a function that raises `ConformanceError` if the engine breaks it. The `SAFE_RULES`
+touch no existing node; the `NODE_RULES` need a running node that may be failed, and the last of
+them fails or skips it.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ REASON = "tried by the conformance suite of node-timeout"
 
 
 class ConformanceError(AssertionError):
-    """What the engine did, and what it should have done."""
+    """Says what the engine did, and what it should have done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What came of a rule."""
+    """The result of one rule."""
 
     rule: str
     passed: bool
@@ -47,7 +47,7 @@ async def skip(engine: Engine, node: TimedOutNode) -> str:
 
 
 def nobody() -> TimedOutNode:
-    """A run that no engine has."""
+    """A run that exists in no engine."""
     name = f"node-timeout-check-{uuid.uuid4().hex}"
     return timed_out(name, "0", name)
 
@@ -83,10 +83,10 @@ async def another_pipeline_is_left_alone(engine: Engine, node: TimedOutNode, act
 
 
 async def a_running_node_is_acted_on_once(engine: Engine, node: TimedOutNode, act: Act) -> None:
-    """A repeat, as after an answer that was lost, does no harm."""
+    """A repeated call, for example after a lost answer, does no harm."""
     await act(engine, node)
     await _require_running(engine, node, False, "the node that was acted on")
-    with contextlib.suppress(NodeRunSupersededError):  # it has moved on, by our own act
+    with contextlib.suppress(NodeRunSupersededError):  # it has moved on, by our own first call
         await act(engine, node)
     await _require_running(engine, node, False, "the node that was acted on twice")
 
@@ -105,7 +105,7 @@ NODE_RULES: tuple[NodeRule, ...] = (
 
 
 async def try_rule(name: str, rule: Callable[[], Awaitable[None]]) -> Finding:
-    """Never raises what an engine may cause."""
+    """Run one rule. Errors that an engine may cause become findings, and are not raised."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await rule()

@@ -1,4 +1,4 @@
-"""A workflow engine for tests: it runs what it is told, and notes what is done to it."""
+"""A workflow engine for tests: it runs what the test starts, and records the calls."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,26 +7,26 @@ from node_timeout.domain.run import Node, NodeRun, TimedOutNode
 
 
 class FakeEngine:
-    """See `node_timeout.ports.engine.Engine`. Of each node one version runs at a time.
+    """See `node_timeout.ports.engine.Engine`. Each node runs in one version at a time.
 
-    A second call for a run that was failed or skipped is refused as for any that has moved on.
+    A second call for a failed or skipped run is refused, as for any run that has moved on.
     """
 
     def __init__(self, running: Iterable[NodeRun] = ()) -> None:
         self.versions: dict[Node, str] = {}
-        """What runs."""
+        """The running version of each node."""
         self.start(*running)
         self.failed: list[NodeRun] = []
         self.skipped: list[NodeRun] = []
         self.reasons: list[str] = []
         self.asked: list[TimedOutNode] = []
         self.errors: list[Exception] = []
-        """Raised one after the other by the next calls that act."""
+        """Errors that the next acting calls raise, one each, in order."""
         self.acted: Callable[[TimedOutNode], None] = lambda _node: None
-        """Called in the same step as an effect."""
+        """Called in the same step in which a call takes effect."""
 
     def start(self, *runs: NodeRun) -> None:
-        """These run now; another version of the same node does not any more."""
+        """Let these runs run; other versions of the same nodes no longer run."""
         self.versions.update({each.node: each.version for each in runs})
 
     async def is_running(self, node: TimedOutNode) -> bool:

@@ -1,6 +1,6 @@
-"""What an engine behind HTTP must do besides: who may call, what it must not guess at.
+"""Further rules for an engine behind HTTP: it must refuse unauthorised and unknown calls.
 
-See docs/reference/engine.openapi.yaml. Nothing here touches a node that exists.
+See docs/reference/engine.openapi.yaml. Nothing here touches an existing node.
 """
 
 import time
@@ -39,9 +39,9 @@ Rules = dict[str, Callable[[], Awaitable[None]]]
 async def check_http_engine(
     settings: Settings, node: TimedOutNode | None, act: Act
 ) -> list[Finding]:
-    """Try every rule on the engine that the settings name; those on a node, if one is given.
+    """Check every rule on the engine that the settings name; those on a node only if it is given.
 
-    The node must run, and is failed or skipped by ``act`` in the end. Raises `SettingsError`.
+    The node must run; in the end ``act`` fails or skips it. Raises `SettingsError`.
     """
     engine = http_engine(settings)
     rules: Rules = {name_of(rule): partial(rule, engine) for rule in SAFE_RULES}
@@ -59,7 +59,7 @@ async def check_http_engine(
 
 
 async def _surveyed(engine: SurveyableHttpEngine, node: TimedOutNode | None) -> None:
-    """Asked about somebody that does not exist, and perhaps about this one, which does."""
+    """Survey a node that does not exist, and this one, if given, which does."""
     asked = [each for each in (nobody(), node) if each is not None]
     found = {each.run for each in await engine.running([each.run.node for each in asked])}
     wanted = set() if node is None else {node.run}
@@ -68,7 +68,7 @@ async def _surveyed(engine: SurveyableHttpEngine, node: TimedOutNode | None) -> 
 
 
 class _HttpRules:
-    """Calls that node-timeout never makes, and what must come of them."""
+    """Calls that node-timeout never makes, and how the engine must answer them."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `SettingsError` without an ``engine_url``."""
@@ -100,7 +100,7 @@ class _HttpRules:
         return found
 
     async def _refused(self, **changes: Any) -> None:
-        """A ``fail`` with these changes is no call that anyone knows."""
+        """A ``fail`` with these changes is not a valid call, and must be refused."""
         status = await self._fail(self._token, self._key, **changes)
         if status not in REFUSED:
             raise ConformanceError(f"the engine answered {status}; 400 is right")
@@ -119,7 +119,7 @@ class _HttpRules:
         seconds_ago: float = 0.0,
         **changes: Any,
     ) -> int:
-        """The status of the answer to a ``fail`` of a node that does not exist."""
+        """Call ``fail`` for a node that does not exist; return the status of the answer."""
         calls = HttpCalls(
             self._url,
             self._settings,

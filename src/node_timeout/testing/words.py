@@ -1,4 +1,4 @@
-"""Short words for tests: runs, events, configs, trees."""
+"""Short helpers for tests: runs, events, configs, trees."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.ports.ledger import Ledger
 
 ROOT = "root"
-"""The root pipeline of a node, where a test names none."""
+"""The root pipeline of a node if a test names none."""
 
 
 def run(node_id: str, version: str = "v1", root: str = ROOT) -> NodeRun:
@@ -26,7 +26,7 @@ def id_of(node_id: str, version: str = "v1", root: str = ROOT) -> str:
 def timed_out(
     node_id: str, version: str = "v1", root: str = ROOT, *, attempt: int = 1, deadline: float = 0.0
 ) -> TimedOutNode:
-    """What a strategy is given."""
+    """A timed-out node, as a strategy receives it."""
     return TimedOutNode(
         node_id=node_id,
         version=version,
@@ -42,7 +42,7 @@ def due(node_id: str, due_at: float, version: str = "v1") -> DueRun:
 
 
 def names_of(found: Iterable[DueRun], names: Iterable[str], version: str = "v1") -> list[str]:
-    """Which of the nodes of these names were found, in the order in which they were."""
+    """Which of these nodes were found, in the order of ``found``."""
     known = {id_of(name, version): name for name in names}
     return [known[each.run_id] for each in found]
 
@@ -103,7 +103,7 @@ async def configure(ledger: Ledger, *configs: TimeoutConfig) -> None:
 async def wait_until(
     condition: Callable[[], Awaitable[Any] | Any], time_limit: float = 10.0
 ) -> None:
-    """Return once the condition holds; fail with the test if it does not in time."""
+    """Return once the condition holds; fail the test if it does not hold in time."""
     until = time.monotonic() + time_limit
     while True:
         found = condition()

@@ -1,1 +1,1 @@
-"""The HTTP API and the console: `node_timeout.operations` for programs and people elsewhere."""
+"""The HTTP API and the console: `node_timeout.operations` over HTTP, for programs and people."""

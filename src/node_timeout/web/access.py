@@ -1,12 +1,12 @@
 """Who calls, and what they may do.
 
     Authorization: Bearer nt_…        a token
-    cookie of the console             a token that was shown at login
-    header of a trusted proxy         whoever the proxy has let in
-    nothing, from this very host      everything, until a token is made or a proxy is named
+    cookie of the console             the token given at login
+    header of a trusted proxy         the user whom the proxy has authenticated
+    nothing, from this very host      may do all, until a token exists or a proxy is configured
 
-A browser sends cookies, and a proxy's word, also for pages of others: what changes something must
-then come from a page of ours.
+A browser also sends its cookie, and a proxy its header, for requests made by pages of other sites:
+so a request that changes something must then come from one of our pages.
 """
 
 import ipaddress
@@ -28,23 +28,23 @@ logger = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 KEPT_SECONDS = 5.0
-"""So long a token that was revoked may still be let in."""
+"""How long a revoked token may still be accepted."""
 MAX_KEPT = 1000
 MAX_ACTOR_LENGTH = 100
 LOGINS_A_SECOND, LOGINS_AT_ONCE = 1.0, 10.0
 WRONG_A_SECOND, WRONG_AT_ONCE = 1.0, 20.0
-"""Unknown tokens of one address: each costs a look-up in the database."""
+"""Limits for unknown tokens from one address: each costs a look-up in the database."""
 BEARER = "bearer "
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="node-timeout"'}
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 FORWARDED, FORWARDED_PREFIX = ("forwarded", "x-real-ip", "via"), "x-forwarded-"
-"""What a proxy on this host adds to requests of others."""
+"""Headers that a proxy on this host adds to requests of others."""
 LOCAL_HTTP = "1.1"
-"""A proxy without further settings often calls by HTTP/1.0, no client of today does."""
+"""A proxy with default settings often uses HTTP/1.0; no current client does."""
 
 
 class Way(StrEnum):
-    """How a caller was known."""
+    """How a caller was identified."""
 
     TOKEN = "token"  # noqa: S105 - a word
     SESSION = "session"
@@ -63,13 +63,13 @@ class Caller:
 
 
 class Access:
-    """Decides of each request."""
+    """Decides who makes a request, and whether they may."""
 
     def __init__(
         self, settings: Settings, tokens: Tokens, pool: Pool, *, is_open_here: bool
     ) -> None:
-        """``is_open_here``: until a token is made or a proxy is named, callers of this host may do
-        everything. When the last token has been revoked it stays closed.
+        """``is_open_here``: until a token exists or a proxy is configured, callers on this host may
+        do everything. After the last token is revoked, access stays closed.
         """
         self._settings = settings
         self._tokens = tokens
@@ -77,7 +77,7 @@ class Access:
         self._is_open_here = is_open_here and not settings.web_trusted_proxies
         self._proxies = [ipaddress.ip_network(each) for each in settings.web_trusted_proxies]
         self._kept: dict[str, tuple[float, Token | None]] = {}
-        """Tokens that are stored, by their hash; never one that is unknown."""
+        """Stored tokens by their hash, with the end of their caching; never unknown tokens."""
         self._any_token: tuple[float, bool] = (0.0, False)
         self._limit = RateLimit(settings.web_rate)
         self._logins = RateLimit(LOGINS_A_SECOND, LOGINS_AT_ONCE)
@@ -86,7 +86,7 @@ class Access:
         self.sessions = Sessions(None if secret is None else secret.get_secret_value())
 
     async def require(self, request: Request, role: Role) -> Caller:
-        """The caller, who may do this. Raises `Problem`."""
+        """Return the caller. Raises `Problem` unless the caller is known and may do this."""
         self.require_ours_to_change(request)
         caller = await self.caller(request)
         if caller is None:
@@ -101,13 +101,13 @@ class Access:
         return caller
 
     def require_ours_to_change(self, request: Request) -> None:
-        """Raises `Problem` for a change where nothing may be changed."""
+        """Raises `Problem` for a change if this server is read-only."""
         if self._settings.web_read_only and request.method not in SAFE_METHODS:
             raise Problem(403, "nothing can be changed here (web_read_only)")
 
     async def caller(self, request: Request) -> Caller | None:
-        """Who calls, if that is known. Raises `Problem` for a token that is wrong, or too many of
-        them, and for two names from a trusted proxy.
+        """The caller; None if unknown. Raises `Problem` for a wrong token, for too many of them,
+        and for two names from a trusted proxy.
         """
         authorization = request.headers.get("authorization", "")
         if authorization.lower().startswith(BEARER):
@@ -125,18 +125,18 @@ class Access:
         return None
 
     async def login(self, text: str) -> Token | None:
-        """The valid token of this text."""
+        """The valid token with this text."""
         return await self._valid(hash_of(text)) if is_token(text) else None
 
     async def now(self) -> float:
         return await self._pool.now()
 
     def has_tried_too_often(self, request: Request) -> bool:
-        """Of one who shows tokens at the login: each try counts."""
+        """Whether this address has tried to log in too often; each call counts as a try."""
         return self._logins.seconds_until_free(self._client_address(request)) > 0
 
     def is_over_tls(self, request: Request) -> bool:
-        """By this server's own TLS, or that of a trusted proxy."""
+        """Whether TLS is used, by this server itself or by a trusted proxy."""
         if request.url.scheme == "https":
             return True
         said = _last_entry(request, "x-forwarded-proto").lower()
@@ -149,7 +149,7 @@ class Access:
         return Caller(name=token.name, role=token.role, way=Way.TOKEN)
 
     async def _known_or_limited(self, text: str, request: Request) -> Token | None:
-        """The valid token of this text. Raises `Problem` after too many unknown ones."""
+        """The valid token with this text. Raises `Problem` after too many unknown ones."""
         token_hash = hash_of(text)
         if token_hash in self._kept:
             return await self._valid(token_hash)
@@ -161,7 +161,7 @@ class Access:
             token = await self._valid(token_hash)
             is_unknown = token_hash not in self._kept
         finally:
-            if not is_unknown:  # also if the database does not answer
+            if not is_unknown:  # also when the database does not answer
                 self._wrong.give_back(address)
         return token
 
@@ -187,7 +187,7 @@ class Access:
         return found
 
     def _name_by_proxy(self, request: Request) -> str:
-        """Empty without one. Raises `Problem` for two: one of them is not the proxy's."""
+        """The name; empty without one. Raises `Problem` for two: one is not from the proxy."""
         if not self._is_from_proxy(request):
             return ""
         header = self._settings.web_proxy_header
@@ -197,7 +197,7 @@ class Access:
         return names[0].strip() if names else ""
 
     def _client_address(self, request: Request) -> str:
-        """Behind a trusted proxy, the address that has called the proxy."""
+        """The client's address; behind a trusted proxy, the address that called the proxy."""
         if self._is_from_proxy(request):
             said = _parsed(_last_entry(request, "x-forwarded-for"))
             if said is not None:
@@ -210,10 +210,10 @@ class Access:
 
 
 def require_same_origin(request: Request, *, is_local: bool) -> None:
-    """Raises `Problem` unless a page of ours has sent the request.
+    """Raises `Problem` unless one of our pages has sent the request.
 
-    A browser on plain HTTP in a local network sends no ``Sec-Fetch-Site``, but an ``Origin``. What
-    sends neither is no browser: it has no cookie by accident, but on this host it needs none.
+    A browser on plain HTTP in a local network sends no ``Sec-Fetch-Site``, but an ``Origin``. A
+    client that sends neither is not a browser: it is accepted only if ``is_local``.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -227,7 +227,7 @@ def require_same_origin(request: Request, *, is_local: bool) -> None:
 
 
 def is_local(request: Request) -> bool:
-    """From this very host, by a name that no other site's page can have, and by no proxy."""
+    """Whether the request is from this host, to a name no other site can have, by no proxy."""
     if request.scope["http_version"] != LOCAL_HTTP:
         return False
     if any(name in FORWARDED or name.startswith(FORWARDED_PREFIX) for name in request.headers):
@@ -239,12 +239,12 @@ def is_local(request: Request) -> bool:
 
 
 def _too_many(what: str, wait: float) -> Problem:
-    """``wait``: seconds."""
+    """``wait`` is in seconds."""
     return Problem(429, f"too many {what}", headers={"Retry-After": f"{max(1, round(wait))}"})
 
 
 def _last_entry(request: Request, header: str) -> str:
-    """What the nearest proxy has added to a list of entries; empty without one."""
+    """The entry that the nearest proxy has added to a list; empty without one."""
     return ",".join(request.headers.getlist(header)).rpartition(",")[2].strip()
 
 
@@ -256,7 +256,7 @@ def _address(request: Request) -> Address | None:
 
 
 def _parsed(text: str) -> Address | None:
-    """None if it is no address. IPv4 is IPv4, also on a socket of IPv6."""
+    """None if it is no address. An IPv4 client of an IPv6 socket has its IPv4 address."""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The HTTP API: each handler is one operation of the library, read from JSON and answered in it.
+"""The HTTP API: each handler calls one operation of the library; request and answer are JSON.
 
 ``docs/reference/api.openapi.yaml`` is the contract.
 """
@@ -43,13 +43,13 @@ from node_timeout.web.reading import (
 
 LETTERS = 100
 COUNTED = 10_000
-"""No number of the ledger is counted further: an answer costs the same however much there is."""
+"""Each count of ledger rows stops at this number, so that the cost of an answer is bounded."""
 HISTORY_LINES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A request of somebody who may make it."""
+    """A request whose caller may make it."""
 
     request: Request
     app: NodeTimeout
@@ -57,7 +57,7 @@ class Call:
 
 
 class Json(JSONResponse):
-    """Valid JSON whatever the stores held: NaN and infinity become null."""
+    """Valid JSON whatever the stores hold: NaN and infinity become null."""
 
     def render(self, content: Any) -> bytes:
         return json_text(content, readable=True).encode()
@@ -122,7 +122,7 @@ async def find_run(
 
 
 def plan_of(row: LedgerRow) -> list[dict[str, Any]]:
-    """What will be done about the run, and when, if nobody changes it."""
+    """What will happen to the run, and when, if nobody changes it."""
     if row.state is not RunState.ARMED or row.next_at is None:
         return []
     return [{"at": row.next_at, "action": row.action}]
@@ -175,7 +175,7 @@ async def put_configs(call: Call) -> Response:
 
 
 async def post_root(call: Call) -> Response:
-    """``finished``: the configs end later; ``forget``: they are deleted now."""
+    """``finished``: the configs expire later; ``forget``: they are deleted now."""
     name = call.request.url.path.rpartition("/")[2]
     said = await json_of(call.request)
     keys = ("root_pipeline_id", "node_ids") if name == "forget" else ("root_pipeline_id",)
@@ -221,7 +221,7 @@ async def look_at_letters(call: Call) -> Response:
 
 
 async def post_letters(call: Call) -> Response:
-    """``resend`` or ``discard``: letters by their ids, or all."""
+    """``resend`` or ``discard`` letters, by their ids or all."""
     name = call.request.url.path.rpartition("/")[2]
     said = await json_of(call.request)
     require_known(said, ("letter_ids", "all"), "key")

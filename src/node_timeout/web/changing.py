@@ -1,4 +1,4 @@
-"""Orders to change runs, as a request gives them, and how their verdicts are answered."""
+"""Orders to change runs: reading them from a request, and answering with their verdicts."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -32,7 +32,7 @@ STATUS = {
     Verdict.OVER_CAP: 422,
     Verdict.KEY_USED: 422,
 }
-"""Of an order for one run that was refused."""
+"""The HTTP status of a refused order for one run."""
 TEXTS = ("node_id", "version", "root_pipeline_id", "state", "action", "reason", "after")
 
 
@@ -46,10 +46,10 @@ async def carry_out(
     if_revision: str | None = None,
     key: str | None = None,
 ) -> ChangeReport:
-    """Give the order ``name``. Raises `Problem`, `InvalidInputError`, `TemporaryError`.
+    """Carry out the order ``name``. Raises `Problem`, `InvalidInputError`, `TemporaryError`.
 
-    ``if_revision`` stands for a header If-Match, and ``key`` for Idempotency-Key, which forms
-    cannot have.
+    ``if_revision`` replaces the header If-Match, and ``key`` the header Idempotency-Key, which
+    forms cannot send.
     """
     moves = ("by", "until") if name == "extend" else ()
     require_known(said, (*WHICH, *moves, "reason", "dry_run", "after"), "key")
@@ -91,7 +91,7 @@ def _type_problems(asked: Mapping[str, Any]) -> list[str]:
 
 
 def seconds_of(value: Any, name: str) -> float:
-    """A number of seconds, or an ISO 8601 duration, with a minus in front for less time."""
+    """A number of seconds, or an ISO 8601 duration; a leading minus means less time."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     try:
@@ -117,7 +117,7 @@ def instant_of(value: Any, name: str) -> float:
 
 
 def _revision(text: str, asked: Mapping[str, Any]) -> int:
-    """Of ``If-Match``, which is about one run."""
+    """The revision in ``If-Match``, which is allowed for one run only."""
     if len(asked.get("run_ids", ())) != 1:
         raise Problem(400, "If-Match goes with an order for one run, by its id in run_ids")
     try:
@@ -127,7 +127,7 @@ def _revision(text: str, asked: Mapping[str, Any]) -> int:
 
 
 def refusal(report: ChangeReport) -> Problem | None:
-    """Why an order for one run was refused; None if it was not, or was for several."""
+    """Why an order for one run was refused; None if it was not, or was for several runs."""
     if len(report.runs) != 1 or report.runs[0].verdict in (Verdict.DONE, Verdict.UNCHANGED):
         return None
     run: ChangedRun = report.runs[0]

@@ -1,4 +1,4 @@
-"""What is done from the console: changes of runs, logging in and out, choosing a language."""
+"""Actions of the console: changes of runs, logging in and out, choosing a language."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]+)?")
 
 
 async def change_run(call: Call) -> Response:
-    """One run, from its own page."""
+    """Change one run, from its own page."""
     form = _single(await form_of(call.request))
     name, run_id = form.get("change", ""), form.get("run_id", "")
     said = _order(name, form) | {"run_ids": [run_id]}
@@ -50,7 +50,7 @@ async def change_run(call: Call) -> Response:
 
 
 async def change_runs(call: Call) -> Response:
-    """Those that are selected, or all that match, from a list."""
+    """Change the selected runs of a list, or all that match."""
     form = await form_of(call.request)
     single = _single(form)
     name, tab = single.get("change", ""), single.get("tab", "armed")
@@ -83,7 +83,7 @@ async def change_runs(call: Call) -> Response:
 
 
 async def change_letters(call: Call) -> Response:
-    """Dead letters are looked at; or those that are selected, or all, are sent again or dropped."""
+    """Show dead letters; or send again or drop the selected ones, or all."""
     form = await form_of(call.request)
     single = _single(form)
     name = single.get("change", "")
@@ -99,7 +99,7 @@ async def change_letters(call: Call) -> Response:
 
 @contextmanager
 def _leading_back(path: str) -> Iterator[None]:
-    """Whoever made a mistake can go back there."""
+    """Give an error page a link back to ``path``."""
     try:
         yield
     except InvalidInputError as error:
@@ -125,7 +125,7 @@ def _order(name: str, form: Mapping[str, str]) -> dict[str, Any]:
 
 
 def logins(access: Access) -> dict[str, Any]:
-    """The addresses of those who are not known yet, or do not want to be any more."""
+    """The handlers that need no login: login, logout and the choice of language."""
 
     async def login(request: Request) -> Response:
         if request.method == "GET":
@@ -169,7 +169,7 @@ def logins(access: Access) -> dict[str, Any]:
 
 
 def to_login(request: Request) -> Response:
-    """Somebody who is not known wants to see a page."""
+    """Redirect an unknown caller to the login, which leads back to the wanted page."""
     had_one = "1" if request.cookies.get(COOKIE) else "0"
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     wanted = here if request.method == "GET" else "/"
@@ -189,7 +189,7 @@ def _login_page(request: Request, *, failed: bool = False, status: int = 200) ->
 
 
 def _path(text: str) -> str:
-    """An address of ours: nobody is led elsewhere behind a login."""
+    """A path on this site, else "/": a login never redirects to another site."""
     try:
         has_host = bool(urlsplit(text).netloc)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The console's texts in English and Chinese: one file a language, a look-up in a dict."""
+"""The console's texts in English and Chinese: one file per language, read into a dict."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ LANGUAGES = ("en", "zh")
 COOKIE = "node_timeout_language"
 
 Say = Callable[..., str]
-"""The text of a key, its values filled in."""
+"""Returns the text of a key, with its values filled in."""
 
 
 @cache
@@ -33,7 +33,7 @@ def say_in(language: str) -> Say:
 
 
 def language_of(request: Request) -> str:
-    """What was chosen, else what the browser asks for first, else English."""
+    """The language that the user chose, else the browser's preferred one, else English."""
     chosen = request.cookies.get(COOKIE)
     if chosen in LANGUAGES:
         return chosen

@@ -1,4 +1,4 @@
-"""The console's pages: looks at the ledger, each bounded in what it costs."""
+"""The console's pages: each reads the ledger at a bounded cost."""
 
 import dataclasses
 import secrets
@@ -37,20 +37,20 @@ DRAWN = 200
 HOUR = 3600.0
 MINUTES = 60
 TABS = ("armed", "overdue", "due", "paused", "executing", "handled", "stale", "cancelled", "dead")
-"""Each a state, but for two: armed runs that are overdue, or due within an hour."""
+"""Each is a state, except two: armed runs that are overdue, and those due within an hour."""
 DUE_WITHIN = {"overdue": 0.0, "due": HOUR}
 ABLE = {
     RunState.ARMED: ("extend", "pause", "reconfigure", "fire", "cancel"),
     RunState.PAUSED: ("extend", "resume", "reconfigure", "fire", "cancel"),
     RunState.DEAD: ("replay", "discard"),
 }
-"""What may be asked of a run in this state."""
+"""The changes that a run in this state allows."""
 FILTERS = ("node_id", "root_pipeline_id", "action")
 VERDICTS = tuple(each.value for each in Verdict)
 
 
 Overview = tuple[Status, list[float]]
-"""And how late the last runs were handled, seconds."""
+"""The status, and how late the last runs were handled, in seconds."""
 
 
 async def look_over(app: NodeTimeout) -> Overview:
@@ -78,7 +78,7 @@ async def overview(call: Call) -> Response:
 
 
 def _tiles(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The numbers at the top, each with where it leads."""
+    """The numbers at the top, each with its link."""
     return [
         {"tab": tab, "count": status[name], "loud": tab in ("overdue", "dead") and status[name]}
         for tab, name in (
@@ -105,7 +105,7 @@ async def dead(call: Call) -> Response:
 
 
 async def letters(call: Call) -> Response:
-    """How many messages nobody could read or place. A look moves them, so it is a button."""
+    """How many dead letters there are. Reading them moves them, so it takes a button."""
     return await letters_page(call, found=None, said=query_of(call.request, ("done",)))
 
 
@@ -124,7 +124,7 @@ async def _dead_letters(call: Call) -> int | None:
 async def runs_page(
     call: Call, asked: Mapping[str, str], *, heading: str = "runs", **more: Any
 ) -> Response:
-    """A page of runs, with what may be done with them."""
+    """A page of runs, with the changes that they allow."""
     tab = asked.get("tab", "armed")
     if tab not in TABS:
         raise Problem(404, "there is no such list")
@@ -148,13 +148,13 @@ async def runs_page(
         next=_link("/runs", {**here, "after": str(found.after)}) if found.after else None,
         first=_link("/runs", here) if after else None,
         here=here,
-        key=secrets.token_hex(8),  # a form that is sent twice is one order
+        key=secrets.token_hex(8),  # so that a form sent twice is one order
         **{"letters": None, "report": None} | more,
     )
 
 
 def filters_of(tab: str, filters: Mapping[str, str]) -> dict[str, Any]:
-    """The words of `NodeTimeout.find` for a list."""
+    """The arguments of `NodeTimeout.find` for a list."""
     if tab in DUE_WITHIN:
         return {**filters, "due_within": DUE_WITHIN[tab]}
     return {**filters, "state": tab}
@@ -165,7 +165,7 @@ def _link(path: str, query: Mapping[str, str]) -> str:
 
 
 async def search(call: Call) -> Response:
-    """A run id, a node, or a root pipeline: as it is written, else what begins so."""
+    """Find a run id, a node, or a root pipeline: an exact match, else those with this prefix."""
     text = query_of(call.request, ("q",)).get("q", "").strip()
     if not text:
         return page(call, "search.html", text="", rows=[], root=False, names=None)
@@ -221,7 +221,7 @@ async def run(call: Call) -> Response:
 
 
 async def _newer(app: NodeTimeout, row: LedgerRow) -> TimeoutConfig | None:
-    """The config that an open run could follow, if it is not the one that it does follow."""
+    """The node's stored config, if an open run does not follow it already; else None."""
     if row.state not in OPEN:
         return None
     config = (await app.ledger.configs([row.node])).get(row.node)
@@ -229,7 +229,7 @@ async def _newer(app: NodeTimeout, row: LedgerRow) -> TimeoutConfig | None:
 
 
 async def pipeline(call: Call) -> Response:
-    """The runs of a root pipeline on an axis of time."""
+    """The runs of a root pipeline on a time axis."""
     root = query_of(call.request, ("root_pipeline_id",)).get("root_pipeline_id", "")
     if problem := id_problem("root pipeline id", root):
         raise InvalidInputError(problem)
@@ -259,7 +259,7 @@ async def pipeline(call: Call) -> Response:
 
 
 def _bar(row: LedgerRow, now: float) -> tuple[LedgerRow, float, float] | None:
-    """From its start to its end, or to its deadline; None without an instant."""
+    """A run with its start and its end, or deadline; None if an instant is missing."""
     end = row.finished_at or row.next_at or row.deadline or row.paused_at
     start = row.started_at or ((row.deadline or 0.0) - (row.timeout or 0.0)) or end
     if start is None or end is None:

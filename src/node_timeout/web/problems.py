@@ -1,4 +1,4 @@
-"""What a request is refused with: RFC 9457, ``application/problem+json``."""
+"""Error answers: RFC 9457, ``application/problem+json``."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -19,7 +19,7 @@ class Problem(Exception):  # noqa: N818 - the field's word for it
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        """``problems``: every fault, a sentence each; ``more``: further members."""
+        """``problems``: one sentence for each fault; ``more``: further members."""
         super().__init__(detail)
         self.status = status
         self.detail = detail

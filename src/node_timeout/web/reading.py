@@ -1,4 +1,4 @@
-"""What a request says, read strictly: bodies, queries, forms. What is wrong raises `Problem`."""
+"""Strict reading of requests: bodies, queries, forms. Bad input raises `Problem`."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 async def body_of(request: Request, media_type: str) -> bytes:
-    """At most `MAX_BODY_BYTES`, within `BODY_SECONDS`."""
+    """The body: at most `MAX_BODY_BYTES`, received within `BODY_SECONDS`."""
     said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if said != media_type:
         raise Problem(415, f"the content type is {shown(said)}, not {media_type}")
@@ -71,7 +71,7 @@ async def form_of(request: Request) -> dict[str, list[str]]:
 
 
 def query_of(request: Request, known: Collection[str]) -> dict[str, str]:
-    """The parameters of the address that are not empty, each once."""
+    """The non-empty query parameters; each may be given once."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in found:
@@ -82,7 +82,7 @@ def query_of(request: Request, known: Collection[str]) -> dict[str, str]:
 
 
 def require_known(given: Mapping[str, Any], known: Collection[str], what: str) -> None:
-    """All unknown names in one answer."""
+    """Raises `Problem` that lists all unknown names."""
     problems = [
         f"the {what} {shown(name)} is unknown{did_you_mean(name, known)}"
         for name in given

@@ -1,4 +1,4 @@
-"""How pages are made: templates, with the words of a language and the looks of values."""
+"""Renders pages: templates, with a language's texts and the formats of values."""
 
 from functools import cache, partial
 from typing import Any
@@ -15,7 +15,7 @@ from node_timeout.web.languages import LANGUAGES, language_of, say_in, words
 
 REFRESH_SECONDS = 5
 SPAN_PATTERN = r"-?(P[0-9WDTHMS.]+|[0-9]+(\.[0-9]+)?)"
-"""What a field for a span of time takes, so that a slip is said before the form is sent."""
+"""What a duration field accepts, so that the browser reports a typo before it sends the form."""
 NAVIGATION = (
     ("overview", "/"),
     ("runs", "/runs"),
@@ -28,7 +28,7 @@ NAVIGATION = (
 
 @cache
 def _templates(language: str) -> Environment:
-    """Of a language: everything that is not a template's own is escaped."""
+    """The templates in a language; every inserted value is escaped."""
     say = say_in(language)
     environment = Environment(
         loader=PackageLoader("node_timeout.web"),
@@ -62,14 +62,14 @@ def _with(look: Any, say: Any, value: Any) -> Any:
 
 
 def page(call: Call, template: str, *, code: int = 200, **context: Any) -> Response:
-    """A page for somebody who may see it."""
+    """A page for a caller who may see it."""
     return render(call.request, template, code=code, caller=call.caller, **context)
 
 
 def render(
     request: Request, template: str, *, code: int = 200, caller: Caller | None, **context: Any
 ) -> Response:
-    """A page, also for somebody who is not known yet."""
+    """A page, also for an unknown caller."""
     may_change = caller is not None and caller.role.may(Role.OPERATE)
     context |= {
         "caller": caller,

@@ -1,4 +1,4 @@
-"""Every address, with who may ask for it; and what every answer has in common."""
+"""Every route with the role that it needs, and what all answers have in common."""
 
 import asyncio
 import logging
@@ -59,7 +59,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What may be asked for at an address."""
+    """What a route offers."""
 
     method: str
     path: str
@@ -139,7 +139,7 @@ def _operations(app: NodeTimeout, access: Access) -> list[Route]:
 
 def _pages(app: NodeTimeout, access: Access) -> list[Route]:
     def shown(handler: Handler, role: Role) -> Answer:
-        """A page: who is not known is led to the login, and a problem is a page as well."""
+        """A page: an unknown caller is redirected to the login; a problem is shown as a page."""
 
         async def answer(request: Request) -> Response:
             if await _known(access, request) is None:
@@ -188,14 +188,14 @@ def _about_itself(is_ready: Callable[[], bool]) -> list[Route]:
 
 
 def contract_text() -> str:
-    """The contract: in the wheel beside this module, in a checkout among the documents."""
+    """The contract: in the wheel it is beside this module, in a checkout under ``docs``."""
     here = Path(__file__).parent / CONTRACT
     checkout = Path(__file__).parents[3] / "docs" / "reference" / CONTRACT
     return (here if here.exists() else checkout).read_text(encoding="utf-8")
 
 
 async def _known(access: Access, request: Request) -> Caller | None:
-    """Who calls; None also for a token that is wrong. Raises `Problem` for anything else."""
+    """The caller; None if unknown or if the token is wrong. Raises any other `Problem`."""
     try:
         return await access.caller(request)
     except Problem as problem:
@@ -205,7 +205,7 @@ async def _known(access: Access, request: Request) -> Caller | None:
 
 
 def as_page(answer: Answer) -> Answer:
-    """A problem of it is a page."""
+    """Wrap a handler so that its problems are shown as pages."""
 
     async def answered(request: Request) -> Response:
         return await _answered(answer, request, page_of)
@@ -216,7 +216,7 @@ def as_page(answer: Answer) -> Answer:
 async def _answered(
     answer: Answer, request: Request, refuse: Callable[[Request, Problem], Response]
 ) -> Response:
-    """The answer, or the problem that stands in its way."""
+    """The answer, or the problem that prevents it."""
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
             return await answer(request)
@@ -233,11 +233,11 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TimeoutError, 503),
     (NodeTimeoutError, 500),
 )
-"""The first that fits counts."""
+"""The first match counts."""
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a caller is told of an error."""
+    """The problem that a caller gets for an error."""
     if isinstance(error, Problem):
         return error
     for kind, status in STATUS:
@@ -262,7 +262,7 @@ def answer_to(_request: Request, problem: Problem) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Of Starlette's own: no such address, another method."""
+    """Answer Starlette's own errors: no such address, wrong method."""
     status = getattr(error, "status_code", 500)
     headers = getattr(error, "headers", None) or {}
     text = {404: "there is nothing at this address", 405: "not by this method"}.get(status, "")
@@ -270,7 +270,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 class _WithHeaders:
-    """Adds to every answer what keeps a browser from doing too much with it."""
+    """Adds to every answer the headers that restrict what a browser does with it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -24,25 +24,25 @@ from node_timeout.web.routes import application
 logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
-"""For the head of a request: the first from the moment at which its connection is there, a later
-one from its first byte.
+"""Limit for receiving the head of a request: for the first one from the connection's start, for a
+later one from its first byte.
 """
 UNREAD_SECONDS = 60.0
-"""For a client to read what it is answered."""
+"""Limit for a client to read its answer."""
 IDLE_SECONDS = 30
 CONNECTIONS = 512
 LOOK_SECONDS = 5.0
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that waits neither for a slow request nor for a slow reader without an end."""
+    """HTTP/1.1 with time limits for slow requests and slow readers."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Writing is then paused as long as anything is unsent; with 0, TLS would pause it for ever.
+        # This pauses writing while anything is unsent; with high=0, TLS would pause it for ever.
         transport.set_write_buffer_limits(high=1, low=0)
         self._watch_head()
 
@@ -66,7 +66,7 @@ class _Protocol(H11Protocol):
             self._unread_timer.cancel()
 
     def _watch_head(self) -> None:
-        """Further bytes give an unfinished head no further time."""
+        """Limit the time for a head; further bytes of an unfinished head do not extend it."""
         if not self._is_between_requests():
             if self._head_timer is not None:
                 self._head_timer.cancel()
@@ -83,7 +83,7 @@ class _Protocol(H11Protocol):
 
 
 class WebServer:
-    """Serves until it is stopped, whatever the stores do meanwhile."""
+    """Serves until stopped, even while stores are down."""
 
     def __init__(self, app: NodeTimeout) -> None:
         """Raises `SettingsError` for TLS files that cannot be read."""
@@ -112,17 +112,17 @@ class WebServer:
             )
         )
         self.port = settings.web_port
-        """Where it listens, once it does."""
+        """The port; once it listens, the actual one."""
 
     @property
     def address(self) -> str:
-        """Of the console."""
+        """The URL of the console."""
         scheme = "https" if self._settings.web_tls_cert_file else "http"
         host = self._settings.web_host
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     async def run(self, stop: asyncio.Event, *, name: str) -> None:
-        """Listen until stopped; ``name`` is the process's.
+        """Listen until stopped; ``name`` is that of the process.
 
         Raises `SettingsError` if it may not listen, or cannot.
         """
@@ -141,7 +141,7 @@ class WebServer:
     async def _listening(self) -> AsyncIterator[None]:
         listener = _listener(self._settings)
         self.port = listener.getsockname()[1]
-        # Its signals are ours: see `cli.running.until_signal`.
+        # We handle the signals, not uvicorn: see `cli.running.until_signal`.
         serving = asyncio.create_task(self._server._serve([listener]), name="web")  # noqa: SLF001
         try:
             await self._started(serving)
@@ -155,7 +155,7 @@ class WebServer:
             logger.info("web stopped")
 
     async def _started(self, serving: asyncio.Task[None]) -> None:
-        """Return once it answers; uvicorn has no signal for that."""
+        """Return once the server answers; uvicorn offers no event for that."""
         while not self._server.started:
             await asyncio.wait([serving], timeout=0.01)
             if serving.done():
@@ -163,7 +163,7 @@ class WebServer:
                 return
 
     async def _look(self) -> None:
-        """Whether the ledger answers."""
+        """Record in ``health`` whether the ledger answers."""
         try:
             await self._app.ledger.check_schema()
         except TemporaryError as error:
@@ -172,7 +172,7 @@ class WebServer:
             self.health.succeeded()
 
     async def _require_guard(self, stop: asyncio.Event) -> None:
-        """Raises `SettingsError` where anybody could do everything."""
+        """Raises `SettingsError` if anybody on the network could do everything."""
         settings = self._settings
         if is_loopback(settings.web_host) or settings.web_trusted_proxies:
             return
@@ -203,7 +203,7 @@ def is_loopback(host: str) -> bool:
 
 def _listener(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET
-    # asyncio switches Nagle's algorithm off only if the protocol is named.
+    # asyncio disables Nagle's algorithm only if the socket's protocol is given.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

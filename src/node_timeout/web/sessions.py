@@ -1,6 +1,6 @@
-"""Logins of the console: a token's hash in a signed cookie. The token itself stays nowhere.
+"""Logins of the console: a token's hash in a signed cookie. The token itself is kept nowhere.
 
-<hash>.<when it ends, Unix seconds>.<HMAC-SHA256 of both, base64>
+<hash>.<end of the session, Unix seconds>.<HMAC-SHA256 of both, base64>
 """
 
 import base64
@@ -22,12 +22,12 @@ class Sessions:
         self._key = (key or secrets.token_urlsafe(32)).encode()
 
     def begin(self, token: str, now: float) -> str:
-        """The cookie of one who has shown this token."""
+        """The cookie of a user who has logged in with this token."""
         said = f"{hash_of(token)}.{int(now) + SESSION_SECONDS}"
         return f"{said}.{self._sign(said)}"
 
     def token_hash(self, cookie: str, now: float) -> str | None:
-        """Of the token that was shown; None if the cookie is none of ours, or has ended."""
+        """The hash of the login's token; None if the cookie is not ours, or has expired."""
         said, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(self._sign(said).encode(), signature.encode()):
             return None

@@ -1,4 +1,4 @@
-"""One look at the stores for all who look at the same time."""
+"""One query of the stores, shared by all callers who ask at the same time."""
 
 import asyncio
 import time
@@ -11,9 +11,9 @@ FRESH_SECONDS = 5.0
 
 
 class Shared(Generic[Found]):
-    """What a look found, for some seconds; who asks meanwhile, and while it looks, gets the same.
+    """Caches the result of ``look`` for some seconds; callers who ask during a look share it.
 
-    A look that fails is told to the one who asked; the next one looks again.
+    If a look fails, only the caller who started it gets the error; the next one looks again.
     """
 
     def __init__(
@@ -23,10 +23,10 @@ class Shared(Generic[Found]):
         self._clock = clock
         self._lock = asyncio.Lock()
         self._last: tuple[Found, float] | None = None
-        """And until when it is fresh."""
+        """The last result, and until when it is fresh."""
 
     async def get(self) -> Found:
-        """Raises what the look raises."""
+        """Raises what ``look`` raises."""
         async with self._lock:
             if self._last is None or self._clock() >= self._last[1]:
                 self._last = None

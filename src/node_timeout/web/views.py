@@ -1,4 +1,4 @@
-"""How values look on a page: instants, durations, numbers. Everything else is only ever escaped."""
+"""How pages show instants, durations and numbers. All other values are only escaped."""
 
 import json
 import math
@@ -14,7 +14,7 @@ UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def instant(seconds: float | None, say: Say) -> Markup | str:
-    """In UTC; the page's script shows it in the zone of the browser."""
+    """The instant in UTC; the page's script converts it to the browser's time zone."""
     if seconds is None:
         return say("none")
     found = utc(seconds)
@@ -25,7 +25,7 @@ def instant(seconds: float | None, say: Say) -> Markup | str:
 
 
 def duration(seconds: float | None, say: Say) -> str:
-    """The two largest units, as "1 h 30 min"; short ones more exactly."""
+    """The two largest units, such as "1 h 30 min"; short durations are more precise."""
     if seconds is None or not math.isfinite(seconds):
         return say("none")
     sign, rest = ("−" if seconds < 0 else ""), abs(seconds)
@@ -44,7 +44,7 @@ def duration(seconds: float | None, say: Say) -> str:
 
 
 def number(count: float | None, say: Say) -> str:
-    """With separators; what was not counted further ends with a plus."""
+    """The number with separators; a count that was cut off ends with a plus."""
     if count is None:
         return say("none")
     text = f"{count:,.0f}"
@@ -52,7 +52,7 @@ def number(count: float | None, say: Say) -> str:
 
 
 def payload(text: str | None) -> str:
-    """JSON as it is easiest to read; what is none, or is nested too deep, as it is."""
+    """JSON, indented; text that is not JSON, or is nested too deep, stays as it is."""
     try:
         return "" if text is None else json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -60,7 +60,7 @@ def payload(text: str | None) -> str:
 
 
 def percent(value: float, least: float, most: float) -> float:
-    """Where a value lies between two others, 0 to 100."""
+    """The position of a value between two others, from 0 to 100."""
     return (
         0.0 if most <= least else round(100 * min(max((value - least) / (most - least), 0), 1), 2)
     )

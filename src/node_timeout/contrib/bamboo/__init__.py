@@ -1,15 +1,15 @@
 """Event source for bamboo-engine: put ``node_timeout.contrib.bamboo`` into INSTALLED_APPS.
 
-The settings are those of the project, see `project`; ``NODE_TIMEOUT``, a dict, wins:
+The settings are those of the project, see `project`; the dict ``NODE_TIMEOUT`` wins:
 
     NODE_TIMEOUT = {"redis_url": "redis://…"}
 
-Where ``database_url`` is one of the project's ``DATABASES``, states and configs are written through
-Django's own connection, in the engine's transaction. A ledger elsewhere is reached by a thread with
-an event loop, and connections of our own.
+If ``database_url`` is one of the project's ``DATABASES``, states and configs are written through
+Django's own connection, in the engine's transaction. A ledger in another database is reached by a
+thread with an event loop and its own connections.
 
-``"enabled": False`` in it turns the app off, for a project's unit tests for example: then it
-connects nowhere, stores nothing and arms nothing. Trees and configs are checked all the same.
+``"enabled": False`` in the dict turns the app off, for example for a project's unit tests: it then
+connects to nothing, stores nothing and arms nothing, but still checks trees and configs.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ default_app_config = "node_timeout.contrib.bamboo.apps.NodeTimeoutConfig"
 
 
 _made: list[ProjectClient] = []
-"""The process's client. The first one that is made: threads that begin at once make several, and
-those that are not used hold nothing. There is no lock, which a fork could leave locked.
+"""The process's client: the first one made. Threads that start at the same time may make several;
+the unused ones hold no resources. There is no lock, because a fork could leave it locked.
 """
 
 
 def client() -> ProjectClient:
-    """The process's client with the settings of the project. Raises what `new_client` does."""
+    """The process's client, with the settings of the project. Raises what `new_client` raises."""
     if not _made:
         _made.append(new_client())
     return _made[0]
 
 
 def new_client() -> ProjectClient:
-    """Make one; it connects at its first call.
+    """Make a client; it connects at its first call.
 
-    Raises `SettingsError`; where the ledger is in no database of the project, `GreenThreadsError`.
+    Raises `SettingsError`; also `GreenThreadsError` if the ledger is in no database of the project.
     """
     from node_timeout.contrib.bamboo import project  # noqa: PLC0415 - needs Django set up
 
@@ -124,5 +124,5 @@ def batch_create_node_timeout_configs(
     return client().batch_create_node_timeout_configs(pipeline_trees, lenient=lenient)
 
 
-# The spelling that users of the original import.
+# The original's spelling, which its users import.
 apply_node_timout_configs = apply_node_timeout_configs

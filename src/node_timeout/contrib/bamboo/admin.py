@@ -1,7 +1,7 @@
-"""Admin pages: timeout configs, and node runs with their history; runs can be steered there.
+"""Admin pages: timeout configs, and node runs with their history; runs can be changed there.
 
-No page counts a large table or sorts one: lists follow the indexes of the ledger, and a search is
-for a whole id.
+No page counts or sorts a large table: lists follow the indexes of the ledger, and a search needs a
+whole id.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from node_timeout.domain.run import RunState
 PER_PAGE = 100
 SHOWN_OF_PAYLOAD = 80
 MAX_CHANGED = 1_000
-"""Runs that are changed at a time."""
+"""The most runs that one action changes."""
 PER_TRANSACTION = 200
 HISTORY_LINES = 200
 CHANGEABLE = {
@@ -62,7 +62,7 @@ CHANGEABLE = {
 
 
 def instant(seconds: float | None) -> datetime | None:
-    """Unix seconds as the project shows times."""
+    """Convert Unix seconds to the project's way to show times."""
     found = None if seconds is None else utc(seconds)
     if found is None or settings.USE_TZ:
         return found
@@ -81,7 +81,7 @@ class _Page(admin.ModelAdmin):
         return IndexedList
 
     def lookup_allowed(self, lookup: str, *_: Any) -> bool:
-        """By the filters alone, not by any column that an address names."""
+        """Allow only the filters, not any column that the URL names."""
         return lookup in (StateFilter.parameter_name, DueFilter.parameter_name)
 
     def has_module_permission(self, request: Any) -> bool:
@@ -118,7 +118,7 @@ class TimeoutNodeConfigAdmin(_Page):
         return super().get_queryset(request).defer("payload_json").annotate(begins=begins)
 
     def get_object(self, *_: Any, **__: Any) -> None:
-        """None has a page: several may share the node id, which Django takes for the key."""
+        """No config has a page: several may share the node id, which Django takes for the key."""
         return
 
     @admin.display(description=_("payload"))
@@ -131,7 +131,7 @@ class TimeoutNodeConfigAdmin(_Page):
 
 
 class ChangeForm(ActionForm):
-    """Beside the choice of an action."""
+    """The fields beside the choice of an action."""
 
     by = forms.CharField(label=_("Time:"), required=False, max_length=40, initial="PT10M")
     reason = forms.CharField(label=_("Reason:"), required=False, max_length=MAX_ID_LENGTH)
@@ -177,7 +177,7 @@ class TimeoutNodeRunAdmin(_Page):
 
     @admin.display(description=_("deadline"))
     def due_at(self, run: TimeoutNodeRun) -> datetime | None:
-        """Of an armed run when it wants attention, which may be its next try."""
+        """When an armed run needs attention: at its deadline, or at its next attempt."""
         return instant(run.deadline if run.next_at is None else run.next_at)
 
     @admin.display(description=_("late by (s)"))
@@ -207,7 +207,7 @@ class TimeoutNodeRunAdmin(_Page):
 
     @admin.display(description=_("history"))
     def history(self, run: TimeoutNodeRun) -> str:
-        """What came last, last."""
+        """The history, the newest entry last."""
         found = TimeoutNodeHistory.objects.filter(run_id=run.run_id).order_by("-id")
         entries = list(found[: HISTORY_LINES + 1])
         lines = format_html_join(
@@ -269,7 +269,7 @@ class TimeoutNodeRunAdmin(_Page):
         order = ("finished_at",) if states == (RunState.DEAD,) else ("state", "next_at", "run_id")
         able = rows.filter(state__in=states).order_by(*order).values_list("run_id", flat=True)
         found = list(able[: MAX_CHANGED + 1])
-        chosen = sorted(found[:MAX_CHANGED])  # rows are locked in this order everywhere
+        chosen = sorted(found[:MAX_CHANGED])  # the order in which all code locks rows
         ours: Any = client()
         actor = f"admin {request.user.get_username()}"[:MAX_ID_LENGTH]
         reason = request.POST.get("reason", "").strip()[:MAX_ID_LENGTH] or None
@@ -289,7 +289,7 @@ class TimeoutNodeRunAdmin(_Page):
 
 
 def _left(request: Any, found: Sequence[str], *, tried: int, changed: int) -> Iterator[str]:
-    """What was asked for and not done; ``found`` are runs that could be changed."""
+    """What was asked for but not done; ``found`` are the runs that could be changed."""
     wanted = min(len(found), MAX_CHANGED)
     is_explicit = request.POST.get("select_across") != "1"
     selected = len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) if is_explicit else wanted

@@ -1,4 +1,4 @@
-"""How the admin pages list runs and configs: by the indexes of the ledger, and bounded."""
+"""The lists of runs and configs in the admin: they follow the ledger's indexes, and are bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from node_timeout.contrib.bamboo.models import STATES
 from node_timeout.domain.run import RunState
 
 COUNTED = 10_000
-"""Rows beyond these are not counted; they are found by a filter."""
+"""Rows beyond this number are not counted; a filter finds them."""
 ALL = "all"
 NEWEST = ("-finished_at", "-run_id")
 ORDERS: dict[str, tuple[str, ...]] = {
@@ -27,11 +27,11 @@ ORDERS: dict[str, tuple[str, ...]] = {
     RunState.CANCELLED: NEWEST,
     RunState.DEAD: NEWEST,
 }
-"""As the indexes have them: what is due first, and what has ended last."""
+"""The orders of the indexes: the earliest due first, the last ended first."""
 
 
 def chosen_state(request: Any) -> str:
-    """Armed runs if nothing is chosen; those of any state in a search."""
+    """The chosen state; by default armed, and any state in a search."""
     asked = request.GET.get(StateFilter.parameter_name)
     return asked or (ALL if request.GET.get("q") else RunState.ARMED)
 
@@ -45,7 +45,7 @@ class BoundedPaginator(Paginator):
 
 class IndexedList(ChangeList):
     def get_ordering(self, request: Any, queryset: Any) -> list[str]:
-        """Whatever the address asks for."""
+        """The fixed order, whatever the URL asks for."""
         del queryset
         return list(self.model_admin.get_ordering(request))
 

@@ -1,7 +1,7 @@
 """The settings that the engine's own process needs, as a plain value.
 
-Where all of node-timeout is installed, they come out of its `Settings`. Elsewhere they are read
-here, by the same names and the same rules.
+If all of node-timeout is installed, they come from its `Settings`. Otherwise they are read here, by
+the same names and rules.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from node_timeout.urls.redaction import remember
 from node_timeout.wire.signing import SECRET_PREFIX
 
 AGREED = ("executing_pool", "pool_shards")
-"""What an engine's process and the scanners must have in common."""
+"""The settings that must be the same in an engine's process and in the scanners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSettings:
-    """Checked when built; no secret is shown."""
+    """Checked when built; its repr shows no secret."""
 
     database_url: str | None = field(repr=False)
     """None: the ledger is in the project's default database."""
@@ -53,24 +53,24 @@ class AppSettings:
     max_seconds: float
     config_retention: float
     actions: frozenset[str]
-    """That a timeout config may name."""
+    """The actions that a timeout config may name."""
     agreed: Mapping[str, str]
-    """What must be the same in other processes, by the name that a user knows it by."""
+    """The settings that must be the same in other processes, by the name that users know."""
     engine_token: str | None = field(repr=False)
     engine_signing_key: str | None = field(repr=False)
 
     @property
     def rules(self) -> ConfigRules:
-        """What a timeout config must keep to."""
+        """The rules that a timeout config must keep."""
         return ConfigRules(
             actions=self.actions, max_seconds=self.max_seconds, min_seconds=self.min_seconds
         )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Of what is said, by name. Raises `SettingsError` that lists every fault.
+        """Build from values by name. Raises a `SettingsError` that lists every fault.
 
-        What only scanners and workers need may be said as well, and is theirs to check.
+        ``values`` may include settings that only scanners and workers need; they check those.
         """
         reading = _Reading(values)
         found = reading.all()
@@ -93,7 +93,7 @@ class AppSettings:
 
 
 class _Reading:
-    """Reads each setting by its rule, and keeps what is wrong."""
+    """Reads each setting by its rule, and collects the faults."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = {name: _plain(value) for name, value in values.items()}
@@ -131,7 +131,7 @@ class _Reading:
         return str(url)
 
     def _actions(self) -> frozenset[str]:
-        """The names in ``handlers``; their classes are the worker's to load."""
+        """The built-in actions and the names in ``handlers``; only the worker loads the classes."""
         try:
             handlers = json_object(self._values.get("handlers", {}))
         except ValueError as error:
@@ -141,6 +141,6 @@ class _Reading:
 
 
 def _plain(value: Any) -> Any:
-    """The text of a secret of pydantic's."""
+    """The text of a pydantic secret; other values unchanged."""
     reveal = getattr(value, "get_secret_value", None)
     return value if reveal is None else reveal()

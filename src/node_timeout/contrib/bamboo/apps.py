@@ -26,8 +26,8 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
         )
 
         require_one()
-        # A wrong setting or gevent stops the start, before a task is taken. It is not kept: apps
-        # behind this one may set what it is made of.
+        # A wrong setting or gevent prevents the start, before any task is taken. The client is not
+        # kept: apps after this one may still change the settings that it uses.
         new_client().close()
         setting_changed.connect(forget_client, dispatch_uid="node_timeout")
         post_migrate.connect(make_tables, sender=self, dispatch_uid="node_timeout")
@@ -35,7 +35,7 @@ class NodeTimeoutConfig(AppConfig):  # type: ignore[misc] # Django is not typed
 
 
 def make_tables(*, using: str, verbosity: int = 1, **_more: Any) -> None:
-    """Receiver of Django's ``post_migrate``: our tables too, if this database has the ledger."""
+    """Receiver of Django's ``post_migrate``: make our tables too, if the ledger is in ``using``."""
     from node_timeout.contrib.bamboo import client  # noqa: PLC0415
     from node_timeout.contrib.bamboo.own_connection import OwnConnection  # noqa: PLC0415
 
@@ -56,12 +56,12 @@ def _made() -> tuple[str, bool]:
 
     try:
         return f"its tables are at revision {Full(project.settings_of_project()).migrate()}", True
-    except NodeTimeoutError as error:  # Django's own are made all the same
+    except NodeTimeoutError as error:  # Django's tables are made all the same
         return f"its tables were not made: {error}; then run manage.py node_timeout migrate", False
 
 
 def _seen(using: str) -> tuple[str, bool]:
-    """Without alembic tables are only looked for."""
+    """Without alembic: only check whether the tables exist."""
     from django.db import connections  # noqa: PLC0415
 
     from node_timeout.contrib.bamboo.installed import how_to_make_tables  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""What a person asks of runs, over Django's own connection: all but to follow another config.
+"""Changes of runs over Django's own connection: all except reconfigure.
 
-The admin pages use it in web processes of any kind, gevent's too. What becomes of a row, the domain
-says.
+The admin pages use it in web processes of any kind, also under gevent. The domain decides what
+becomes of a row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class DjangoChanges:
-    """Each call is a transaction, or a part of the caller's. Raises `LedgerUnavailableError`."""
+    """Each call is a transaction, or part of the caller's. Raises `LedgerUnavailableError`."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class DjangoChanges:
         *,
         max_seconds: float,
     ) -> None:
-        """``max_seconds``: how long the time of a run may become."""
+        """``max_seconds``: the longest time that a run may get."""
         self._ledger = ledger
         self._pool = pool
         self._behind_commit = behind_commit
@@ -40,23 +40,23 @@ class DjangoChanges:
     def extend(
         self, run_ids: Sequence[str], *, by: float, actor: str, reason: str | None = None
     ) -> int:
-        """Move deadlines by so many seconds, also fewer than none; return how many were moved."""
+        """Move deadlines by ``by`` seconds, which may be negative; return how many were moved."""
         return self._move(Extend(by=by), run_ids, actor, reason)
 
     def fire(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Make armed or paused runs due now; return how many were."""
+        """Make armed or paused runs due now; return how many were armed or paused."""
         return self._move(Fire(), run_ids, actor, reason)
 
     def cancel(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Cancel runs that are armed or paused; return how many were."""
+        """Cancel armed or paused runs; return how many were armed or paused."""
         return self._move(Cancel(), run_ids, actor, reason)
 
     def pause(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Let the time of armed runs stand still; return how many were armed."""
+        """Stop the time of armed runs; return how many were armed."""
         return self._move(Pause(), run_ids, actor, reason)
 
     def resume(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
-        """Let paused runs go on with the time they had left; return how many were paused."""
+        """Continue paused runs with the time they had left; return how many were paused."""
         return self._move(Resume(), run_ids, actor, reason)
 
     def replay(self, run_ids: Sequence[str], *, actor: str, reason: str | None = None) -> int:
@@ -64,14 +64,14 @@ class DjangoChanges:
         return self._move(Replay(), run_ids, actor, reason)
 
     def _move(self, change: Change, run_ids: Sequence[str], actor: str, reason: str | None) -> int:
-        """Change the rows; the pool is told where each stands then, if anywhere."""
+        """Change the rows, and after the commit update the pool."""
         changed = self._change(change, run_ids, actor, reason)
         for row in changed:
             self._behind_commit(partial(self._tell_pool, row))
         return len(changed)
 
     def _tell_pool(self, row: LedgerRow) -> None:
-        """An arming alone moves nothing that stands there already."""
+        """Remove the run first: arming alone does not move a member that is already there."""
         self._pool.disarm(row.run_id)
         if row.state is RunState.ARMED and row.next_at is not None:
             self._pool.arm(DueRun(run_id=row.run_id, due_at=row.next_at))

@@ -13,14 +13,14 @@ from node_timeout.domain.timeout_config import TimeoutConfig
 from node_timeout.stores.ledger_rows import CONFIG_COLUMNS, CONFIGS
 
 CONFIGS_PER_STATEMENT = 150
-"""SQLite takes 999 values in one."""
+"""SQLite allows 999 values in one statement."""
 
 
 class DjangoConfigs(DjangoConnection):
     """The part of `DjangoLedger` that is about configs."""
 
     def configs_of(self, root_pipeline_id: str) -> dict[str, TimeoutConfig]:
-        """By node id; one indexed read."""
+        """The configs of a root by node id; one indexed read."""
         with self._cursor() as cursor:
             cursor.execute(
                 f"SELECT {', '.join(CONFIG_COLUMNS)} FROM {CONFIGS} WHERE root_pipeline_id = %s",
@@ -40,7 +40,7 @@ class DjangoConfigs(DjangoConnection):
             return [root for (root,) in cursor.fetchall()]
 
     def save_configs(self, configs: Sequence[TimeoutConfig], disabled: Sequence[Node]) -> None:
-        """All of them or none; those of ``disabled`` nodes go."""
+        """Store all of them or none; delete the configs of ``disabled`` nodes."""
         names = ", ".join(CONFIG_COLUMNS)
         rows = [
             [getattr(config, name) for name in CONFIG_COLUMNS]
@@ -76,7 +76,7 @@ class DjangoConfigs(DjangoConnection):
         return forgotten
 
     def end_root(self, root_pipeline_id: str, expires_at: float) -> int:
-        """Let the configs of a root end then; return how many had no end yet."""
+        """Let the configs of a root expire at ``expires_at``; return how many had no expiry yet."""
         with self._cursor() as cursor:
             cursor.execute(
                 f"UPDATE {CONFIGS} SET expires_at = %s"
@@ -86,7 +86,7 @@ class DjangoConfigs(DjangoConnection):
             return int(cursor.rowcount)
 
     def _or_replace(self) -> str:
-        """How a config takes the place of an older one, with no end."""
+        """The SQL by which a config replaces an older one and then does not expire."""
         names = [name for name in CONFIG_COLUMNS if name not in ("root_pipeline_id", "node_id")]
         if self._is_mysql:
             updates = ", ".join(f"{name} = VALUES({name})" for name in names)

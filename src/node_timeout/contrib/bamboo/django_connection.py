@@ -1,4 +1,4 @@
-"""Django's connection to the database of the ledger: no second one, no thread, no event loop."""
+"""Django's own connection to the ledger's database: no second one, no thread, no event loop."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from node_timeout.urls.redaction import presentable, redact
 
 
 class DjangoConnection:
-    """Raises `LedgerUnavailableError` for whatever the database says."""
+    """Raises `LedgerUnavailableError` for every error of the database."""
 
     def __init__(self, alias: str) -> None:
-        """``alias``: of the database in ``DATABASES``."""
+        """``alias`` names the database in ``DATABASES``."""
         self.alias = alias
 
     @property
     def _connection(self) -> Any:
-        """Of this thread or greenlet."""
+        """The connection of this thread or greenlet."""
         return connections[self.alias]
 
     @property
@@ -32,7 +32,7 @@ class DjangoConnection:
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        """What fails in a transaction of the engine's leaves that transaction as it was."""
+        """A cursor; in a transaction of the engine, a failure leaves that transaction intact."""
         connection = self._connection
         try:
             if connection.in_atomic_block or not connection.get_autocommit():
@@ -49,8 +49,6 @@ class DjangoConnection:
 
 
 def _lacks_table(error: Exception) -> bool:
-    """As each database says it: PostgreSQL and MySQL that it does not exist, SQLite that it has
-    none.
-    """
+    """By the database's words: PostgreSQL and MySQL "… exist", SQLite "no such table"."""
     said = str(error)
     return "exist" in said or "no such table" in said

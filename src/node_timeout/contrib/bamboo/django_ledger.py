@@ -1,8 +1,9 @@
 """The ledger through a connection of Django's: what an engine's own process writes.
 
-No second connection, no thread, no event loop; usually one statement. What a start or a leaving
-does to a row, `node_timeout.domain` says. In a transaction of the engine's only new rows are
-written: what others may hold is for behind the commit, as to wait for it could end the transaction.
+No second connection, no thread, no event loop; usually one statement. `node_timeout.domain` decides
+what a start or a leaving does to a row. In a transaction of the engine only new rows are written:
+rows that others may have locked wait until after the commit, since waiting for a lock could make
+the transaction fail.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ HISTORY_COLUMNS = tuple(each.name for each in dataclasses.fields(HistoryEntry))
 SELECT_ROWS = f"SELECT {', '.join(ROW_NAMES)} FROM {RUNS}"
 OPEN_OR_EXECUTING = (*OPEN, RunState.EXECUTING)
 Rule = Callable[[LedgerRow], tuple[Optional[LedgerRow], Optional[HistoryEntry]]]
-"""What a row becomes, None for one that stays; and what its history says."""
+"""Returns the new row, or None if it stays as it is; and its history entry."""
 
 
 class DjangoLedger(DjangoConfigs):
     """Configs, runs and settings of the ledger."""
 
     def settings(self) -> dict[str, str]:
-        """What the scanners are set to; see `runtime.agreement`."""
+        """The scanners' settings; see `runtime.agreement`."""
         with self._cursor() as cursor:
             cursor.execute(f"SELECT name, value FROM {SETTINGS}")
             return dict(cursor.fetchall())
@@ -55,20 +56,20 @@ class DjangoLedger(DjangoConfigs):
     # Runs
 
     def open(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
-        """Arm a run that has no row yet; None if it has one, which `resume` looks at."""
+        """Arm a run that has no row yet; return None if it has one, which `resume` handles."""
         row = start(None, event, config, now)
         return row if row is not None and self._insert(row) else None
 
     def resume(self, event: NodeStarted, config: TimeoutConfig, now: float) -> LedgerRow | None:
-        """Let a run go on that has a row; return it as it is then."""
+        """Start a run that already has a row; return the row as it is then."""
         with self._cursor() as cursor, transaction.atomic(self.alias):
             return self._start_again(cursor, event, config, now)
 
     def leave(self, run: NodeRun, now: float) -> list[NodeRun]:
-        """Cancel the run that has left just now; return it, nothing if it was not open.
+        """Cancel the run that has left just now; return the cancelled runs, if any was open.
 
-        Its version may be the one that the engine gave the node next, as when somebody fails it by
-        hand. Only if there is no such run to cancel, all of the node are looked at.
+        The named version may be the successor version, as when somebody fails the node by hand.
+        So if there is no such run to cancel, all runs of the node are looked at.
         """
         if self._leave_named(run, now):
             return [run]
@@ -76,7 +77,7 @@ class DjangoLedger(DjangoConfigs):
             return self._leave_by_rule(cursor, run, now)
 
     def leave_all(self, events: Sequence[NodeLeft], now: float) -> Leaving:
-        """Cancel what these leavings close, or pause it, all or nothing. Their roots are known."""
+        """Cancel or pause the runs that leave, all or none. The events name their roots."""
         changed: list[LedgerRow] = []
         paused: list[NodeRun] = []
         cancelled: list[NodeRun] = []
@@ -96,7 +97,7 @@ class DjangoLedger(DjangoConfigs):
         )
 
     def rows(self, node_id: str, root_pipeline_id: str | None = None) -> list[LedgerRow]:
-        """Each version of a node, in each root pipeline or in this one."""
+        """The rows of all versions of a node, in all root pipelines or in one."""
         condition, values = "node_id = %s", [node_id]
         if root_pipeline_id is not None:
             condition, values = (
@@ -119,7 +120,7 @@ class DjangoLedger(DjangoConfigs):
             return [root for (root,) in cursor.fetchall()]
 
     def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
-        """Of these runs, in order."""
+        """The history of these runs, in order."""
         condition, keys = self._these(run_ids)
         names = ", ".join(HISTORY_COLUMNS)
         with self._cursor() as cursor:
@@ -127,8 +128,8 @@ class DjangoLedger(DjangoConfigs):
             return entries_of(map(_entry_values, cursor.fetchall()))
 
     def change(self, run_ids: Sequence[str], rule: Rule) -> list[LedgerRow]:
-        """Change runs as a rule says, which is asked of each row once nobody else is changing it;
-        return those that it has changed, as they are then.
+        """Change runs by a rule, which is called with each row under its lock; return the changed
+        rows.
         """
         changed: list[LedgerRow] = []
         with self._cursor() as cursor, transaction.atomic(self.alias):
@@ -150,16 +151,16 @@ class DjangoLedger(DjangoConfigs):
             return dead
 
     def _these(self, run_ids: Sequence[str]) -> tuple[str, list[Any]]:
-        """The condition for rows of these runs, and its values."""
+        """The SQL condition for the rows of these runs, and its values."""
         if not run_ids:
             return "1 = 0", []
         chosen = sorted(set(run_ids))
         return f"run_id IN ({', '.join(['%s'] * len(chosen))})", [*map(self._key, chosen)]
 
     def _leave_named(self, run: NodeRun, now: float) -> bool:
-        """`leaving.leave` of exactly this run; whether it was open, or has left before.
+        """`leaving.leave` for exactly this run; return whether it was open, or has left before.
 
-        MySQL assigns from left to right, so the deadline comes before the pause ends.
+        MySQL assigns from left to right, so the deadline is set before ``paused_at`` is cleared.
         """
         cancelled, engine = RunState.CANCELLED.value, StoppedBy.ENGINE.value
         with self._cursor() as cursor:
@@ -183,7 +184,7 @@ class DjangoLedger(DjangoConfigs):
     def _leave_together(
         self, cursor: Any, node: Node, events: Sequence[NodeLeft], now: float
     ) -> Leaving:
-        """The leavings of one node, judged together."""
+        """Handle the leavings of one node together."""
         open_states = [state.value for state in OPEN_OR_EXECUTING]
         keys = [self._key(run.run_id) for event in events if (run := event.run)]
         named = f" OR run_id IN ({', '.join(['%s'] * len(keys))})" if keys else ""
@@ -199,7 +200,7 @@ class DjangoLedger(DjangoConfigs):
         return leaving
 
     def _insert(self, row: LedgerRow) -> bool:
-        """False if the run has a row already."""
+        """Insert a row; return False if the run already has one."""
         values = self._values(row, RUN_COLUMNS)
         places = ", ".join(["%s"] * len(values))
         statement = f"INSERT INTO {RUNS} ({', '.join(RUN_COLUMNS)}) VALUES ({places})"
@@ -208,7 +209,7 @@ class DjangoLedger(DjangoConfigs):
         with self._cursor() as cursor:
             try:
                 cursor.execute(statement, values)
-            except IntegrityError:  # MySQL's IGNORE would forgive other faults as well
+            except IntegrityError:  # not MySQL's IGNORE, which also hides other faults
                 if not self._is_mysql:
                     raise
                 return False
@@ -219,7 +220,7 @@ class DjangoLedger(DjangoConfigs):
     ) -> LedgerRow | None:
         key = self._key(event.run.run_id)
         rows = self._locked(cursor, "run_id = %s", [key])
-        if not rows:  # deleted that very moment
+        if not rows:  # deleted at that very moment
             return None
         changed = start(rows[0], event, config, now)
         if changed is None:
@@ -228,7 +229,7 @@ class DjangoLedger(DjangoConfigs):
         return changed
 
     def _write(self, cursor: Any, row: LedgerRow, entry: HistoryEntry | None) -> None:
-        """A row that is locked, and what its history says of the change."""
+        """Write a locked row, and the history entry of its change."""
         key = self._key(row.run_id)
         assignments = ", ".join(f"{name} = %s" for name in MUTABLE)
         cursor.execute(
@@ -244,7 +245,7 @@ class DjangoLedger(DjangoConfigs):
             )
 
     def _locked(self, cursor: Any, condition: str, values: Sequence[Any]) -> list[LedgerRow]:
-        """Rows as they are once nobody else is changing them."""
+        """Lock rows, and return them as they are then."""
         lock = " FOR UPDATE" if self._connection.features.has_select_for_update else ""
         order = f"ORDER BY run_id{lock}"
         cursor.execute(f"{SELECT_ROWS} WHERE {condition} {order}", values)
@@ -257,7 +258,7 @@ class DjangoLedger(DjangoConfigs):
     def _values(self, row: LedgerRow, names: Sequence[str]) -> list[Any]:
         values = values_of(row)
         values["run_id"] = self._key(values["run_id"])
-        # Not every driver writes an enum as its text.
+        # Some drivers cannot write an enum as its text.
         values["state"] = row.state.value
         values["stopped_by"] = None if row.stopped_by is None else row.stopped_by.value
         return [values[name] for name in names]

@@ -1,7 +1,7 @@
-"""What answers a worker that acts on this project's bamboo-engine over HTTP.
+"""Answers a worker that acts on this project's bamboo-engine over HTTP.
 
-See docs/reference/engine.openapi.yaml. Everyone is refused unless a secret is set, and whoever does
-not know it: ``engine_token``, ``engine_signing_key``, or both.
+See docs/reference/engine.openapi.yaml. A caller must know the secret: ``engine_token``,
+``engine_signing_key``, or both. If none is set, every call is refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STATUSES: dict[type[NodeTimeoutError], int] = {
 
 
 class _RefusedCallError(Exception):
-    """No call that is answered by the engine."""
+    """The call is refused before it reaches the engine."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class _RefusedCallError(Exception):
 
 
 def _engine_call(request: HttpRequest, operation: str) -> HttpResponse:
-    """Do what the path says to the node run in the body; or look which nodes run."""
+    """Do to the node run in the body what the path says; or list the running nodes."""
     try:
         body = _body(request)
         said = _running(body) if operation == SURVEY else _done(operation, body)
@@ -85,7 +85,7 @@ def _running(body: bytes) -> dict[str, Any]:
 
 
 def _done(operation: str, body: bytes) -> dict[str, Any]:
-    # Its imports read the engine's models, and register tasks of Celery.
+    # Imported here, because it imports the engine's models and registers Celery tasks.
     from node_timeout.engines.bamboo import bamboo_calls  # noqa: PLC0415
 
     node, reason = read_call(body, operation)
@@ -96,7 +96,7 @@ def _done(operation: str, body: bytes) -> dict[str, Any]:
 
 
 def _body(request: HttpRequest) -> bytes:
-    """The body of a call from somebody who may make it."""
+    """The body of the call, if the caller may make it. Raises `_RefusedCallError`."""
     if request.method != "POST":
         raise _RefusedCallError(405, "only POST is known here")
     ours = client()
@@ -125,7 +125,7 @@ def _bounded(request: HttpRequest) -> bytes:
 
 
 def _is_same(given: str, expected: str) -> bool:
-    """In the same time, wherever they differ."""
+    """Compare in constant time."""
     return hmac.compare_digest(
         given.encode("utf-8", "surrogateescape"), expected.encode("utf-8", "surrogateescape")
     )
@@ -142,9 +142,10 @@ def _answer(status: int, message: str) -> HttpResponse:
 
 def _served() -> Any:
     view: Any = csrf_exempt(_engine_call)
-    # The login of BlueKing's platform redirects whoever has none: it passes over such a view.
+    # BlueKing's platform redirects callers that are not logged in, unless the view is marked so.
     view.login_exempt = True
-    # The messages that send a pipeline on follow the commit: the transaction is the call's own.
+    # Messages that let a pipeline go on are sent after the commit, so the call must have its own
+    # transaction, not the request's.
     for alias in connections:
         view = transaction.non_atomic_requests(using=alias)(view)
     return view

@@ -1,7 +1,7 @@
-"""Which distribution this is of: `node-timeout`, or `node-timeout-bamboo`, a part of it.
+"""Which distribution is installed: `node-timeout`, or `node-timeout-bamboo`, a part of it.
 
-The part is for projects that cannot install the whole: pure Python from 3.9 on, beside whatever
-they pin. Both have the same package, so they are never installed together.
+The part is for projects that cannot install the whole: it is pure Python, runs from 3.9 on, and
+works with whatever they pin. Both contain the same package, so only one may be installed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ WHOLE, PART = "node-timeout", "node-timeout-bamboo"
 
 
 def is_whole() -> bool:
-    """Whether command line, services and the bridge to asyncio are here."""
+    """Whether the command line, the services and the bridge to asyncio are installed."""
     return find_spec("node_timeout.settings") is not None
 
 
 def require_one() -> None:
-    """Raises `SettingsError` where both are installed: which of them a file is of, nobody knows."""
+    """Raises `SettingsError` if both are installed: each file could be from either of them."""
     if all(map(_is_installed, (WHOLE, PART))):
         raise SettingsError(
             f"{WHOLE} and {PART} are both installed, and hold the same package: "
@@ -29,7 +29,7 @@ def require_one() -> None:
 
 
 def beyond(what: str) -> NodeTimeoutError:
-    """Why this cannot be done here."""
+    """The error that says why ``what`` cannot be done here."""
     return NodeTimeoutError(
         f"{what} is not part of {PART}, which is installed here; it is in {WHOLE}, which needs "
         "Python 3.11 or newer: do it where scanner and worker run"

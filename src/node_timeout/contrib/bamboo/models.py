@@ -1,8 +1,8 @@
-"""The tables of the ledger as Django's models, to look at; they are made by `manage.py migrate`.
+"""The tables of the ledger as Django models, for reading; `manage.py migrate` creates them.
 
-They are not Django's to migrate: scanners and workers use them too, also without Django, and bring
-them to their version. Nor are they to be written to: what may become of a run, the domain says.
-Change runs by `client()`, configs by the calls of `objects`.
+Django's migrations do not manage them: scanners and workers use them too, also without Django, and
+migrate them. Do not write to them either: the domain decides what may become of a run. Change runs
+by `client()`, and configs by the methods of `objects`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ READ_ONLY = "these rows are written by node-timeout alone; use node_timeout.cont
 
 
 def ledger_alias() -> str | None:
-    """Of the database with the tables; None if the ledger is in none of the project, or switched
-    off. It is asked on each page of the admin site, ours or not: so it raises nothing.
+    """The alias of the database with the tables; None if the project has none, or the app is off.
+    Every page of the admin site calls it, also pages of other apps: so it never raises.
     """
     from node_timeout.contrib.bamboo import client  # noqa: PLC0415 - it needs the apps
 
@@ -81,7 +81,7 @@ class RunIdField(models.Field):
         del prepared
         if value is None:
             return None
-        text = str(value)  # an address may have been typed: no run has the number 0
+        text = str(value)  # a URL may be typed by hand: no run has the number 0
         number = run_id.to_bytes(text) if run_id.is_run_id(text) else bytes(16)
         return uuid.UUID(bytes=number) if connection.vendor == "postgresql" else number
 
@@ -96,7 +96,7 @@ class _Rows(models.QuerySet):
 
 class _Manager(models.Manager.from_queryset(_Rows)):  # type: ignore[misc] # made by a call
     def get_queryset(self) -> Any:
-        """In the database that has the ledger; nothing if there is none."""
+        """The rows in the ledger's database; none if there is no such database."""
         rows = super().get_queryset()
         alias = ledger_alias()
         return rows.using(alias) if alias else rows.none()
@@ -111,7 +111,7 @@ class _ConfigManager(_Manager):
         lenient: bool = False,
         payload: Any = None,
     ) -> dict[str, Any]:
-        """As the original's: store the configs of a tree."""
+        """Store the configs of a tree, like the original's method."""
         from node_timeout.contrib import bamboo  # noqa: PLC0415 - it needs the apps
 
         return bamboo.batch_create_node_timeout_config(
@@ -134,7 +134,7 @@ class TimeoutNodeConfig(_Row):
     """The timeout of one node of a root pipeline."""
 
     root_pipeline_id = models.CharField(_("root pipeline"), max_length=MAX_ID_LENGTH)
-    # Unique within its root pipeline only; Django knows no key of two columns.
+    # Unique only within its root pipeline; Django has no primary key of two columns.
     node_id = models.CharField(_("node"), max_length=MAX_ID_LENGTH, primary_key=True)
     action = models.CharField(_("action"), max_length=MAX_ACTION_LENGTH)
     timeout = models.FloatField(_("timeout (s)"))
@@ -207,7 +207,7 @@ class TimeoutNodeRun(_Row):
 
 
 class TimeoutNodeHistory(_Row):
-    """What happened to a run beyond its plain course."""
+    """What happened to a run beyond the normal course."""
 
     id = models.BigAutoField(primary_key=True)
     run_id = RunIdField(_("run id"))
@@ -230,7 +230,7 @@ class TimeoutNodeHistory(_Row):
 
 
 def _refuse(**_: Any) -> NoReturn:
-    """`manage.py loaddata` goes past `save`, but not past the signal."""
+    """Receiver that refuses writes: `manage.py loaddata` bypasses `save`, but not the signal."""
     raise TypeError(READ_ONLY)
 
 

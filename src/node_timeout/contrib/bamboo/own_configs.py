@@ -1,4 +1,4 @@
-"""The configs of a project whose database holds the ledger, and what waits for its commits."""
+"""The configs of a project whose database has the ledger, and calls after its commits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OwnConfigs(ProjectClient):
         lenient: bool = False,
         payload: Any = None,
     ) -> dict[str, Any]:
-        """As ever; in the transaction that the caller has begun, if there is one."""
+        """See `NodeTimeout`; it is part of the caller's transaction, if there is one."""
         reading = read_tree(
             root_pipeline_id, pipeline_tree, self.settings.rules, lenient=lenient, payload=payload
         )
@@ -49,7 +49,7 @@ class OwnConfigs(ProjectClient):
     def batch_create_node_timeout_configs(
         self, pipeline_trees: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
-        """The same of many."""
+        """The same for many trees."""
         reading = read_trees(pipeline_trees, self.settings.rules, lenient=lenient)
         return self._store(*reading, pipeline_trees)
 
@@ -67,7 +67,7 @@ class OwnConfigs(ProjectClient):
         return forgotten
 
     def _changed(self, roots: Iterable[str]) -> None:
-        """Their configs; and once more when others can see it."""
+        """Forget the cached configs of these roots now, and again after the commit."""
         for root in roots:
             self.configs.forget(root)
             self._behind_commit(partial(self.configs.forget, root))
@@ -84,9 +84,9 @@ class OwnConfigs(ProjectClient):
         return bool(connections[self.ledger.alias].in_atomic_block)
 
     def _behind_commit(self, call: Callable[[], object]) -> None:
-        """Now, if no transaction is under way; never, if it is rolled back.
+        """Call after the commit; at once if there is no transaction; never after a rollback.
 
-        Behind a commit nothing is raised: the engine has hooks of its own there.
+        After a commit nothing is raised, since the engine has its own hooks there.
         """
         if not self._in_transaction:
             call()

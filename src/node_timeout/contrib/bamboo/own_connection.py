@@ -1,7 +1,7 @@
-"""The client of a project whose database holds the ledger: it uses the project's own connection.
+"""The client of a project whose database has the ledger: it uses the project's own connection.
 
-What the engine tells costs a statement, and none for a node without a config. Redis is told behind
-the commit. Lookups and changes of many runs go over the bridge, where there is one.
+An event of the engine costs one statement, and none for a node without a config. Redis is updated
+after the commit. Queries and changes of many runs use the bridge, if there is one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 class OwnConnection(OwnConfigs):
-    """What follows needs no bridge, no thread and no connection of ours to the database.
+    """Its own methods need no bridge, no thread and no further connection to the database.
 
-    It is right under prefork, threads, gevent and eventlet.
+    They work under prefork, threads, gevent and eventlet.
     """
 
     def __init__(self, settings: AppSettings, alias: str, bridge: Any = None) -> None:
-        """``alias``: of the database in ``DATABASES``. Raises `SettingsError`."""
+        """``alias`` names the database in ``DATABASES``. Raises `SettingsError`."""
         pool = BlockingPool(
             settings.redis_url,
             settings.executing_pool,
@@ -61,7 +61,7 @@ class OwnConnection(OwnConfigs):
         self.pool.close()
 
     def is_in(self, alias: str) -> bool:
-        """Whether the ledger is in this database of the project as it is now: tests have others."""
+        """Whether this database, as it is connected now, has the ledger: tests use other ones."""
         url = self.settings.database_url
         if url is None:
             return alias == self.ledger.alias
@@ -95,7 +95,7 @@ class OwnConnection(OwnConfigs):
             return self._armed(self.ledger.resume(traced, config, now))
 
     def _armed(self, row: LedgerRow | None) -> bool:
-        """Tell the pool of an armed run."""
+        """Put an armed run into the pool after the commit; return whether it is armed."""
         if row is None or row.state is not RunState.ARMED or row.next_at is None:
             metrics.NOT_ARMED.inc()
             return False
@@ -109,11 +109,11 @@ class OwnConnection(OwnConfigs):
             self._compare()
 
     def _compare(self) -> None:
-        """Once a process: what is set otherwise than in the scanners may lose a deadline."""
+        """Compare the settings with the scanners', once per process: differences lose deadlines."""
         try:
             found = problems(self._agreed, self.ledger.settings(), self._ledger_id())
         except TemporaryError:
-            return  # at the next arming
+            return  # try again at the next arming
         self._is_compared = True
         for text in found:
             logger.error("%s", text)
@@ -127,8 +127,8 @@ class OwnConnection(OwnConfigs):
         happened_at: float | None = None,
         trust_ledger: bool = False,
     ) -> int:
-        """As ever. With ``trust_ledger`` a version is named, or the one after it, and has left just
-        now; in a transaction that is noted behind the commit, and 0 is returned.
+        """See `NodeTimeout`. With ``trust_ledger``, ``version`` is the one that has left just now,
+        or its successor. In a transaction it is recorded after the commit, and returns 0.
         """
         if not (trust_ledger and version and happened_at is None):
             return self.nodes_left(
@@ -155,9 +155,9 @@ class OwnConnection(OwnConfigs):
         *,
         happened_at: float | None = None,
     ) -> bool:
-        """The engine has suspended the node: its time stands still until it starts again.
+        """The engine has suspended the node: stop its time until it starts again.
 
-        A node without a config costs nothing. In a transaction as in `node_left`.
+        A node without a config costs nothing. In a transaction it works like `node_left`.
         """
         check_ids(node_id, version, root_pipeline_id)
         root = self._root_of(node_id, root_pipeline_id)
@@ -182,7 +182,7 @@ class OwnConnection(OwnConfigs):
         self, runs: Iterable[Sequence[str]], *, happened_at: float | None = None
     ) -> int:
         """`node_started` for many (node_id, version[, root_pipeline_id]); return how many are
-        armed. If the ledger fails between two of them, the first ones are: it may be repeated.
+        armed. If the ledger fails in between, the first ones are armed: repeat the call.
         """
         named = [_three(run) for run in runs]
         for node_id, version, root in named:
@@ -200,11 +200,11 @@ class OwnConnection(OwnConfigs):
         trust_ledger: bool = False,
     ) -> int:
         """`node_left` for many (node_id, version or None[, root_pipeline_id]); return how many were
-        armed. If it raises, all still are. In a transaction as in `node_left`.
+        armed. If it raises, all are still armed. In a transaction it works like `node_left`.
         """
         now = self.pool.now()
         if happened_at is None and self._in_transaction:
-            happened_at = now  # what starts before the commit is not meant
+            happened_at = now  # runs that start before the commit stay armed
         events: list[NodeLeft] = []
         foreign: list[tuple[str, str]] = []
         for node in nodes:
@@ -212,7 +212,7 @@ class OwnConnection(OwnConfigs):
             check_ids(node_id, "-" if version is None else version, named)
             root = named or only_root(node_id, self._roots_that_have(node_id))
             if not named and version and not trust_ledger:
-                foreign.append((node_id, version))  # only this root has the node, or none
+                foreign.append((node_id, version))  # only this root has the node, or none has
             if root is not None:
                 events.append(
                     NodeLeft(
@@ -263,7 +263,7 @@ class OwnConnection(OwnConfigs):
         return named or only_root(node_id, self.ledger.roots_of(node_id))
 
     def _roots_that_have(self, node_id: str) -> list[str]:
-        """A config for the node, or an open run of it: its config may be gone by now."""
+        """Root pipelines with a config or an open run of the node: a config may be deleted."""
         found = {*self.ledger.roots_of(node_id), *self.ledger.roots_of_open_runs(node_id)}
         return sorted(found)
 

@@ -8,15 +8,15 @@ from typing import Any
 from node_timeout.urls.database import DatabaseUrl, read_database_url
 
 FAMILIES = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql", "sqlite": "sqlite"}
-"""Of the schemes of our URLs and of Django's vendors."""
+"""The database family of the schemes of our URLs, and of Django's vendors."""
 PORTS = {"postgresql": 5432, "mysql": 3306}
 LOOPBACK = ("", "localhost", "127.0.0.1", "::1")
 
 
 def alias_of(url: str, connections: Iterable[Any]) -> str | None:
-    """The alias of the database that a URL of ours names; None if the project has no such one.
+    """The alias of the database that one of our URLs names; None if the project does not have it.
 
-    ``connections`` are Django's. Names are compared as written, but for those of this host.
+    ``connections`` are Django's. Names are compared as written, except the names of this host.
     """
     wanted = _place(read_database_url(url))
     for connection in connections:
@@ -26,7 +26,7 @@ def alias_of(url: str, connections: Iterable[Any]) -> str | None:
 
 
 def _place(url: DatabaseUrl) -> tuple[Any, ...] | None:
-    """None for several hosts: which of them Django means, nobody knows."""
+    """What identifies the database; None for several hosts: Django's could be any of them."""
     family = FAMILIES[url.family]
     if family == "sqlite":
         return family, url.name

@@ -1,7 +1,7 @@
-"""What the pool is told once the engine's transaction is committed.
+"""Updates of the pool after the engine's transaction is committed.
 
-The row is enough: a run that the pool never hears of is armed by the reconciler. So a Redis that is
-away costs the engine one try, then none for a while; what it missed is told in the background.
+The row is enough: the reconciler arms a run that never reaches the pool. So while Redis is down, it
+costs the engine one try, then none for a while; missed runs are armed in the background.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from node_timeout.domain.run import DueRun
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 2.0
-"""After a failure Redis is not asked for so long, or ten times as long as it took to fail."""
+"""Pause after a failure of Redis; ten times the failed call's duration if that is longer."""
 MAX_MISSED = 100_000
 
 
 class Pool(Protocol):
-    """What an engine's process needs of it; see `stores.redis.blocking`."""
+    """What an engine's process needs of the pool; see `stores.redis.blocking`."""
 
     def now(self) -> float: ...
 
@@ -41,45 +41,45 @@ class Pool(Protocol):
 
 
 class PoolOutbox:
-    """The pool as an engine's process uses it: no call raises. Safe from several threads."""
+    """The pool for an engine's process: no call raises. Thread-safe."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._rest_until = 0.0
-        """On this host's monotonic clock."""
+        """When the pause ends, on this host's monotonic clock."""
         self._missed: dict[str, DueRun] = {}
         self._timer: threading.Timer | None = None
         self._pid = os.getpid()
 
     def close(self) -> None:
-        """What is still missed is left to the reconciler."""
+        """Close the connections; the reconciler arms the runs that are still missed."""
         if self._timer is not None:
             self._timer.cancel()
         self._pool.close()
 
     def now(self) -> float:
-        """Redis's time, Unix seconds, or what it must be by now; see `ClockEstimate`."""
+        """Redis's time (Unix seconds), or the last estimate of it; see `ClockEstimate`."""
         self._has_heard(self._pool.now)
         return self._pool.estimate()
 
     def arm(self, due: DueRun) -> bool:
-        """Whether the pool has heard; else it is told later."""
+        """Arm a run; return whether the pool has it. If not, it is armed later."""
         if self._has_heard(partial(self._pool.arm, due)):
             return True
         self._miss(due)
         return False
 
     def disarm(self, run_id: str) -> None:
-        """One that stays in the pool does no harm: its row says that it has left."""
+        """Disarm a run. One that stays in the pool does no harm: its row says that it has left."""
         self._missed.pop(run_id, None)
         self._has_heard(partial(self._pool.disarm, run_id))
 
     def disarm_foreign(self, node_id: str, version: str) -> None:
-        """The member that bamboo's own app makes of a run."""
+        """Remove the member in the form of bamboo's own app."""
         self._has_heard(partial(self._pool.disarm_foreign, node_id, version))
 
     def _has_heard(self, call: Callable[[], object]) -> bool:
-        """Call Redis, unless it rests; a failure lets it rest."""
+        """Call Redis unless it is paused; a failure pauses it. Return whether it succeeded."""
         began = time.monotonic()
         if began < self._rest_until:
             return False
@@ -95,7 +95,7 @@ class PoolOutbox:
 
     def _miss(self, due: DueRun) -> None:
         metrics.ARM_FAILURES.inc()
-        if self._pid != os.getpid():  # a fork: the parent tells of its own
+        if self._pid != os.getpid():  # after a fork: the parent arms its own runs
             self._pid, self._missed, self._timer = os.getpid(), {}, None
         if len(self._missed) < MAX_MISSED:
             self._missed[due.run_id] = due
@@ -107,13 +107,13 @@ class PoolOutbox:
         timer.daemon = True
         try:
             timer.start()
-        except RuntimeError as error:  # no thread is to be had: the reconciler does it
+        except RuntimeError as error:  # no thread could start: the reconciler arms them
             logger.warning("%d runs are in the ledger only: %s", len(self._missed), error)
         else:
             self._timer = timer
 
     def _tell(self) -> None:
-        """Until all are in the pool, or one more fails."""
+        """Arm the missed runs until all are in the pool, or one fails again."""
         try:
             for run_id, due in list(self._missed.items()):
                 self._pool.arm(due)

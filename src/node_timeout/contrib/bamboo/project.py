@@ -1,7 +1,7 @@
 """The settings of a Django project, as settings of node-timeout. Django must be set up.
 
-What ``NODE_TIMEOUT`` says wins, then the environment and secret files, then what the project says
-for bamboo's own app (``PIPELINE_NODE_TIMEOUT_…``), then what it says for itself: ``DATABASES``,
+Order of precedence: ``NODE_TIMEOUT``; the environment and secret files; the project's settings for
+bamboo's own app (``PIPELINE_NODE_TIMEOUT_…``); the project's settings for itself: ``DATABASES``,
 ``redis_inst``, the broker of Celery.
 """
 
@@ -42,11 +42,11 @@ ODD_OPTIONS = {
     *("sslmode", "sslrootcert", "sslcert", "sslkey", "ssl", "ssl_mode"),
     *("options", "service", "assume_role", "passfile", "unix_socket", "read_default_file"),
 }
-"""Of ``OPTIONS``: what changes where, as whom or how Django connects."""
+"""The keys of ``OPTIONS`` that change where, as whom or how Django connects."""
 
 
 def is_read(setting: str) -> bool:
-    """Whether a setting of Django's counts here."""
+    """Whether this module reads a Django setting."""
     return setting in (OWN, REDIS, *BROKERS) or setting.startswith(BAMBOO_PREFIX)
 
 
@@ -59,11 +59,11 @@ def is_enabled() -> bool:
 
 
 def settings_of_project(*, stores: bool = True) -> dict[str, Any]:
-    """What the project says, by the names of `Settings`; what the environment says is in it only
-    for `node-timeout-bamboo`, where nobody else reads that.
+    """The project's settings, by the names of `Settings`. They include those of the environment
+    only for `node-timeout-bamboo`, where no other code reads that.
 
-    Without ``stores`` not where the stores are, unless ``NODE_TIMEOUT`` says so. Raises
-    `SettingsError`.
+    Without ``stores`` they do not include where the stores are, unless ``NODE_TIMEOUT`` says it.
+    Raises `SettingsError`.
     """
     from django.conf import settings  # noqa: PLC0415 - as in every module of the app
     from django.db import connections  # noqa: PLC0415
@@ -85,7 +85,7 @@ def settings_of_project(*, stores: bool = True) -> dict[str, Any]:
 
 
 def _stores(settings: Any, database: Any, said: Collection[str]) -> dict[str, str]:
-    """URLs of the stores, but for those that are ``said``. Raises `SettingsError`."""
+    """The URLs of the stores, except those in ``said``. Raises `SettingsError`."""
     redis = getattr(settings, REDIS, None)
     urls: tuple[tuple[str, str, Callable[[], str | None]], ...] = (
         ("database_url", "DATABASES['default']", lambda: database_url(database)),
@@ -106,7 +106,7 @@ def _stores(settings: Any, database: Any, said: Collection[str]) -> dict[str, st
 
 
 def _can_be_read(name: str, source: str, url: str) -> bool:
-    """Other programs read URLs otherwise: what means nothing here is said, and left out."""
+    """Whether we can read this URL, which was written for other programs; if not, warn."""
     try:
         STORES[name](url)
     except ValueError as error:
@@ -121,7 +121,7 @@ def environment_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """An empty variable counts as none."""
+    """The value as text; None becomes empty, and an empty variable counts as unset."""
     if value is None:
         return ""
     if hasattr(value, "get_secret_value"):
@@ -130,7 +130,7 @@ def _text(value: Any) -> str:
 
 
 def old_strategies() -> dict[str, Any]:
-    """What bamboo's own app would call, by action."""
+    """The strategies that bamboo's own app would call, by action."""
     handlers = _of_bamboo("HANDLER") or {}
     if not isinstance(handlers, Mapping):
         raise SettingsError(f"{BAMBOO_PREFIX}HANDLER is {shown(handlers)}, not a dict by action")
@@ -138,7 +138,7 @@ def old_strategies() -> dict[str, Any]:
 
 
 def _handlers(old: Mapping[str, Any]) -> dict[str, str]:
-    """Bamboo's own two strategies have successors here."""
+    """The handlers for old strategies, except bamboo's own two, which have successors here."""
     return {
         action: OLD_STRATEGY
         for action, strategy in old.items()
@@ -147,16 +147,16 @@ def _handlers(old: Mapping[str, Any]) -> dict[str, str]:
 
 
 def database_url(connection: Any) -> str | None:
-    """The URL of a database of Django's; None for one that other processes cannot reach by it."""
+    """The URL of a Django database; None if other processes cannot reach it by a URL."""
     known, scheme = connection.settings_dict, FAMILIES.get(connection.vendor)
     name, host = str(known["NAME"] or ""), str(known["HOST"] or "localhost")
     if scheme is None or not name:
         return None
-    if scheme == "sqlite":  # a test's is in memory
+    if scheme == "sqlite":  # a test database is in memory
         return None if name.startswith((":", "file:")) else f"sqlite:///{quote(name)}"
     odd = ODD_OPTIONS & set(known.get("OPTIONS") or ())
     if host.startswith("/") or "," in host or odd:
-        # Each driver writes that in its own way.
+        # Each driver has its own form of these.
         logger.warning(
             "DATABASES['default'] is not taken for database_url: write that yourself (%s)",
             ", ".join(sorted(odd)) or f"HOST is {host}",
@@ -167,7 +167,7 @@ def database_url(connection: Any) -> str | None:
 
 
 def redis_url(client: Any) -> str | None:
-    """The URL of a client of redis-py's for one server; None for any other."""
+    """The URL of a redis-py client for one server; None for any other client."""
     pool = getattr(client, "connection_pool", None)
     known = getattr(pool, "connection_kwargs", {})
     if pool is None or "host" not in known or hasattr(pool, "service_name"):
@@ -179,7 +179,7 @@ def redis_url(client: Any) -> str | None:
 
 
 def _broker(settings: Any) -> str | None:
-    """Celery's, if it is a RabbitMQ by one URL."""
+    """The URL of Celery's broker, if it is one URL of a RabbitMQ."""
     for name in BROKERS:
         url = getattr(settings, name, None)
         if isinstance(url, str) and url.startswith(("amqp://", "amqps://")) and ";" not in url:

@@ -1,7 +1,7 @@
-"""What a Django project calls, by the names of `BlockingNodeTimeout`, the bridge to asyncio."""
+"""The client of a Django project, with the methods of `BlockingNodeTimeout`, the asyncio bridge."""
 
 # mypy: disable-error-code="no-any-return"
-# The bridge is not there in each distribution, so its calls have no types.
+# One distribution lacks the bridge, so its calls have no types.
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from node_timeout.older_python import Self
 
 
 class ProjectClient:
-    """Every call goes over the bridge; the clients derived from this need it for few, or for none.
+    """Every call uses the bridge; the derived clients need it for few calls, or for none.
 
-    Without a bridge, as `node-timeout-bamboo` has none, such a call raises `NodeTimeoutError`.
+    Without a bridge, as in `node-timeout-bamboo`, such a call raises `NodeTimeoutError`.
     """
 
     def __init__(self, settings: AppSettings, bridge: Any = None) -> None:
-        """``bridge``: a `BlockingNodeTimeout`, which has neither thread nor connection before a
+        """``bridge``: a `BlockingNodeTimeout`, which starts its thread and connects only when a
         call needs it.
         """
         self.settings = settings
@@ -41,13 +41,13 @@ class ProjectClient:
             self.bridge.close()
 
     def _over(self, name: str) -> Any:
-        """The call of this name over the bridge."""
+        """The bridge's method of this name."""
         if self.bridge is None:
             raise beyond(f"{name}()")
         return getattr(self.bridge, name)
 
     def apply_node_timeout_configs(self, pipeline_tree: Any, configs: Any) -> dict[str, Any]:
-        """`node_timeout.apply_node_timeout_configs`, by these settings; connects nowhere."""
+        """`node_timeout.apply_node_timeout_configs` with these settings; it never connects."""
         return apply_configs(pipeline_tree, configs, self.settings.rules)
 
     def batch_create_node_timeout_config(
@@ -134,7 +134,7 @@ class ProjectClient:
     def history(self, run_ids: Sequence[str]) -> list[HistoryEntry]:
         return self._over("history")(run_ids)
 
-    # Lookups and changes of many runs: over the bridge alone
+    # Queries and changes of many runs: only over the bridge
 
     def find(self, **which: Any) -> Any:
         return self._over("find")(**which)

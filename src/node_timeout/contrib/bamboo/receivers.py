@@ -1,9 +1,9 @@
 """``post_set_state`` of bamboo-engine → arm and disarm.
 
-RUNNING arms, SUSPENDED pauses, what ends a node disarms, and with the root pipeline its configs
-end.
-A failure never reaches the engine: it is logged and counted, and the worker's surveyor arms the
-node by the engine's own word later.
+RUNNING arms, SUSPENDED pauses, and the end of a node disarms. When the root pipeline ends, its
+configs expire.
+A failure never reaches the engine: it is logged and counted, and later the worker's surveyor asks
+the engine and arms the node.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ logger = logging.getLogger(__name__)
 
 LEFT = frozenset({states.FINISHED, states.FAILED, states.REVOKED})
 ENDED = frozenset({states.FINISHED, states.REVOKED})
-"""Of a pipeline: for good."""
+"""The states in which a pipeline has ended for good."""
 SLOW_SECONDS = 1.0
 REST_SECONDS = 10.0
 
 
 class _Rest:
-    """After a call that failed slowly no other is tried for a while: the engine must not wait."""
+    """After a call that failed slowly, no call is tried for a while: the engine must not wait."""
 
     until = 0.0
-    """On this host's monotonic clock."""
+    """When calls are tried again, on this host's monotonic clock."""
 
 
 class _Patched:
-    """gevent or eventlet has patched this process after its start: said once, counted always."""
+    """gevent or eventlet patched this process after its start: log it once, count every event."""
 
     is_logged = False
 
@@ -61,9 +61,9 @@ def _tell(node_id: str, to_state: str, version: str, root: str | None) -> None:
 def on_post_set_state(
     sender: Any, node_id: str, to_state: str, version: str, root_id: str | None = None, **_more: Any
 ) -> None:
-    """Receiver; what it costs is in docs/how-to/use-with-bamboo-engine.md."""
+    """Receiver of the signal; docs/how-to/use-with-bamboo-engine.md tells what it costs."""
     del sender
-    root = root_id or None  # a node that was told to pause before it began has none yet
+    root = root_id or None  # a node paused before it began has no root yet
     began = time.monotonic()
     try:
         if is_ours():

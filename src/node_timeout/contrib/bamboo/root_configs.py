@@ -1,7 +1,7 @@
-"""What the configs of a root pipeline are, kept in mind for a few seconds.
+"""A cache of the configs of root pipelines, for a few seconds.
 
-Most pipelines have none, and most nodes of the others have none either. An engine tells of each of
-their states: what is known here costs it no query.
+Most pipelines have no configs, and in the others most nodes have none. The engine reports every
+state of each node: a cached answer saves a query.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from collections.abc import Callable, Mapping
 from node_timeout.domain.timeout_config import TimeoutConfig
 
 KEPT_SECONDS = 10.0
-"""So long a change that another process made may not be known here."""
+"""How long a change by another process may be unknown here."""
 MAX_ROOTS = 10_000
 MAX_SIZE = 50_000
-"""Of all roots together, in configs; a long payload counts as many."""
+"""The most configs of all roots together; a long payload counts as several."""
 PAYLOAD_OF_ONE = 500
-"""Characters."""
+"""Characters of payload that count as one more config."""
 
 Configs = Mapping[str, TimeoutConfig]
-"""By node id."""
+"""The configs of one root, by node id."""
 
 
 class RootConfigs:
-    """Safe from several threads, none of which waits for another's reading."""
+    """Thread-safe; no thread waits while another reads from the ledger."""
 
     def __init__(
         self, load: Callable[[str], Configs], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``load`` reads the configs of a root from the ledger, and raises what that raises."""
+        """``load`` reads the configs of a root from the ledger, and may raise its errors."""
         self._load = load
         self._clock = clock
         self._kept: dict[str, tuple[float, Configs]] = {}
-        """With the instant until which they count; in the order in which they were read."""
+        """By root: until when its configs are valid, and the configs; in the order of reading."""
         self._size = 0
         self._changes = 0
-        """How often something was forgotten."""
+        """How often `forget` was called."""
         self._changing = threading.Lock()
 
     def of(self, root_pipeline_id: str) -> Configs:
@@ -49,7 +49,7 @@ class RootConfigs:
         found = self._load(root_pipeline_id)
         with self._changing:
             self._drop(root_pipeline_id)
-            if changes != self._changes:  # some were stored meanwhile: these may be the older ones
+            if changes != self._changes:  # forgotten meanwhile: what was read may be old
                 return found
             self._kept[root_pipeline_id] = (self._clock() + KEPT_SECONDS, found)
             self._size += _size(found)
@@ -58,7 +58,7 @@ class RootConfigs:
         return found
 
     def forget(self, root_pipeline_id: str) -> None:
-        """They were changed here, or are not needed any more."""
+        """Drop the configs of a root: they were changed here, or are not needed any more."""
         with self._changing:
             self._changes += 1
             self._drop(root_pipeline_id)

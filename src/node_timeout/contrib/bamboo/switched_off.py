@@ -1,4 +1,4 @@
-"""The client of a project that has switched node-timeout off."""
+"""The client of a project in which node-timeout is switched off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OFF = "node-timeout is off: NODE_TIMEOUT['enabled'] is False"
 
 
 class SwitchedOff(ProjectClient):
-    """Connects nowhere: nothing is stored, no node is armed. What needs a store raises."""
+    """Never connects: it stores nothing and arms nothing. Calls that need a store raise."""
 
     def batch_create_node_timeout_config(
         self,
@@ -24,7 +24,7 @@ class SwitchedOff(ProjectClient):
         lenient: bool = False,
         payload: Any = None,
     ) -> dict[str, Any]:
-        """As ever, but the configs in ``data`` are not stored, and ``message`` says so."""
+        """See `NodeTimeout`; but the configs in ``data`` are not stored; ``message`` says so."""
         result, _ = read_tree(
             root_pipeline_id,
             pipeline_tree,
@@ -37,7 +37,7 @@ class SwitchedOff(ProjectClient):
     def batch_create_node_timeout_configs(
         self, pipeline_trees: Any, *, lenient: bool = False
     ) -> dict[str, Any]:
-        """The same of many."""
+        """The same for many trees."""
         result, _ = read_trees(pipeline_trees, self.settings.rules, lenient=lenient)
         return _off(result)
 

@@ -1,6 +1,6 @@
-"""The HTTP contract of an engine, for a worker that is elsewhere.
+"""The HTTP contract of an engine, for a worker in another place.
 
-In the project's ``urlpatterns``, under whatever path:
+Add it to the project's ``urlpatterns``, under any path:
 
     path("node_timeout/", include("node_timeout.contrib.bamboo.urls"))
 """

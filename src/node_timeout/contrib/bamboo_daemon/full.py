@@ -1,4 +1,4 @@
-"""What the app does only where all of node-timeout is installed."""
+"""What the app can do only if all of node-timeout is installed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from node_timeout.strategies.base import known_actions
 from node_timeout.wiring import agreed_settings
 
 CALL_SECONDS = 5.0
-"""No call over connections of our own takes longer."""
+"""The time limit of a call over our own connections."""
 
 
 class Full:
-    """All settings of a project, and what needs them."""
+    """All settings of a project, and what needs all of them."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         """Raises `SettingsError`."""
@@ -38,7 +38,7 @@ class Full:
         )
 
     def bridge(self) -> BlockingNodeTimeout:
-        """It connects at its first call, and refuses each where threads are greenlets."""
+        """It connects at its first call; if threads are greenlets, every call raises."""
         return BlockingNodeTimeout(self.settings, call_timeout=CALL_SECONDS)
 
     def require_native_threads(self) -> None:
@@ -46,7 +46,7 @@ class Full:
         require_native_threads()
 
     def migrate(self) -> str | None:
-        """Make the tables, or bring them to this version; return their revision."""
+        """Create the tables, or bring them to this version; return their revision."""
         settings = self.settings
         schema = Schema(settings.database_url.get_secret_value(), tls=Tls.of(settings))
 
@@ -56,7 +56,7 @@ class Full:
             finally:
                 await schema.close()
 
-        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
+        with ThreadPoolExecutor(1) as thread:  # the caller may have a running event loop
             return thread.submit(asyncio.run, go()).result()
 
 

@@ -1,4 +1,4 @@
-"""Strategies that were written for bamboo's own app, as the project's settings name them."""
+"""Strategies written for bamboo's own app, as named in the project's settings."""
 
 import inspect
 from functools import partial
@@ -14,11 +14,11 @@ from node_timeout.strategies.base import NodeTimeoutStrategy, StrategyResult
 
 
 class OldStrategy(NodeTimeoutStrategy):
-    """Calls what ``PIPELINE_NODE_TIMEOUT_HANDLER`` has for the action of the node.
+    """Calls the strategy that ``PIPELINE_NODE_TIMEOUT_HANDLER`` has for the node's action.
 
-    It was written to be given a node id. So the engine is asked just before whether that very
-    version of the node is running; in the moment between, a retry of the node is not noticed.
-    It runs in threads of its own, `engine_threads` of them, each with connections of Django's.
+    An old strategy gets only a node id. So the engine is asked just before whether this version of
+    the node is running; a retry of the node between the two calls is not noticed. The strategy runs
+    in `engine_threads` threads of its own, each with its own Django connections.
     """
 
     def __init__(self, engine: Engine, threads: int = 1) -> None:
@@ -42,7 +42,7 @@ class OldStrategy(NodeTimeoutStrategy):
 
 
 def _called(strategy: Any, node_id: str) -> Any:
-    """With connections of this thread's own, as for a request."""
+    """Call the strategy with this thread's own connections, as for a request."""
     from django.db import close_old_connections  # noqa: PLC0415 - needs Django set up
 
     instance: Any = strategy() if inspect.isclass(strategy) else strategy

@@ -1,4 +1,4 @@
-"""``node-timeout demo``: a shipped pipeline, played on the embedded stores, deadlines and all."""
+"""``node-timeout demo``: plays an included pipeline, with deadlines, on the embedded stores."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ HANGS = math.inf
 TIME_LIMIT_SECONDS = 60.0
 FLAKY_ACTION = "skip_when_paged"
 WIDE = 120
-"""Characters of a terminal that shows everything."""
+"""The width in characters from which a terminal shows all columns."""
 STYLES = {"RUNNING": "yellow", "FINISHED": "green", "FAILED": "red"}
 
 
@@ -38,7 +38,7 @@ class Part:
 
     node_id: str
     durations: tuple[float, ...]
-    """Seconds of each version."""
+    """Duration of each version, in seconds."""
     seconds: float
     action: str
     ends: str
@@ -46,7 +46,7 @@ class Part:
     ledger: tuple[str, ...]
     """The state of each version in the ledger at the end."""
     attempts: int
-    """Strategy calls for its first version."""
+    """The number of strategy calls for its first version."""
     story: str
 
 
@@ -134,7 +134,7 @@ class SkipWhenPaged(ForcedFailAndSkipStrategy):
 
 
 class _ObservedEngine(DemoEngine):
-    """Notes when the worker first came to each node run."""
+    """Records when the worker first asked about each node run."""
 
     def __init__(self, app: NodeTimeout) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ def _disarm(app: NodeTimeout) -> Any:
 
 
 async def _retry_when_failed(engine: DemoEngine, node_id: str) -> None:
-    """The operator: sees the failed node, mends it, retries."""
+    """The operator, who sees the failed node, repairs it and retries."""
     while node_id not in engine.nodes or engine.nodes[node_id].state != "FAILED":  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.4)
@@ -227,7 +227,7 @@ def _settled(engine: DemoEngine, rows: dict[str, list[LedgerRow]]) -> bool:
 
 
 def _faults(part: Part, engine: DemoEngine, rows: list[LedgerRow]) -> list[str]:
-    """How this node's end differs from what it should be."""
+    """How the end of this node differs from the expected one."""
     node = engine.nodes.get(part.node_id)
     state = node.state if node else "not started"
     ledger = tuple(str(row.state) for row in rows)
@@ -242,7 +242,7 @@ def _faults(part: Part, engine: DemoEngine, rows: list[LedgerRow]) -> list[str]:
 
 
 def _table(engine: _ObservedEngine, rows: dict[str, list[LedgerRow]], width: int) -> Table:
-    """A line for each node; in a narrow terminal without what the configs say."""
+    """One line per node; a narrow terminal does not show the configs."""
     is_wide = width >= WIDE
     table = Table(box=None, pad_edge=False)
     for name in ("node", "timeout", "action", "engine", "ledger (by version)", "late by", "story"):

@@ -1,6 +1,6 @@
 """The demo's engine: runs a bamboo pipeline tree in this process, each node for a given time.
 
-Nodes only wait; what is real is the life of their states and versions:
+Nodes only wait, but their states and versions change as in a real engine:
 
     RUNNING ──duration over──▶ FINISHED
        └──forced fail──▶ FAILED ──skip──▶ FINISHED (the pipeline goes on)
@@ -23,10 +23,10 @@ class DemoNode:
     state: str = "CREATED"
     version: int = 0
     durations: list[float] = field(default_factory=list)
-    """Seconds of each version; the last one serves for all further versions."""
+    """Duration of each version, in seconds; the last one is also that of all further versions."""
     skipped: bool = False
     decided: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when something other than its own end has changed the state."""
+    """Set when something other than the node's own end has changed its state."""
 
     def duration(self) -> float:
         return self.durations[min(self.version, len(self.durations)) - 1] if self.durations else 0.0
@@ -52,8 +52,8 @@ class DemoEngine:
     ) -> None:
         """Walk the tree from its start event to its end.
 
-        ``durations`` maps node ids to seconds, one entry per version. A failed node holds its
-        branch until it is skipped or retried: such a run ends by being cancelled.
+        ``durations`` maps node ids to seconds, one entry per version. A failed node blocks its
+        branch until it is skipped or retried; if neither happens, cancel the walk.
         """
         await _Play(self, str(tree["id"]), durations, on_started, on_left).pipeline(tree)
 
@@ -75,7 +75,7 @@ class DemoEngine:
         return
 
     def retry(self, node_id: str) -> None:
-        """Run a failed node again, as an operator would."""
+        """Run a failed node again, like an operator."""
         node = self.nodes[node_id]
         if node.state != "FAILED":
             raise NodeRunSupersededError(f"node {node_id!r} is {node.state}, not FAILED")
@@ -113,7 +113,7 @@ class _Play:
         await self._branch(tree, start["outgoing"])
 
     async def _branch(self, tree: Mapping[str, Any], flow: str) -> str | None:
-        """Follow one flow; return the flow behind the converge gateway it ends at, if any."""
+        """Follow one flow; return the flow behind the converge gateway where it ends, if any."""
         while True:
             target = tree["flows"][flow]["target"]
             if target in tree["gateways"]:

@@ -1,18 +1,18 @@
-"""What the worker asks of bamboo-engine and does to it. Import it only with Django set up.
+"""The worker's queries and actions on bamboo-engine. Import it only after Django is set up.
 
-Check and act are one transaction: the State row is locked, compared with the node run, and only
-then is the node failed by ``bamboo_engine.api`` (and skipped, in the same transaction). A retry of
-the node waits for the lock and finds it done; a node retried before is found superseded. We do not
-wait: while another holds the row, the node run is tried again later.
+Check and action are one transaction: it locks the State row, compares it with the node run, and
+only then fails the node by ``bamboo_engine.api`` (and skips it, in the same transaction). A retry
+of the node waits for the lock and then finds our action done; a node retried before is found
+superseded. We do not wait: if another transaction holds the row, the run is tried again later.
 
     lock ──▶ compare ──▶ fail ──▶ (skip) ──▶ note ──▶ commit ──▶ message ──▶ note
                                                          └─────▶ signals, in another thread
 
-A crash before the commit leaves the node running, to be failed by the next attempt. A crash behind
-it is told by the notes in bamboo's own log of the node run: that it was failed or skipped, as which
-version that left the node, and whether the message that sends the pipeline on has gone out. If not,
-it is sent again. A crash between that message and its note sends it twice; bamboo-engine 3 drops
-the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
+After a crash before the commit the node still runs, and the next attempt fails it. A crash after
+the commit is detected by notes in bamboo's own log of the node run: that it was failed or skipped,
+which version the node has since, and whether the message that lets the pipeline go on was sent. If
+not, it is sent again. A crash between that message and its note sends it twice; bamboo-engine 3
+drops the second if its fence is on (``FENCE_EMIT_ENABLED`` and ``FENCE_ENFORCE``).
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOCKED = {"55P03", 1205, 3572}
-"""What PostgreSQL, MariaDB and MySQL say of a row that another transaction holds."""
+"""The error codes of PostgreSQL, MariaDB and MySQL for a row locked by another transaction."""
 
 _acting: set[str] = set()
 _acting_lock = threading.Lock()
-"""Ids of the runs that a thread of this process is acting on."""
+"""Guards ``_acting``, the ids of the runs on which a thread of this process is acting."""
 
 
 def in_database(call: Callable[[], T]) -> T:
-    """Call with sound connections; what a later try may cure is raised as temporary."""
+    """Call with working connections; raise faults that may pass as temporary errors."""
     close_old_connections()
     try:
         return call()
@@ -84,13 +84,13 @@ def close_connections() -> None:
 
 
 def is_running(node: TimedOutNode) -> bool:
-    """Also true for what was begun here and may not be at its end: see the module."""
+    """Also true if we have begun to act on the run and may not have finished: see the module."""
     state = State.objects.filter(node_id=node.node_id, root_id=node.root_pipeline_id).first()
     return state is not None and (_is_current(state, node) or _was_failed_here(state, node))
 
 
 def is_unfinished(node: TimedOutNode) -> bool:
-    """As the HTTP contract has it: running, or skipped here and not yet sent on."""
+    """``running`` of the HTTP contract: it runs, or we skipped it and its pipeline still waits."""
     state = State.objects.filter(node_id=node.node_id, root_id=node.root_pipeline_id).first()
     if state is None:
         return False
@@ -109,7 +109,7 @@ def forced_fail_and_skip(node: TimedOutNode, reason: str, later: Later = at_once
 
 
 def running(nodes: Sequence[Node]) -> list[NodeStarted]:
-    """The runs of these nodes that are current: three queries."""
+    """The current runs of these nodes, by three queries."""
     node_ids = {node_id for _, node_id in nodes}
     found = list(
         State.objects.filter(node_id__in=node_ids, name=states.RUNNING).values(
@@ -135,14 +135,14 @@ def running(nodes: Sequence[Node]) -> list[NodeStarted]:
             "version": state["version"],
             "root_pipeline_id": state["root_id"],
         }
-        with contextlib.suppress(InvalidNodeRunError):  # no event of it was ever accepted either
+        with contextlib.suppress(InvalidNodeRunError):  # its events were never accepted either
             check_ids(**ids)
             events.append(NodeStarted(**ids, happened_at=_unix(state["started_time"])))
     return events
 
 
 def look() -> None:
-    """One row by its key: tables of bamboo's are large, and its states are not indexed by name."""
+    """Read one row by its key: bamboo's tables are large, and states have no index by name."""
     State.objects.order_by("id").first()
 
 
@@ -153,7 +153,7 @@ def _unix(instant: datetime | None) -> float | None:
 
 
 def _is_current(state: Any, node: TimedOutNode) -> bool:
-    """RUNNING at this version, a process stands on it, and its root pipeline is not revoked."""
+    """RUNNING at this version, a process is at the node, and its root pipeline is not revoked."""
     return bool(
         state.version == node.version
         and state.name == states.RUNNING
@@ -163,7 +163,7 @@ def _is_current(state: Any, node: TimedOutNode) -> bool:
 
 
 def _was_failed_here(state: Any, node: TimedOutNode) -> bool:
-    """The node is as an earlier call for this very run left it."""
+    """True if the node is as an earlier call for this run left it."""
     if state.version == node.version or state.name not in (states.FAILED, states.FINISHED):
         return False
     said = _FAILED if state.name == states.FAILED else _SKIPPED
@@ -182,7 +182,7 @@ def _is_noted(node: TimedOutNode, text: str) -> bool:
 
 
 def _act(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> str:
-    """Act on a node run, unless an earlier attempt is still at it: it outlived its time limit."""
+    """Act on a node run, unless an earlier attempt that exceeded its time limit still does."""
     with _acting_lock:
         if node.run_id in _acting:
             raise TemporaryError("an earlier attempt is still under way")
@@ -216,7 +216,7 @@ def _act_alone(node: TimedOutNode, reason: str, later: Later, *, skip: bool) -> 
 
 
 def _locked(node_id: str) -> Any:
-    """The State row, locked; it is not waited for, as who holds it may hang."""
+    """The State row, locked without waiting: whoever holds it may hang."""
     using = router.db_for_write(State)
     nowait = connections[using].features.has_select_for_update_nowait
     try:
@@ -241,7 +241,7 @@ def _fail(runtime: Runtime, node: TimedOutNode, reason: str) -> str:
 
 
 def _skip(runtime: Runtime, node: TimedOutNode) -> str:
-    """Skip the failed node. One that must not be skipped stays failed, and that is told."""
+    """Skip the failed node. If it must not be skipped, it stays failed, and the text says so."""
     result = api.skip_node(runtime=runtime, node_id=node.node_id)
     if not result.result:
         if isinstance(result.exc, InvalidOperationError):
@@ -258,7 +258,7 @@ def _skip(runtime: Runtime, node: TimedOutNode) -> str:
 
 
 def _go_on(runtime: Runtime, state: Any, node: TimedOutNode, *, skip: bool) -> str:
-    """An earlier attempt was committed: do what it did not come to."""
+    """After an earlier attempt that was committed: do what it has not done."""
     if state.name == states.FAILED:
         return "failed before" + (_skip(runtime, node) if skip else "")
     process = _waiting_process(state, node)
@@ -276,7 +276,7 @@ def _go_on(runtime: Runtime, state: Any, node: TimedOutNode, *, skip: bool) -> s
 
 
 def _waiting_process(state: Any, node: TimedOutNode) -> Any:
-    """The process that stands on a node that was skipped here; None if it was sent on."""
+    """The process that waits at a node that we skipped; None if it has been sent on."""
     if _is_noted(node, SENT.format(state.version)):
         return None
     return Process.objects.filter(current_node_id=node.node_id, dead=False, asleep=True).first()

@@ -1,10 +1,10 @@
 """Engine ``bamboo``: bamboo-engine, in the Django settings of the project that runs it.
 
 ``DJANGO_SETTINGS_MODULE`` names the settings, and the working directory is importable, as for
-``manage.py``. What is asked and done is in `node_timeout.engines.bamboo.bamboo_calls`. Here are the
-threads it runs in, each with Django connections of its own: `engine_threads` that ask and act, and
-at most as many that call the receivers of ``post_set_state``, for which the failing of a node does
-not wait.
+``manage.py``. The queries and actions are in `node_timeout.engines.bamboo.bamboo_calls`. This
+module has the threads in which they run, each with its own Django connections: `engine_threads`
+that ask and act, and at most as many that call the receivers of ``post_set_state``; failing a node
+does not wait for those.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class BambooEngine:
 
     def __init__(self, settings: Settings) -> None:
         """Raises `SettingsError` if Django or bamboo-pipeline is missing or cannot be set up."""
-        # In a thread: Django refuses in an event loop's what apps read in their ready().
+        # In another thread: in one with an event loop, Django refuses the queries of apps' ready().
         with ThreadPoolExecutor(max_workers=1) as thread:
             self._acts = thread.submit(_set_up).result()
         self._threads = Threads(
@@ -81,7 +81,7 @@ class BambooEngine:
 
 
 def _set_up() -> ModuleType:
-    """Set Django up; return the module that talks with bamboo-engine, which needs it."""
+    """Set Django up; return the module that calls bamboo-engine, which needs Django."""
     if not os.environ.get(SETTINGS_MODULE):
         raise SettingsError(
             f"{SETTINGS_MODULE} is not set; name the Django settings of your project, "
@@ -96,7 +96,7 @@ def _set_up() -> ModuleType:
         raise SettingsError(f"{error}; pip install 'node-timeout[bamboo]'") from error
     from django.conf import settings  # noqa: PLC0415
 
-    # The catalogues of components and variables are the project's own to keep.
+    # Only the project itself updates its catalogues of components and variables.
     settings.AUTO_UPDATE_COMPONENT_MODELS = settings.AUTO_UPDATE_VARIABLE_MODELS = False
     with _logging_kept():
         django.setup()
@@ -109,7 +109,7 @@ def _set_up() -> ModuleType:
 
 @contextlib.contextmanager
 def _logging_kept() -> Iterator[None]:
-    """The project's LOGGING may add loggers; it neither silences ours nor replaces our output."""
+    """Let the project's LOGGING add loggers, but not silence ours or replace our output."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -123,7 +123,7 @@ def _logging_kept() -> Iterator[None]:
 
 
 def _keep_connections() -> None:
-    """A project that leaves CONN_MAX_AGE at 0 means requests; a worker would connect each time."""
+    """Keep connections open: CONN_MAX_AGE 0 suits requests; a worker would always reconnect."""
     from django.db import connections  # noqa: PLC0415 - needs Django set up
 
     for database in connections.databases.values():

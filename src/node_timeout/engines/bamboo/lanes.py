@@ -1,4 +1,4 @@
-"""Daemon threads for calls that nobody waits for, in order for each key."""
+"""Daemon threads for calls whose result nobody awaits, in order for each key."""
 
 import logging
 import queue
@@ -16,7 +16,8 @@ MAX_WAITING = 1000
 class Lanes:
     """One of ``count`` threads makes all calls of a key, so that they keep their order.
 
-    At most `MAX_WAITING` calls wait; then ``put`` waits. What waits when the process dies is lost.
+    At most `MAX_WAITING` calls wait; beyond that ``put`` blocks. If the process dies, waiting calls
+    are lost.
     """
 
     def __init__(self, count: int, *, name: str, at_end: Call) -> None:
@@ -33,7 +34,7 @@ class Lanes:
         self._closed = False
 
     def put(self, key: str, call: Call) -> None:
-        """Have it called. After ``close`` it is called at once, in the caller's thread."""
+        """Queue a call. After ``close``, make it at once in the caller's thread."""
         self._room.acquire()
         with self._lock:
             closed = self._closed
@@ -48,7 +49,7 @@ class Lanes:
             _make(call)
 
     def close(self, seconds: float) -> int:
-        """Make the calls that wait, for so long; return how many have not ended by then."""
+        """Make the waiting calls, within ``seconds``; return how many have not ended by then."""
         with self._lock:
             self._closed = True
             for waiting in self._queues:

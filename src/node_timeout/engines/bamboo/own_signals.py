@@ -1,4 +1,4 @@
-"""``post_set_state`` for what was done here. Import it only with Django set up."""
+"""``post_set_state`` for our own actions. Import it only after Django is set up."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _local = threading.local()
 
 
 def is_ours() -> bool:
-    """Whether this thread sends a signal of our own doing, of which the ledger knows."""
+    """Whether this thread is sending a signal of our own action, which the ledger already knows."""
     return bool(getattr(_local, "ours", False))
 
 
 def send(signals: Sequence[dict[str, Any]]) -> None:
-    """Call the receivers of these signals, in their order. No receiver stops the others."""
+    """Call the receivers of these signals, in order. A receiver that fails does not stop others."""
     close_old_connections()
     _local.ours = True
     try:

@@ -1,4 +1,4 @@
-"""bamboo-engine's runtime for one act on one node run. Import it only with Django set up."""
+"""bamboo-engine's runtime for one action on one node run. Import it only after Django is set up."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ except ImportError:  # bamboo-engine 2
 logger = logging.getLogger(__name__)
 
 NOTES = "node_timeout"
-"""Name of the logger in bamboo's log of a node. (The outputs of a node are no place for notes: work
-that goes on behind a forced fail writes them once more.)"""
+"""Name of the logger in bamboo's log of a node. (Notes are not kept in the node's outputs: work
+that continues after a forced fail overwrites those.)"""
 SENT = "sent on by node-timeout, at version {}"
 
 Later = Callable[[Callable[[], None]], None]
-"""Has a call made in another thread, behind earlier ones for the same node."""
+"""Makes a call in another thread, after earlier calls for the same node."""
 
 
 def at_once(call: Callable[[], None]) -> None:
-    """The `Later` of a caller that has no other threads."""
+    """The `Later` for a caller without other threads."""
     call()
 
 
 class _NoHooks:
-    """In place of a component that has no hook to be called."""
+    """Replaces a component whose hooks are not called."""
 
     def need_run_hook(self) -> bool:
         return False
@@ -50,13 +50,13 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
         super().__init__()
         self._node = node
         self._state: Any = None
-        """Of the node, whose row is locked: nobody but this changes it. None: to be read."""
+        """The node's state; its row is locked, so only this object changes it. None: not read."""
         self._signals: list[dict[str, Any]] = []
         self._messages: list[tuple[Callable[[], None], str]] = []
-        """Each with the version of the node behind which it sends the pipeline on."""
+        """What sends each message, and the node's version behind which the pipeline goes on."""
 
     def go_public(self, later: Later) -> None:
-        """Send what has waited; the signals in their own time. Raises what the broker raises."""
+        """Send the waiting messages, and the signals by ``later``. Raises the broker's errors."""
         if self._signals:
             later(partial(own_signals.send, self._signals))
         for send, version in self._messages:
@@ -64,7 +64,7 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
             self.note(SENT, version)
 
     def note(self, text: str, version: str | None = None) -> None:
-        """Write into bamboo's log of the node run what was done; None: the version it has now."""
+        """Write what was done into bamboo's log of the node run; None: the node's version now."""
         state = self.get_state(self._node.node_id)
         LogEntry.objects.create(
             node_id=self._node.node_id,
@@ -76,7 +76,7 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
         )
 
     def get_state(self, node_id: str) -> Any:
-        """Of our node it is read once for each change: the engine asks for it ten times."""
+        """Read our node's state once per change: the engine asks for it ten times."""
         if node_id != self._node.node_id:
             return super().get_state(node_id)
         if self._state is None:
@@ -113,11 +113,11 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
         self._messages.append((partial(super().execute, **call), version))
 
     def get_service(self, *args: Any, **kwargs: Any) -> Any:
-        """Of a component we want its hooks; whatever is wrong with them, the node can be failed.
+        """The component, for its hooks; whatever is wrong with them, the node can be failed.
 
-        One that cannot be loaded here has none. One whose inputs are still being rendered has begun
-        nothing, and has no data that a hook could be called with. One that fails in the database
-        must not take the transaction with it.
+        A component that cannot be loaded here has no hooks. One whose inputs are still being
+        rendered has not begun, and has no data for a hook. A hook that fails in the database must
+        not break the transaction.
         """
         try:
             service = super().get_service(*args, **kwargs)
@@ -142,5 +142,5 @@ class Runtime(BambooDjangoRuntime):  # type: ignore[misc] # bamboo-pipeline is n
 
     @cached_property
     def _has_begun(self) -> bool:
-        """As it was before the node was failed, which writes outputs."""
+        """Cached, since failing the node writes outputs: whether the node had begun before."""
         return bool(ExecutionData.objects.filter(node_id=self._node.node_id).exists())

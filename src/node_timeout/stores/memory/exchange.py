@@ -1,7 +1,7 @@
 """The dispatch exchange inside one process, for ``dev`` and ``demo``.
 
-Its confirm means *handled*: `publish` returns when a consumer has acknowledged the message. Until
-then the nodes are leased in the pool, so that even here a crash loses nothing.
+Here a confirm means *handled*: `publish` returns when a consumer has acknowledged the message.
+Until then the runs are leased in the pool, so that even here a crash loses nothing.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class MemoryExchange:
 
     @property
     def dead(self) -> list[tuple[bytes, str]]:
-        """The dead letters that wait: body and reason."""
+        """The waiting dead letters: body and reason."""
         return [(each.body, each.reason or "") for each in self._waiting.get(self.dead_queue, [])]
 
     async def close(self) -> None:
@@ -46,7 +46,7 @@ class MemoryExchange:
         try:
             await asyncio.wait_for(delivery.handled.wait(), time_limit)
         except TimeoutError as error:
-            # Taken or not: its nodes come again when their lease expires.
+            # Whether it was consumed or not, its runs come again when their lease expires.
             with contextlib.suppress(ValueError):
                 self._waiting[queue].remove(delivery)
             raise NotConfirmedError(
@@ -69,14 +69,14 @@ class MemoryExchange:
         try:
             yield consumer
         finally:
-            # What a connection's end does to a broker: the unacknowledged go back.
+            # Like a broker when a connection ends: requeue what is not acknowledged.
             for delivery in consumer.unsettled:
                 await self.enqueue(delivery)
 
     async def take(
         self, queues: list[str], limit: int, max_bytes: int | None
     ) -> list["MemoryDelivery"]:
-        """Wait for messages in any of the queues and take them; without queues there are none."""
+        """Wait for messages in any of the queues and take them; none if there are no queues."""
         async with self._arrived:
             await self._arrived.wait_for(
                 lambda: not queues or any(self._waiting.get(name) for name in queues)
@@ -110,13 +110,13 @@ class MemoryConsumer:
         return list(taken)
 
     async def resize(self, prefetch: Mapping[str, int]) -> None:
-        """Nothing comes before it is asked for."""
+        """Do nothing: no message is prefetched."""
 
     async def stop(self) -> None:
         self._queues = []
 
     async def give_back(self) -> None:
-        """Nothing comes before it is asked for."""
+        """Do nothing: no message is prefetched."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class MemoryDelivery:
             await self.exchange.enqueue(self)
 
     def _settle(self) -> bool:
-        """False if the consumer has gone: the message is already back in its queue."""
+        """False if the consumer is closed: the message is already back in its queue."""
         if self.consumer is None or self not in self.consumer.unsettled:
             return False
         self.consumer.unsettled.discard(self)

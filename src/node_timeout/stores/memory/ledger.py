@@ -1,6 +1,6 @@
-"""The ledger inside one process, for tests and simulations: rows in a dict, under the pure rules.
+"""The ledger inside one process, for tests and simulations: a dict of rows, by the domain's rules.
 
-Nothing in a method waits, so that each is a transaction. It keeps nothing on disk.
+No method awaits anything, so each is a transaction. Nothing is kept on disk.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class MemoryLedger(MemoryKeeping, MemoryTokens):
         armed: list[DueRun] = []
         for run, event in first_starts(events, now).items():
             config = self._config(event.node) or event.config
-            if config is None:  # it is not looked for
+            if config is None:  # no config, so the run is not looked up
                 continue
             before = self._rows.get(run.run_id)
             after = lifecycle.start(before, event, config, now)
@@ -170,8 +170,8 @@ class MemoryLedger(MemoryKeeping, MemoryTokens):
         return before
 
     async def probe(self) -> None:
-        """Everything is allowed."""
+        """Do nothing: everything is allowed."""
 
     def put(self, rows: Iterable[LedgerRow]) -> None:
-        """Rows as they are, for tests."""
+        """Store rows unchanged, for tests."""
         self._store(rows)

@@ -1,4 +1,4 @@
-"""Configs of the ledger in memory, and what every part of it needs."""
+"""Configs of the ledger in memory, and what all its parts need."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +17,7 @@ class MemoryConfigs:
     def __init__(self) -> None:
         super().__init__()
         self._configs: dict[Node, tuple[TimeoutConfig, float | None]] = {}
-        """With the instant at which each expires."""
+        """By node: its config, and the instant at which that expires."""
         self._rows: dict[str, LedgerRow] = {}
         self._history: dict[str, list[HistoryEntry]] = {}
         self._settings: dict[str, str] = {}

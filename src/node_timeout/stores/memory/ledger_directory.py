@@ -1,4 +1,4 @@
-"""Looking at the ledger in memory: pages of runs, one run with its history, counts."""
+"""Reading the ledger in memory: pages of runs, one run with its history, counts."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ class MemoryDirectory(MemoryConfigs):
         )
 
     def _found(self, wanted: RunFilter, after: Cursor | None) -> list[tuple[Cursor, LedgerRow]]:
-        """The runs that are wanted, oldest first, those behind ``after``."""
+        """The matching runs, oldest first, from behind ``after``."""
         found = {
             Cursor(at, row.run_id): row
             for row in self._rows.values()
@@ -118,12 +118,12 @@ class MemoryDirectory(MemoryConfigs):
 
 
 def finished_at(row: LedgerRow) -> float:
-    """Of a closed run."""
+    """When a closed run ended."""
     return 0.0 if row.finished_at is None else row.finished_at
 
 
 def _instant(row: LedgerRow, wanted: RunFilter) -> float | None:
-    """In whose order the runs come; None: it has no place there."""
+    """The instant by which runs are ordered; None if this run has none."""
     match RunState.ARMED if wanted.due_by is not None else wanted.state:
         case None:
             return row.finished_at if row.deadline is None else row.deadline

@@ -1,4 +1,4 @@
-"""How runs in memory are looked after: what the reconciler and operators do with rows."""
+"""What the reconciler and operators do with rows in memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from node_timeout.stores.memory.ledger_directory import MemoryDirectory, finishe
 
 
 class MemoryKeeping(MemoryDirectory):
-    """The part of `node_timeout.ports.ledger.Ledger` that is not about the way of a run."""
+    """The part of `node_timeout.ports.ledger.Ledger` outside a run's normal course."""
 
     async def open_runs(
         self, after: DueRun | None, limit: int, until: float | None = None

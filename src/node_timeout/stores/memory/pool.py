@@ -14,14 +14,14 @@ class MemoryPool:
     """See `node_timeout.ports.pool.Pool` for the contract. It has one shard: itself."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """``clock`` gives Unix seconds: it is the clock that rules."""
+        """``clock`` returns Unix seconds; it takes the place of Redis's clock."""
         self.scores: dict[str, float] = {}
         """The deadline of each member, or the end of its lease."""
         self.presence = MemoryPresence(clock)
         self._clock = clock
         self._last_lease = -math.inf
         self._earlier = asyncio.Event()
-        """An earlier deadline was armed."""
+        """Set when an earlier deadline was armed."""
         self._leaders: dict[str, tuple[str, float]] = {}
         self._is_reconciled = False
         self._ledger_id: str | None = None
@@ -172,7 +172,7 @@ class MemoryPool:
             self._ledger_id = self._marked
 
     def lose_data(self) -> None:
-        """As Redis does that is started again without its data; for tests."""
+        """Behave like a Redis that restarts without its data; for tests."""
         self.scores.clear()
         self._leaders.clear()
         self._is_reconciled = False
@@ -185,4 +185,4 @@ class MemoryPool:
         self._ledger_id = self._marked = ledger_id
 
     async def probe(self) -> None:
-        """Everything is allowed."""
+        """Do nothing: everything is allowed."""

@@ -10,7 +10,7 @@ class MemoryPresence:
     """See `node_timeout.ports.presence.Presence` for the contract."""
 
     def __init__(self, clock: Callable[[], float], said: dict[str, Process] | None = None) -> None:
-        """``said`` is what others have said, if they are to be heard."""
+        """``said``: a dict shared with other instances, if they are to see each other."""
         self._clock = clock
         self._said = {} if said is None else said
 

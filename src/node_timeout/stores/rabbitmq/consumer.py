@@ -1,4 +1,4 @@
-"""Consuming from RabbitMQ: what has arrived and is not yet settled."""
+"""Consuming from RabbitMQ: messages that have arrived and are not settled yet."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class _Consuming:
 
 
 class RabbitConsumer:
-    """See `node_timeout.ports.Consumer`. A channel for each queue, with its own prefetch."""
+    """See `node_timeout.ports.Consumer`. Each queue has a channel with its own prefetch."""
 
     def __init__(self) -> None:
         self._arrived: deque[RabbitDelivery] = deque()
@@ -57,7 +57,7 @@ class RabbitConsumer:
             )
 
     async def resize(self, prefetch: Mapping[str, int]) -> None:
-        """The broker heeds a prefetch for new consumers only."""
+        """Start new consumers: a changed prefetch applies only to new ones."""
         for name, count in prefetch.items():
             consuming = self._consuming[name]
             if consuming.prefetch == count or self._stopped:

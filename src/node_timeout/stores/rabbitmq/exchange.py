@@ -1,16 +1,16 @@
 """The dispatch exchange in RabbitMQ.
 
-What is declared, all of it durable:
+It declares the following, all durable:
 
     <dispatch_exchange>        direct  each queue is bound by its own name
-    every queue                        dead-letters to the next
+    every queue                        dead-letters to the next exchange
     <dispatch_exchange>.dead   fanout
     <dispatch_queue>.dead      queue   messages that cannot be read, header x-node-timeout-reason
 
-Publishing and consuming use a connection each: a broker short of memory blocks publishers, and
-must still hear our acknowledgements.
+Publishing and consuming use separate connections: a broker that is short of memory blocks
+publishers, and must still receive our acknowledgements.
 
-Of several nodes of a cluster any will do: it passes on to the leader of a queue what is for it.
+In a cluster any node will do: it forwards messages to the leader of their queue.
 """
 
 import asyncio
@@ -52,8 +52,8 @@ from node_timeout.stores.rabbitmq.talk import (
 from node_timeout.stores.tls import Tls, reason_of
 from node_timeout.urls.amqp import AmqpUrl, read_amqp_urls
 
-DIAL_SECONDS = 8.0  # of them, shared by all nodes
-HEARTBEAT_SECONDS = 15  # unless the URL says; a silent node is given up after three
+DIAL_SECONDS = 8.0  # of CONNECT_SECONDS, shared by all nodes
+HEARTBEAT_SECONDS = 15  # unless the URL sets it; a node that misses three is given up
 DEAD = ".dead"
 MAX_REASON_LENGTH = 1000
 
@@ -71,7 +71,7 @@ class RabbitExchange:
         name: str = "",
         tls: Tls | None = None,
     ) -> None:
-        """The URL of a node, or those of several, separated by commas.
+        """``url``: the URL of one node, or of several, separated by commas.
 
         Raises ValueError for a URL that cannot be read, `SettingsError` if TLS is asked for and its
         files cannot be read.
@@ -79,7 +79,7 @@ class RabbitExchange:
         urls = read_amqp_urls(url)
         secured = any(each.scheme == "amqps" for each in urls)
         self._tls = (tls or Tls()).context if secured else None
-        random.shuffle(urls)  # the nodes share the clients
+        random.shuffle(urls)  # spreads the clients over the nodes
         self._nodes = Failover(urls, name=lambda url: str(url.host))
         self._exchange_name = exchange
         self._queues = queues
@@ -89,7 +89,7 @@ class RabbitExchange:
         self._publisher: _Publisher | None = None
         self._lock = asyncio.Lock()
         self._dead_lettering = asyncio.Lock()
-        """One at a time: a refusal closes their channel, with all that is under way there."""
+        """One at a time: a refusal closes their channel, with everything in flight on it."""
 
     async def close(self) -> None:
         await self._drop(self._publisher)
@@ -112,7 +112,7 @@ class RabbitExchange:
                     exchange = await publisher.dead_exchange(self._exchange_name + DEAD)
                     await exchange.publish(message, self.dead_queue, mandatory=True)
             except ExchangeUnavailableError as error:
-                # Only its own channel may be unsound now, see `_send`; batches go on.
+                # Only the dead letters' own channel may be broken now, see `_send`; batches go on.
                 publisher.declared = publisher.declared and not _is_returned(error)
                 await publisher.close_dead_channel()
                 raise
@@ -130,11 +130,11 @@ class RabbitExchange:
                 await exchange.publish(message, queue, mandatory=True)
         except ExchangeUnavailableError as error:
             if _is_returned(error):
-                # The channel is sound, the queue may be gone.
+                # The channel still works; the queue may be gone.
                 publisher.declared = False
             else:
-                # A channel that first published to a queue while that had no leader is nacked
-                # for ever, also when there is a leader again.
+                # If a channel first publishes to a queue while that has no leader, the broker
+                # nacks it for ever, even when there is a leader again.
                 await self._drop(publisher)
             if isinstance(error.__cause__, TimeoutError):
                 raise NotConfirmedError(
@@ -168,7 +168,7 @@ class RabbitExchange:
         return _Publisher(url, connection, channel)
 
     async def _connect(self, purpose: str) -> tuple[AmqpUrl, AbstractConnection]:
-        """Return the node and the connection to it."""
+        """Connect to a node; return its URL and the connection."""
 
         async def dial(url: AmqpUrl) -> AbstractConnection:
             options = {"heartbeat": HEARTBEAT_SECONDS, **url.parameters}
@@ -187,7 +187,7 @@ class RabbitExchange:
         return await self._nodes.connect(dial, DIAL_SECONDS, FAILURES)
 
     async def _drop(self, publisher: "_Publisher | None") -> None:
-        """Close a publisher; another may have taken its place already."""
+        """Close a publisher, even if another has already replaced it."""
         if publisher:
             if self._publisher is publisher:
                 self._publisher = None
@@ -257,7 +257,7 @@ class RabbitExchange:
             async with talking():
                 found = await publisher.channel.declare_queue(queue, passive=True)
         except ExchangeUnavailableError:
-            await self._drop(publisher)  # the broker closes a channel that asks for what is not
+            await self._drop(publisher)  # the broker closes the channel if the queue is missing
             raise
         return found.declaration_result.message_count or 0
 
@@ -278,7 +278,7 @@ class RabbitExchange:
 
 
 class _Publisher:
-    """An open connection to publish on."""
+    """An open connection for publishing."""
 
     exchange: AbstractExchange
 
@@ -293,7 +293,7 @@ class _Publisher:
         self._opening = asyncio.Lock()
 
     async def dead_exchange(self, name: str) -> AbstractExchange:
-        """The exchange of the dead letters, on a channel of its own."""
+        """The dead-letter exchange, on a channel of its own."""
         async with self._opening:
             if self._dead_channel is None or self._dead_channel.is_closed:
                 self._dead_channel = await self.connection.channel(
@@ -310,7 +310,7 @@ class _Publisher:
 
 
 def _is_returned(error: ExchangeUnavailableError) -> bool:
-    """True if the broker has returned a message that no queue would take."""
+    """True if the broker returned the message because no queue accepted it."""
     return isinstance(error.__cause__, PublishError)
 
 

@@ -1,8 +1,8 @@
-"""Whether the user of RabbitMQ may do all that services do, seen by doing it.
+"""Checks that the user of RabbitMQ may do all that services do, by doing it.
 
-No message of others is touched. A queue of the probe's own takes what it publishes, and goes with
-its connection. On the real queues consumers are asked for that the broker has to refuse: if they
-are not allowed it says so, else it finds fault with an argument, and sends no message either way.
+No other message is touched. The probe publishes to a queue of its own, which is deleted with its
+connection. On the real queues it asks for consumers that the broker has to refuse, either for the
+missing right or for an invalid argument; it sends no message either way.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from node_timeout.domain.errors import ExchangeUnavailableError
 from node_timeout.stores.rabbitmq.talk import talking
 
 NO_PRIORITY: dict[str, Any] = {"x-priority": "none"}
-"""Not a number, so a consumer that may read the queue is refused for it."""
+"""Not a number, so the broker refuses a consumer even if it may read the queue."""
 
 
 async def probe(
     connection: AbstractConnection, *, exchange: str, dead_exchange: str, queues: Sequence[str]
 ) -> None:
-    """Raises `ExchangeUnavailableError` that names the right which is missing."""
+    """Raises an `ExchangeUnavailableError` that names the missing right."""
     own = f"{queues[0]}.check.{uuid.uuid4().hex}"
     message = aio_pika.Message(b"check")
     arrived = asyncio.Event()
@@ -43,7 +43,7 @@ async def probe(
     async with _channel(connection, f"consume from queue {own!r} (read)") as channel:
         await (await channel.get_queue(own, ensure=False)).consume(arrive, no_ack=True)
         await arrived.wait()
-    # A queue can only be told to dead-letter to an exchange that its maker may write to.
+    # To declare a queue with a dead-letter exchange, the user must have write access to that.
     async with _channel(connection, f"publish to exchange {dead_exchange!r} (write)") as channel:
         await channel.declare_queue(f"{own}.dead", **_gone_with_us(dead_exchange))
     for name in queues:
@@ -54,7 +54,7 @@ async def probe(
 
 
 def _gone_with_us(dead_exchange: str | None = None) -> dict[str, Any]:
-    """How a queue is declared that goes with the connection; such a one is never a quorum queue."""
+    """Arguments for a queue that is deleted with its connection; it cannot be a quorum queue."""
     arguments = {"x-queue-type": "classic"}
     if dead_exchange:
         arguments["x-dead-letter-exchange"] = dead_exchange
@@ -63,7 +63,7 @@ def _gone_with_us(dead_exchange: str | None = None) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _channel(connection: AbstractConnection, what: str) -> AsyncIterator[AbstractChannel]:
-    """A channel of its own, as the broker closes one on which it refuses something."""
+    """A channel for one check: the broker closes a channel on which it refuses something."""
     async with talking():
         channel = await connection.channel()
     try:

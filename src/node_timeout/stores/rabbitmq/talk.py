@@ -1,4 +1,4 @@
-"""Talking with RabbitMQ: how long at most, and what a broken connection looks like."""
+"""Calls to RabbitMQ: their time limit, and how a broken connection shows itself."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ from node_timeout.urls.redaction import presentable
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-# A closed channel or connection shows itself as any of these.
+# A closed channel or connection can raise any of these.
 FAILURES = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
 
 
 @contextlib.asynccontextmanager
 async def talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
-    """Talk with the broker; it may fall silent."""
+    """Limit the time of calls to the broker, and translate their errors."""
     try:
         async with asyncio.timeout(time_limit):
             with whole():
@@ -39,21 +39,21 @@ async def talking(time_limit: float = CONNECT_SECONDS) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """A connection that breaks cancels who waits for it: make that an error."""
+    """A broken connection cancels the tasks that wait for it: make that an error."""
     try:
         yield
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            raise  # someone really wants this task to end
+            raise  # this task itself is being cancelled
         raise ConnectionError(str(error) or "connection lost") from error
 
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
-    """A server that takes the login, but not the vhost, says why: make that the error.
+    """A server that accepts the login but not the vhost says why: make that the error.
 
-    The driver reads the answer, finds that it is not the one it waits for, and drops it.
+    The driver reads that answer and drops it, because it expects a different one.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def refused() -> Iterator[None]:
 
 class ClosingConnection(aio_pika.Connection):
     """Closes itself if it cannot connect: aio-pika leaves that to the garbage collector, which may
-    come when no event loop runs.
+    run when there is no event loop.
     """
 
     async def connect(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aio-pika's

@@ -1,7 +1,7 @@
 """The pool for synchronous callers: the few calls that an engine's own process makes.
 
-One call arms or disarms a run. It needs no event loop and no thread, so it is made under gevent and
-eventlet as well.
+One call arms or disarms a run. It needs no event loop and no thread, so it also works under gevent
+and eventlet.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ T = TypeVar("T")
 
 SOCKET_SECONDS = 1.0
 CONNECTIONS = 16
-"""To one server, of a process; whoever comes while all are busy waits for one."""
+"""Connections of one process to one server; a caller waits while all are busy."""
 
 
 def is_served(url: str) -> bool:
-    """Whether `BlockingPool` serves a Redis: all but a cluster, to which redis-py's synchronous
-    client connects when it is made, and which it may search for long.
+    """Whether `BlockingPool` can use this Redis: any but a cluster. redis-py's synchronous cluster
+    client connects when it is created, and may search for the servers for a long time.
     """
     return read_redis_url(url).kind != CLUSTER
 
 
 class BlockingPool:
-    """What `node_timeout.ports.Pool` says of ``now``, ``arm`` and ``disarm``, without ``await``.
+    """``now``, ``arm`` and ``disarm`` of `node_timeout.ports.Pool`, without ``await``.
 
-    Nothing is connected before the first call. Each raises `PoolUnavailableError`.
+    Connects at the first call. Each call may raise `PoolUnavailableError`.
     """
 
     def __init__(self, url: str, name: str, shards: int = 1, *, tls: Tls | None = None) -> None:
-        """Of a Redis that `is_served`. Raises ValueError for a URL that means nothing,
-        `SettingsError` for TLS files.
+        """``url``: a Redis that `is_served`. Raises ValueError for an unreadable URL,
+        `SettingsError` for unreadable TLS files.
         """
         self._client = _connected_to(read_redis_url(url), tls or Tls())
         self._name = name
@@ -76,31 +76,31 @@ class BlockingPool:
         self._client.close()
 
     def now(self) -> float:
-        """Redis's time, Unix seconds: an estimate that is not too early."""
+        """An estimate of Redis's time (Unix seconds), never behind it."""
         self._clock.keep()
         return self._clock.now()
 
     def estimate(self) -> float:
-        """The same without asking; this host's own clock if Redis was never reached."""
+        """The same without a call; this host's own clock if Redis was never reached."""
         return self._clock.now()
 
     def arm(self, due: DueRun) -> None:
-        """Put a run into the pool; one that is there keeps its instant."""
+        """Put a run into the pool; a run that is already there keeps its instant."""
         key = self._key_of(due.run_id)
         words = ("NX", wakeup_channel(key), repr(due.due_at), due.run_id)
         _, now = _translated(lambda: self._arm.run_blocking(self._client, key, *words))
         self._clock.observe(float(now))
 
     def disarm(self, run_id: str) -> None:
-        """Take a run out of the shard in which it is armed."""
+        """Remove a run from its shard."""
         _translated(lambda: self._client.zrem(self._key_of(run_id), run_id))
 
     def disarm_foreign(self, node_id: str, version: str) -> None:
-        """Take a run out that an engine has put there itself."""
+        """Remove a foreign member, which an engine has put into the pool itself."""
         _translated(lambda: self._client.zrem(self._name, foreign_member(node_id, version)))
 
     def ledger_id(self) -> str | None:
-        """Of the ledger that the scanners of this pool serve."""
+        """The id of the ledger that the scanners of this pool serve."""
         found: Any = _translated(lambda: self._client.get(ledger_key(self._name)))
         return found.decode(errors="replace") if isinstance(found, bytes) else found
 
@@ -113,13 +113,13 @@ class BlockingPool:
 
 
 def _connected_to(url: RedisUrl, tls: Tls) -> Any:
-    """A client of redis-py's; it connects at its first call."""
+    """A redis-py client, which connects at its first call."""
     options: dict[str, Any] = {
         "username": url.user,
         "password": url.password,
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,
-        # A connection that the server has closed is noticed when it is chosen.
+        # No retry: a connection that the server has closed is noticed when it is picked.
         "retry": Retry(NoBackoff(), 0),
         **url.parameters,
     }
@@ -150,7 +150,7 @@ def _connected_to(url: RedisUrl, tls: Tls) -> Any:
 
 
 class _Sentinels(Sentinel):
-    """Sentinels that several threads may ask at a time: see `client`."""
+    """Sentinels that several threads may ask at the same time: see `client`."""
 
     def discover_master(self, service_name: str) -> Any:
         asked = copy.copy(self)

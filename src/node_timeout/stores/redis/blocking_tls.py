@@ -13,7 +13,7 @@ from node_timeout.stores.tls import Tls
 
 
 class _BlockingGiven:
-    """Uses the context that it is given, and makes none."""
+    """Uses the given TLS context instead of creating one."""
 
     host: str
 
@@ -22,8 +22,8 @@ class _BlockingGiven:
         self._context = context
 
     def _connect(self) -> ssl.SSLSocket:
-        # Past SSLConnection, which makes a context of its own, in each version of the driver in
-        # another method.
+        # Skips SSLConnection, which creates a context of its own, in a different method in each
+        # version of the driver.
         connect: Any = redis.Connection._connect  # noqa: SLF001 - see above
         plain: socket.socket = connect(self)
         try:
@@ -34,7 +34,7 @@ class _BlockingGiven:
 
 
 class BlockingTlsConnection(_BlockingGiven, redis.SSLConnection):
-    """To one server, with the context that it is given."""
+    """A connection to one server, with the given TLS context."""
 
 
 class _BlockingTlsSentinelConnection(_BlockingGiven, SentinelManagedSSLConnection):
@@ -42,8 +42,8 @@ class _BlockingTlsSentinelConnection(_BlockingGiven, SentinelManagedSSLConnectio
 
 
 def secure_sentinel(client: redis.Redis, tls: Tls) -> None:
-    """Let those connections of a new client, of a Sentinel or of the server that Sentinels name,
-    that are TLS use this. Raises `SettingsError`.
+    """Let the TLS connections of a new client, to a Sentinel or to the server that Sentinels name,
+    use ``tls``. Raises `SettingsError`.
     """
     pool = client.connection_pool
     if issubclass(pool.connection_class, redis.SSLConnection):

@@ -1,10 +1,10 @@
-"""Connections to Redis (or Valkey) by URL: one server, a cluster, or what Sentinels watch over.
+"""Connections to Redis (or Valkey) by URL: one server, a cluster, or servers behind Sentinels.
 
     redis://[user:password@]host[:port][/db]                             also unix://path
     redis+cluster://[user:password@]host:port,host:port
     redis+sentinel://[user:password@]host:port,host:port/service[/db]
 
-With ``rediss`` for ``redis`` they talk TLS.
+With ``rediss`` instead of ``redis`` they use TLS.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ SCRIPTS = (
 
 
 class RedisClient:
-    """A client that names a key with every call, which is how a cluster finds the server.
+    """A client whose every call names a key, by which a cluster finds the server.
 
-    Every call raises `PoolUnavailableError` after `CALL_SECONDS` at the latest.
+    A call that fails raises `PoolUnavailableError` after `CALL_SECONDS` at the latest.
     """
 
     def __init__(self, url: str, tls: Tls | None = None) -> None:
-        """Nothing is connected yet. Raises ValueError for a URL that cannot be read."""
+        """Does not connect yet. Raises ValueError for a URL that cannot be read."""
         read = read_redis_url(url)
         self._tls = tls or Tls()
         self._sentinel: Sentinel | None = None
@@ -78,7 +78,7 @@ class RedisClient:
                 "socket_timeout": SOCKET_SECONDS,
                 "socket_connect_timeout": SOCKET_SECONDS,
                 "ssl": read.tls,
-                # The next Sentinel is asked instead, and the pool's call is repeated.
+                # No retry: the next Sentinel is asked instead, and the pool's call is repeated.
                 "retry": Retry(NoBackoff(), 0),
             }
             self._sentinel = _Sentinels(  # type: ignore[no-untyped-call]  # redis-py's
@@ -102,7 +102,7 @@ class RedisClient:
     async def close(self) -> None:
         await self.commands.aclose()
         if isinstance(self.commands, RedisCluster):
-            # It closes nothing itself if its search for the servers was cut short.
+            # The cluster client itself closes nothing if its search for servers was cancelled.
             for nodes in ("nodes_cache", "startup_nodes"):
                 await self.commands.nodes_manager.aclose(nodes)
         await asyncio.gather(*(each.aclose() for each in self.sentinels))
@@ -113,7 +113,7 @@ class RedisClient:
         return tuple(self._sentinel.sentinels) if self._sentinel else ()
 
     async def call(self, script: str, key: str, *args: Any) -> Any:
-        """Run a script of `SCRIPTS` at the server that has the key."""
+        """Run a script of `SCRIPTS` on the server that has the key."""
         async with translated():
             with contextlib.suppress(_ClosedInUseError), noticed():
                 return await self._scripts[script].run(self.commands, key, *args)
@@ -121,7 +121,7 @@ class RedisClient:
 
     @contextlib.asynccontextmanager
     async def pubsub(self) -> AsyncIterator[PubSub]:
-        """Open a connection that hears channels; any server of a cluster hears them all.
+        """Open a connection that can subscribe; any server of a cluster receives all channels.
 
         Raises what redis-py raises.
         """
@@ -136,7 +136,7 @@ class RedisClient:
             yield await stack.enter_async_context(client.pubsub(ignore_subscribe_messages=True))
 
     async def config(self, name: str) -> list[str]:
-        """A setting of each server; raises what redis-py raises where asking is not allowed."""
+        """A setting of each server; raises redis-py's error if reading it is not allowed."""
         if isinstance(self.commands, RedisCluster):
             found: Any = await self.commands.config_get(name, target_nodes=RedisCluster.PRIMARIES)
         else:
@@ -146,10 +146,10 @@ class RedisClient:
 
 
 class _Sentinels(Sentinel):
-    """Sentinels that several connections may ask at a time.
+    """Sentinels that several connections may ask at the same time.
 
-    redis-py puts the one that answered first by swapping two places of the list. If two questions
-    cross, one Sentinel takes the place of another, which is then never asked again, nor closed.
+    redis-py moves the one that answered to the front by swapping two list entries. If two calls do
+    that at once, one Sentinel overwrites another, which is then never asked again, nor closed.
     """
 
     async def discover_master(self, service_name: str) -> Any:
@@ -161,15 +161,15 @@ class _Sentinels(Sentinel):
 
 
 class _ClosedInUseError(RedisConnectionError):
-    """A connection was closed between the moment it was chosen and the write."""
+    """A connection was closed after it was picked and before the write."""
 
 
 @contextlib.contextmanager
 def noticed() -> Iterator[None]:
-    """Raise redis-py's ConnectionError where a write on a closed connection fails as if by a bug.
+    """Raise redis-py's ConnectionError when a write to a closed connection fails like a bug.
 
-    redis-py's cluster client meets its own closed connection (AttributeError); a transport of
-    asyncio that was closed has no function to write with (TypeError, Python 3.12 to 3.13.5).
+    redis-py's cluster client may use a connection that it has closed itself (AttributeError); a
+    closed transport of asyncio has no write function (TypeError, Python 3.12 to 3.13.5).
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Redis's clock, kept by asking for the time now and then, and by what its replies tell."""
+"""An estimate of Redis's clock, kept by asking for the time now and then, and from replies."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable
 from node_timeout.domain.errors import PoolUnavailableError
 
 RESYNC_SECONDS = 2.0
-"""For so long after Redis's clock stepped, an idle process may compute by the old one."""
+"""How long an idle process may use the old time after Redis's clock stepped."""
 GOOD_SECONDS = 0.001
 STEP_SECONDS = 0.5
 TRUST_SECONDS = 0.1
-"""An answer that is younger than this is not asked for again, whatever other replies tell."""
+"""An answer younger than this is not asked for again, whatever time other replies contain."""
 ASK_AGAIN_SECONDS = 2.0
 SLOW_SECONDS = 0.1
-"""Whoever cannot do anything else meanwhile asks no more after an answer that took so long."""
+"""After an answer that took this long, a blocking caller asks no further question."""
 QUESTIONS = 4
-"""The quickest answer of so many counts, or the first good one."""
+"""The most questions of one synchronisation: the quickest answer counts, or the first good one."""
 
 
 class ClockEstimate:
     """An estimate of Redis's clock.
 
-    The error is at most the duration of the best of a few requests, and it is on the late side: a
-    deadline computed from it is never before the one Redis would have computed.
+    It is ahead of Redis's clock by at most the duration of the quickest of a few requests, and
+    never behind: a deadline computed from it is never before the one Redis would have computed.
     """
 
     def __init__(self) -> None:
@@ -36,21 +36,21 @@ class ClockEstimate:
         self._wall_offset = 0.0
 
     def now(self) -> float:
-        """Estimate; this host's own clock if Redis was never reached."""
+        """The estimate; this host's own clock if Redis was never reached."""
         return time.monotonic() + self._offset if self._offset is not None else time.time()
 
     def passed(self) -> float | None:
-        """An instant that has come, surely; None if Redis was never reached."""
+        """A lower bound of Redis's time; None if Redis was never reached."""
         return None if self._offset is None else self.now() - self._error
 
     def observe(self, now: float) -> None:
-        """A reply that has just come says what time it was: if Redis's clock stepped, ask anew."""
+        """Compare with the time in a fresh reply: if Redis's clock stepped, ask again next time."""
         asked_ago = time.monotonic() - self._synchronised_at
         if asked_ago > TRUST_SECONDS and abs(now - self.now()) > STEP_SECONDS:
             self._synchronised_at = float("-inf")
 
     def _is_stale(self) -> bool:
-        """True if never asked, long ago, or if this host's own clock stepped or slept since."""
+        """True if never asked, or long ago, or if this host's clock has stepped or slept since."""
         if time.monotonic() < self._ask_again_at:
             return False
         wall_offset = time.time() - time.monotonic()
@@ -64,7 +64,7 @@ class ClockEstimate:
         self._ask_again_at = time.monotonic() + ASK_AGAIN_SECONDS
 
     def _answered(self, sent: float, now: float, best: float) -> float:
-        """Heed an answer if it was quicker than the best before; return how long the best took."""
+        """Use an answer if it is quicker than the ``best`` so far; return the new best duration."""
         took = time.monotonic() - sent
         if took < best:
             best = self._error = took
@@ -75,18 +75,17 @@ class ClockEstimate:
 
 
 class BlockingClock(ClockEstimate):
-    """The estimate of synchronous callers, in any number of threads."""
+    """The estimate for synchronous callers, in any number of threads."""
 
     def __init__(self, ask: Callable[[], float]) -> None:
-        """``ask`` returns Redis's time, or raises `PoolUnavailableError` soon."""
+        """``ask`` returns Redis's time, or raises `PoolUnavailableError` within a short time."""
         super().__init__()
         self._ask = ask
         self._asking = threading.Lock()
 
     def keep(self) -> None:
-        """Ask again if it is time to, one caller at once; nobody waits for another.
-
-        Raises what ``ask`` raises; then go on estimating.
+        """Ask again if the estimate is stale. Once there is one, only one caller asks at a time and
+        the others go on without waiting. Raises what ``ask`` raises; the estimate stays usable.
         """
         if not self._is_stale():
             return

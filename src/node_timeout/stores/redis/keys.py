@@ -6,25 +6,25 @@ from zlib import crc32
 
 
 def zset_keys(pool: str, shards: int) -> list[str]:
-    """Of each shard; the last is the pool's own, which engines fill themselves."""
+    """The key of each shard; the last is the pool's own, where engines put members themselves."""
     return [pool] if shards == 1 else [f"{pool}:{{{i}}}" for i in range(shards)] + [pool]
 
 
 def shard_number(member: str, shards: int) -> int:
-    """Which shard holds a run."""
+    """The number of the shard that holds a run."""
     return crc32(member.encode()) % shards
 
 
 def wakeup_channel(key: str) -> str:
-    """Where it is told that an earlier deadline was armed in this ZSET."""
+    """The channel that announces that an earlier deadline was armed in this ZSET."""
     return f"{key}:wakeup"
 
 
 def tagged(key: str) -> str:
-    """What a key begins with that lies in the same slot: a key without a tag is its own tag."""
+    """The prefix of keys in the same cluster slot: a key without a hash tag is its own tag."""
     return key if "{" in key else f"{{{key}}}"
 
 
 def ledger_key(pool: str) -> str:
-    """Where the id of the ledger stands that the scanners of the pool serve."""
+    """The key that holds the id of the ledger that the pool's scanners serve."""
     return f"{tagged(pool)}:ledger_id"

@@ -4,18 +4,18 @@ Keys and channels, all derived from the name of the pool:
 
     <pool>                          ZSET     member: run id, or <node_id>_<version> if an engine has
                                              put it there; score: deadline or lease expiry
-    <pool>:{0} … <pool>:{n-1}       ZSET     the same, if the pool is split into n shards; what an
-                                             engine puts into <pool> itself is then served as well
+    <pool>:{0} … <pool>:{n-1}       ZSET     the same, if the pool is split into n shards; <pool>
+                                             is then still scanned for what an engine puts there
     <key of a ZSET>:wakeup          channel  an earlier deadline was armed there
     {<key of a ZSET>}:reconciled_run_id  STRING  run_id of the Redis whose shard was last compared
                                              with the ledger; in the slot of its ZSET
     <pool>:reconciler               STRING   name of the leading reconciler, with a time to live
     <pool>:surveyor                 STRING   name of the leading surveyor, likewise
     <pool>:canary                   STRING   name of the process that sends canaries, likewise
-    {<pool>}:processes              ZSET     what each living process says of itself; score: when it
-                                             counts as gone
+    {<pool>}:processes              ZSET     what each living process reports of itself; score: when
+                                             it counts as gone
     {<pool>}:ledger_id              STRING   id of the ledger that the scanners of the pool serve
-    {<key of a ZSET>}:check         none     looked for by `probe`; never there
+    {<key of a ZSET>}:check         none     used by `probe`; never exists
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class RedisPool:
     """See `node_timeout.ports.Pool` for the contract."""
 
     def __init__(self, url: str, name: str, shards: int = 1, *, tls: Tls | None = None) -> None:
-        """Raises ValueError for a URL that means nothing, `SettingsError` for TLS files."""
+        """Raises ValueError for an unreadable URL, `SettingsError` for unreadable TLS files."""
         self._client = RedisClient(url, tls)
         self._name = name
         keys = zset_keys(name, shards)
@@ -79,9 +79,9 @@ class RedisPool:
         await _all(shard.identity() for shard in self.shards)
 
     async def eviction_policy(self) -> str:
-        """Redis's ``maxmemory-policy``; ``unknown`` where asking is not allowed.
+        """Redis's ``maxmemory-policy``; ``unknown`` if reading it is not allowed.
 
-        Of a cluster's servers it is one that may evict, if there is any.
+        In a cluster it is that of a server that may evict, if there is one.
         """
         async with translated():
             try:
@@ -91,7 +91,7 @@ class RedisPool:
         return next((each for each in policies if each not in KNOWN_POLICIES), policies[0])
 
     async def _time(self) -> float:
-        """The time at the server of the pool's own key: in a cluster, one clock must rule."""
+        """The time of the server that has the pool's own key: a cluster must use one clock."""
         return float((await self._client.call("claim", self._name, 0, "1", "0"))[0])
 
     async def now(self) -> float:
@@ -155,7 +155,7 @@ class RedisPool:
         return self._hashed[self.home(member)]
 
     def _places(self, members: Iterable[str]) -> "dict[RedisShard, list[str]]":
-        """The members by each shard that may hold them."""
+        """The members by shard; a member is listed for each shard that may hold it."""
         places: dict[RedisShard, list[str]] = {}
         for member in members:
             for shard in {self._shard_of(member), self.shards[-1]}:
@@ -194,7 +194,7 @@ class RedisPool:
         return any(run_id != marker for run_id, marker in identities)
 
     async def mark_reconciled(self) -> None:
-        """Of the servers that were there when the loss was noticed; a newer one is noticed anew."""
+        """Mark the servers seen when the loss was noticed; a newer server is noticed again."""
         async with translated():
             for marker_key, run_id in self._run_ids.items():
                 await self._client.commands.set(marker_key, run_id)
@@ -303,7 +303,7 @@ class RedisShard:
                 await self._client.commands.zadd(self.key, dict(chunk))
 
     async def scores(self, members: Sequence[str]) -> dict[str, float]:
-        """Of those that are here."""
+        """The scores of those members that are in this shard."""
         found: dict[str, float] = {}
         for chunk in _chunks(members):
             async with translated():
@@ -321,7 +321,7 @@ class RedisShard:
             overdue_for = {
                 seconds: await self._client.commands.zcount(self.key, "-inf", repr(now - seconds))
                 if oldest >= seconds
-                else 0  # as nearly always: nothing to ask
+                else 0  # the usual case: no need to ask
                 for seconds in OVERDUE_SECONDS
             }
         return PoolCounts(
@@ -332,13 +332,13 @@ class RedisShard:
         )
 
     async def identity(self) -> tuple[str, str]:
-        """The run_id of the server that has this key, and the one that its marker names."""
+        """The run_id of the server that has this key, and the run_id in its marker."""
         run_id, marker = await self._client.call("identity", self.marker_key)
         return run_id.decode(), marker.decode(errors="replace")
 
 
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """Make every call, also if one fails: a shard that is down holds no other up."""
+    """Make every call even if one fails: a shard that is down does not block the others."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

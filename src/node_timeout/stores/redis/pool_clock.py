@@ -1,4 +1,4 @@
-"""Redis's clock as an event loop keeps it."""
+"""The estimate of Redis's clock, for an event loop."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ ANSWER_SECONDS = 1.0
 
 
 class PoolClock(ClockEstimate):
-    """The estimate of an event loop."""
+    """The estimate for callers in one event loop."""
 
     def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
         """``ask`` returns Redis's time, or raises `PoolUnavailableError`."""
@@ -20,7 +20,7 @@ class PoolClock(ClockEstimate):
         self._asking = asyncio.Lock()
 
     async def keep(self) -> None:
-        """Ask again if it is time to, one caller at once; without an answer go on estimating."""
+        """Ask again if the estimate is stale, one caller at a time; without an answer, keep it."""
         if self._offset is not None and self._asking.locked():
             return
         async with self._asking:

@@ -1,4 +1,4 @@
-"""Presence in Redis: what each process says, for as long as it lasts, in one ZSET."""
+"""Presence in Redis: one ZSET with what each process reports, and how long that is valid."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ class RedisPresence:
         self.key = key
         self._client = client
         self._said: dict[str, str] = {}
-        """By name; an answer that was lost leaves it behind, and it ends by its time."""
+        """The last text by name; if an answer is lost, the old text stays until it expires."""
 
     async def say(self, process: Process) -> None:
         text = json.dumps(dataclasses.asdict(process))
@@ -45,7 +45,7 @@ class RedisPresence:
 
 
 def _read(text: bytes, seen_at: float) -> Process | None:
-    """None for what nobody can read. A newer version may say more than is asked for here."""
+    """None if it cannot be read. Further fields, from a newer version, are ignored."""
     try:
         said = json.loads(text)
         started_at = float(said["started_at"])

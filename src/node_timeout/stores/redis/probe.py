@@ -1,7 +1,7 @@
-"""Whether the user of Redis may do all that services do, seen by doing it.
+"""Checks that the user of Redis may do all that services do, by doing it.
 
 Commands are called one by one, since Redis does not say which command of a script it refused.
-Nothing is ever written: members and values are only changed if they are there, and they are not.
+Nothing is ever written: the commands change only existing members and values, and none exist.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from node_timeout.domain.errors import PoolUnavailableError
 from node_timeout.stores.redis.client import RedisClient, translated
 
 HEAR_SECONDS = 0.2
-"""Before it is published again: who subscribes may be too late for the first."""
+"""Pause before publishing again: the first message may come before the subscription."""
 
 
 async def probe_commands(client: RedisClient, scratch: str, channel: str) -> None:
-    """Call each command of the scripts, on a key that is not there."""
+    """Call each command of the scripts, on a key that does not exist."""
     for call in (
         ("TIME",),
         ("INFO", "server"),
@@ -41,7 +41,7 @@ async def probe_commands(client: RedisClient, scratch: str, channel: str) -> Non
 
 
 async def probe_keys(client: RedisClient, sets: Sequence[str], strings: Sequence[str]) -> None:
-    """Touch the pool's keys; nobody is called like the member and the leader."""
+    """Access the pool's keys, with a name that no member and no leader has."""
     nobody = f"check {uuid.uuid4().hex}"
     for key in sets:
         async with allowed(f"a script, or ZREM, on {key!r}"):
@@ -54,7 +54,7 @@ async def probe_keys(client: RedisClient, sets: Sequence[str], strings: Sequence
 
 
 async def probe_channels(client: RedisClient, channels: Sequence[str]) -> None:
-    """Hear on each channel what is published there."""
+    """Subscribe to each channel, publish there, and receive it."""
     unheard = set(channels)
     what = f"SUBSCRIBE to {' '.join(channels)!r}"
     async with allowed(what), translated(), client.pubsub() as pubsub:
@@ -69,7 +69,7 @@ async def probe_channels(client: RedisClient, channels: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def allowed(what: str) -> AsyncIterator[None]:
-    """Name what is refused."""
+    """Name ``what`` in the error if Redis refuses it."""
     try:
         yield
     except PoolUnavailableError as error:

@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 
 
 class Script:
-    """A Lua script beside this file, sent whole only to a server that does not know it."""
+    """A Lua script beside this file; its text is sent only to a server that does not know it."""
 
     def __init__(self, name: str) -> None:
         self.text = (files("node_timeout.stores.redis") / "lua" / f"{name}.lua").read_text()
@@ -23,7 +23,7 @@ class Script:
             return await client.eval(self.text, 1, key, *args)
 
     def run_blocking(self, client: Any, key: str, *args: Any) -> Any:
-        """The same for a synchronous client."""
+        """The same with a synchronous client."""
         try:
             return client.evalsha(self.sha, 1, key, *args)
         except NoScriptError:

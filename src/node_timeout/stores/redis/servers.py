@@ -1,4 +1,4 @@
-"""Which servers a URL of Redis names, and at which ports they are."""
+"""The servers that a Redis URL names, with their ports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from node_timeout.urls.redis import RedisUrl
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 CLUSTER, SENTINEL = "cluster", "sentinel"
-# redis-py's own text shows the clients with all their options, and not why they failed.
+# redis-py's own text prints the clients with all their options, but not why they failed.
 NO_PRIMARY = (
     "Redis: no Sentinel can be asked (is its address right, and its certificate trusted?), "
     "or none knows a primary of this service"

@@ -1,4 +1,4 @@
-"""Redis over TLS with a given context: the driver's own trusts the system's authorities too."""
+"""Redis over TLS with a given context; the driver's own also trusts the system's authorities."""
 
 import ssl
 from typing import Any
@@ -10,7 +10,7 @@ from node_timeout.stores.tls import Tls
 
 
 class _Given:
-    """Uses the context that it is given, and makes none."""
+    """Uses the given TLS context instead of creating one."""
 
     ssl_context: Any
 
@@ -28,11 +28,11 @@ class _TlsSentinelConnection(_Given, SentinelManagedSSLConnection):
 
 
 def secure(client: Redis | RedisCluster, tls: Tls) -> None:
-    """Let those connections of a new client that are TLS use this. Raises `SettingsError`."""
+    """Let the TLS connections of a new client use ``tls``. Raises `SettingsError`."""
     if isinstance(client, RedisCluster):
         if client.connection_kwargs.get("connection_class") is SSLConnection:
             given = {"context": tls.context}
-            # The nodes found later get the first, the nodes named at the start have the second.
+            # The update is for nodes found later; the loop is for nodes named at the start.
             client.connection_kwargs.update({"connection_class": _TlsConnection, **given})
             for node in client.nodes_manager.startup_nodes.values():
                 node.connection_class = _TlsConnection

@@ -1,4 +1,4 @@
-"""Wake-ups: what an idle scanner hears when an earlier deadline is armed."""
+"""Wake-ups: messages that wake an idle scanner when an earlier deadline is armed."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ SUBSCRIBE_AGAIN_SECONDS = 1.0
 
 
 class Wakeups:
-    """Hears the wake-ups of all shards on one connection, from the first wait on."""
+    """Receives the wake-ups of all shards on one connection, opened at the first wait."""
 
     def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
         self._client = client
@@ -39,7 +39,7 @@ class Wakeups:
             await ended(self._listener)
 
     async def _listen(self) -> None:
-        """While this cannot hear, deadlines are found by the scan interval."""
+        """Listen for ever. While it cannot, scanners find deadlines at their scan interval."""
         while True:
             try:
                 with noticed():
@@ -47,7 +47,7 @@ class Wakeups:
             except (RedisError, RedisClusterException, OSError) as error:
                 refused = isinstance(error, ResponseError) and not self._refused
                 logger.log(logging.WARNING if refused else logging.DEBUG, "no wake-ups: %s", error)
-                self._refused = self._refused or refused  # said once
+                self._refused = self._refused or refused  # logged as a warning once
             await asyncio.sleep(SUBSCRIBE_AGAIN_SECONDS)
 
     async def _hear(self) -> None:

@@ -1,4 +1,4 @@
-"""The config table of bamboo's own app, or of bk-sops or BKFlow, to read from."""
+"""Reads the config table of bamboo's own app, or that of bk-sops or BKFlow."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BATCH_SIZE = 1000
 
 OWN_APP = "node_timeout_timeoutnodeconfig"
 TABLES = (OWN_APP, "taskflow3_timeoutnodeconfig", "task_timeoutnodeconfig")
-"""Of bamboo's own app, of bk-sops, of BKFlow: the same columns; the last two have ``task_id``."""
+"""Those of bamboo's own app, bk-sops and BKFlow: equal columns; the last two add ``task_id``."""
 
 
 def _table(name: str) -> Table:
@@ -40,7 +40,7 @@ def _table(name: str) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Rows in key order: those that are configs, and what is wrong with the others."""
+    """Rows in key order: the valid configs, and what is wrong with the other rows."""
 
     rows: int
     configs: tuple[TimeoutConfig, ...]
@@ -79,7 +79,7 @@ class BambooConfigs:
         )
 
     async def pages(self, rules: ConfigRules) -> AsyncIterator[Page]:
-        """Every row as it is when its page is read."""
+        """All rows, page by page; each row as it is when its page is read."""
         after = ""
         while rows := await self._rows(after):
             after = rows[-1].node_id
@@ -106,7 +106,7 @@ class BambooConfigs:
 
 
 def _payload(row: Any) -> Any:
-    """Whose task the node is of, where the table tells."""
+    """The id of the node's task, if the table has it."""
     task_id = getattr(row, "task_id", None)
     return None if task_id is None else {"task_id": task_id}
 

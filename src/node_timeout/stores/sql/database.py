@@ -1,4 +1,4 @@
-"""Connections to the database, and transactions on them: which driver, which isolation."""
+"""Connections to the database and transactions on them: driver, isolation, retries."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,13 @@ DRIVERS = {
     "mariadb": ("mariadb+aiomysql", "mysql"),
     "sqlite": ("sqlite+aiosqlite", "sqlite"),
 }
-"""By the family of the URL: the driver, and the extra that installs it."""
+"""By family of URL: the driver, and the extra that installs it."""
 
 
 def create_engine(
     url: str, tls: Tls | None = None, *, named: str = variable("database_url")
 ) -> AsyncEngine:
-    """Build an engine; nothing is connected yet. Raises `SettingsError`, with ``named`` in it."""
+    """Build an engine; do not connect yet. Raises `SettingsError`, which mentions ``named``."""
     tls = tls or Tls()
     try:
         read = read_database_url(url)
@@ -58,7 +58,7 @@ def create_engine(
     connect_args: dict[str, Any]
     if read.family == "sqlite":
         connect_args = {"timeout": STATEMENT_SECONDS, **read.parameters}
-        # One writer at a time anyway: waiting for the connection is cheaper than for the lock.
+        # SQLite has one writer at a time; waiting for a connection is cheaper than for its lock.
         options |= {"pool_size": 1, "max_overflow": 0}
     else:
         options |= {
@@ -102,7 +102,7 @@ def _mysql_connect() -> Any:
 
 
 async def dispose(engine: AsyncEngine) -> None:
-    """Close the connections; those that a silent server does not let go in time are dropped."""
+    """Close the connections; drop those that a silent server does not close in time."""
     try:
         async with asyncio.timeout(DISPOSE_SECONDS):
             await engine.dispose()
@@ -111,19 +111,19 @@ async def dispose(engine: AsyncEngine) -> None:
 
 
 def _prepare_postgresql(engine: AsyncEngine) -> None:
-    """A connection that no longer takes writes is dropped, with all others of the pool."""
+    """Drop a connection that no longer accepts writes, with all others of its pool."""
     postgres_sessions.prepare(engine)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:
-        # The host has become a standby, or is about to: a new connection finds the primary.
+        # The host is, or is about to become, a standby: a new connection finds the primary.
         if is_read_only(context.original_exception):
             context.is_disconnect = True
 
 
 def _prepare_mysql(engine: AsyncEngine) -> None:
-    """Say the character set once more: a server may be told to overlook what a client greets with,
-    and ``init_command`` may have chosen another.
+    """Set the character set again: a server may be configured to ignore the one that the client
+    sends when it connects, and ``init_command`` may have chosen another.
     """
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -134,7 +134,7 @@ def _prepare_mysql(engine: AsyncEngine) -> None:
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
-    """Write-ahead log, and transactions that take the write lock at once: no lock upgrades."""
+    """Use the write-ahead log, and take the write lock at the begin: no lock upgrades."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: object) -> None:
@@ -155,7 +155,7 @@ class HasEngine(Protocol):
 
 class HasEngines(HasEngine, Protocol):
     autocommit_engine: AsyncEngine
-    """On the same connections, see `in_autocommit`."""
+    """An engine on the same connections, see `in_autocommit`."""
 
 
 P = ParamSpec("P")
@@ -168,31 +168,31 @@ Body = Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, R]]
 
 
 def in_autocommit(engine: AsyncEngine) -> AsyncEngine:
-    """The engine without transactions, where that saves round trips; made once, as making it costs
-    as much as a query.
+    """The engine without transactions, if that saves round trips. Build it once: that costs as much
+    as a query.
     """
     if engine.dialect.name == "postgresql":
         return engine.execution_options(isolation_level="AUTOCOMMIT")
-    return engine  # there it would cost a statement to change the mode
+    return engine  # for other databases a change of mode costs a statement
 
 
 def transaction(body: Body[S, P, R]) -> Method[S, P, R]:
-    """Make a method that takes a connection into one that runs in a transaction of its own.
+    """Turn a method that takes a connection into one that runs in a transaction of its own.
 
-    Deadlocks and connections that were lost while idle are tried again. Raises
-    `LedgerUnavailableError` for what a later try may cure, `SchemaError` for missing tables,
+    It is repeated after a deadlock, or if the connection was lost while idle. Raises
+    `LedgerUnavailableError` for faults that may pass, `SchemaError` for missing tables,
     `LedgerError` for what the database refuses.
     """
     return _tried_again(body, lambda self: self.engine.begin())
 
 
 def autocommitting(body: Body[A, P, R]) -> Method[A, P, R]:
-    """As `transaction`, for statements that can stand each for itself: fewer round trips."""
+    """Like `transaction`, for statements that need not be atomic together: fewer round trips."""
     return _tried_again(body, lambda self: self.autocommit_engine.begin())
 
 
 def rolled_back(body: Body[S, P, R]) -> Method[S, P, R]:
-    """As `transaction`, but nothing of it is kept."""
+    """Like `transaction`, but it is always rolled back."""
     return _tried_again(body, lambda self: self.engine.connect())
 
 

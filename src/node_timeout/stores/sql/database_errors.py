@@ -1,4 +1,4 @@
-"""What a database's error means: temporary, refused for good, forbidden, or no error of its own."""
+"""Classifies errors: temporary, refused for good, forbidden, or not from the database."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from node_timeout.domain.errors import LedgerError, LedgerUnavailableError, SchemaError
 from node_timeout.stores.tls import reason_of
 
-# Deadlock, serialization failure, lock wait time-out: nothing happened, try the whole again.
+# Deadlock, serialization failure, lock wait time-out: nothing happened; repeat the transaction.
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 RETRIED_MYSQL_CODES = {1205, 1213}
 READ_ONLY_SQLSTATE = "25006"
-# Data exception, integrity constraint violation, syntax error or missing right: whatever comes
-# again will be refused again.
+# Data exception, integrity constraint violation, syntax error or missing right: a repeat would be
+# refused again.
 REFUSED_SQLSTATES = ("22", "23", "42")
 # Text in the wrong character set, too long, out of range, refused by a trigger.
 REFUSED_MYSQL_CODES = {1264, 1265, 1267, 1270, 1271, 1300, 1366, 1406, 1644, 3854, 3988}
-# Not this user, or not at this host.
+# Forbidden to this user, or on this host.
 FORBIDDEN_SQLSTATES = {"42501", READ_ONLY_SQLSTATE}
 FORBIDDEN_MYSQL_CODES = {1142, 1143, 1227, 1290, 1792, 1836}
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """True if the next try may succeed at once: a lost race, or a connection gone stale."""
+    """True if a retry may succeed at once: after a lost race, or a stale connection."""
     original = getattr(error, "orig", None)
     return (
         _sqlstate(original) in RETRIED_SQLSTATES
@@ -35,12 +35,12 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def is_read_only(original: Any) -> bool:
-    """Whether the driver says that the server takes no writes."""
+    """Whether the driver reports that the server accepts no writes."""
     return _sqlstate(original) == READ_ONLY_SQLSTATE
 
 
 def is_forbidden(error: Exception) -> bool:
-    """Whether the database will not do a statement for this user, or at this host."""
+    """Whether the database refuses a statement to this user, or on this host."""
     original = getattr(error, "orig", None)
     return (
         _sqlstate(original) in FORBIDDEN_SQLSTATES
@@ -50,7 +50,7 @@ def is_forbidden(error: Exception) -> bool:
 
 
 def translate(error: Exception) -> Exception:
-    """The error of this package that a driver's error means; other errors are returned as is."""
+    """Translate a driver's error to one of this package; return other errors unchanged."""
     text = _first_line(getattr(error, "orig", None) or error)
     if isinstance(error, DBAPIError) and _no_such_table(error.orig):
         return SchemaError("the database has no node-timeout tables; run: node-timeout migrate")
@@ -68,7 +68,7 @@ def translate(error: Exception) -> Exception:
 
 
 def _is_refused(error: Exception) -> bool:
-    """True if the database, or its driver, refuses what the statement holds."""
+    """True if the database, or its driver, refuses the content of the statement."""
     original = getattr(error, "orig", None)
     return (
         isinstance(original or error, UnicodeError)

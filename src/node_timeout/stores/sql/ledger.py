@@ -1,8 +1,8 @@
 """The ledger in a SQL database, by SQLAlchemy Core: PostgreSQL, MySQL/MariaDB, SQLite.
 
-Here is what the reconciler does with rows; configs are in `ledger_configs`, events in
-`ledger_tracking`, outcomes in `ledger_recording`, due runs in `ledger_handling`, what people change
-in `ledger_changing` and look at in `ledger_directory`, settings and rights in `ledger_settings`.
+This module has what the reconciler does with rows; configs are in `ledger_configs`, events in
+`ledger_tracking`, outcomes in `ledger_recording`, due runs in `ledger_handling`, changes in
+`ledger_changing`, queries in `ledger_directory`, settings and rights in `ledger_settings`.
 """
 
 from collections.abc import Sequence
@@ -72,10 +72,10 @@ class SqlLedger(LedgerHandling, LedgerChanging, LedgerDirectory, LedgerSettings,
 
 
 def _past_retention(now: float, retention: Retention) -> list[ColumnElement[bool]]:
-    """The closed rows that are past their retention, each state for itself.
+    """The closed rows that are past their retention, one condition for each state.
 
-    What somebody has cancelled stays as long as dead rows: without it a look at the engine would
-    arm it again.
+    A run that somebody has cancelled stays as long as dead rows: without its row a survey of the
+    engine would arm it again.
     """
     ages = {
         RunState.HANDLED: retention.handled_seconds,

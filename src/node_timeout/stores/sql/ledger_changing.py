@@ -1,4 +1,4 @@
-"""Changes of runs in the ledger, as somebody orders them; deletions. The domain judges."""
+"""Ordered changes of runs in the ledger, and deletions; the domain has the rules."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class LedgerChanging(LedgerTracking):
             locked = await self._locked(connection, chunk)
             rows = {run.run_id: row for run, row in locked.items()}
             had = await self._had(connection, chunk, order.idempotency_key)
-            if order.asks_configs:  # behind the lock: the later of two orders has the newer ones
+            if order.asks_configs:  # under the lock: the later order sees newer configs
                 nodes = [row.node for row in rows.values()]
                 order = order.told(await self._configs(connection, nodes))
             here = {
@@ -48,7 +48,7 @@ class LedgerChanging(LedgerTracking):
     async def _had(
         self, connection: AsyncConnection, chosen: Sequence[str], key: str | None
     ) -> dict[str, HistoryKind]:
-        """Which change these runs had under an idempotency key."""
+        """The change that each run already had under this idempotency key."""
         if key is None:
             return {}
         found = await connection.execute(
@@ -61,7 +61,7 @@ class LedgerChanging(LedgerTracking):
     async def _delete(
         self, connection: AsyncConnection, chosen: Sequence[str], still: ColumnElement[bool]
     ) -> int:
-        """Delete those of these rows of which this holds still, with their history; how many."""
+        """Delete those rows that still fulfil ``still``, with their history; return how many."""
         deleted = 0
         for chunk in chunks(in_order(chosen)):
             result = await connection.execute(delete(runs).where(self._keys.of(chunk), still))

@@ -1,4 +1,4 @@
-"""Timeout configs in a SQL database, and what every part of the ledger needs of it."""
+"""Timeout configs in a SQL database, and what all parts of the ledger need."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -37,8 +37,8 @@ class LedgerConfigs:
     async def check_schema(self, connection: AsyncConnection) -> str:
         """Return the revision of the tables. Raises `SchemaError` unless this version can use it.
 
-        It can use its own, and a later one that says so: ``0007_since_0005`` serves versions that
-        were made for 0005 or later.
+        It can use its own revision, and a later one whose name allows it: ``0007_since_0005``
+        serves versions that were made for 0005 or later.
         """
         await require_unicode(connection)
         found = (await connection.execute(select(versions.c.version_num))).scalar_one_or_none()
@@ -197,7 +197,7 @@ class LedgerConfigs:
         return [(row.root_pipeline_id, row.node_id) for row in found]
 
     def _insert(self, table: Any, replace: Sequence[str] = ()) -> Any:
-        """INSERT that leaves a row of the same key alone, but for the columns to ``replace``."""
+        """INSERT that keeps an existing row with the same key, except the ``replace`` columns."""
         if self._is_mysql:
             insert = mysql.insert(table)
             first = next(iter(table.primary_key))

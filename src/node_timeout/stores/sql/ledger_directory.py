@@ -1,4 +1,4 @@
-"""Looking at the ledger: pages of runs, one run with its history, counts."""
+"""Reading the ledger: pages of runs, one run with its history, counts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -204,7 +204,7 @@ class LedgerDirectory(LedgerConfigs):
 def page_of_runs(
     query: Select[Any], wanted: RunFilter, limit: int, after: Cursor | None
 ) -> Select[Any]:
-    """Runs that are wanted, oldest first, those behind ``after``."""
+    """Matching runs, oldest first, from behind ``after``."""
     instant, index = _order(wanted)
     query = query.where(instant.is_not(None), *_conditions(wanted))
     if after is not None:
@@ -215,7 +215,7 @@ def page_of_runs(
 
 
 def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:
-    """In whose order the runs come, and the index that has them in it."""
+    """The instant by which the runs are ordered, and the index with that order."""
     column: ColumnElement[Any]
     index: str | None = None
     match RunState.ARMED if wanted.due_by is not None else wanted.state:
@@ -223,9 +223,9 @@ def _order(wanted: RunFilter) -> tuple[ColumnElement[Any], str | None]:
             column = func.coalesce(runs.c.deadline, runs.c.finished_at)
         case RunState.ARMED:
             column, index = runs.c.next_at, NEXT_INDEX
-        case RunState.EXECUTING:  # few
+        case RunState.EXECUTING:  # only a few rows
             column = runs.c.lease_until
-        case RunState.PAUSED:  # few as well
+        case RunState.PAUSED:  # only a few rows as well
             column = of_few(runs.c.paused_at)
         case _:
             column, index = runs.c.finished_at, FINISHED_INDEX
@@ -253,5 +253,5 @@ def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
 
 
 def _state(row: Any) -> RunState:
-    """Of a group of rows: MariaDB takes a state that someone wrote in capitals for the same."""
+    """The state of a group of rows; in MariaDB its text may be in capitals, if set by hand."""
     return RunState(row.state.strip().lower())

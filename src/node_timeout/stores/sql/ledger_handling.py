@@ -1,7 +1,7 @@
 """Taking of due runs in the ledger: workers adopt, take and keep rows.
 
-What becomes of a row, `node_timeout.domain.lifecycle` says. The owner of a lease is its token:
-while it lasts, the row is this worker's, and nobody else's.
+`node_timeout.domain.lifecycle` decides what becomes of a row. The owner of a lease is its token:
+while the lease lasts, the row belongs to this worker only.
 """
 
 import uuid
@@ -65,7 +65,8 @@ class LedgerHandling(LedgerRecording):
     ) -> Taking:
         taken: list[TimedOutNode] = []
         if self._is_postgresql:
-            # Usually all; should the planner change their order, a deadlock is tried again.
+            # Usually this takes all. If the planner changes their order, there may be a deadlock,
+            # and the transaction is repeated.
             chosen = in_order(each.run_id for each in due)
             values = take_due_values(chosen, lease, now=now, ahead_seconds=ahead_seconds)
             found = await connection.execute(TAKE_DUE, values)
@@ -107,7 +108,7 @@ class LedgerHandling(LedgerRecording):
                 else:
                     nodes[each] = (root, each.node_id)
         configs = await self._configs(connection, nodes.values())
-        # A config that was deleted between the two reads is as good as none.
+        # A config that was deleted between the two reads counts as no config.
         refused |= {
             each: no_config(each.node_id) for each, node in nodes.items() if node not in configs
         }

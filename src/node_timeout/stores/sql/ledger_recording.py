@@ -1,4 +1,4 @@
-"""Recording in the ledger what came of attempts. What becomes of a row, the domain says."""
+"""Recording the outcomes of attempts in the ledger; the domain decides what becomes of a row."""
 
 from collections.abc import Sequence
 
@@ -31,13 +31,13 @@ class LedgerRecording(LedgerTracking):
     async def _record_handled(
         self, connection: AsyncConnection, outcomes: Sequence[Outcome], owner: str, now: float
     ) -> int:
-        """As `lifecycle.conclude`, for what is nearly all of a burst."""
+        """Like `lifecycle.conclude`, for handled runs only: in a burst nearly all are."""
         recorded = 0
         ordered = sorted(outcomes, key=lambda outcome: outcome.node.run_id)
         for chunk in chunks(ordered):
             messages = {"message": [each.message for each in chunk]}
             own = self._keys.each_its_own([each.node.run_id for each in chunk], messages)
-            # In this form no planner looks for the owner, or for the state, in another index.
+            # Written so that no planner searches the owner, or the state, in another index.
             mine = (
                 (runs.c.lease_owner == owner).is_(True),
                 or_(
@@ -88,7 +88,7 @@ class LedgerRecording(LedgerTracking):
     async def _note_late(
         self, connection: AsyncConnection, outcomes: Sequence[Outcome], now: float
     ) -> None:
-        """Of those that were just recorded as handled, the instant is the one of the call."""
+        """Note the results of runs that this call (``now``) did not record as handled."""
         rows = await self._locked(connection, (each.node.run_id for each in outcomes))
         late = [
             each

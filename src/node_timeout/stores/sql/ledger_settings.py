@@ -1,4 +1,4 @@
-"""What the ledger knows of the processes that use it, and what they may do with it."""
+"""The settings of the processes that use the ledger, and a check of their rights."""
 
 import contextlib
 import uuid
@@ -32,7 +32,7 @@ class LedgerSettings(LedgerConfigs):
         self, connection: AsyncConnection, settings: Mapping[str, str]
     ) -> dict[str, str]:
         own = {"name": LEDGER_ID, "value": uuid.uuid4().hex}
-        await connection.execute(self._insert(setting_table), own)  # unless it has one
+        await connection.execute(self._insert(setting_table), own)  # unless there is one already
         before = await self._settings(connection)
         rows = [{"name": name, "value": settings[name]} for name in sorted(settings)]
         for chunk in chunks(rows):
@@ -59,7 +59,7 @@ class LedgerSettings(LedgerConfigs):
 
 
 def _scratch_row(table: Table) -> dict[str, Any]:
-    """A row that is nobody else's."""
+    """A row with a key that nobody else uses."""
     name = f"check {uuid.uuid4().hex}"
     row: dict[str, Any] = {}
     for column in table.columns:

@@ -54,7 +54,7 @@ def _valid(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 def _token(row: Any) -> Token | None:
-    """None if its role is unknown: nobody is let in by it."""
+    """The token; None if its role is unknown, so that it gives no access."""
     if row.role not in ROLES:
         logger.error("the token %s has the unknown role %r: it is not used", row.token_id, row.role)
         return None

@@ -1,4 +1,4 @@
-"""Starting and leaving of nodes in the ledger. What that does to a row, the domain says."""
+"""Starts and leavings of nodes in the ledger; the domain decides what becomes of a row."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class LedgerTracking(LedgerConfigs):
     async def _arm_at_once(
         self, connection: AsyncConnection, event: NodeStarted, now: float
     ) -> list[DueRun] | None:
-        """None if the run has a row already, which has to be looked at."""
+        """Arm one run in one statement; None if it already has a row, which must be read first."""
         found = await connection.execute(ARM_ONE, arm_one_values(event, now))
         if (row := found.one_or_none()) is None:
             return []
@@ -64,8 +64,8 @@ class LedgerTracking(LedgerConfigs):
             if len(fresh) == 1 and result.rowcount == 1 and not self._is_mysql:
                 armed += filter(None, map(due_of, fresh))
                 continue
-            # Drivers do not tell which rows were inserted, and which were there before. Should a
-            # leaving hold one of these and wait for another, one of the two is tried again.
+            # Drivers do not report which rows were inserted and which existed. If a leaving holds
+            # one of these rows and waits for another, one of the two transactions is repeated.
             rows = await self._locked(connection, (row.run_id for row in fresh))
             changed = {
                 run: new
@@ -81,7 +81,7 @@ class LedgerTracking(LedgerConfigs):
     async def _locked(
         self, connection: AsyncConnection, chosen: Iterable[str]
     ) -> dict[NodeRun, LedgerRow]:
-        """The rows of these run ids as they are once nobody else is changing them."""
+        """Lock the rows of these run ids, in order, and return them as they are then."""
         locked: dict[NodeRun, LedgerRow] = {}
         for chunk in chunks(in_order(chosen)):
             found = await connection.execute(
@@ -94,7 +94,7 @@ class LedgerTracking(LedgerConfigs):
         return locked
 
     async def _store(self, connection: AsyncConnection, changed: Iterable[LedgerRow]) -> None:
-        """Write rows that are locked, or new."""
+        """Write rows that are locked or new."""
         values = [values_of(row) for row in changed]
         for chunk in chunks(values):
             await connection.execute(self._insert(runs, replace=MUTABLE), list(chunk))
@@ -117,7 +117,7 @@ class LedgerTracking(LedgerConfigs):
             rows = await self._leaving(connection, chunk, left, now)
             if new := remembered(left, rows, now):
                 await connection.execute(self._insert(runs), [values_of(row) for row in new])
-                # A start that was being written meanwhile has a row of its own by now.
+                # A concurrent start may have inserted its own row by now.
                 rows |= await self._locked(connection, (row.run_id for row in new))
             nodes: dict[Node, dict[NodeRun, LedgerRow]] = {}
             for run, row in rows.items():
@@ -130,7 +130,8 @@ class LedgerTracking(LedgerConfigs):
                 halted += leaving.paused
                 cancelled += leaving.cancelled
                 kept += leaving.kept
-            # What is or was paused is stored whole; the rest, nearly all, in one statement.
+            # Rows that are or were paused are stored whole; nearly all are not, and take one
+            # statement together.
             whole = [row for row in changed if RunState.PAUSED in (row.state, rows[row.run].state)]
             await self._store(connection, whole)
             await self._close_left(connection, [row for row in changed if row not in whole])
@@ -139,7 +140,7 @@ class LedgerTracking(LedgerConfigs):
         return Disarming(cancelled=tuple(cancelled), kept=tuple(kept), paused=tuple(paused))
 
     async def _close_left(self, connection: AsyncConnection, changed: Sequence[LedgerRow]) -> None:
-        """Write what `leaving.leave` has changed of runs that were not paused."""
+        """Write the changes of `leaving.leave` to runs that were not paused."""
         if not changed:
             return
         ordered = sorted(changed, key=lambda row: row.run_id)
@@ -164,7 +165,7 @@ class LedgerTracking(LedgerConfigs):
         events: Sequence[NodeLeft],
         now: float,
     ) -> dict[NodeRun, LedgerRow]:
-        """The rows of these nodes that a leaving may concern: open, taken ahead, or named."""
+        """The rows that a leaving of these nodes may concern: open, taken ahead, or named."""
         concerned = [
             runs.c.state.in_(OPEN),
             and_(runs.c.state == RunState.EXECUTING, runs.c.deadline > now),

@@ -1,7 +1,7 @@
-"""Connections to MySQL and MariaDB: over TLS or not at all, and never waited for without end.
+"""Connections to MySQL and MariaDB: TLS is enforced, and connecting has a time limit.
 
-aiomysql goes on in the clear if the server does not offer TLS, and whoever sits in between can see
-to that; so it is stopped before it logs in.
+aiomysql continues without TLS if the server does not offer it, which a man in the middle can
+arrange; so it is stopped before it logs in.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ class _TlsConnection(_Connection):
 
 
 async def connect(*, connect_timeout: float, **options: Any) -> Any:
-    """An open connection; ``options`` are aiomysql's. With an ``ssl`` context it is TLS.
+    """Open a connection; ``options`` are aiomysql's. With an ``ssl`` context it uses TLS.
 
-    The time limit counts until the login is done, not only until there is a socket. Raises
+    The time limit includes the login, not only the opening of the socket. Raises an
     OperationalError that says why.
     """
     connection = (_TlsConnection if options.get("ssl") else _Connection)(**options)

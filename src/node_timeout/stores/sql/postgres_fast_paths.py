@@ -1,6 +1,6 @@
-"""What PostgreSQL does in one statement that takes others several: arming one run, taking a batch.
+"""One statement of PostgreSQL where others need several: for arming one run, and taking a batch.
 
-Both deal with the usual case alone; a run that is not in the answer has to be looked at.
+Both handle only the usual case; a run that is missing in the result has to be looked at.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ ARM_ONE = _arm_one()
 
 
 def arm_one_values(event: NodeStarted, now: float) -> dict[str, Any]:
-    """What `ARM_ONE` is executed with."""
+    """The parameters of `ARM_ONE`."""
     return {
         "run_id": event.run.run_id,
         "root_pipeline_id": event.root_pipeline_id,
@@ -124,13 +124,13 @@ def _take_due() -> Update:
 
 
 TAKE_DUE = _take_due()
-"""The armed runs that are due, as `lifecycle.take` takes them."""
+"""Takes the armed runs that are due, like `lifecycle.take`."""
 
 
 def take_due_values(
     chosen: Sequence[str], lease: Lease, *, now: float, ahead_seconds: float
 ) -> dict[str, Any]:
-    """What `TAKE_DUE` is executed with."""
+    """The parameters of `TAKE_DUE`."""
     return {
         "run_ids": [*map(hexadecimal, chosen)],
         "now": now,

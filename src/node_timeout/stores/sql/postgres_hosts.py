@@ -1,6 +1,6 @@
-"""PostgreSQL's connections: to the first host that takes writes, with the URL's parameters.
+"""Connections to PostgreSQL: to the first host that accepts writes, with the URL's parameters.
 
-Both forms of several hosts that libpq knows are read, and a host without a port has 5432:
+Several hosts may be given in both of libpq's forms; a host without a port has 5432:
 
     postgresql://user:password@one:5432,two:5432/name
     postgresql://user:password@/name?host=one:5432&host=two:5432
@@ -15,7 +15,7 @@ from node_timeout.urls.addresses import Host
 
 TO_SERVER = ("application_name", "options")
 NO_OPTIONS = ("connect_timeout", "channel_binding", "gssencmode")
-"""Of the driver; the first is the connector's time limit, the others ask for nothing here."""
+"""Not passed to the driver: the first is the connector's limit, the others have no effect."""
 SOCKET_OPTIONS = {
     "keepalives": (socket.SOL_SOCKET, "SO_KEEPALIVE"),
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE"),
@@ -26,7 +26,7 @@ SOCKET_OPTIONS = {
 
 
 def driver_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return asyncpg's options, and SQLAlchemy's for it, for the parameters of a URL."""
+    """Translate the parameters of a URL to options of asyncpg, and of SQLAlchemy for it."""
     others = (*TO_SERVER, *NO_OPTIONS, *SOCKET_OPTIONS)
     options = {name: value for name, value in parameters.items() if name not in others}
     if settings := {name: parameters[name] for name in TO_SERVER if name in parameters}:
@@ -37,10 +37,10 @@ def driver_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def connector(
     hosts: Sequence[Host], time_limit: float, parameters: Mapping[str, Any]
 ) -> Callable[..., Awaitable[Any]]:
-    """Return what connects as `asyncpg.connect` does, but to the first host that takes writes.
+    """Return a function like `asyncpg.connect` that uses the first host that accepts writes.
 
-    asyncpg itself spends the whole time limit on a host that is silent. Without any host it looks
-    where libpq would. The connector raises ConnectionError that names each host.
+    asyncpg itself spends the whole time limit on a silent host. Without any host the function looks
+    where libpq would. It raises a ConnectionError that names each host.
     """
     servers = hosts or [Host(name="", port=None)]
     turns = Failover(servers, name=lambda host: str(host) or "the default host")
@@ -68,7 +68,7 @@ def connector(
 
 
 def _set_socket(connection: Any, parameters: Mapping[str, Any]) -> None:
-    """As libpq does; TCP alone has these options."""
+    """Set the socket's options like libpq; only TCP has them."""
     found = connection._transport.get_extra_info("socket")  # noqa: SLF001 - no public way
     if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
         return

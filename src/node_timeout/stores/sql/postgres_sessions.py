@@ -1,11 +1,11 @@
-"""PostgreSQL's planner, and how it is talked to through a pooler.
+"""Settings of PostgreSQL's planner, directly and through a pooler.
 
 A pooler in transaction mode (PgBouncer and others) lends a session of the server for one
-transaction at a time. What is left behind there is met by other clients: so through a pooler the
-planner is set for each transaction, and no statement is kept prepared. Directly both last as long
-as the connection, which saves round trips.
+transaction at a time. Other clients see what is left in the session: so through a pooler the
+planner is set for each transaction, and no prepared statement is kept. On a direct connection both
+last as long as the connection, which saves round trips.
 
-Which it is shows itself: a pooler tells its clients another process id than the server's own.
+A pooler is recognised by the process id: it gives its clients a different one than the server's.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 PLANNER = {
-    # A plan that was cached while a table was small would scan it when it is large.
+    # A plan cached while a table was small would still scan the table when it is large.
     "plan_cache_mode": "force_custom_plan",
-    # Every statement finds its rows by their keys. Left alone, the planner reads all of a table of
+    # Every statement finds its rows by their keys. By default the planner reads a whole table of
     # 10,000 rows to find 250, which takes twice as long.
     "enable_seqscan": "off",
     "random_page_cost": "1.1",
-    # What it compiles is over before it pays. Not by `jit`, which asyncpg itself sets, and not back
-    # if it is off, when it asks what a type is.
+    # JIT compilation costs more than it saves here. Do not use `jit`: asyncpg sets that itself when
+    # it looks up a type, and does not restore it if it was off.
     "jit_above_cost": "-1",
 }
 """PostgreSQL's settings of each connection, or of each transaction through a pooler."""
@@ -32,9 +32,9 @@ SET_LOCAL = "".join(f"SET LOCAL {name} = '{value}';" for name, value in PLANNER.
 
 
 def prepare(engine: AsyncEngine) -> None:
-    """Make the connections of an asyncpg engine such as suits what they reach."""
+    """Let an asyncpg engine connect in the way that suits a direct or a pooled connection."""
     through_pooler = _through_pooler()
-    pooled = True  # as safe: nothing is left behind before the answer
+    pooled = True  # the safe assumption: nothing is left in the session
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connecting(dialect: Any, _record: object, args: list[Any], options: dict[str, Any]) -> Any:
@@ -49,14 +49,14 @@ def prepare(engine: AsyncEngine) -> None:
 
 
 async def _is_direct(connection: Any) -> bool:
-    """Set the planner of this session, if it is nobody else's; return whether it was set."""
+    """Set the planner if the session is not shared; return whether it was set."""
     async with connection.transaction():
         statement = await connection.prepare(SET_IF_DIRECT, name="")
         return await statement.fetchrow(connection.get_server_pid()) is not None
 
 
 def _through_pooler() -> dict[str, Any]:
-    """What SQLAlchemy and asyncpg connect with."""
+    """The options for SQLAlchemy and asyncpg."""
     import asyncpg  # noqa: PLC0415 - only there if installed
 
     class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg is not typed
@@ -68,6 +68,6 @@ def _through_pooler() -> dict[str, Any]:
     return {
         "connection_class": PooledConnection,
         "prepared_statement_cache_size": 0,
-        "prepared_statement_name_func": str,  # the empty name, which the next one overwrites
+        "prepared_statement_name_func": str,  # the empty name, which the next statement overwrites
         "statement_cache_size": 0,
     }

@@ -1,7 +1,7 @@
-"""Steps of migrations that can be repeated: each looks first whether it has been done.
+"""Repeatable steps of migrations: each first checks whether it has been done.
 
-MySQL and MariaDB commit each statement that changes tables, so a migration that was killed has been
-done in part, while the revision is still the old one. It is then run again from its beginning.
+MySQL and MariaDB commit each statement that changes tables, so a killed migration is partly done
+while the revision is still the old one. It is then run again from its beginning.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of the ledger's tables and the domain's values, and how rows are chosen by their keys."""
+"""Conversion between rows and the domain's values, and the selection of rows by their keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from node_timeout.stores.sql.tables import RunId, as_uuids, hexadecimal, runs
 
 KEYS_PER_STATEMENT = 500
 ROW_COLUMNS = [runs.c[name] for name in ROW_NAMES]
-"""What a `LedgerRow` holds: its run id is computed."""
+"""The columns of a `LedgerRow`, without the run id, which is computed."""
 
 
 def config_of(row: Any) -> TimeoutConfig:
@@ -36,7 +36,7 @@ def config_of(row: Any) -> TimeoutConfig:
 
 
 def config_values(config: TimeoutConfig) -> dict[str, Any]:
-    """A row of the config table, without an end."""
+    """A row of the config table that does not expire."""
     return {name: getattr(config, name) for name in CONFIG_COLUMNS} | {"expires_at": None}
 
 
@@ -45,16 +45,16 @@ def by_run(rows: Iterable[LedgerRow]) -> dict[NodeRun, LedgerRow]:
 
 
 def due_of(row: LedgerRow) -> DueRun | None:
-    """An armed run and when it wants attention; None for any other."""
+    """An armed run and when it needs attention; None for a run in another state."""
     if row.state is not RunState.ARMED or row.next_at is None:
         return None
     return DueRun(run_id=row.run_id, due_at=row.next_at)
 
 
 def walking(query: Select[Any], index: str) -> Select[Any]:
-    """Read a page from where it begins in this index.
+    """Start reading a page at its place in this index.
 
-    MySQL and MariaDB would read all rows of the state before it as well: 95 ms instead of 4 in the
+    MySQL and MariaDB would also read all rows of the state before it: 95 ms instead of 4 in the
     middle of a million.
     """
     for dialect in ("mysql", "mariadb"):
@@ -75,29 +75,29 @@ def due_runs(found: Iterable[Any]) -> list[DueRun]:
 
 
 def of_few(instant: ColumnElement[float]) -> ColumnElement[float]:
-    """The order of a few rows that another index finds: no planner shall walk all rows in it."""
+    """An order for a few rows found by another index; no planner can read an index in it."""
     return instant + 0.0
 
 
 def is_after(
     instant: ColumnElement[float], at: float, run_id: str
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """(instant, run_id) > (at, run_id), in the form that every planner reads well."""
+    """(instant, run_id) > (at, run_id), in a form that every planner handles well."""
     return instant >= at, or_(instant > at, runs.c.run_id > run_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """How a kind of database is asked for rows by their keys.
+    """Builds the conditions that select rows by their keys, for a kind of database.
 
-    PostgreSQL is given an array, which costs far less to send and to read than a parameter for each
+    PostgreSQL gets an array, which is far cheaper to send and to read than a parameter for each
     key: 256 rows are found in 60 % of the time, see docs/explanation/performance.md.
     """
 
     arrays: bool
 
     def of(self, chosen: Sequence[str], table: Table = runs) -> ColumnElement[bool]:
-        """The rows of these run ids, in the ledger or in another table that has them."""
+        """The rows of these run ids, in the run table or another one with run ids."""
         key = table.c.run_id
         if len(chosen) == 1:  # the usual case when deadlines come one by one
             return key == chosen[0]
@@ -111,7 +111,7 @@ class Keys:
         root, node_id = table.c.root_pipeline_id, table.c.node_id
         conditions = [self.among(root, roots), self.among(node_id, node_ids)]
         if len(roots) > 1 and len(node_ids) > 1:
-            # Not those that share a root with one of them and an id with another.
+            # Excludes rows with the root of one node and the node id of another.
             conditions.append(tuple_(root, node_id).in_(nodes))
         return conditions
 
@@ -120,8 +120,8 @@ class Keys:
     ) -> "OwnValues":
         """The ledger rows of these runs, and what to write into them: by column, a value per run.
 
-        One statement for all, though retries differ in when they are due, and texts in what they
-        say: one for each cost thirty times as much, see docs/explanation/performance.md.
+        All are written by one statement, although due times and texts differ per run: one statement
+        for each run cost thirty times as much, see docs/explanation/performance.md.
         """
         same = {name: own[0] for name, own in values.items() if len(set(own)) == 1}
         differing = {name: own for name, own in values.items() if name not in same}
@@ -168,22 +168,22 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class OwnValues:
-    """What `Keys.each_its_own` says: which rows, what to write, and how to execute it."""
+    """What `Keys.each_its_own` returns: which rows, what to write, and how to execute it."""
 
     these: ColumnElement[bool]
     values: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
-    """A `CASE` is another statement for each number of runs. SQLAlchemy would keep the last 500 of
-    them, at 2 MB each."""
+    """With `CASE`, each number of runs makes a different statement. SQLAlchemy would cache the last
+    500 of them, at 2 MB each."""
 
 
 def _array(values: list[str]) -> ColumnElement[Any]:
-    """As TEXT[]: asyncpg has to ask the server what a VARCHAR[] is, on each connection."""
+    """A TEXT[]: for VARCHAR[], asyncpg has to ask the server about the type on each connection."""
     return literal(values, ARRAY(Text))
 
 
 def in_order(chosen: Iterable[str]) -> list[str]:
-    """Run ids in the order in which rows are locked."""
+    """The run ids in the order in which rows are locked."""
     return sorted(set(chosen))
 
 

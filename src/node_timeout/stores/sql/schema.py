@@ -1,4 +1,4 @@
-"""Migrations: the tables brought to this version's, or back to an older one's."""
+"""Migrations: bring the tables to this version's revision, or back to an older one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from node_timeout.stores.tls import Tls
 from node_timeout.urls.redaction import presentable
 
 LOCK_SECONDS = 3600
-# One migration at a time in a database; a lock goes with its connection, at the latest.
-# PostgreSQL's ends with the transaction, in which all is done: so it holds through a pooler too.
-# SQLite's transactions are one at a time anyway.
+# One migration at a time per database; a lock ends with its connection at the latest.
+# PostgreSQL's lock ends with the transaction that does everything, so it also works through a
+# pooler. SQLite's transactions run one at a time anyway.
 POSTGRESQL_LOCK = "SELECT pg_advisory_xact_lock(hashtext('node_timeout migrate'))"
 MYSQL_LOCK_NAME = "CONCAT('node_timeout migrate ', MD5(DATABASE()))"
 MYSQL_LOCK = f"SELECT GET_LOCK({MYSQL_LOCK_NAME}, {LOCK_SECONDS})"
@@ -30,7 +30,7 @@ MYSQL_UNLOCK = f"SELECT RELEASE_LOCK({MYSQL_LOCK_NAME})"
 
 
 class Schema:
-    """The tables of one database. That they are right is `SqlLedger.check_schema`'s to say."""
+    """The tables of one database. `SqlLedger.check_schema` tells whether they are usable."""
 
     def __init__(self, url: str, *, tls: Tls | None = None) -> None:
         self.engine = create_engine(url, tls)
@@ -40,11 +40,11 @@ class Schema:
 
     @transaction
     async def revision(self, connection: AsyncConnection) -> str | None:
-        """The revision the database is at, None before the first."""
+        """The revision of the database, None before the first."""
         return await connection.run_sync(_revision)
 
     async def migrate(self, revision: str = "head") -> str | None:
-        """Upgrade (or downgrade, given an older revision or "base"); return where it is then.
+        """Upgrade, or downgrade to an older revision or "base"; return the new revision.
 
         Waits for another migration of this database. May be repeated after a kill at any point.
         """
@@ -94,7 +94,7 @@ def _lock(connection: Connection) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            connection.invalidate()  # closes it, which gives the lock up
+            connection.invalidate()  # closes it, which releases the lock
             raise
         connection.execute(text(MYSQL_UNLOCK))
     else:

@@ -1,4 +1,4 @@
-"""The tables, for PostgreSQL, MySQL/MariaDB and SQLite. ``migrations/`` follows this file.
+"""The tables, for PostgreSQL, MySQL/MariaDB and SQLite; ``migrations/`` must match this file.
 
 Ids are compared byte for byte on every database. Instants are doubles: Unix seconds, UTC.
 """
@@ -35,7 +35,7 @@ from node_timeout.stores.ledger_rows import CONFIGS, HISTORY, RUNS, SETTINGS, TO
 
 
 def _exact(length: int) -> TypeEngine[str]:
-    """Text that is compared and put in order byte for byte, which no default collation does."""
+    """Text that is compared and sorted byte for byte, which no default collation does."""
     binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     bytewise = postgresql.VARCHAR(length, collation="C")
     return (
@@ -80,25 +80,25 @@ UUIDS = ARRAY(postgresql.UUID(as_uuid=True))
 def as_uuids(texts: ColumnElement[Any]) -> ColumnElement[Any]:
     """An array of texts, `hexadecimal` run ids, as UUID[].
 
-    asyncpg would have to ask the server what a UUID[] is, on each connection.
+    With a UUID[] parameter, asyncpg would have to ask the server about the type on each connection.
     """
     return cast(texts, UUIDS)
 
 
 def hexadecimal(value: str) -> str:
-    """A run id as PostgreSQL reads a UUID."""
+    """A run id in the form in which PostgreSQL reads a UUID."""
     return run_id.to_bytes(value).hex()
 
 
 metadata = MetaData()
 
 HEAD_REVISION = "0002"
-"""The newest migration: the tables are as in this file."""
+"""The newest migration, which makes the tables of this file."""
 
 versions = Table(
     "node_timeout_alembic_version", MetaData(), Column("version_num", String(32), nullable=False)
 )
-"""Alembic's own table; not part of ``metadata``, as alembic makes it."""
+"""Alembic's own table; not part of ``metadata``, since alembic creates it."""
 
 NEXT_INDEX = "ix_node_timeout_run_next"
 FINISHED_INDEX = "ix_node_timeout_run_finished"
@@ -112,9 +112,9 @@ configs = Table(
     Column("timeout", Double, nullable=False, comment="seconds"),
     Column("payload_json", _text(), nullable=True, comment="for the strategy"),
     Column("expires_at", Double, nullable=True, comment="its root pipeline has ended"),
-    # Configs that have expired; and those that have no end yet, in key order, for the surveyor.
+    # Expired configs; and those without an expiry, in key order, for the surveyor.
     Index("ix_node_timeout_config_expires", "expires_at", "root_pipeline_id", "node_id"),
-    # The roots of a node, for events and pool members that do not name theirs.
+    # The roots of a node, for events and pool members that name no root.
     Index("ix_node_timeout_config_node", "node_id", "root_pipeline_id"),
 )
 
@@ -142,7 +142,7 @@ runs = Table(
     Column("revision", Integer, nullable=False),
     Column("finished_at", Double, nullable=True),
     Column("message", _text(), nullable=True),
-    # The reconciler's sweep, in key order; also counts by state, and the few that are executing.
+    # The reconciler's sweep, in key order; also counts by state, and the few executing rows.
     Index(NEXT_INDEX, "state", "next_at", "run_id"),
     # The retention, the recent outcomes, and replays.
     Index(FINISHED_INDEX, "state", "finished_at"),
@@ -171,7 +171,7 @@ history = Table(
     Column("idempotency_key", _exact(MAX_KEY_LENGTH), nullable=True),
     Index("ix_node_timeout_history_run", "run_id", "id"),
 )
-"""What happened to runs beyond their plain course; it goes with its run."""
+"""What happened to runs beyond the normal course; deleted with the run."""
 
 tokens = Table(
     TOKENS,
@@ -192,4 +192,4 @@ settings = Table(
     Column("name", _exact(64), primary_key=True),
     Column("value", _exact(255), nullable=False),
 )
-"""What the scanners are set to, see `node_timeout.runtime.agreement`; and the ledger's own id."""
+"""The scanners' settings, see `node_timeout.runtime.agreement`; and the ledger's own id."""

@@ -1,4 +1,4 @@
-"""Whether a database can hold every text: ids, actions and messages are Unicode."""
+"""Checks that a database can hold every text: ids, actions and messages are Unicode."""
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,14 +11,14 @@ MYSQL_COLUMNS = """
     WHERE table_schema = DATABASE() AND table_name IN :tables AND column_name <> 'state'
     AND collation_name <> 'utf8mb4_bin' LIMIT 1
 """
-"""All columns but one hold text from elsewhere."""
+"""All columns except ``state`` hold text from outside."""
 
 
 async def require_unicode(connection: AsyncConnection) -> None:
-    """Raise `SchemaError` where some text cannot be written; tables need not be there yet.
+    """Raise `SchemaError` if some text cannot be written; the tables need not exist yet.
 
-    SQLite holds every text. MySQL and MariaDB do in tables as they are migrated, but somebody may
-    have converted them.
+    SQLite holds every text. MySQL and MariaDB hold it in the tables that our migrations create, but
+    somebody may have converted those.
     """
     if connection.dialect.name == "postgresql":
         encoding = (await connection.execute(text("SHOW server_encoding"))).scalar_one()

@@ -1,9 +1,9 @@
-"""What every engine adapter does. A suite for pytest: give it ``engine`` and ``expendable``.
+"""What every engine adapter must do: a pytest suite with fixtures ``engine`` and ``expendable``.
 
     from node_timeout.testing.contracts.engine import *
 
-``engine`` is the adapter; ``expendable`` is a `TimedOutNode` that runs in the engine, and may be
-failed and skipped.
+``engine`` is the adapter; ``expendable`` is a `TimedOutNode` that runs in the engine and may be
+failed and skipped. The test file provides both fixtures.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What every exchange does. A suite for pytest: give it fixtures ``exchange`` and ``queue``.
+"""What every exchange must do: a pytest suite. Provide the fixtures ``exchange`` and ``queue``.
 
     from node_timeout.testing.contracts.exchange import *
 
@@ -12,7 +12,7 @@ from node_timeout.testing.words import wait_until
 
 
 async def publish(exchange: Exchange, queue: str, *bodies: bytes) -> asyncio.Task[None]:
-    """Publish in the background, as in memory the confirm waits for the consumer."""
+    """Publish in the background: with the exchange in memory, publishing waits for the consumer."""
 
     async def go() -> None:
         await asyncio.gather(*(exchange.publish(queue, body, 20) for body in bodies))
@@ -64,7 +64,7 @@ async def test_what_a_consumer_leaves_goes_to_the_next(exchange: Exchange, queue
     publishing = await publish(exchange, queue, b"left")
     async with exchange.consume({queue: 10}) as consumer:
         (abandoned,) = await consumer.get(10)
-    await abandoned.ack()  # too late: does nothing
+    await abandoned.ack()  # too late, so it does nothing
     async with exchange.consume({queue: 10}) as consumer:
         (delivery,) = await asyncio.wait_for(consumer.get(10), 10)
         assert delivery.body == b"left"

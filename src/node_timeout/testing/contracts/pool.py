@@ -1,4 +1,4 @@
-"""What every executing pool does. A suite for pytest: give it a fixture ``pool``, an empty one.
+"""What every executing pool must do: a pytest suite. Provide an empty one as fixture ``pool``.
 
 from node_timeout.testing.contracts.pool import *
 """
@@ -50,7 +50,7 @@ async def test_what_is_put_back_leaves_the_lease_of_its_message(pool: Pool) -> N
 
 
 async def test_what_is_put_back_does_not_undo_a_move_to_an_earlier_instant(pool: Pool) -> None:
-    """A worker has read the old instant when a change writes an earlier one."""
+    """A worker reads the old instant, and then a change writes an earlier one."""
     await pool.arm(await due(pool, PAST, "a"))
     claim = await pool.shards[0].claim(10, 50)
     await pool.shards[0].finish([id_of("a")], claim.lease)
@@ -169,7 +169,7 @@ async def test_one_leads_until_it_resigns_or_its_time_is_over(pool: Pool) -> Non
 
 
 async def test_in_a_backlog_a_quarter_of_a_claim_is_the_newest(pool: Pool) -> None:
-    """What falls due now is not behind all that is overdue."""
+    """So a run that becomes due now does not wait behind all overdue ones."""
     now = await pool.now()
     backlog = [DueRun(run_id=id_of(f"n{i:03}"), due_at=now - 1000 + i) for i in range(200)]
     await pool.arm(backlog)

@@ -1,4 +1,4 @@
-"""What every ledger does. A suite for pytest: give it a fixture ``ledger``, an empty one.
+"""What every ledger must do: a pytest suite. Provide an empty one as fixture ``ledger``.
 
 from node_timeout.testing.contracts.ledger import *
 """

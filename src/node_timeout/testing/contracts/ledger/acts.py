@@ -1,4 +1,4 @@
-"""What the suites of the ledger do again and again."""
+"""Helpers shared by the suites of the ledger."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def order(change: Change, **conditions: Any) -> Order:
 async def change(
     ledger: Ledger, what: Change, *runs: NodeRun, now: float = NOW + 1, **conditions: Any
 ) -> Judged:
-    """Order the same for these runs; what became of the last one."""
+    """Order a change for these runs; return the result of the last one."""
     judged = await ledger.change(order(what, **conditions), [each.run_id for each in runs], now)
     return judged[runs[-1].run_id]
 

@@ -1,4 +1,4 @@
-"""How running deadlines are changed: every ledger does what `domain.changes` says."""
+"""Changes of running deadlines: every ledger follows `domain.changes`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Configs in the ledger: stored, found by node, and with an end."""
+"""Configs in the ledger: storing, finding by node, expiry."""
 
 from node_timeout.domain.events import NodeStarted
 from node_timeout.ports.ledger import Ledger

@@ -1,4 +1,4 @@
-"""Starts and leavings in the ledger: late, doubled and crossing ones too."""
+"""Starts and leavings in the ledger, also late, repeated and concurrent ones."""
 
 import itertools
 
@@ -130,7 +130,7 @@ async def test_a_run_that_starts_again_now_while_it_is_found_stale_is_looked_at_
 
 
 async def test_a_run_resumed_while_it_is_found_stale_is_looked_at_again(ledger: Ledger) -> None:
-    """Suspended at its deadline: a worker has asked the engine, and has not written yet."""
+    """Suspended at its deadline, after a worker asked the engine and before it writes."""
     await configure(ledger, config("a", 2), config("b", 2))
     await ledger.arm(started([run("a"), run("b")], happened_at=NOW), NOW)
     taking = await take(ledger, run("a"), run("b"))
@@ -152,7 +152,7 @@ async def test_a_second_leaving_counts_against_a_late_start(ledger: Ledger) -> N
 
 
 async def test_hosts_whose_clocks_differ_a_little_cost_no_deadline(ledger: Ledger) -> None:
-    """The start of the version that left is not known: only clocks tell which came first."""
+    """The start of the version that left is unknown: only the clocks tell which came first."""
     await configure(ledger, config("a", 10))
     await ledger.arm(started([run("a", "v2")], happened_at=NOW - 0.1), NOW)
     await ledger.disarm(left(["a"], "v1", happened_at=NOW), NOW)
@@ -214,7 +214,7 @@ async def test_a_config_that_an_event_carries_counts_for_its_run(ledger: Ledger)
 
 
 async def test_a_run_found_stale_and_then_resumed_is_armed_again(ledger: Ledger) -> None:
-    """It was suspended while its message was under way."""
+    """It was suspended while its message was in flight."""
     await configure(ledger, config("a", 2))
     await ledger.arm(started([run("a")]), NOW)
     await record(ledger, await take(ledger, run("a")), RunState.STALE)
@@ -312,7 +312,7 @@ async def test_ids_are_compared_letter_by_letter(ledger: Ledger) -> None:
 
 
 async def test_what_a_person_has_cancelled_is_not_missed(ledger: Ledger) -> None:
-    """What an engine has let leave may have started again without a word."""
+    """But a run that left by its engine is: it may have started again without an event."""
     await configure(ledger, config("engine", 100), config("person", 100))
     runs = [run("engine"), run("person")]
     await ledger.arm(started(runs), NOW)

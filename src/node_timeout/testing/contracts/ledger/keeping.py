@@ -1,4 +1,4 @@
-"""How the ledger is looked after and looked at: sweeps, retention, replays, pages, counts."""
+"""Upkeep and queries of the ledger: sweeps, retention, replays, pages, counts."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What came of each attempt in the ledger, and what the history says of it."""
+"""Outcomes of attempts in the ledger and in the history."""
 
 import pytest
 
@@ -89,7 +89,7 @@ async def test_a_retry_is_armed_again_with_its_attempts(ledger: Ledger) -> None:
 async def test_each_outcome_of_a_batch_keeps_its_own_words_and_its_own_time(
     ledger: Ledger,
 ) -> None:
-    """Of all states at once, alike and different, among runs of one node and of many."""
+    """Outcomes of all states in one batch, equal and different, for one node and for many."""
     runs = [run(f"n{i}", f"v{i % 2}") for i in range(40)] + [run("n0", "v9"), run("o'n_1", "v_1")]
     await configure(
         ledger, *(config(each.node_id, 2) for each in {r.node_id: r for r in runs}.values())

@@ -1,4 +1,4 @@
-"""How runs follow a config that was edited: every ledger does what `domain.changes` says."""
+"""Runs that follow an edited config: every ledger follows `domain.changes`."""
 
 import pytest
 
@@ -51,7 +51,7 @@ async def test_a_run_whose_new_deadline_has_passed_is_due_now(ledger: Ledger) ->
 
 
 async def test_an_overdue_run_is_given_more_time_in_steps(ledger: Ledger) -> None:
-    """As much as at once: what did not suffice is not lost."""
+    """Several steps give as much time as one: added time that did not suffice is not lost."""
     await armed(ledger, "a")
     for seconds in (150, 300):
         await configure(ledger, config("a", seconds))

@@ -1,4 +1,4 @@
-"""Taking due runs in the ledger, and keeping them: leases, attempts, adoption."""
+"""Taking due runs in the ledger and holding them: leases, attempts, adoption."""
 
 import asyncio
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ async def test_taking_moves_due_runs_to_executing(ledger: Ledger) -> None:
 
 
 async def test_what_a_run_started_with_is_what_its_strategy_is_given(ledger: Ledger) -> None:
-    """Whatever becomes of the config meanwhile; whether it was armed alone or with others."""
+    """Even if the config changes meanwhile, and whether it was armed alone or with others."""
     names = ["alone", "first", "second", "suspended"]
     before = [config(name, 2, payload={"task": name, "why": "慢"}) for name in names]
     await configure(ledger, *before)

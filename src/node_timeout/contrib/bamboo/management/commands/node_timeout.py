@@ -18,7 +18,7 @@ class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
     requires_migrations_checks = False
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Everything behind ``node_timeout`` is for our own command line; it ends the process."""
+        """Pass all arguments after ``node_timeout`` to our command line, which ends the process."""
         if not is_whole():
             raise CommandError(str(beyond("manage.py node_timeout")))
         from node_timeout.cli.main import main  # noqa: PLC0415 - it takes a while to import
@@ -28,6 +28,6 @@ class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
         main(argv[2:], "manage.py node_timeout")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """By `call_command`: nothing, as it would end the caller's process."""
+        """Do nothing for `call_command`: our command line would end the caller's process."""
         del args, options
         self.stdout.write(self.help)

@@ -1,6 +1,6 @@
-"""Commands that run until they are stopped: scan, worker, dev; and demo.
+"""Commands that run until stopped: scan, worker, serve, dev; and demo, which ends by itself.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 import asyncio
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 @click.command()
 @options(
     setting("scan_interval", Span(), "Longest sleep of an idle scanner.", "1", "seconds"),
-    setting("scan_batch_size", int, "Node runs in one message.", "250", "node runs"),
-    setting("lease_seconds", Span(), "How long a claim lasts.", "15", "seconds"),
+    setting(
+        "scan_batch_size", int, "Maximum number of node runs in one message.", "250", "node runs"
+    ),
+    setting("lease_seconds", Span(), "Duration of a claim's lease.", "15", "seconds"),
     daemon_options,
 )
 def scan(**overrides: Any) -> None:
@@ -56,8 +58,10 @@ def scan(**overrides: Any) -> None:
 )
 @options(
     engine_option,
-    setting("worker_concurrency", int, "Strategy calls at once.", "64", "calls"),
-    setting("strategy_timeout", Span(), "Longest strategy call.", "30", "seconds"),
+    setting(
+        "worker_concurrency", int, "Maximum number of concurrent strategy calls.", "64", "calls"
+    ),
+    setting("strategy_timeout", Span(), "Time limit of a strategy call.", "30", "seconds"),
     setting("max_attempts", int, "Strategy calls before a node run is dead.", "20", "calls"),
     daemon_options,
 )
@@ -73,12 +77,15 @@ def worker(queues: tuple[str, ...], **overrides: Any) -> None:
     setting("web_host", str, "Address to listen on.", "127.0.0.1"),
     setting("web_port", int, "Port to listen on.", "8642"),
     click.option(
-        "--read-only", "web_read_only", is_flag=True, help="Refuse all that changes something."
+        "--read-only",
+        "web_read_only",
+        is_flag=True,
+        help="Refuse all requests that change something.",
     ),
     log_options,
 )
 def serve(*, web_read_only: bool, **overrides: Any) -> None:
-    """The HTTP API and the web console."""
+    """Serve the HTTP API and the web console."""
     try:
         from node_timeout.web.server import WebServer  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
@@ -100,17 +107,18 @@ def serve(*, web_read_only: bool, **overrides: Any) -> None:
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where its data lies.  [default: the user's data directory]",
+    help="Directory for its data.  [default: the user's data directory]",
 )
-@click.option("--port", type=click.IntRange(1, 65535), help="Of the console.  [default: 8642]")
-@click.option("--sample", is_flag=True, help="Add a node that hangs, and a run that was given up.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the console.  [default: 8642]")
+@click.option("--sample", is_flag=True, help="Add a hanging node and a dead run, as samples.")
 @options(
-    setting("engine", str, "Engine adapter to act through.", "none; dev takes dry_run"), log_options
+    setting("engine", str, "Engine adapter for the strategies.", "none; dev takes dry_run"),
+    log_options,
 )
 def dev(
     directory: Path | None, port: int | None, sample: bool, engine: str | None, **overrides: Any
 ) -> None:
-    """Scanner, worker and console, with no server."""
+    """Run scanner, worker and console, with no external server."""
     from node_timeout.embedded import dev as room  # noqa: PLC0415
 
     configure_logs(settings_of(overrides))
@@ -120,7 +128,10 @@ def dev(
 
 @click.command()
 def demo() -> int:
-    """Play a sample pipeline whose nodes hang, and see each dealt with."""
+    """Run a sample pipeline whose nodes hang.
+
+    It shows how each node is dealt with. Exit code 1 if a node did not end as expected.
+    """
     from rich.console import Console  # noqa: PLC0415
 
     from node_timeout import logs  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """Commands on stored data: migrate, apply, import-bamboo, forget.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 import asyncio
@@ -15,10 +15,12 @@ from node_timeout.domain.errors import InvalidInputError
 
 @click.command()
 @click.option(
-    "--revision", default="head", help="Revision to go to, or base for none.  [default: head]"
+    "--revision",
+    default="head",
+    help="Revision to migrate to, or base for no tables.  [default: head]",
 )
 def migrate(revision: str) -> None:
-    """Bring the database's tables to this version's."""
+    """Migrate the database tables to the schema of this version."""
     from node_timeout.stores.sql.schema import Schema  # noqa: PLC0415
     from node_timeout.stores.tls import Tls  # noqa: PLC0415
 
@@ -37,13 +39,13 @@ def migrate(revision: str) -> None:
 @click.command()
 @click.argument("tree", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("configs", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--create", is_flag=True, help="Store the configs as well; needs --root.")
-@click.option("--root", help="Root pipeline id of --create.")
+@click.option("--create", is_flag=True, help="Also store the configs; needs --root.")
+@click.option("--root", help="Root pipeline id for --create.")
 def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
-    """Print TREE with CONFIGS at its nodes.
+    """Print TREE with CONFIGS added to its nodes.
 
-    Both are JSON files: a pipeline tree, and a map of node id to timeout config. One of them may be
-    -, standard input.
+    TREE is a JSON file with a pipeline tree. CONFIGS is a JSON file that maps node ids to timeout
+    configs. One of them may be -, which means standard input.
     """
     from node_timeout.app import apply_node_timeout_configs  # noqa: PLC0415
     from node_timeout.cli.reading import STANDARD_INPUT, read_json  # noqa: PLC0415
@@ -74,14 +76,15 @@ def apply(tree: Path, configs: Path, create: bool, root: str | None) -> None:
     "--table",
     default="node_timeout_timeoutnodeconfig",
     show_default=True,
-    help="Table to read: that of bk-sops is taskflow3_timeoutnodeconfig, that of BKFlow "
+    help="Table to read: for bk-sops taskflow3_timeoutnodeconfig, for BKFlow "
     "task_timeoutnodeconfig.",
 )
 def import_bamboo(source: str | None, table: str) -> int:
-    """Copy the configs of bamboo's own app, of bk-sops or of BKFlow.
+    """Copy the configs of bamboo's own app, bk-sops or BKFlow.
 
-    Configs that are stored here stay as they are, so it may be repeated. The actions of the rows
-    must be installed here. Exit code 1 if a row was refused, which is then named.
+    Configs that are already stored are not changed, so the command may be repeated. The actions
+    that the rows name must be installed here. Exit code 1 if a row is refused; the command prints
+    each refused row.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
@@ -112,7 +115,7 @@ def import_bamboo(source: str | None, table: str) -> int:
 def forget(root_pipeline_id: str, node_ids: tuple[str, ...]) -> int:
     """Delete the timeout configs of the root pipeline ROOT_PIPELINE_ID, or of some of its nodes.
 
-    Open runs go on as they are. Exit code 1 if there was no config.
+    Open runs are not affected. Exit code 1 if there was no config.
     """
     forgotten = with_library(lambda app: app.forget(root_pipeline_id, node_ids or None))
     click.echo(f"{forgotten} timeout configs deleted")

@@ -1,4 +1,4 @@
-"""The command that tries an engine: check-engine. It imports what it needs when it is called."""
+"""The command check-engine, which tests an engine. It imports its dependencies when called."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ from node_timeout.urls.redaction import redact
 
 @click.command("check-engine")
 @click.argument("url", required=False)
-@click.option("--node", "node_id", help="A node that runs in the engine and may be failed.")
-@click.option("--version", "version", help="Its version.")
-@click.option("--root", "root_pipeline_id", help="Its root pipeline.")
+@click.option("--node", "node_id", help="Id of a running node that may be failed or skipped.")
+@click.option("--version", "version", help="Version of that node.")
+@click.option("--root", "root_pipeline_id", help="Root pipeline id of that node.")
 @click.option(
     "--operation",
     type=click.Choice(["fail", "skip"]),
     default="fail",
-    help="What is done to the node in the end.  [default: fail]",
+    help="Operation applied to the node at the end.  [default: fail]",
 )
 def check_engine(
     url: str | None,
@@ -26,10 +26,10 @@ def check_engine(
     root_pipeline_id: str | None,
     operation: str,
 ) -> int:
-    """Try whether the engine at URL keeps the HTTP contract of node-timeout.
+    """Test whether the engine at URL follows the HTTP contract.
 
-    URL, token and signing key are those of the settings unless given. Without a node nothing in the
-    engine is touched. Exit code 1 if a rule is broken.
+    Token and signing key come from the settings; so does URL if it is not given. Without --node,
+    the test affects no existing node. Exit code 1 if the engine breaks a rule.
     """
     from node_timeout.domain.ids import check_ids  # noqa: PLC0415
     from node_timeout.testing import conformance  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """Commands for the dead-letter queue.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,25 @@ from node_timeout.domain.errors import InvalidInputError
 
 @click.group()
 def letters() -> None:
-    """Messages that nobody could read or place: look, send again, drop."""
+    """List, resend or discard dead letters.
+
+    Dead letters are messages that could not be read or matched to a run.
+    """
 
 
 @letters.command("list")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, help="[default: 100]")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=100,
+    help="Number of letters, 1000 at most.  [default: 100]",
+)
 @json_option
 def list_letters(*, limit: int, as_json: bool) -> None:
-    """The oldest, with the reason of each. What was looked at stands behind the others then."""
+    """List the oldest letters, with the reason of each.
+
+    This moves the listed letters to the end of the queue.
+    """
     from node_timeout.cli.tables import print_letters  # noqa: PLC0415
     from node_timeout.operations.forms import json_text, sifted_as_dict  # noqa: PLC0415
 
@@ -36,8 +47,10 @@ def list_letters(*, limit: int, as_json: bool) -> None:
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which letters are meant."""
-    command = click.option("--all", "everything", is_flag=True, help="The oldest 1,000.")(command)
+    """The argument and the option that select letters."""
+    command = click.option("--all", "everything", is_flag=True, help="The oldest 1,000 letters.")(
+        command
+    )
     return click.argument("letter_ids", nargs=-1)(command)
 
 
@@ -50,7 +63,10 @@ def _chosen(letter_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]
 @letters.command()
 @_which
 def resend(letter_ids: tuple[str, ...], *, everything: bool) -> int:
-    """Send letters again, to the queue of their kind; what cannot be read still comes back."""
+    """Send letters again, each to the queue of its kind.
+
+    A letter that still cannot be read becomes a dead letter again.
+    """
     chosen = _chosen(letter_ids, everything=everything)
     done = len(with_library(lambda app: app.resend_letters(chosen)).taken)
     return _told(done, "sent again")
@@ -59,7 +75,7 @@ def resend(letter_ids: tuple[str, ...], *, everything: bool) -> int:
 @letters.command()
 @_which
 def discard(letter_ids: tuple[str, ...], *, everything: bool) -> int:
-    """Drop letters."""
+    """Delete letters."""
     chosen = _chosen(letter_ids, everything=everything)
     return _told(len(with_library(lambda app: app.discard_letters(chosen)).taken), "dropped")
 

@@ -1,6 +1,6 @@
-"""Commands that look at what is there: check, status, processes, list, names, show, lateness.
+"""Commands that show the present state: check, status, processes, list, names, show, lateness.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 import asyncio
@@ -42,11 +42,13 @@ def _cursor(_context: click.Context, _option: click.Parameter, text: str | None)
 
 @click.command()
 @engine_option
-@click.option("--running", is_flag=True, help="Also whether a scanner and a worker live.")
+@click.option(
+    "--running", is_flag=True, help="Also check whether a scanner and a worker are alive."
+)
 def check(running: bool, **overrides: Any) -> int:
-    """Use the stores and queues as services do; look at settings, engine, strategies.
+    """Check stores, queues, settings, engine and strategies.
 
-    Exit code 1 if one of them fails.
+    It uses the stores and queues in the same way as the services. Exit code 1 if a check fails.
     """
     from node_timeout.check import run_checks  # noqa: PLC0415
 
@@ -60,23 +62,25 @@ def check(running: bool, **overrides: Any) -> int:
 
 def _pause(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
     least, longest = PAUSE_SECONDS
-    if not least <= seconds <= longest:  # NaN is neither
+    if not least <= seconds <= longest:  # also refuses NaN
         raise click.BadParameter(f"{seconds:g} is not between {least:g} and {longest:g} seconds")
     return seconds
 
 
 @click.command()
 @json_option
-@click.option("--watch", is_flag=True, help="Print again until interrupted.")
+@click.option("--watch", is_flag=True, help="Print again at intervals, until interrupted.")
 @click.option(
     "--interval",
     type=float,
     default=2.0,
     callback=_pause,
-    help="Pause of --watch, 0.1 at least.  [default: 2; unit: seconds]",
+    help="Interval of --watch, 0.1 at least.  [default: 2; unit: seconds]",
 )
 def status(as_json: bool, watch: bool, interval: float) -> int:
-    """How many are armed, overdue, executing, dead; queue depths; recent outcomes.
+    """Show counts of runs, queue depths and recent outcomes.
+
+    It counts armed, overdue, executing, paused and dead runs.
 
     Exit code 1 if a store does not answer, if no scanner or no worker is alive (or no listener, if
     there is an events queue), or if a node has been overdue for too long.
@@ -107,25 +111,32 @@ def status(as_json: bool, watch: bool, interval: float) -> int:
 
 @click.command("list")
 @click.option(
-    "--state", type=click.Choice([each.value for each in RunState]), help="Runs of this state."
+    "--state", type=click.Choice([each.value for each in RunState]), help="Runs in this state."
 )
 @root_option
 @click.option("--node", "node_id", help="Runs of this node.")
-@click.option("--version", "version", help="With --node: this version of it.")
+@click.option("--version", "version", help="With --node: this version of the node.")
 @click.option("--action", help="Runs with this action.")
 @click.option(
-    "--due-within", type=Span(least=0), help="Armed, and due by then: seconds, or as PT1H."
+    "--due-within",
+    type=Span(least=0),
+    help="Armed runs that are due within this time: seconds, or a duration such as PT1H.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_PAGE),
     default=50,
-    help=f"Runs of a page, {MAX_PAGE} at most.  [default: 50]",
+    help=f"Number of runs on a page, {MAX_PAGE} at most.  [default: 50]",
 )
-@click.option("--after", callback=_cursor, help="What the page before has printed.")
+@click.option(
+    "--after", callback=_cursor, help="Continue after a page: the value that the page printed last."
+)
 @json_option
 def list_runs(as_json: bool, **which: Any) -> None:
-    """Node runs, oldest first, page by page; the armed ones if nothing is chosen."""
+    """List node runs, oldest first, one page at a time.
+
+    Without a filter, it lists armed runs.
+    """
     from node_timeout.operations.forms import json_text, page_as_dict  # noqa: PLC0415
 
     async def look(app: "NodeTimeout") -> "tuple[RunPage, float]":
@@ -150,11 +161,11 @@ def list_runs(as_json: bool, **which: Any) -> None:
     "--limit",
     type=click.IntRange(1, MAX_NAMES),
     default=20,
-    help=f"So many of each, {MAX_NAMES} at most.  [default: 20]",
+    help=f"Number of ids of each kind, {MAX_NAMES} at most.  [default: 20]",
 )
 @json_option
 def names(prefix: str, limit: int, as_json: bool) -> None:
-    """Nodes and root pipelines whose ids begin with PREFIX."""
+    """List nodes and root pipelines whose ids begin with PREFIX."""
     from node_timeout.cli.tables import print_names  # noqa: PLC0415
     from node_timeout.operations.forms import json_text, names_as_dict  # noqa: PLC0415
 
@@ -168,9 +179,10 @@ def names(prefix: str, limit: int, as_json: bool) -> None:
 @click.command()
 @json_option
 def processes(as_json: bool) -> int:
-    """Which scanners, workers and listeners are alive, where, since when, and doing what.
+    """List the scanners, workers and listeners that are alive.
 
-    A process that was killed is listed for 30 seconds more. Exit code 1 if none is alive.
+    It shows where each one runs, since when, and what it is doing. A killed process stays in the
+    list for 30 more seconds. Exit code 1 if none is alive.
     """
     from node_timeout.cli.tables import print_processes  # noqa: PLC0415
     from node_timeout.operations.forms import json_text, process_as_dict  # noqa: PLC0415
@@ -188,11 +200,14 @@ def processes(as_json: bool) -> int:
     "--limit",
     type=click.IntRange(1, MAX_ENDINGS),
     default=MAX_ENDINGS,
-    help=f"Of so many runs, the last ones.  [default: {MAX_ENDINGS}]",
+    help=f"Number of runs: those that were handled last.  [default: {MAX_ENDINGS}]",
 )
 @json_option
 def lateness(limit: int, as_json: bool) -> None:
-    """How late the last runs were dealt with: percentiles by minute, with a bar for each."""
+    """Show how late the last runs were dealt with.
+
+    It prints one line for each minute: percentiles of the lateness, and a bar.
+    """
     from node_timeout.cli.tables import print_lateness  # noqa: PLC0415
     from node_timeout.operations.forms import json_text  # noqa: PLC0415
 
@@ -205,11 +220,11 @@ def lateness(limit: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("node_id")
-@click.option("--version", "version", help="This version only.")
+@click.option("--version", "version", help="Only this version.")
 @root_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each version.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each run.")
 def show(node_id: str, version: str | None, root_pipeline_id: str | None, as_json: bool) -> int:
-    """What the ledger knows of NODE_ID, version by version, with its history."""
+    """Show each version of NODE_ID in the ledger, with its history."""
     from node_timeout.cli.output import end_text, entry_text, row_text  # noqa: PLC0415
     from node_timeout.operations.forms import (  # noqa: PLC0415
         history_as_dict,

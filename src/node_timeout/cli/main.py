@@ -1,4 +1,4 @@
-"""The command line: its commands, and what it says of mistakes and failures."""
+"""The command line: its commands, and how it reports mistakes and failures."""
 
 import logging
 import sys
@@ -20,24 +20,24 @@ MISTAKES = (SettingsError, InvalidInputError, StrategyError)
 
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> None:
-    """Entry point: one line for a mistake (exit code 2) or a failure (1).
+    """Entry point. Prints one line for a mistake (exit code 2) or a failure (exit code 1).
 
-    Only a bug has a traceback, which is logged. ``name``: what the program calls itself.
+    Only a bug has a traceback, which is logged. ``name``: the program's name in usage texts.
     """
-    sys.excepthook = excepthook  # a bug has one, without secrets
+    sys.excepthook = excepthook  # prints the traceback of a bug without secrets
     try:
         code = cli.main(args=arguments, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
         code = complain(error.format_message(), MISTAKE)
-    except Exception as error:  # noqa: BLE001 - the outermost edge
+    except Exception as error:  # noqa: BLE001 - nothing above can handle it
         code = _complain_of(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain_of(error: Exception) -> int:
-    """A line for each known error, alone or in a group; anything else is logged in full."""
+    """Print a line for each known error, alone or in a group; log any other error in full."""
     group = error if isinstance(error, ExceptionGroup) else ExceptionGroup("errors", [error])
     known, bugs = group.split(NodeTimeoutError)
     errors = _leaves(known)
@@ -66,7 +66,8 @@ def _leaves(group: ExceptionGroup[Exception] | None) -> list[Exception]:
 def cli() -> None:
     """Durable deadlines for the nodes of any workflow engine.
 
-    Every setting is an environment variable NODE_TIMEOUT_…; each option names its own.
+    Every setting is an environment variable NODE_TIMEOUT_…; each option that overrides a setting
+    names the variable.
     """
 
 

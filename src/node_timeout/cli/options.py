@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ class Span(click.types.FloatParamType):
 def setting(
     name: str, kind: Any, text: str, default: str, unit: str = ""
 ) -> Callable[[Command], Command]:
-    """An option that overrides a setting; without it the variable or the default counts."""
+    """An option that overrides a setting; without it, the variable or the default applies."""
     notes = [f"variable: NODE_TIMEOUT_{name.upper()}", f"default: {default}"]
     notes += [f"unit: {unit}"] if unit else []
     return click.option(
@@ -52,11 +52,11 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 log_options = options(
-    setting("log_format", click.Choice(["auto", "text", "json"]), "Form of log lines.", "auto"),
+    setting("log_format", click.Choice(["auto", "text", "json"]), "Format of log lines.", "auto"),
     setting(
         "log_level",
         click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
-        "Least level of log lines.",
+        "Lowest level that is logged.",
         "INFO",
     ),
 )
@@ -64,15 +64,15 @@ daemon_options = options(
     log_options,
     setting("metrics_host", str, "Address of the metrics port.", "127.0.0.1"),
     setting("metrics_port", int, "Port of /metrics, /healthz, /readyz.", "none"),
-    setting("shutdown_timeout", Span(), "Time to finish when stopped.", "30", "seconds"),
+    setting("shutdown_timeout", Span(), "Time to finish after a stop signal.", "30", "seconds"),
 )
-engine_option = setting("engine", str, "Engine adapter to act through.", "none")
-root_option = click.option("--root", "root_pipeline_id", help="In this root pipeline only.")
+engine_option = setting("engine", str, "Engine adapter for the strategies.", "none")
+root_option = click.option("--root", "root_pipeline_id", help="Runs of this root pipeline only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """With a minus in front it is so much earlier."""
+    """Option callback: the seconds of a duration; negative if it begins with a minus."""
     if text is None:
         return None
     try:

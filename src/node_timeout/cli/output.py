@@ -1,4 +1,4 @@
-"""What the command line prints for people: lines of text. JSON is `operations.forms`."""
+"""Lines of text that the command line prints for people. JSON is in `operations.forms`."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ def status_text(status: "Status") -> str:
 
 
 def row_text(row: "LedgerRow", now: float) -> str:
-    """One line; ``now`` by the clock of Redis counts for a run that is open."""
+    """A run as one line. The lateness of an open run is up to ``now``, by the clock of Redis."""
     parts = [
         f"{row.node_id} version {row.version}: {row.state}",
         f"root {row.root_pipeline_id}",
@@ -63,7 +63,7 @@ def row_text(row: "LedgerRow", now: float) -> str:
 
 
 def entry_text(entry: "HistoryEntry") -> str:
-    """One line of a run's history, to stand below its row."""
+    """One line of a run's history, to be printed below its row."""
     parts = [f"  {instant_text(entry.at)} {entry.kind}"]
     parts += [f"attempt {entry.attempt}"] if entry.attempt else []
     parts += [f"by {entry.actor}"] if entry.actor else []
@@ -71,11 +71,13 @@ def entry_text(entry: "HistoryEntry") -> str:
 
 
 def end_text(row: "LedgerRow") -> str | None:
-    """The last line of that history, if the run ended without one of its own; else None."""
+    """The line for a run's end, if the history has no line for that end; else None."""
     ended_at = plain_end(row)
     return None if ended_at is None else f"  {instant_text(ended_at)} {row.state}"
 
 
 def printable(text: str) -> str:
-    """What an engine said must not move the terminal's cursor, nor begin a line."""
+    """Replace unprintable characters: text from an engine must not move the terminal's cursor or
+    start a new line.
+    """
     return "".join(each if each.isprintable() else " " for each in text)

@@ -1,4 +1,4 @@
-"""What the command line reads: JSON, strictly."""
+"""Reads JSON files for the command line, strictly."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ def read_json(source: Path) -> Any:
     """The JSON value in a file, or in standard input for ``-``.
 
     A byte order mark is allowed. A key that occurs twice in one object and a number that JSON does
-    not have (NaN, infinity) are refused. Raises `InvalidInputError` that names the file.
+    not have (NaN, infinity) are refused. Raises `InvalidInputError`, which names the file.
     """
     name = "standard input" if source == STANDARD_INPUT else str(source)
     try:

@@ -1,4 +1,4 @@
-"""How commands are run: with the settings of the environment, until done or stopped."""
+"""Runs commands with the settings of the environment, until they are done or stopped."""
 
 import asyncio
 import contextlib
@@ -41,15 +41,15 @@ def configure_logs(settings: "Settings") -> None:
 
 
 def user_name() -> str:
-    """Who types this, for the history."""
+    """The name of the user who runs the command, for the history."""
     try:
         return getpass.getuser()[:128]
-    except (KeyError, OSError):  # an id without a name, as in a container
+    except (KeyError, OSError):  # a user id without a name, as in a container
         return f"uid {os.getuid()}"
 
 
 def freeze() -> None:
-    """What was made for the start stays: a full collection need not look at it again."""
+    """Exclude the objects made at the start, which stay, from later garbage collections."""
     gc.collect()
     gc.freeze()
 
@@ -70,7 +70,7 @@ def with_library(work: Callable[["NodeTimeout"], Coroutine[Any, Any, T]]) -> T:
 
 
 def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run until done; SIGTERM or SIGINT asks it to stop, a second one ends it at once."""
+    """Run ``work`` until done. SIGTERM or SIGINT asks it to stop; a second one ends it at once."""
 
     async def go() -> None:
         stop = asyncio.Event()

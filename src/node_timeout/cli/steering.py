@@ -1,7 +1,7 @@
-"""Commands that change what runs or has run: extend, reconfigure, pause, resume, fire, cancel,
-replay, discard, give-back.
+"""Commands that change runs: extend, reconfigure, pause, resume, fire, cancel, replay, discard,
+give-back.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 import secrets
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from node_timeout.operations.changing import ChangeReport
 
 conditions = options(
-    click.option("--reason", help="Why, for the history."),
-    click.option("--dry-run", is_flag=True, help="Change nothing; name the runs."),
+    click.option("--reason", help="Reason, recorded in the history."),
+    click.option("--dry-run", is_flag=True, help="Change nothing; list the runs."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
 open_options = options(
     click.argument("node_id", required=False),
-    click.option("--version", "version", help="Exactly this version, no other."),
+    click.option("--version", "version", help="Only this version."),
     root_option,
     click.option(
         "--run", "run_ids", multiple=True, help="This run, by its run id; may be repeated."
@@ -38,18 +38,20 @@ open_options = options(
     click.option(
         "--state", type=click.Choice([each.value for each in RunState]), help="Runs in this state."
     ),
-    click.option("--action", help="Runs of this action."),
-    click.option("--if-revision", type=int, help="Only if nobody has changed it since."),
+    click.option("--action", help="Runs with this action."),
+    click.option("--if-revision", type=int, help="Only if the run still has this revision."),
     conditions,
 )
 dead_options = options(
     click.option("--node", "node_id", help="Dead runs of this node."),
-    click.option("--version", "version", help="With --node: exactly this version, no other."),
+    click.option("--version", "version", help="With --node: only this version."),
     click.option("--root", "root_pipeline_id", help="Dead runs of this root pipeline."),
     click.option(
         "--run", "run_ids", multiple=True, help="This run, by its run id; may be repeated."
     ),
-    click.option("--all", "everything", is_flag=True, help="All dead runs, and nothing beside it."),
+    click.option(
+        "--all", "everything", is_flag=True, help="All dead runs; excludes the options above."
+    ),
     conditions,
 )
 
@@ -68,13 +70,25 @@ def _instant(_context: click.Context, _option: click.Parameter, text: str | None
 
 @click.command()
 @open_options
-@click.option("--by", callback=duration, help="How much later, as PT10M; earlier, as -PT10M.")
-@click.option("--until", callback=_instant, help="The new deadline, as 2026-12-01T18:00:00+08:00.")
-@click.option("--key", "idempotency_key", help="A name for this order: it is carried out once.")
+@click.option(
+    "--by",
+    callback=duration,
+    help="How much later, for example PT10M; or earlier, for example -PT10M.",
+)
+@click.option(
+    "--until",
+    callback=_instant,
+    help="The new deadline, for example 2026-12-01T18:00:00+08:00.",
+)
+@click.option(
+    "--key",
+    "idempotency_key",
+    help="Idempotency key: a change with this key is carried out once.",
+)
 def extend(**asked: Any) -> int:
     """Move the deadline of NODE_ID, or of all nodes of a root pipeline.
 
-    Of a paused node the time left is changed. Exit code 1 if nothing was moved.
+    For a paused node, this changes the time that is left. Exit code 1 if nothing was moved.
     """
     return _change("extend", "moved", asked)
 
@@ -82,10 +96,10 @@ def extend(**asked: Any) -> int:
 @click.command()
 @open_options
 def reconfigure(**asked: Any) -> int:
-    """Let NODE_ID follow its config as it is stored now, not as it was at the start.
+    """Let NODE_ID follow its config as it is stored now.
 
-    The new seconds count from where those of before were counted. Exit code 1 if nothing was
-    reconfigured.
+    Without this command, it follows the config that it started with. The new seconds count from the
+    same instant as the old ones. Exit code 1 if nothing was reconfigured.
     """
     return _change("reconfigure", "reconfigured", asked)
 
@@ -93,7 +107,7 @@ def reconfigure(**asked: Any) -> int:
 @click.command()
 @open_options
 def pause(**asked: Any) -> int:
-    """Let the time of NODE_ID stand still until it is resumed.
+    """Stop the clock of NODE_ID until it is resumed.
 
     Exit code 1 if nothing was paused.
     """
@@ -103,7 +117,7 @@ def pause(**asked: Any) -> int:
 @click.command()
 @open_options
 def resume(**asked: Any) -> int:
-    """Let NODE_ID go on with the time it had left.
+    """Let NODE_ID continue with the time that was left.
 
     Exit code 1 if nothing was resumed.
     """
@@ -123,10 +137,10 @@ def fire(**asked: Any) -> int:
 @click.command()
 @open_options
 def cancel(**asked: Any) -> int:
-    """Cancel the deadlines of NODE_ID, or of a whole root pipeline.
+    """Cancel the deadlines of NODE_ID or of a root pipeline.
 
-    Where several root pipelines have a node of this id, --root says which one; --root alone
-    cancels all of it. Exit code 1 if none was there.
+    If several root pipelines have a node with this id, --root selects one. --root without NODE_ID
+    cancels all deadlines of the root pipeline. Exit code 1 if there was none.
     """
     return _change("cancel", "cancelled", asked)
 
@@ -152,7 +166,7 @@ def discard(**asked: Any) -> int:
 
 
 def _change(name: str, done: str, asked: dict[str, Any]) -> int:
-    """Give the order, print what became of each run, and say how many were changed."""
+    """Carry out the change, print the verdict of each refused run, and how many were changed."""
     as_json = asked.pop("as_json")
     is_dry = asked["dry_run"]
     given = {
@@ -199,10 +213,10 @@ def _print(report: "ChangeReport", now: float, *, is_dry: bool, done: str, as_js
 
 @click.command("give-back")
 def give_back() -> int:
-    """Write the open runs into the pool in the form of bamboo's own app.
+    """Write open runs into the pool in the format of bamboo's app.
 
-    For those who go back to it: stop scanners and workers first. Exit code 1 if a run has no such
-    form, which is then named.
+    This is for users who go back to bamboo's own app. Stop scanners and workers first. Exit code 1
+    if a run cannot be written in this format; the command prints each such run.
     """
     report = with_library(lambda app: app.give_back())
     for problem in report.refused:

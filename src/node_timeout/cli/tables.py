@@ -18,10 +18,10 @@ from node_timeout.ports.directory import Names
 from node_timeout.ports.presence import Process, ServiceState
 
 WIDTH = 200
-"""Columns, where the output is no terminal."""
+"""Characters in a line, if the output is not a terminal."""
 BAR = 6
 BODY = 80
-"""Characters of a dead letter's body."""
+"""How many characters of a dead letter's body are shown."""
 RUN_COLUMNS = (
     *("state", "deadline", "late by", "next try", "root", "node", "version", "action", "tries"),
     "message",
@@ -66,7 +66,7 @@ def print_processes(processes: Sequence[Process]) -> None:
 
 
 def print_lateness(minutes: Sequence[Mapping[str, float]]) -> None:
-    """A line for each minute; its bar is as long as its p99, on a scale where tenfold is a step."""
+    """A line for each minute, with a bar that shows its p99 on a logarithmic scale."""
     lines = [
         (
             instant_text(each["minute"]),
@@ -82,7 +82,7 @@ def print_lateness(minutes: Sequence[Mapping[str, float]]) -> None:
 
 
 def _length(seconds: float) -> int:
-    """One block for 1 ms, and `BAR` for each tenfold of it."""
+    """Blocks of a bar: one up to 1 ms, and `BAR` more for each factor of ten."""
     return 1 + round(BAR * math.log10(max(seconds, 0.001) / 0.001))
 
 

@@ -1,6 +1,6 @@
 """Commands for the tokens of the HTTP API.
 
-Each imports what it needs, so that ``--help`` answers at once.
+Each imports its dependencies when it is called, so that ``--help`` is fast.
 """
 
 import click
@@ -12,7 +12,7 @@ from node_timeout.domain.tokens import Role
 
 @click.group()
 def token() -> None:
-    """Tokens for the HTTP API: make, list, revoke."""
+    """Create, list and revoke tokens for the HTTP API."""
 
 
 @token.command()
@@ -20,12 +20,14 @@ def token() -> None:
     "--role",
     type=click.Choice([each.value for each in Role]),
     required=True,
-    help="What it may do.",
+    help="Role of the token: what its holder may do.",
 )
-@click.option("--name", required=True, help="Who holds it: stands in the history of runs.")
-@click.option("--expires-in", callback=duration, help="How long it counts, as P90D.")
+@click.option("--name", required=True, help="Who holds the token; appears in the history of runs.")
+@click.option(
+    "--expires-in", callback=duration, help="How long the token is valid, for example P90D."
+)
 def create(role: str, name: str, expires_in: float | None) -> int:
-    """Make a token and print it, once: only its hash is kept."""
+    """Create a token and print it once: only its hash is stored."""
     text, made = with_library(lambda app: app.create_token(role, name, expires_in=expires_in))
     click.echo(f"token {made.token_id} of {made.name}, role {made.role}:", err=True)
     click.echo(text)
@@ -35,7 +37,7 @@ def create(role: str, name: str, expires_in: float | None) -> int:
 @token.command("list")
 @json_option
 def list_tokens(*, as_json: bool) -> int:
-    """Every token that was made, without its text."""
+    """List all tokens that were created, without their text."""
     from node_timeout.cli.tables import print_tokens  # noqa: PLC0415
     from node_timeout.operations.forms import json_text, token_as_dict  # noqa: PLC0415
 
@@ -50,9 +52,9 @@ def list_tokens(*, as_json: bool) -> int:
 @token.command()
 @click.argument("token_id")
 def revoke(token_id: str) -> int:
-    """Let nobody in by this token any more; its id is in the list.
+    """Revoke the token with this id, which `token list` shows.
 
-    It may count for five more seconds. Exit code 1 if there is no valid one of this id.
+    It may still be accepted for five seconds. Exit code 1 if no valid token has this id.
     """
     if not with_library(lambda app: app.revoke_token(token_id)):
         return complain(f"no valid token has the id {token_id!r}", FAILURE)

@@ -13,7 +13,7 @@ from node_timeout.setting_rules import variable
 
 
 class Command(BaseCommand):  # type: ignore[misc] # Django is not typed
-    help = "node-timeout with the settings of this project: scan, worker, check, migrate, status, …"
+    help = "Run node-timeout with this project's settings: scan, worker, check, migrate, status, …"
     requires_system_checks: ClassVar[list[str]] = []
     requires_migrations_checks = False
 

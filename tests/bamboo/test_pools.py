@@ -166,29 +166,27 @@ def test_threads_share_one_event_loop_and_a_few_connections(house: House) -> Non
         assert celery.stop() == 0
 
 
-def _open_files(pid: int) -> set[str]:
-    found = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-            found.add(link.readlink().name)
-    return found
-
-
 def _connections_of_ours(pid: int) -> int:
     """Connections of this process that have no name; where the database tells nothing, 0.
 
-    A connection that is being opened is not counted: it shows neither its name nor a state yet. All
-    that are counted were open at one instant: a look at a busy process takes a while, and one that
-    was closed meanwhile has a successor.
+    A connection that is being opened is not counted: it shows neither its name nor a state yet. Nor
+    is a socket to another server: its local port may be that of a connection of another process.
     """
     from django.db import connection
 
     if connection.vendor != "postgresql":
         return 0
-    sockets = _open_files(pid)
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets &= _open_files(pid)
-    ports = [int(line[1].split(":")[1], 16) for line in lines if f"socket:[{line[9]}]" in sockets]
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            sockets.add(link.readlink().name)
+    database = int(connection.settings_dict["PORT"])
+    ports = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        here, there = (int(fields[i].split(":")[1], 16) for i in (1, 2))
+        if there == database and f"socket:[{fields[9]}]" in sockets:
+            ports.append(here)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity"

@@ -5,7 +5,7 @@ while the lease lasts, the row belongs to this worker only.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -69,8 +69,9 @@ class LedgerHandling(LedgerRecording):
             # and the transaction is repeated.
             chosen = in_order(each.run_id for each in due)
             values = take_due_values(chosen, lease, now=now, ahead_seconds=ahead_seconds)
-            found = await connection.execute(TAKE_DUE, values)
-            taken = [_node(row) for row in found]
+            # Its columns are named as the fields of a row.
+            found: Iterable[Any] = await connection.execute(TAKE_DUE, values)
+            taken = [TimedOutNode.of(row) for row in found]
             gone = {node.run_id for node in taken}
             due = [each for each in due if each.run_id not in gone]
         rows = await self._locked(connection, (each.run_id for each in due))
@@ -174,20 +175,3 @@ class LedgerHandling(LedgerRecording):
                 found = await connection.execute(select(runs.c.run_id).where(ours[0], ours[-1]))
                 renewed.update(found.scalars())
         return renewed
-
-
-def _node(row: Any) -> TimedOutNode:
-    return TimedOutNode(
-        node_id=row.node_id,
-        version=row.version,
-        root_pipeline_id=row.root_pipeline_id,
-        action=row.action,
-        deadline=row.deadline,
-        attempt=row.attempts,
-        revision=row.revision,
-        started_at=row.started_at,
-        seconds=row.timeout,
-        extended=row.extended,
-        payload_json=row.payload_json,
-        trace=row.trace,
-    )

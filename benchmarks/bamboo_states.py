@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 OURS, ORIGINAL = "node-timeout", "bamboo's own app"
 SIDES = ("neither", OURS, ORIGINAL)
@@ -57,25 +56,16 @@ class Side:
         import pymysql
         from django.conf import settings
 
+        from tests.bamboo.django_urls import database_of, redis_of
+
         pymysql.install_as_MySQLdb()
-        url, pool = urlsplit(database), urlsplit(redis)
         settings.configure(
             SECRET_KEY="not a secret",
             USE_TZ=True,
             DEFAULT_AUTO_FIELD="django.db.models.AutoField",
             INSTALLED_APPS=[*BAMBOO, *APPS.get(name, [])],
-            DATABASES={
-                "default": {
-                    "ENGINE": f"django.db.backends.{url.scheme}",
-                    "NAME": url.path.lstrip("/"),
-                    "USER": url.username or "",
-                    "PASSWORD": url.password or "",
-                    "HOST": url.hostname or "",
-                    "PORT": url.port or "",
-                    "CONN_MAX_AGE": None,
-                }
-            },
-            REDIS={"host": pool.hostname, "port": pool.port, "password": pool.password},
+            DATABASES={"default": database_of(database) | {"CONN_MAX_AGE": None}},
+            REDIS=redis_of(redis),
             NODE_TIMEOUT={"database_url": database, "redis_url": redis},
             LOGGING={"version": 1, "root": {"level": "ERROR"}},
         )

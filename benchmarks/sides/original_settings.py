@@ -1,10 +1,9 @@
 """Django settings of the original's side: connections to the database are kept."""
 
-from urllib.parse import urlsplit
-
 import pymysql
 
 from benchmarks.sides import common
+from tests.bamboo.django_urls import database_of, redis_of
 
 pymysql.install_as_MySQLdb()
 
@@ -20,21 +19,9 @@ INSTALLED_APPS = [
     "pipeline.contrib.node_timeout",
 ]
 
-_url = urlsplit(_stores.database)
-DATABASES = {
-    "default": {
-        "ENGINE": f"django.db.backends.{_url.scheme}",
-        "NAME": _url.path.lstrip("/"),
-        "USER": _url.username or "",
-        "PASSWORD": _url.password or "",
-        "HOST": _url.hostname or "",
-        "PORT": _url.port or "",
-        "CONN_MAX_AGE": None,
-    }
-}
+DATABASES = {"default": database_of(_stores.database) | {"CONN_MAX_AGE": None}}
 
-_redis = urlsplit(_stores.redis)
-REDIS = {"host": _redis.hostname, "port": _redis.port, "password": _redis.password}
+REDIS = redis_of(_stores.redis)
 
 LOGGING = {
     "version": 1,

@@ -2,9 +2,10 @@
 
 import json
 import os
-from urllib.parse import urlsplit
 
 from pipeline.eri.celery.queues import CELERY_QUEUES, QueueResolver
+
+from tests.bamboo.django_urls import database_of, redis_of
 
 # For pipelines whose engine has bamboo's own app, not ours; and for those in other pools of Celery.
 CELERY_QUEUES = [
@@ -58,26 +59,12 @@ TEMPLATES = [
     }
 ]
 
-_url = urlsplit(os.environ["BAMBOO_TEST_DATABASE_URL"])
 DATABASES = {
-    "default": {
-        "ENGINE": f"django.db.backends.{_url.scheme}",
-        "NAME": _url.path.lstrip("/"),
-        "USER": _url.username or "",
-        "PASSWORD": _url.password or "",
-        "HOST": _url.hostname or "",
-        "PORT": _url.port or "",
-        "ATOMIC_REQUESTS": "BAMBOO_TEST_ATOMIC" in os.environ,
-    }
+    "default": database_of(os.environ["BAMBOO_TEST_DATABASE_URL"])
+    | {"ATOMIC_REQUESTS": "BAMBOO_TEST_ATOMIC" in os.environ}
 }
 
-_redis = urlsplit(os.environ["BAMBOO_TEST_REDIS_URL"])
-REDIS = {
-    "host": _redis.hostname,
-    "port": _redis.port,
-    "db": 0,
-    "password": _redis.password,
-}
+REDIS = redis_of(os.environ["BAMBOO_TEST_REDIS_URL"])
 BROKER_URL = os.environ["BAMBOO_TEST_BROKER_URL"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERYD_HIJACK_ROOT_LOGGER = False
